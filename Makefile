@@ -1,0 +1,59 @@
+# Two commands do everything: `make demo` shows Baton at work, `make test` tests it. `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleapis -I examples/protos
+export PYTHONPATH :=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check lint types protos generate lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+
+setup: $(VENV)/ready ## prepare the virtual environment from the lock file
+
+$(VENV)/ready: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Baton needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+demo: setup ## start Baton with workers, run the example workflows and show them
+	$(BIN)/python -m examples.demo
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup lint types protos ## every check but the tests
+
+lint: setup ## style, layers and configuration files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict .
+
+types: setup ## static types
+	$(BIN)/mypy
+
+protos: setup ## proto style, compatibility, and generated code up to date
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	.ci/check-protos
+
+generate: setup ## generate Python from the protos
+	$(BIN)/python -m grpc_tools.protoc $(PROTO_INCLUDES) \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=sdk/python --grpc_python_out=sdk/python --mypy_out=quiet:sdk/python --mypy_grpc_out=quiet:sdk/python \
+	  $$(cd protos && find baton -name '*.proto' | sort)
+	$(BIN)/python -m grpc_tools.protoc $(PROTO_INCLUDES) \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=sdk/python --mypy_out=quiet:sdk/python \
+	  buf/validate/validate.proto
+
+lock: setup ## resolve the dependencies anew
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \
+	  --no-header --extra server --extra embedded --extra tracing --group dev pyproject.toml --output-file requirements.lock
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
