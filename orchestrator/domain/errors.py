@@ -1,0 +1,159 @@
+"""Errors: what a caller of Baton can be told. One class for each reason; `rpc` turns them into statuses in one table.
+
+A failure of a run is not an error (see failures.py). Messages are written for the caller: they name the field and the
+cure, and never hold the text of a foreign exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FieldFault:
+    """One fault of a request: `path` into the request, the `reason` it has, and what is wrong with the cure."""
+
+    path: str
+    reason: str
+    message: str
+
+
+class BatonError(Exception):
+    """An error with a stable reason, the spelling of baton.v1.ErrorReason without its prefix."""
+
+    reason = "INTERNAL"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        faults: Sequence[FieldFault] = (),
+        retry_delay_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = dict(metadata or {})
+        self.faults = tuple(faults)
+        self.retry_delay_seconds = retry_delay_seconds
+
+
+class InvalidRequest(BatonError):
+    """A field of the request is not valid."""
+
+    reason = "INVALID_REQUEST"
+
+
+class InvalidPageToken(BatonError):
+    """The page token was not given by this method for this request."""
+
+    reason = "INVALID_PAGE_TOKEN"
+
+
+class InvalidFilter(BatonError):
+    """The filter cannot be read, or names a field that cannot be filtered by."""
+
+    reason = "INVALID_FILTER"
+
+
+class InvalidCursor(BatonError):
+    """The cursor was not given for this run."""
+
+    reason = "INVALID_CURSOR"
+
+
+class CursorExpired(BatonError):
+    """The events after the cursor are gone."""
+
+    reason = "CURSOR_EXPIRED"
+
+
+class DatabaseUnavailable(BatonError):
+    """The database does not answer. Whether a write took effect is not known."""
+
+    reason = "DATABASE_UNAVAILABLE"
+
+
+class ShuttingDown(BatonError):
+    """This replica is draining."""
+
+    reason = "SHUTTING_DOWN"
+
+
+class TooManyRuns(BatonError):
+    """As many runs are active as this replica takes."""
+
+    reason = "TOO_MANY_RUNS"
+
+
+class PayloadTooLarge(BatonError):
+    """A message is larger than its limit."""
+
+    reason = "PAYLOAD_TOO_LARGE"
+
+
+class WorkerNotFound(BatonError):
+    """No worker of this name."""
+
+    reason = "WORKER_NOT_FOUND"
+
+
+class WorkerUnreachable(BatonError):
+    """The worker's address does not answer."""
+
+    reason = "WORKER_UNREACHABLE"
+
+
+class ReflectionUnavailable(BatonError):
+    """The worker serves no reflection."""
+
+    reason = "REFLECTION_UNAVAILABLE"
+
+
+class InvalidContract(BatonError):
+    """The contract is not a closed, valid set of descriptors, or holds no service."""
+
+    reason = "INVALID_CONTRACT"
+
+
+class WorkflowNotFound(BatonError):
+    """No workflow of this name."""
+
+    reason = "WORKFLOW_NOT_FOUND"
+
+
+class RevisionNotFound(BatonError):
+    """The workflow has no such revision."""
+
+    reason = "REVISION_NOT_FOUND"
+
+
+class WorkflowInvalid(BatonError):
+    """The workflow has faults, each named in `faults`."""
+
+    reason = "WORKFLOW_INVALID"
+
+
+class RunNotFound(BatonError):
+    """No run of this id."""
+
+    reason = "RUN_NOT_FOUND"
+
+
+class RunEnded(BatonError):
+    """The run has ended."""
+
+    reason = "RUN_ENDED"
+
+
+class InputInvalid(BatonError):
+    """The input is not a valid message of the workflow's input type."""
+
+    reason = "INPUT_INVALID"
+
+
+class RequestIdReused(BatonError):
+    """The request_id was used for another request."""
+
+    reason = "REQUEST_ID_REUSED"

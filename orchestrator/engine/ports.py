@@ -1,0 +1,360 @@
+"""The only seam between the engine and the world: what it needs of Postgres, of workers, of clocks, of telemetry.
+
+Values here are plain; instants are microseconds since the Unix epoch (`..._time`). Each port has a conformance suite
+that runs on every implementation. What may not enter: drivers, grpc, SQL, generated messages.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+from uuid import UUID
+
+from orchestrator.domain.failures import Failure
+from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey, WorkerKey
+
+# --- journal ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class JournalRow:
+    """One event as stored: `header` is a serialized baton.v1.RunEvent without its payload."""
+
+    sequence: int
+    kind: int
+    step: str
+    attempt: int
+    event_time: int
+    header: bytes
+    payload: bytes | None = None
+    payload_type: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """What a submission stores beside its first event. `body_hash` is 32 bytes; no request_id means no claim to one."""
+
+    revision: RevisionKey
+    request_id: str
+    body_hash: bytes
+    principal: str
+    channel: str
+    workspace: str
+    labels: tuple[str, ...]
+    attributes: Mapping[str, str]
+    create_time: int
+    expire_time: int
+    journal_format: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunEntry:
+    """Events of one run that become durable together, under the fence of its owner and epoch.
+
+    `rows` have dense sequences. `state`, `start_time` and `end_time` are those of the run after them (domain.states).
+    With `new` the run's rows are inserted; without it the run must be owned by the writing replica in this epoch.
+    """
+
+    key: RunKey
+    epoch: int
+    rows: tuple[JournalRow, ...]
+    state: int
+    start_time: int | None
+    end_time: int | None
+    new: NewRun | None = None
+
+
+class WriteState(enum.Enum):
+    """What became of a RunEntry."""
+
+    WRITTEN = "written"
+    """Durable now, or found durable and identical after an ambiguous commit."""
+    FENCED = "fenced"
+    """Not written: the run has another owner, another epoch, or other events under these sequences."""
+    REQUEST_TAKEN = "request_taken"
+    """Not written: the request_id belongs to the run `winner`."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriteResult:
+    """Answer for one RunEntry, in the order of the batch."""
+
+    state: WriteState
+    winner: UUID | None = None
+    same_body: bool = False
+
+
+class WriteRefused(Exception):
+    """The database refused the batch for its content (not for being away); nothing of it was written."""
+
+
+class LeaseLost(Exception):
+    """The replica's lease is over: nothing was written, and it must forget every run."""
+
+
+class JournalStore(Protocol):
+    """Writes and reads the journal."""
+
+    async def write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
+        """Makes `entries` durable in one statement and one commit.
+
+        At most one entry a run. Errors: DatabaseUnavailable (it is not known whether the batch was written; writing
+        the identical batch again is safe and tells), WriteRefused, LeaseLost.
+        """
+        ...
+
+    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
+        """Reads at most `limit` rows with a sequence above `after_sequence`, in order."""
+        ...
+
+
+# --- runs and ownership ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A row of `runs`."""
+
+    key: RunKey
+    revision: RevisionKey
+    state: int
+    epoch: int
+    next_sequence: int
+    journal_format: int
+    round: int
+    principal: str
+    channel: str
+    workspace: str
+    labels: tuple[str, ...]
+    attributes: Mapping[str, str]
+    create_time: int
+    start_time: int | None
+    end_time: int | None
+    expire_time: int
+
+
+class Comparison(enum.Enum):
+    """Operators of a run filter; HAS is membership in `labels`."""
+
+    EQUAL = "="
+    NOT_EQUAL = "!="
+    LESS = "<"
+    LESS_EQUAL = "<="
+    GREATER = ">"
+    GREATER_EQUAL = ">="
+    HAS = ":"
+
+
+@dataclass(frozen=True, slots=True)
+class FilterTerm:
+    """One term of a filter: `field` is workflow, revision, state, principal, channel, workspace, labels, create_time,
+    end_time, or `attributes.KEY`; `value` a text, a state number or an instant as the field needs."""
+
+    field: str
+    comparison: Comparison
+    value: str | int
+
+
+class RunStore(Protocol):
+    """Reads runs within one namespace."""
+
+    async def get_run(self, key: RunKey) -> RunRow | None:
+        """Reads one run."""
+        ...
+
+    async def list_runs(
+        self, namespace: str, terms: Sequence[FilterTerm], before: UUID | None, limit: int
+    ) -> list[RunRow]:
+        """Lists runs that meet every term, newest first, with ids below `before`."""
+        ...
+
+    async def find_request(self, namespace: str, request_id: str) -> tuple[UUID, bytes] | None:
+        """Finds the run and the body hash of a request_id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """Answer of a lease renewal: the database's time just read, the end of the lease, and namespaces whose catalogue
+    changed since the last renewal, with their versions."""
+
+    database_time: int
+    lease_expire_time: int
+    changed_namespaces: Mapping[str, int] = field(default_factory=dict)
+
+
+class ReplicaStore(Protocol):
+    """Leases of replicas and ownership of runs."""
+
+    async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
+        """Inserts the row of a new replica process."""
+        ...
+
+    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+        """Extends the lease. Errors: LeaseLost where it was over or taken away, DatabaseUnavailable."""
+        ...
+
+    async def release(self, replica_id: UUID) -> None:
+        """Ends the lease at once, so that others adopt what is left."""
+        ...
+
+    async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
+        """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch."""
+        ...
+
+
+# --- catalogue -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRow:
+    """A stored revision; `definition` is a serialized baton.v1.Workflow."""
+
+    key: RevisionKey
+    definition: bytes
+    contract_digests: tuple[str, ...]
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContractRow:
+    """A stored contract; `files` is a serialized FileDescriptorSet, `services` the full names taken from it."""
+
+    digest: str
+    files: bytes
+    services: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointRow:
+    """A stored endpoint; `draining` ones take no new calls."""
+
+    key: EndpointKey
+    contract_digest: str
+    draining: bool
+    create_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A stored worker with its endpoints."""
+
+    key: WorkerKey
+    max_in_flight: int
+    create_time: int
+    endpoints: tuple[EndpointRow, ...]
+
+
+class WorkflowStore(Protocol):
+    """Keeps workflow revisions."""
+
+    async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
+        """Stores a revision and makes it the newest of its name; answers the stored row and whether it was the newest
+        already. Inline workflows (empty name) are stored without becoming anything's newest."""
+        ...
+
+    async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
+        """Reads one revision; an empty `key.revision` means the newest of a name that is not deleted."""
+        ...
+
+    async def list_workflows(self, namespace: str, after: str, limit: int) -> list[RevisionRow]:
+        """Lists newest revisions with names above `after`, by name."""
+        ...
+
+    async def list_revisions(self, namespace: str, workflow: str, offset: int, limit: int) -> list[RevisionRow]:
+        """Lists revisions of a workflow, newest first."""
+        ...
+
+    async def delete_workflow(self, namespace: str, workflow: str) -> RevisionRow | None:
+        """Removes the name; answers its newest revision, None where there is none."""
+        ...
+
+
+class WorkerStore(Protocol):
+    """Keeps workers, endpoints and contracts. Every change raises the namespace's catalogue version."""
+
+    async def put_endpoint(
+        self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow
+    ) -> WorkerRow:
+        """Stores an endpoint as active, with its contract, making the worker where it is new."""
+        ...
+
+    async def set_draining(self, key: WorkerKey, address: str) -> WorkerRow | None:
+        """Drains one address, or all where `address` is empty."""
+        ...
+
+    async def delete_worker(self, key: WorkerKey, address: str) -> WorkerRow | None:
+        """Deletes one address, or the worker where `address` is empty or was its last; answers it as it was."""
+        ...
+
+    async def list_workers(self, namespace: str) -> list[WorkerRow]:
+        """Lists all workers of a namespace, by name."""
+        ...
+
+    async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
+        """Reads contracts."""
+        ...
+
+    async def list_namespaces(self) -> Mapping[str, int]:
+        """Lists namespaces with anything in their catalogue, with its version."""
+        ...
+
+
+class KeyStore(Protocol):
+    """Keeps the secret that step tokens are signed with, shared by all replicas."""
+
+    async def signing_key(self) -> bytes:
+        """Reads the key, making one of 32 random bytes the first time."""
+        ...
+
+
+# --- workers ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One delivery of an attempt. `payload` is the serialized request."""
+
+    endpoint: EndpointKey
+    path: str
+    payload: bytes
+    deadline_seconds: float
+    metadata: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """How a call ended: `payload` on success, else `failure`. `against_circuit` tells whether the endpoint itself is to
+    blame; `sent` is false where nothing left this process; `retry_delay_us` is the worker's RetryInfo."""
+
+    payload: bytes | None
+    failure: Failure | None = None
+    sent: bool = True
+    against_circuit: bool = False
+    retry_delay_us: int | None = None
+
+
+class Caller(Protocol):
+    """Calls workers."""
+
+    async def call(self, call: Call) -> Answer:
+        """Makes one unary call. Raises nothing but CancelledError, which reaches the worker as gRPC cancellation."""
+        ...
+
+
+# --- time ------------------------------------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    """Estimates the database's clock between renewals."""
+
+    def now(self) -> int:
+        """Microseconds since the Unix epoch on the database's clock, as estimated."""
+        ...
+
+    @property
+    def error_us(self) -> int:
+        """How far `now` may be ahead of or behind the database's clock."""
+        ...
