@@ -275,9 +275,7 @@ class WorkflowStore(Protocol):
 class WorkerStore(Protocol):
     """Keeps workers, endpoints and contracts. Every change raises the namespace's catalogue version."""
 
-    async def put_endpoint(
-        self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow
-    ) -> WorkerRow:
+    async def put_endpoint(self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow) -> WorkerRow:
         """Stores an endpoint as active, with its contract, making the worker where it is new."""
         ...
 

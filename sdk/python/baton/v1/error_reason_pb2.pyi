@@ -128,9 +128,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Failure: the circuit of every endpoint is open, and a fallback was there to take."""
     ERROR_REASON_EVENT_LIMIT: _ErrorReason.ValueType  # 90
     """Failure: the run would exceed its limit of events."""
-    ERROR_REASON_STEP_FAILED: _ErrorReason.ValueType  # 91
-    """Failure: a step of the run failed and no branch foresaw it."""
-    ERROR_REASON_INVALID_OUTPUT: _ErrorReason.ValueType  # 92
+    ERROR_REASON_INVALID_OUTPUT: _ErrorReason.ValueType  # 91
     """Failure: the worker's answer is not a message of the method's output type."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
@@ -244,8 +242,6 @@ ERROR_REASON_CIRCUIT_OPEN: ErrorReason.ValueType  # 89
 """Failure: the circuit of every endpoint is open, and a fallback was there to take."""
 ERROR_REASON_EVENT_LIMIT: ErrorReason.ValueType  # 90
 """Failure: the run would exceed its limit of events."""
-ERROR_REASON_STEP_FAILED: ErrorReason.ValueType  # 91
-"""Failure: a step of the run failed and no branch foresaw it."""
-ERROR_REASON_INVALID_OUTPUT: ErrorReason.ValueType  # 92
+ERROR_REASON_INVALID_OUTPUT: ErrorReason.ValueType  # 91
 """Failure: the worker's answer is not a message of the method's output type."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -1,0 +1,111 @@
+"""Inputs: everything that can happen to a run, as values for `plan.decide`. What may not enter: anything the core does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from orchestrator.domain.events import Payload
+from orchestrator.domain.failures import Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A run was submitted. `expire_time` is when it fails unless it has ended."""
+
+    workflow: str
+    revision: str
+    expire_time: int
+    principal: str
+    channel: str
+    workspace: str
+    labels: tuple[str, ...]
+    attributes: Mapping[str, str]
+    traceparent: str
+    request_id: str
+    payload: Payload | None
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again."""
+
+    step: int
+    worker: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class CircuitOpen:
+    """Every endpoint of a queued step's method has an open circuit. A step with a fallback for that takes it."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestUnbuildable:
+    """The request of a queued step could not be built from its bindings."""
+
+    step: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class CallSucceeded:
+    """A call answered with an output that `expect` accepts."""
+
+    step: int
+    attempt: int
+    payload: Payload
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """A call failed. `retry_delay_us` is the worker's own wish; `jitter_draw` a random number from 0 to 1."""
+
+    step: int
+    attempt: int
+    failure: Failure
+    retry_delay_us: int | None
+    jitter_draw: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """The owner of the run changed while an attempt was under way, so that its outcome is not known."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutPassed:
+    """A moment came at which a timeout of a step may be over; `decide` looks which."""
+
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunTimeoutPassed:
+    """A moment came at which the run's time may be over."""
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequest:
+    """A caller wants the run to end."""
+
+    reason: str
+    principal: str
+
+
+Input = (
+    Submission
+    | Admission
+    | CircuitOpen
+    | RequestUnbuildable
+    | CallSucceeded
+    | CallFailed
+    | Interruption
+    | TimeoutPassed
+    | RunTimeoutPassed
+    | CancelRequest
+)

@@ -1,0 +1,393 @@
+"""What next? The only place that answers it.
+
+`decide` takes a run and one input and gives the events to journal; it folds them into the run as it goes, so that it
+costs O(affected steps). It is deterministic: the same run, input, time and conditions give the same decision. Nothing
+here waits, reads a clock, draws a random number or does I/O. The effects of a decision (calls, cancellations, answers)
+are the engine's, after the commit.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from orchestrator.domain import events as ev
+from orchestrator.domain.events import Event, Payload, SkipReason
+from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.inputs import (
+    Admission,
+    CallFailed,
+    CallSucceeded,
+    CancelRequest,
+    CircuitOpen,
+    Input,
+    Interruption,
+    RequestUnbuildable,
+    RunTimeoutPassed,
+    Submission,
+    TimeoutPassed,
+)
+from orchestrator.domain.retry import backoff_us
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.workflow import Delivery, FailureBranch
+
+MAX_DELIVERIES = 3
+"""Sendings of one attempt; an attempt that was sent so often without an answer fails."""
+
+MAX_EVENTS = 100_000
+"""Events of one run."""
+
+NEVER_RETRIED = frozenset({"DELIVERY_LIMIT", "OUTCOME_UNKNOWN", "STEP_TIMEOUT", "EVALUATION_FAILED"})
+"""Reasons that no retry policy tries again."""
+
+
+class Conditions(Protocol):
+    """What the core needs to know of a run's data, which it does not hold. Answers must not change between calls."""
+
+    def step_ended(self, step: int, state: StepState, failure: Failure | None) -> None:
+        """Takes note that a step has ended, so that later answers can depend on it."""
+        ...
+
+    def holds(self, step: int) -> bool | Failure:
+        """Evaluates the `when` of a step whose predecessors have all ended."""
+        ...
+
+    def output(self) -> Payload | None | Failure:
+        """Builds the output of a run whose steps have all ended."""
+        ...
+
+
+@dataclass(slots=True)
+class Decision:
+    """Events to journal, in order; steps that were queued (Run.steps[i].queue_time says when they may start); and
+    attempts whose calls are to be cancelled after the commit."""
+
+    events: list[Event] = field(default_factory=list)
+    queued: list[int] = field(default_factory=list)
+    cancelled: list[tuple[int, int]] = field(default_factory=list)
+
+
+def decide(run: Run, given: Input, now: int, conditions: Conditions) -> Decision:
+    """Decides what follows from one input at the time `now`. An input that no longer matters gives no events."""
+    planner = _Planner(run, now, conditions)
+    if not run.ended:
+        planner.take(given)
+    return planner.decision
+
+
+def step_expire_time(run: Run, step: int) -> int:
+    """Returns when a step that has been ready fails unless it has ended: by its own timeout or the run's."""
+    timeout, ready_time = run.graph.steps[step].step_timeout_us, run.steps[step].ready_time
+    if timeout is None or ready_time is None:
+        return run.expire_time
+    return min(run.expire_time, ready_time + timeout)
+
+
+def queue_expire_time(run: Run, step: int) -> int | None:
+    """Returns when a queued step fails unless an attempt has started; None without a queue timeout."""
+    timeout, queue_time = run.graph.steps[step].queue_timeout_us, run.steps[step].queue_time
+    if timeout is None or queue_time is None:
+        return None
+    return queue_time + timeout
+
+
+def _timeout(reason: str, message: str, *, outcome_unknown: bool = False) -> Failure:
+    return Failure(Code.DEADLINE_EXCEEDED, reason, message, Origin.TIMEOUT, outcome_unknown=outcome_unknown)
+
+
+class _Planner:
+    """Builds one decision. Every `_emit` folds its event into the run before the next is decided."""
+
+    def __init__(self, run: Run, now: int, conditions: Conditions) -> None:
+        self.run = run
+        self.now = now
+        self.conditions = conditions
+        self.decision = Decision()
+        self.released: deque[int] = deque()
+
+    def take(self, given: Input) -> None:
+        match given:
+            case Submission():
+                self._submit(given)
+            case Admission():
+                self._admit(given)
+            case CallSucceeded():
+                self._succeed(given)
+            case CallFailed():
+                if self.run.is_current(given.step, given.attempt):
+                    self._fail_attempt(given.step, given.failure, given.retry_delay_us, given.jitter_draw)
+            case CircuitOpen():
+                self._circuit_open(given.step)
+            case RequestUnbuildable():
+                if self.run.steps[given.step].state is StepState.READY:
+                    self._fail_step(given.step, given.failure)
+            case Interruption():
+                self._interrupt(given.step)
+            case TimeoutPassed():
+                self._time_out_step(given.step)
+            case RunTimeoutPassed():
+                if self.now >= self.run.expire_time:
+                    self._fail_run(_timeout("RUN_TIMEOUT", "the run's time was over"))
+            case CancelRequest():
+                self._cancel_run(given)
+        self._settle()
+
+    # --- the inputs
+
+    def _submit(self, given: Submission) -> None:
+        sequence, time = self._stamp()
+        self._emit(
+            ev.RunSubmitted(
+                sequence,
+                time,
+                given.workflow,
+                given.revision,
+                given.expire_time,
+                given.principal,
+                given.channel,
+                given.workspace,
+                given.labels,
+                given.attributes,
+                given.traceparent,
+                given.request_id,
+                given.payload,
+            )
+        )
+
+    def _admit(self, given: Admission) -> None:
+        step = self.run.steps[given.step]
+        sequence, time = self._stamp()
+        if step.state is StepState.RUNNING:
+            delivery = step.attempts[-1].deliveries + 1
+            event: Event = ev.DeliveryStarted(
+                sequence, time, given.step, step.attempt, delivery, given.worker, given.address
+            )
+        elif step.state is StepState.READY:
+            if sequence + 2 * len(self.run.steps) >= MAX_EVENTS:
+                self._fail_run(
+                    Failure(
+                        Code.RESOURCE_EXHAUSTED,
+                        "EVENT_LIMIT",
+                        f"the run would have more than {MAX_EVENTS} events",
+                        Origin.ORCHESTRATOR,
+                    )
+                )
+                return
+            target = self.run.graph.steps[given.step].targets[step.target]
+            expire_time = step_expire_time(self.run, given.step)
+            if target.attempt_timeout_us is not None:
+                expire_time = min(expire_time, time + target.attempt_timeout_us)
+            event = ev.AttemptStarted(
+                sequence,
+                time,
+                given.step,
+                step.attempt + 1,
+                step.target,
+                target.method,
+                given.worker,
+                given.address,
+                step.queue_time or time,
+                expire_time,
+            )
+        else:
+            return
+        self._emit(event)
+
+    def _succeed(self, given: CallSucceeded) -> None:
+        if not self.run.is_current(given.step, given.attempt):
+            return
+        sequence, time = self._stamp()
+        self.conditions.step_ended(given.step, StepState.SUCCEEDED, None)
+        self._emit(ev.StepSucceeded(sequence, time, given.step, given.attempt, given.payload))
+
+    def _circuit_open(self, index: int) -> None:
+        if self.run.steps[index].state is not StepState.READY:
+            return
+        failure = Failure(
+            Code.UNAVAILABLE, "CIRCUIT_OPEN", "the circuit of every endpoint is open", Origin.ORCHESTRATOR
+        )
+        self._take_fallback(index, failure)
+
+    def _interrupt(self, index: int) -> None:
+        step, spec = self.run.steps[index], self.run.graph.steps[index]
+        if step.state is not StepState.RUNNING:
+            return
+        if step.attempts[-1].deliveries >= MAX_DELIVERIES:
+            message = f"the call was sent {MAX_DELIVERIES} times without an answer"
+            failure = Failure(Code.INTERNAL, "DELIVERY_LIMIT", message, Origin.ORCHESTRATOR, outcome_unknown=True)
+            self._fail_attempt(index, failure, None, 0.0)
+        elif spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[step.target].repeatable:
+            failure = Failure(
+                Code.UNKNOWN,
+                "OUTCOME_UNKNOWN",
+                "the call was under way when its replica went away, and the step is delivered at most once",
+                Origin.TRANSPORT,
+                outcome_unknown=True,
+            )
+            self._fail_attempt(index, failure, None, 0.0)
+        else:
+            self.decision.queued.append(index)
+
+    def _time_out_step(self, index: int) -> None:
+        step = self.run.steps[index]
+        if step.state not in (StepState.READY, StepState.RUNNING):
+            return
+        if self.now >= step_expire_time(self.run, index) and self.now < self.run.expire_time:
+            running = step.state is StepState.RUNNING
+            failure = _timeout("STEP_TIMEOUT", "the step's time was over", outcome_unknown=running)
+            if running:
+                self.decision.cancelled.append((index, step.attempt))
+                self._end_attempt(index, failure, None)
+            self._fail_step(index, failure)
+        elif step.state is StepState.READY:
+            queue_expire_time_ = queue_expire_time(self.run, index)
+            if queue_expire_time_ is not None and self.now >= queue_expire_time_:
+                failure = _timeout("QUEUE_TIMEOUT", "no attempt could start within the queue timeout")
+                if not self._take_fallback(index, failure):
+                    self._fail_step(index, failure)
+        elif self.now >= step.attempts[-1].expire_time:
+            failure = _timeout("ATTEMPT_TIMEOUT", "the attempt's time was over", outcome_unknown=True)
+            self.decision.cancelled.append((index, step.attempt))
+            self._fail_attempt(index, failure, None, 0.0)
+
+    def _cancel_run(self, given: CancelRequest) -> None:
+        self._cancel_steps()
+        sequence, time = self._stamp()
+        self._emit(ev.RunCancelled(sequence, time, given.reason, given.principal))
+
+    # --- failures
+
+    def _fail_attempt(self, index: int, failure: Failure, retry_delay_us: int | None, jitter_draw: float) -> None:
+        """Ends the running attempt and decides between another attempt, a fallback and failing the step."""
+        step, spec = self.run.steps[index], self.run.graph.steps[index]
+        target = spec.targets[step.target]
+        unknown = failure.outcome_unknown and not target.repeatable and spec.delivery is Delivery.AT_MOST_ONCE
+        if unknown or failure.reason in NEVER_RETRIED:
+            self._end_attempt(index, failure, None)
+            if unknown and failure.reason != "OUTCOME_UNKNOWN":
+                message = f"the step is delivered at most once, and its call may have taken effect: {failure.message}"
+                failure = Failure(failure.code, "OUTCOME_UNKNOWN", message, failure.origin, failure.details, "", True)
+            if unknown or not self._take_fallback(index, failure):
+                self._fail_step(index, failure)
+            return
+        if target.retry.retryable.matches(failure) and step.target_attempts < target.retry.max_attempts:
+            wait_us = max(backoff_us(target.retry, step.target_attempts, jitter_draw), retry_delay_us or 0)
+            retry_time = max(self.now, self.run.time + 1) + wait_us
+            if retry_time < step_expire_time(self.run, index):
+                self._end_attempt(index, failure, retry_time)
+                self.decision.queued.append(index)
+                return
+        self._end_attempt(index, failure, None)
+        if not self._take_fallback(index, failure):
+            self._fail_step(index, failure)
+
+    def _end_attempt(self, index: int, failure: Failure, retry_time: int | None) -> None:
+        sequence, time = self._stamp()
+        self._emit(ev.AttemptFailed(sequence, time, index, self.run.steps[index].attempt, failure, retry_time))
+
+    def _take_fallback(self, index: int, failure: Failure) -> bool:
+        step, spec = self.run.steps[index], self.run.graph.steps[index]
+        for number in range(step.target + 1, len(spec.targets)):
+            target = spec.targets[number]
+            if target.taken_for.matches(failure):
+                sequence, time = self._stamp()
+                self._emit(ev.FallbackTaken(sequence, time, index, number, target.method, failure))
+                self.decision.queued.append(index)
+                return True
+        return False
+
+    def _fail_step(self, index: int, failure: Failure) -> None:
+        branch = self._branch(index, failure)
+        sequence, time = self._stamp()
+        self.conditions.step_ended(index, StepState.FAILED, failure)
+        self._emit(
+            ev.StepFailed(
+                sequence,
+                time,
+                index,
+                self.run.steps[index].attempt,
+                failure,
+                branch is not None,
+                branch.step if branch is not None else None,
+            )
+        )
+        if branch is None:
+            name = self.run.graph.steps[index].id
+            message = f"step {name} failed: {failure.message}" if failure.message else f"step {name} failed"
+            self._fail_run(
+                Failure(
+                    failure.code,
+                    failure.reason,
+                    message,
+                    failure.origin,
+                    failure.details,
+                    name,
+                    failure.outcome_unknown,
+                )
+            )
+
+    def _branch(self, index: int, failure: Failure) -> FailureBranch | None:
+        for branch in self.run.graph.steps[index].on_failure:
+            if branch.match.matches(failure):
+                return branch
+        return None
+
+    def _fail_run(self, failure: Failure) -> None:
+        self._cancel_steps()
+        sequence, time = self._stamp()
+        self._emit(ev.RunFailed(sequence, time, failure))
+
+    def _cancel_steps(self) -> None:
+        self.released.clear()
+        self.decision.queued.clear()
+        for index, step in enumerate(self.run.steps):
+            if step.state in ENDED_STEP:
+                continue
+            if step.state is StepState.RUNNING:
+                self.decision.cancelled.append((index, step.attempt))
+            sequence, time = self._stamp()
+            self._emit(ev.StepCancelled(sequence, time, index, step.attempt))
+
+    # --- what follows
+
+    def _settle(self) -> None:
+        """Works through the steps that became ready, then ends the run where nothing is left to do."""
+        while self.released and not self.run.ended:
+            index = self.released.popleft()
+            spec, step = self.run.graph.steps[index], self.run.steps[index]
+            if spec.handles and not step.chosen:
+                self._skip(index, SkipReason.BRANCH_NOT_TAKEN)
+            elif not spec.has_condition:
+                self.decision.queued.append(index)
+            else:
+                held = self.conditions.holds(index)
+                if isinstance(held, Failure):
+                    self._fail_step(index, held)
+                elif held:
+                    self.decision.queued.append(index)
+                else:
+                    self._skip(index, SkipReason.CONDITION)
+        if self.run.unfinished == 0 and not self.run.ended:
+            self._finish()
+
+    def _skip(self, index: int, reason: SkipReason) -> None:
+        sequence, time = self._stamp()
+        self.conditions.step_ended(index, StepState.SKIPPED, None)
+        self._emit(ev.StepSkipped(sequence, time, index, reason))
+
+    def _finish(self) -> None:
+        output = self.conditions.output()
+        if isinstance(output, Failure):
+            self._fail_run(output)
+            return
+        sequence, time = self._stamp()
+        self._emit(ev.RunSucceeded(sequence, time, output))
+
+    def _stamp(self) -> tuple[int, int]:
+        return self.run.sequence + 1, max(self.now, self.run.time + 1)
+
+    def _emit(self, event: Event) -> None:
+        self.decision.events.append(event)
+        self.released.extend(self.run.apply(event))
