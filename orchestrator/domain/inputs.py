@@ -71,10 +71,8 @@ class CallFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Interruption:
-    """The owner of the run changed while an attempt was under way, so that its outcome is not known."""
-
-    step: int
+class Resumption:
+    """The run was rebuilt from its journal by a new owner: outcomes of attempts under way are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +102,7 @@ Input = (
     | RequestUnbuildable
     | CallSucceeded
     | CallFailed
-    | Interruption
+    | Resumption
     | TimeoutPassed
     | RunTimeoutPassed
     | CancelRequest

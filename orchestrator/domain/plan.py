@@ -22,8 +22,8 @@ from orchestrator.domain.inputs import (
     CancelRequest,
     CircuitOpen,
     Input,
-    Interruption,
     RequestUnbuildable,
+    Resumption,
     RunTimeoutPassed,
     Submission,
     TimeoutPassed,
@@ -123,8 +123,8 @@ class _Planner:
             case RequestUnbuildable():
                 if self.run.steps[given.step].state is StepState.READY:
                     self._fail_step(given.step, given.failure)
-            case Interruption():
-                self._interrupt(given.step)
+            case Resumption():
+                self._resume()
             case TimeoutPassed():
                 self._time_out_step(given.step)
             case RunTimeoutPassed():
@@ -210,10 +210,19 @@ class _Planner:
         )
         self._take_fallback(index, failure)
 
+    def _resume(self) -> None:
+        """Queues what is ready and decides on each attempt that was under way. A decision is journaled as a whole, so
+        that every ready step of a rebuilt run has passed its condition already."""
+        for index, step in enumerate(self.run.steps):
+            if self.run.ended:
+                return
+            if step.state is StepState.READY:
+                self.decision.queued.append(index)
+            elif step.state is StepState.RUNNING:
+                self._interrupt(index)
+
     def _interrupt(self, index: int) -> None:
         step, spec = self.run.steps[index], self.run.graph.steps[index]
-        if step.state is not StepState.RUNNING:
-            return
         if step.attempts[-1].deliveries >= MAX_DELIVERIES:
             message = f"the call was sent {MAX_DELIVERIES} times without an answer"
             failure = Failure(Code.INTERNAL, "DELIVERY_LIMIT", message, Origin.ORCHESTRATOR, outcome_unknown=True)

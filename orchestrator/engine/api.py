@@ -1,0 +1,120 @@
+"""What the engine offers to its doors (gRPC now): one class for each service, in messages of baton.v1.
+
+Doors parse, authenticate and validate; everything behind these methods is theirs to rely on. Errors are those of
+domain.errors. `after`, `before` and `limit` are paging positions that the door encodes in its tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from typing import Protocol
+from uuid import UUID
+
+from baton.v1 import event_pb2, run_pb2, run_service_pb2, worker_pb2, worker_service_pb2, workflow_pb2
+from baton.v1 import workflow_service_pb2
+from google.protobuf import descriptor_pb2
+
+from orchestrator.domain.caller import Caller
+from orchestrator.engine.ports import FilterTerm
+
+
+class Runs(Protocol):
+    """Runs of the caller's namespace. `view` is a RunView; unset ones are settled by the door."""
+
+    async def submit(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest
+    ) -> run_service_pb2.SubmitRunResponse:
+        """Checks and stores a run; see SubmitRun."""
+        ...
+
+    async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
+        """Reads a run and its cursor."""
+        ...
+
+    async def list(
+        self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
+    ) -> list[run_pb2.Run]:
+        """Lists runs that meet every term, newest first, with ids below `before`."""
+        ...
+
+    def watch(
+        self, caller: Caller, run_id: UUID, cursor: str, view: int
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        """Streams a run; see WatchRun."""
+        ...
+
+    async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
+        """Waits for the end of a run; see WaitRun."""
+        ...
+
+    async def list_events(
+        self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
+    ) -> list[event_pb2.RunEvent]:
+        """Lists durable events with a sequence above `after_sequence`."""
+        ...
+
+    async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
+        """Cancels a run; see CancelRun."""
+        ...
+
+
+class Workflows(Protocol):
+    """Workflows of the caller's namespace."""
+
+    async def apply(
+        self, caller: Caller, workflow: workflow_pb2.Workflow
+    ) -> tuple[workflow_pb2.WorkflowRevision, bool]:
+        """Checks and stores a revision; answers whether it was the newest already."""
+        ...
+
+    async def check(
+        self, caller: Caller, workflow: workflow_pb2.Workflow
+    ) -> workflow_service_pb2.CheckWorkflowResponse:
+        """Makes every check and stores nothing."""
+        ...
+
+    async def get(self, caller: Caller, workflow: str, revision: str) -> workflow_pb2.WorkflowRevision:
+        """Reads a revision, the newest where `revision` is empty."""
+        ...
+
+    async def list(self, caller: Caller, after: str, limit: int) -> list[workflow_pb2.WorkflowRevision]:
+        """Lists newest revisions of workflows with names above `after`."""
+        ...
+
+    async def list_revisions(
+        self, caller: Caller, workflow: str, offset: int, limit: int
+    ) -> list[workflow_pb2.WorkflowRevision]:
+        """Lists the revisions of a workflow, newest first."""
+        ...
+
+    async def delete(self, caller: Caller, workflow: str) -> workflow_pb2.WorkflowRevision:
+        """Removes the name."""
+        ...
+
+
+class Workers(Protocol):
+    """Workers of the caller's namespace."""
+
+    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
+        """Reads or takes the contract and stores the endpoint."""
+        ...
+
+    async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
+        """Reads a worker."""
+        ...
+
+    async def list(self, caller: Caller, after: str, limit: int) -> list[worker_pb2.Worker]:
+        """Lists workers with names above `after`."""
+        ...
+
+    async def drain(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        """Stops new calls to a worker or to one address."""
+        ...
+
+    async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        """Removes a worker or one address; answers it as it was."""
+        ...
+
+    def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
+        """Files of every registered contract of the namespace, for server reflection."""
+        ...
