@@ -33,7 +33,7 @@ class Runs(Protocol):
 
     async def list(
         self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
-    ) -> list[run_pb2.Run]:
+    ) -> Sequence[run_pb2.Run]:
         """Lists runs that meet every term, newest first, with ids below `before`."""
         ...
 
@@ -49,7 +49,7 @@ class Runs(Protocol):
 
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
-    ) -> list[event_pb2.RunEvent]:
+    ) -> Sequence[event_pb2.RunEvent]:
         """Lists durable events with a sequence above `after_sequence`."""
         ...
 
@@ -77,13 +77,13 @@ class Workflows(Protocol):
         """Reads a revision, the newest where `revision` is empty."""
         ...
 
-    async def list(self, caller: Caller, after: str, limit: int) -> list[workflow_pb2.WorkflowRevision]:
+    async def list(self, caller: Caller, after: str, limit: int) -> Sequence[workflow_pb2.WorkflowRevision]:
         """Lists newest revisions of workflows with names above `after`."""
         ...
 
     async def list_revisions(
         self, caller: Caller, workflow: str, offset: int, limit: int
-    ) -> list[workflow_pb2.WorkflowRevision]:
+    ) -> Sequence[workflow_pb2.WorkflowRevision]:
         """Lists the revisions of a workflow, newest first."""
         ...
 
@@ -103,7 +103,7 @@ class Workers(Protocol):
         """Reads a worker."""
         ...
 
-    async def list(self, caller: Caller, after: str, limit: int) -> list[worker_pb2.Worker]:
+    async def list(self, caller: Caller, after: str, limit: int) -> Sequence[worker_pb2.Worker]:
         """Lists workers with names above `after`."""
         ...
 

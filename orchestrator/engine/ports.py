@@ -7,9 +7,9 @@ that runs on every implementation. What may not enter: drivers, grpc, SQL, gener
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from orchestrator.domain.failures import Failure
@@ -334,11 +334,61 @@ class Answer:
     retry_delay_us: int | None = None
 
 
-class Caller(Protocol):
-    """Calls workers."""
+class Ticket(Protocol):
+    """Leave to make one call through a circuit. Settled exactly once; settling again does nothing."""
+
+    def succeeded(self) -> None:
+        """The endpoint answered, be it with a failure of its own."""
+        ...
+
+    def failed(self) -> None:
+        """The endpoint did not answer."""
+        ...
+
+    def released(self) -> None:
+        """The call was cancelled or never made: it says nothing about the endpoint."""
+        ...
+
+
+class Circuit(Protocol):
+    """The circuit of one endpoint."""
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open"]:
+        """The state now; an open circuit whose time is over is half-open."""
+        ...
+
+    @property
+    def until_time(self) -> int | None:
+        """When the next trial call may be made; None unless open."""
+        ...
+
+    def admit(self) -> Ticket | None:
+        """Gives leave for one call; None while open, or half-open with its one trial under way."""
+        ...
+
+
+Health = Literal["serving", "not_serving", "unknown", "unreachable"]
+
+
+class WorkerGateway(Protocol):
+    """Everything the engine does with workers over the network."""
 
     async def call(self, call: Call) -> Answer:
         """Makes one unary call. Raises nothing but CancelledError, which reaches the worker as gRPC cancellation."""
+        ...
+
+    def circuit(self, key: EndpointKey, on_change: Callable[[], None]) -> Circuit:
+        """Makes the circuit of an endpoint; `on_change` is called, on the loop, when it opens or closes."""
+        ...
+
+    def follow_health(self, address: str, on_change: Callable[[Health], None]) -> Callable[[], None]:
+        """Follows grpc.health.v1 of an address until the function that is returned is called."""
+        ...
+
+    async def read_descriptors(self, address: str) -> Sequence[bytes]:
+        """Reads serialized FileDescriptorProtos by reflection. Errors: WorkerUnreachable, ReflectionUnavailable,
+        InvalidContract."""
         ...
 
 

@@ -124,6 +124,8 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """A limit on calls in flight is reached."""
     WAIT_KIND_JOURNAL: _WaitKind.ValueType  # 7
     """Admitted: its entry is being made durable."""
+    WAIT_KIND_OWNER: _WaitKind.ValueType  # 8
+    """The replica that drove the run is gone; another takes the run over within one lease."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """WaitKind is the kind of thing a step waits for."""
@@ -144,6 +146,8 @@ WAIT_KIND_LIMIT: WaitKind.ValueType  # 6
 """A limit on calls in flight is reached."""
 WAIT_KIND_JOURNAL: WaitKind.ValueType  # 7
 """Admitted: its entry is being made durable."""
+WAIT_KIND_OWNER: WaitKind.ValueType  # 8
+"""The replica that drove the run is gone; another takes the run over within one lease."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 @_typing.final

@@ -1,0 +1,33 @@
+"""The database's clock, estimated between renewals of the lease by this process's monotonic clock."""
+
+from __future__ import annotations
+
+import time
+
+DRIFT_US_PER_SECOND = 100
+"""Assumed drift of the two clocks against each other."""
+
+
+class DatabaseClock:
+    """Implements ports.Clock. Until the first `set` it follows this machine's own clock."""
+
+    def __init__(self) -> None:
+        self._offset_us = time.time_ns() // 1_000 - time.monotonic_ns() // 1_000
+        self._set_us = time.monotonic_ns() // 1_000
+        self._read_error_us = 0
+
+    def now(self) -> int:
+        """Microseconds since the Unix epoch, as estimated."""
+        return time.monotonic_ns() // 1_000 + self._offset_us
+
+    @property
+    def error_us(self) -> int:
+        """How far `now` may be off: half of the round trip of the last reading, and drift since."""
+        since_us = time.monotonic_ns() // 1_000 - self._set_us
+        return self._read_error_us + since_us * DRIFT_US_PER_SECOND // 1_000_000
+
+    def set(self, database_time: int, sent_us: int, received_us: int) -> None:
+        """Takes a reading: the database said `database_time` between two monotonic instants in microseconds."""
+        self._offset_us = database_time - (sent_us + received_us) // 2
+        self._read_error_us = (received_us - sent_us) // 2
+        self._set_us = received_us

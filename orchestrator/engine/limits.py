@@ -1,0 +1,34 @@
+"""Limits and times of the engine, with the defaults that a server starts with. Read from the environment by config.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAX_PAYLOAD_BYTES = 1 << 20
+"""Largest input or output of a run or a step."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What one replica takes on, and how long it waits.
+
+    Times are seconds. `max_queued_events` bounds what waits for the journal: submissions beyond it are refused.
+    """
+
+    max_active_runs: int = 20_000
+    max_calls_in_flight: int = 2_000
+    max_queued_events: int = 200_000
+    default_max_in_flight: int = 100
+    default_run_timeout_seconds: float = 3_600.0
+    lease_seconds: float = 5.0
+    adoption_interval_seconds: float = 1.0
+    adoption_batch: int = 200
+    drain_seconds: float = 10.0
+    watch_progress_seconds: float = 15.0
+    watch_max_age_seconds: float = 1_800.0
+    foreign_poll_seconds: float = 0.25
+    default_wait_seconds: float = 60.0
+    flush_max_events: int = 1_000
+    flush_max_bytes: int = 4 << 20
+    flush_max_events_of_run: int = 256
+    revision_cache: int = 1_000
