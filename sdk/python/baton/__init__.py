@@ -1,0 +1,78 @@
+"""Baton for Python: write typed workflows, run and watch them, and serve workers.
+
+Names are imported when they are first used: `import baton` itself imports neither grpc nor protobuf.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from baton.bindings import Binding as Binding
+    from baton.bindings import bind as bind
+    from baton.conditions import Condition as Condition
+    from baton.conditions import cond as cond
+    from baton.errors import BatonError as BatonError
+    from baton.errors import BindError as BindError
+    from baton.errors import CallTimeout as CallTimeout
+    from baton.errors import Conflict as Conflict
+    from baton.errors import Failure as Failure
+    from baton.errors import InvalidRequest as InvalidRequest
+    from baton.errors import NotFound as NotFound
+    from baton.errors import RunCancelled as RunCancelled
+    from baton.errors import RunFailed as RunFailed
+    from baton.errors import RunNotSucceeded as RunNotSucceeded
+    from baton.errors import Unavailable as Unavailable
+    from baton.errors import Violation as Violation
+    from baton.errors import WaitTimeout as WaitTimeout
+    from baton.policies import Delivery as Delivery
+    from baton.policies import Retry as Retry
+    from baton.policies import branch as branch
+    from baton.policies import fallback as fallback
+    from baton.references import default as default
+    from baton.references import expr as expr
+    from baton.references import expression as expression
+    from baton.workflows import Step as Step
+    from baton.workflows import Workflow as Workflow
+    from baton.workflows import WorkflowDefinition as WorkflowDefinition
+    from baton.workflows import workflow as workflow
+
+_HOMES = {
+    "bindings": ("Binding", "bind"),
+    "conditions": ("Condition", "cond"),
+    "errors": (
+        "BatonError",
+        "BindError",
+        "CallTimeout",
+        "Conflict",
+        "Failure",
+        "InvalidRequest",
+        "NotFound",
+        "RunCancelled",
+        "RunFailed",
+        "RunNotSucceeded",
+        "Unavailable",
+        "Violation",
+        "WaitTimeout",
+    ),
+    "policies": ("Delivery", "Retry", "branch", "fallback"),
+    "references": ("default", "expr", "expression"),
+    "workflows": ("Step", "Workflow", "WorkflowDefinition", "workflow"),
+}
+_MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    module = _MODULE_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module 'baton' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"baton.{module}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,178 @@
+"""Errors that the SDK raises. Nothing here imports grpc: what turns an RPC's status into one of these is status.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from baton.v1 import failure_pb2, run_pb2
+
+
+class BindError(TypeError):
+    """A workflow function does not say something that can be recorded; the text names the field and the cure."""
+
+
+class UnknownFieldError(BindError, AttributeError):
+    """A message has no field of this name; the text gives the closest one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One fault of a request: `path` into what was sent, a stable `reason`, and what is wrong with its cure."""
+
+    path: str
+    reason: str
+    message: str
+
+    def __str__(self) -> str:
+        where = f"{self.path}: " if self.path else ""
+        return f"{where}{self.message}" + (f" [{self.reason}]" if self.reason else "")
+
+
+class BatonError(Exception):
+    """A call to Baton was answered with an error.
+
+    `code` is the name of the gRPC status code, `reason` the stable reason without prefix (empty where none was sent),
+    `metadata` its details, `violations` every fault found in the request, and `retry_delay` the seconds after which the
+    server asks to be called again, if it does.
+    """
+
+    def __init__(
+        self,
+        code: str,
+        reason: str,
+        message: str,
+        *,
+        metadata: Mapping[str, str] | None = None,
+        violations: tuple[Violation, ...] = (),
+        retry_delay: float | None = None,
+    ) -> None:
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.metadata: Mapping[str, str] = dict(metadata or {})
+        self.violations = violations
+        self.retry_delay = retry_delay
+        super().__init__(code, reason, message)
+
+    def __str__(self) -> str:
+        lines = [f"{self.code} ({self.reason}): {self.message}" if self.reason else f"{self.code}: {self.message}"]
+        lines += [f"  {violation}" for violation in self.violations]
+        if self.metadata:
+            lines.append("  " + ", ".join(f"{key}={value}" for key, value in sorted(self.metadata.items())))
+        return "\n".join(lines)
+
+
+class InvalidRequest(BatonError):
+    """INVALID_ARGUMENT or OUT_OF_RANGE: the request is not valid; `violations` name each fault."""
+
+
+class NotFound(BatonError):
+    """NOT_FOUND: no worker, workflow, revision or run of this name."""
+
+
+class Conflict(BatonError):
+    """ALREADY_EXISTS, ABORTED or FAILED_PRECONDITION: what is there already forbids the call."""
+
+
+class Unavailable(BatonError):
+    """UNAVAILABLE or RESOURCE_EXHAUSTED: Baton cannot take the call now, and the retries allowed did not help."""
+
+
+class CallTimeout(BatonError):
+    """DEADLINE_EXCEEDED: no answer within the time of the call."""
+
+
+class Disconnected(BatonError):
+    """The client is closed."""
+
+
+class RunNotSucceeded(Exception):
+    """A run ended without success. `run` is its last view, `failure` says why."""
+
+    def __init__(self, run: run_pb2.Run) -> None:
+        self.run = run
+        super().__init__(run.run_id)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self.run.run_id
+
+    @property
+    def failure(self) -> failure_pb2.Failure:
+        """Why the run did not succeed, as data."""
+        return self.run.failure
+
+    @property
+    def step(self) -> str:
+        """Id of the step that failed; empty where the run itself did."""
+        return self.run.failure.step
+
+    @property
+    def code(self) -> str:
+        """Name of the status code, such as `FAILED_PRECONDITION`."""
+        codes = self.run.failure.DESCRIPTOR.fields_by_name["code"].enum_type
+        known = codes.values_by_number.get(self.run.failure.code) if codes is not None else None
+        return known.name if known is not None else "UNKNOWN"
+
+    @property
+    def reason(self) -> str:
+        """Stable reason, such as `CARD_DECLINED`."""
+        return self.run.failure.reason
+
+    @property
+    def trace_id(self) -> str:
+        """W3C trace id of the run."""
+        return self.run.trace_id
+
+    def __str__(self) -> str:
+        where = f" at step {self.step}" if self.step else ""
+        why = f"{self.code} ({self.reason})" if self.reason else self.code
+        trace = f" [trace {self.trace_id}]" if self.trace_id else ""
+        return f"run {self.run_id} {self._ended}{where}: {why}: {self.failure.message}{trace}"
+
+    _ended = "did not succeed"
+
+
+class RunFailed(RunNotSucceeded):
+    """The run FAILED."""
+
+    _ended = "failed"
+
+
+class RunCancelled(RunNotSucceeded):
+    """The run was CANCELLED."""
+
+    _ended = "was cancelled"
+
+
+class WaitTimeout(TimeoutError):
+    """The run had not ended when the time to wait for it was over. It goes on; wait again by `run_id`."""
+
+    def __init__(self, run_id: str, timeout_seconds: float) -> None:
+        self.run_id = run_id
+        self.timeout_seconds = timeout_seconds
+        super().__init__(f"run {run_id} has not ended within {timeout_seconds:g} s; it goes on")
+
+
+@dataclass(eq=False)
+class Failure(Exception):
+    """Raised by a worker's handler to fail its call with a status that workflows can branch on.
+
+    `code` is a status code by name or grpc.StatusCode, `reason` a stable UPPER_SNAKE_CASE word, `message` a sentence
+    for a person. They reach the caller as google.rpc.ErrorInfo with the service as its domain.
+    """
+
+    code: object
+    reason: str
+    message: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.code, self.reason, self.message)
+
+    def __str__(self) -> str:
+        return f"{getattr(self.code, 'name', self.code)} ({self.reason}): {self.message}"
