@@ -1,0 +1,1 @@
+"""Tests of the edge that talks to workers, over real sockets."""
