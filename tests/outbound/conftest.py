@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
+
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.ports import Call
 from orchestrator.outbound.calls import Outbound

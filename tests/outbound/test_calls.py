@@ -16,6 +16,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import DebugInfo, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
+
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Code, Failure, Origin
 from orchestrator.engine.ports import Answer
 from orchestrator.outbound.calls import Outbound
