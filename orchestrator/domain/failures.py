@@ -59,8 +59,11 @@ class Failure:
 
 
 def cut_message(text: str, limit_bytes: int = MESSAGE_LIMIT_BYTES) -> str:
-    """Returns `text` shortened to at most `limit_bytes` of UTF-8, with an ellipsis where something was cut."""
+    """Returns `text` shortened to at most `limit_bytes` (3 or more) of UTF-8, with an ellipsis where something was cut.
+
+    What UTF-8 cannot hold (lone surrogates) becomes a question mark.
+    """
     encoded = text.encode("utf-8", "replace")
     if len(encoded) <= limit_bytes:
-        return text
+        return encoded.decode()
     return encoded[: limit_bytes - 3].decode("utf-8", "ignore") + "…"

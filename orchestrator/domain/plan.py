@@ -14,7 +14,7 @@ from typing import Protocol
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import Event, Payload, SkipReason
-from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import (
     Admission,
     CallFailed,
@@ -70,9 +70,10 @@ class Decision:
 
 
 def decide(run: Run, given: Input, now: int, conditions: Conditions) -> Decision:
-    """Decides what follows from one input at the time `now`. An input that no longer matters gives no events."""
+    """Decides what follows from one input at the time `now`. An input that does not matter, or no longer,
+    gives no events: only a submission begins a run, and only one."""
     planner = _Planner(run, now, conditions)
-    if not run.ended:
+    if not run.ended and isinstance(given, Submission) is (run.sequence == 0):
         planner.take(given)
     return planner.decision
 
@@ -158,28 +159,32 @@ class _Planner:
 
     def _admit(self, given: Admission) -> None:
         step = self.run.steps[given.step]
-        sequence, time = self._stamp()
-        if step.state is StepState.RUNNING:
+        again = step.state is StepState.RUNNING
+        if again and (step.attempts[-1].deliveries >= MAX_DELIVERIES or self._at_most_once(given.step)):
+            return
+        if not again and step.state is not StepState.READY:
+            return
+        if not self._has_room():
+            message = f"the run would have more than {MAX_EVENTS} events"
+            self._fail_run(Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+        elif again:
             delivery = step.attempts[-1].deliveries + 1
-            event: Event = ev.DeliveryStarted(
-                sequence, time, given.step, step.attempt, delivery, given.worker, given.address
+            sequence, time = self._stamp()
+            self._emit(
+                ev.DeliveryStarted(sequence, time, given.step, step.attempt, delivery, given.worker, given.address)
             )
-        elif step.state is StepState.READY:
-            if sequence + 2 * len(self.run.steps) >= MAX_EVENTS:
-                self._fail_run(
-                    Failure(
-                        Code.RESOURCE_EXHAUSTED,
-                        "EVENT_LIMIT",
-                        f"the run would have more than {MAX_EVENTS} events",
-                        Origin.ORCHESTRATOR,
-                    )
-                )
-                return
-            target = self.run.graph.steps[given.step].targets[step.target]
-            expire_time = step_expire_time(self.run, given.step)
-            if target.attempt_timeout_us is not None:
-                expire_time = min(expire_time, time + target.attempt_timeout_us)
-            event = ev.AttemptStarted(
+        else:
+            self._start_attempt(given)
+
+    def _start_attempt(self, given: Admission) -> None:
+        step = self.run.steps[given.step]
+        target = self.run.graph.steps[given.step].targets[step.target]
+        sequence, time = self._stamp()
+        expire_time = step_expire_time(self.run, given.step)
+        if target.attempt_timeout_us is not None:
+            expire_time = min(expire_time, time + target.attempt_timeout_us)
+        self._emit(
+            ev.AttemptStarted(
                 sequence,
                 time,
                 given.step,
@@ -191,9 +196,7 @@ class _Planner:
                 step.queue_time or time,
                 expire_time,
             )
-        else:
-            return
-        self._emit(event)
+        )
 
     def _succeed(self, given: CallSucceeded) -> None:
         if not self.run.is_current(given.step, given.attempt):
@@ -212,22 +215,19 @@ class _Planner:
 
     def _resume(self) -> None:
         """Queues what is ready and decides on each attempt that was under way. A decision is journaled as a whole, so
-        that every ready step of a rebuilt run has passed its condition already."""
-        for index, step in enumerate(self.run.steps):
-            if self.run.ended:
-                return
-            if step.state is StepState.READY:
-                self.decision.queued.append(index)
-            elif step.state is StepState.RUNNING:
+        that every ready step of a rebuilt run has passed its condition already; one that becomes ready here has not."""
+        running = [index for index, step in enumerate(self.run.steps) if step.state is StepState.RUNNING]
+        self.decision.queued.extend(index for index, step in enumerate(self.run.steps) if step.state is StepState.READY)
+        for index in running:
+            if not self.run.ended:
                 self._interrupt(index)
 
     def _interrupt(self, index: int) -> None:
-        step, spec = self.run.steps[index], self.run.graph.steps[index]
-        if step.attempts[-1].deliveries >= MAX_DELIVERIES:
+        if self.run.steps[index].attempts[-1].deliveries >= MAX_DELIVERIES:
             message = f"the call was sent {MAX_DELIVERIES} times without an answer"
             failure = Failure(Code.INTERNAL, "DELIVERY_LIMIT", message, Origin.ORCHESTRATOR, outcome_unknown=True)
             self._fail_attempt(index, failure, None, 0.0)
-        elif spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[step.target].repeatable:
+        elif self._at_most_once(index):
             failure = Failure(
                 Code.UNKNOWN,
                 "OUTCOME_UNKNOWN",
@@ -243,7 +243,9 @@ class _Planner:
         step = self.run.steps[index]
         if step.state not in (StepState.READY, StepState.RUNNING):
             return
-        if self.now >= step_expire_time(self.run, index) and self.now < self.run.expire_time:
+        if self.now >= self.run.expire_time:
+            self._fail_run(_timeout("RUN_TIMEOUT", "the run's time was over"))
+        elif self.now >= step_expire_time(self.run, index):
             running = step.state is StepState.RUNNING
             failure = _timeout("STEP_TIMEOUT", "the step's time was over", outcome_unknown=running)
             if running:
@@ -272,11 +274,12 @@ class _Planner:
         """Ends the running attempt and decides between another attempt, a fallback and failing the step."""
         step, spec = self.run.steps[index], self.run.graph.steps[index]
         target = spec.targets[step.target]
-        unknown = failure.outcome_unknown and not target.repeatable and spec.delivery is Delivery.AT_MOST_ONCE
+        unknown = failure.outcome_unknown and self._at_most_once(index)
         if unknown or failure.reason in NEVER_RETRIED:
             self._end_attempt(index, failure, None)
             if unknown and failure.reason != "OUTCOME_UNKNOWN":
                 message = f"the step is delivered at most once, and its call may have taken effect: {failure.message}"
+                message = cut_message(message)
                 failure = Failure(failure.code, "OUTCOME_UNKNOWN", message, failure.origin, failure.details, "", True)
             if unknown or not self._take_fallback(index, failure):
                 self._fail_step(index, failure)
@@ -298,6 +301,8 @@ class _Planner:
 
     def _take_fallback(self, index: int, failure: Failure) -> bool:
         step, spec = self.run.steps[index], self.run.graph.steps[index]
+        if not self._has_room():
+            return False
         for number in range(step.target + 1, len(spec.targets)):
             target = spec.targets[number]
             if target.taken_for.matches(failure):
@@ -329,7 +334,7 @@ class _Planner:
                 Failure(
                     failure.code,
                     failure.reason,
-                    message,
+                    cut_message(message),
                     failure.origin,
                     failure.details,
                     name,
@@ -393,6 +398,17 @@ class _Planner:
             return
         sequence, time = self._stamp()
         self._emit(ev.RunSucceeded(sequence, time, output))
+
+    # --- what is asked above
+
+    def _at_most_once(self, index: int) -> bool:
+        """Tells whether the step's target in use must not be called again where a call may have taken effect."""
+        spec = self.run.graph.steps[index]
+        return spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[self.run.steps[index].target].repeatable
+
+    def _has_room(self) -> bool:
+        """Tells whether one more event leaves room for the run's end: two events for each step, and the last one."""
+        return self.run.sequence + 1 + 2 * len(self.run.steps) < MAX_EVENTS
 
     def _stamp(self) -> tuple[int, int]:
         return self.run.sequence + 1, max(self.now, self.run.time + 1)

@@ -10,6 +10,8 @@ def backoff_us(policy: RetryPolicy, failed_attempts: int, jitter_draw: float) ->
 
     `jitter_draw` from 0 to 1 decides how much of the jitter is taken away; the core itself draws nothing.
     """
+    if policy.initial_backoff_us == 0:
+        return 0
     try:
         wait = policy.initial_backoff_us * policy.backoff_multiplier ** (failed_attempts - 1)
     except OverflowError:

@@ -31,7 +31,7 @@ from orchestrator.domain.workflow import Graph
 
 
 class SequenceGap(Exception):
-    """An event does not follow the one before it: the journal has a gap."""
+    """An event does not follow the one before it: the journal has a gap, or does not begin with the submission."""
 
 
 @dataclass(slots=True)
@@ -164,6 +164,10 @@ class Run:
         """
         if event.sequence != self.sequence + 1:
             raise SequenceGap(f"event {event.sequence} after {self.sequence}")
+        if isinstance(event, RunSubmitted) is not (event.sequence == 1):
+            raise SequenceGap(
+                f"{event.kind.name} as event {event.sequence}: the submission is the first, and only that"
+            )
         self.state = next_run_state(self.state, event.kind)
         self.sequence = event.sequence
         self.time = event.time
