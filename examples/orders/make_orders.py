@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from pathlib import Path
 
 from google.protobuf import json_format
@@ -95,20 +96,31 @@ CITIES = (
     ("IT", "40121", "Bologna"),
     ("PL", "31-001", "Kraków"),
 )
+PLAIN_LETTERS = str.maketrans({"ø": "o", "ı": "i"})
 STREETS = ("Lindenweg", "Hafenstraße", "Rue des Tilleuls", "Kerkstraat", "Via Verdi", "Am Markt", "Gartenallee")
 
 
 def main() -> None:
     """Writes both files beside this module."""
+    for name, text in files().items():
+        (HERE / name).write_text(text, "utf-8")
+
+
+def files() -> dict[str, str]:
+    """Returns the text of both files by name."""
     chance = random.Random(SEED)
     catalogue = {"products": [product(chance, *entry) for entry in PRODUCTS]}
-    (HERE / "catalogue.json").write_text(json.dumps(catalogue, indent=1) + "\n", "utf-8")
-    orders = (order(chance, number) for number in range(1, ORDER_COUNT + 1))
-    lines = (
-        json.dumps(json_format.MessageToDict(each, preserving_proto_field_name=True), ensure_ascii=False)
-        for each in orders
-    )
-    (HERE / "orders.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    orders = [
+        json_format.MessageToDict(order(chance, number), preserving_proto_field_name=True)
+        for number in range(1, ORDER_COUNT + 1)
+    ]
+    for each in orders:
+        # The order of a proto map's entries changes from process to process.
+        each["notes"] = dict(sorted(each["notes"].items()))
+    return {
+        "catalogue.json": json.dumps(catalogue, indent=1) + "\n",
+        "orders.jsonl": "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in orders),
+    }
 
 
 def product(chance: random.Random, sku: str, price_cents: int, weight_grams: int) -> dict[str, object]:
@@ -135,7 +147,8 @@ def order(chance: random.Random, number: int) -> order_pb2.OrderInput:
     """Returns one order; a few can not be met, and a few can not be paid."""
     name = chance.choice(NAMES)
     country_code, postal_code, city = chance.choice(CITIES)
-    mailbox = name.lower().replace(" ", ".").encode("ascii", "ignore").decode()
+    letters = unicodedata.normalize("NFKD", name.lower().translate(PLAIN_LETTERS)).encode("ascii", "ignore").decode()
+    mailbox = letters.replace(" ", ".")
     made = order_pb2.OrderInput(
         order_id=f"SO-2026-{number:06d}",
         customer=order_pb2.Customer(
