@@ -1,0 +1,186 @@
+"""Pools of connections, each for one role and one purpose, and what every connection of Baton has set.
+
+The journal, the claims and the reads have pools of their own, so that none can starve another. SET ROLE and the pool's
+settings last as long as a connection: put no pooler in transaction mode between Baton and Postgres.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+
+from orchestrator.postgres.errors import RoleError, domain_errors, unavailable
+from orchestrator.postgres.sql import load
+
+POSTGRES_EPOCH_TIME = 946_684_800_000_000
+"""2000-01-01, where Postgres counts instants from, in microseconds since the Unix epoch."""
+
+_ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
+_QUERIES = load("pool")
+
+
+class Role(enum.StrEnum):
+    """The database roles; both are made by the migrations."""
+
+    API = "baton_api"
+    """Acts for callers: sees one namespace at a time, by row level security."""
+    ENGINE = "baton_engine"
+    """Drives runs of every namespace, on the tables that this needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """Size and limits of a pool. `planner` holds planner settings that its statements rely on."""
+
+    max_size: int = 4
+    connect_timeout_seconds: float = 5.0
+    acquire_timeout_seconds: float = 5.0
+    statement_timeout_seconds: float = 10.0
+    lock_timeout_seconds: float = 5.0
+    idle_timeout_seconds: float = 300.0
+    planner: Mapping[str, str] = field(default_factory=dict)
+
+
+JOURNAL_SETTINGS = PoolSettings(
+    max_size=2,
+    # The journal's statements take arrays and touch big tables by key only; no plan may depend on how full a table was
+    # when the statement was first seen.
+    planner={"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_mergejoin": "off"},
+)
+CLAIM_SETTINGS = PoolSettings(max_size=2, statement_timeout_seconds=5.0, lock_timeout_seconds=2.0)
+READ_SETTINGS = PoolSettings(max_size=8)
+
+
+def dsn_from_environment() -> str | None:
+    """DSN of the database that the environment names: BATON_DATABASE_URL, else PG*; None where it names none."""
+    given = os.environ.get("BATON_DATABASE_URL")
+    if given:
+        return given
+    return "postgresql://" if any(os.environ.get(name) for name in _ENVIRONMENT) else None
+
+
+class Pool:
+    """Connections of one role. Belongs to the event loop that opened it."""
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PoolSettings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    @classmethod
+    async def open(cls, dsn: str, role: Role, settings: PoolSettings) -> Pool:
+        """Opens a pool and proves that its role guards namespaces. Errors: DatabaseUnavailable, RoleError."""
+        try:
+            pool = await asyncpg.create_pool(
+                dsn,
+                min_size=1,
+                max_size=settings.max_size,
+                timeout=settings.connect_timeout_seconds,
+                command_timeout=settings.statement_timeout_seconds + 1.0,
+                max_inactive_connection_lifetime=settings.idle_timeout_seconds,
+                init=_prepare,
+                reset=_leave,
+                server_settings=_server_settings(role, settings),
+            )
+        except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
+            raise RoleError(f"this database user may not act as {role.value}: run `baton migrate` with this user") from error
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            raise unavailable() from error
+        return cls(pool, settings)
+
+    async def close(self) -> None:
+        """Closes every connection, waiting for what is under way up to the statement timeout."""
+        try:
+            async with asyncio.timeout(self._settings.statement_timeout_seconds):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection; the driver's errors become the domain's."""
+        with domain_errors():
+            async with self._pool.acquire(timeout=self._settings.acquire_timeout_seconds) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def in_namespace(self, namespace: str) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection inside a transaction that sees `namespace` alone. Commits unless an error passes."""
+        # One message begins the transaction and sets the namespace; as hexadecimal digits it needs no quoting.
+        begin = _QUERIES["begin_in_namespace"].format(namespace_hex=namespace.encode().hex())
+        async with self.connection() as connection:
+            await connection.execute(begin)
+            yield connection
+            await connection.execute(_QUERIES["commit"])
+
+    async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Runs one statement in its own transaction and returns its rows."""
+        async with self.connection() as connection:
+            return await connection.fetch(query, *arguments)
+
+    async def fetch_in(self, namespace: str, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """Runs one statement that sees `namespace` alone and returns its rows."""
+        async with self.in_namespace(namespace) as connection:
+            return await connection.fetch(query, *arguments)
+
+
+def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:
+    return {
+        "application_name": role.value.replace("_", " "),
+        "role": role.value,
+        "timezone": "UTC",
+        "jit": "off",
+        "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
+        "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
+        "idle_in_transaction_session_timeout": "5000",
+        "tcp_keepalives_idle": "10",
+        "tcp_keepalives_interval": "3",
+        "tcp_keepalives_count": "3",
+        "tcp_user_timeout": "10000",
+        **settings.planner,
+    }
+
+
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Readies a new connection: the guard is in force, commits are durable, instants are whole microseconds."""
+    guard = await connection.fetchrow(_QUERIES["guard"])
+    if guard is None or guard["is_superuser"] or guard["bypasses_row_security"]:
+        raise RoleError("row level security does not bind this connection's role: its namespaces would not be guarded")
+    await set_time_codec(connection)
+    _detect_silence(connection)
+
+
+async def set_time_codec(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Makes `timestamptz` an int: microseconds since the Unix epoch."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        encoder=lambda instant: (instant - POSTGRES_EPOCH_TIME,),
+        decoder=lambda parts: parts[0] + POSTGRES_EPOCH_TIME,
+        format="tuple",
+    )
+
+
+async def _leave(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Cleans a connection on its way back; nothing here changes session state, so only a transaction can be left."""
+    if connection.is_in_transaction():
+        await connection.execute(_QUERIES["rollback"])
+
+
+def _detect_silence(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    """Makes the kernel give up on a silent peer after 10 s: a failover often ends without a word."""
+    transport = getattr(connection, "_transport", None)
+    peer = transport.get_extra_info("socket") if transport is not None else None
+    if peer is None or peer.family not in (socket.AF_INET, socket.AF_INET6):
+        return
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 10_000)):
+        option = getattr(socket, name, None)
+        if option is not None:
+            peer.setsockopt(socket.IPPROTO_TCP, option, value)

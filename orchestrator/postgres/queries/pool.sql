@@ -1,0 +1,22 @@
+-- name: guard
+-- Tells whether row level security binds the current role, and makes commits durable where the server's default is not.
+SELECT
+    rolsuper AS is_superuser,
+    rolbypassrls AS bypasses_row_security,
+    CASE WHEN current_setting('synchronous_commit') = 'off' AND current_setting('fsync') = 'on'
+        THEN set_config('synchronous_commit', 'on', false)
+    END AS synchronous_commit
+FROM pg_roles
+WHERE rolname = current_user
+
+-- name: begin_in_namespace
+-- Begins a transaction that sees one namespace; its name comes as hexadecimal digits of its UTF-8.
+BEGIN; SELECT set_config('baton.namespace', convert_from(decode('{namespace_hex}', 'hex'), 'UTF8'), true)
+
+-- name: commit
+-- Ends a transaction and keeps what it did.
+COMMIT
+
+-- name: rollback
+-- Ends a transaction and undoes what it did.
+ROLLBACK
