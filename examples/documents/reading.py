@@ -11,6 +11,7 @@ from itertools import pairwise
 
 _WORD = re.compile(r"[A-Za-z][A-Za-z'’]*(?:-[A-Za-z]+)*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[]*[A-Z0-9`])")
+_CLAUSE_END = re.compile(r"[.!?;:,()]+(?=\s|$)|\n\s*\n|\s[-–—/=]\s")
 _ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|cf|vs|approx|no|fig|dr|mr|mrs|st)\.)$", re.IGNORECASE)
 _VOWELS = re.compile(r"[aeiouy]+")
 _NUMBER = re.compile(
@@ -315,7 +316,8 @@ def key_terms(texts: Sequence[str], limit: int) -> list[KeyTerm]:
         single = [word for word in words if len(word) > 2 and word not in _IDLE_WORDS]
         pairs = [
             f"{first} {second}"
-            for first, second in pairwise(words)
+            for clause in _CLAUSE_END.split(text)
+            for first, second in pairwise(words_of(clause))
             if first not in _IDLE_WORDS and second not in _IDLE_WORDS and min(len(first), len(second)) > 2
         ]
         counts.update(single)
