@@ -19,7 +19,7 @@ from orchestrator.domain.run import Run
 
 CircuitState = Literal["closed", "open", "half_open"]
 
-_LOG = logging.getLogger(__name__)
+_LOGGER = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -84,7 +84,7 @@ class Observers:
             try:
                 observer.committed(namespace, run_id, run, events)
             except Exception:
-                _log_fault(observer)
+                _LOGGER.exception("an observer raised: %s", type(observer).__name__)
 
     def circuit_changed(self, endpoint: EndpointKey, state: CircuitState) -> None:
         """Passes it on."""
@@ -107,7 +107,7 @@ class Observers:
             try:
                 tell(observer)
             except Exception:
-                _log_fault(observer)
+                _LOGGER.exception("an observer raised: %s", type(observer).__name__)
 
 
 def fan_out(observers: Sequence[Observer]) -> Observer:
@@ -115,10 +115,6 @@ def fan_out(observers: Sequence[Observer]) -> Observer:
     if not observers:
         return NullObserver()
     return observers[0] if len(observers) == 1 else Observers(observers)
-
-
-def _log_fault(observer: Observer) -> None:
-    _LOG.exception("an observer raised: %s", type(observer).__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +214,11 @@ class RecordingObserver:
                     self._waiting.remove(entry)
 
     async def wait_for_event(
-        self, predicate: Callable[[Event], bool], timeout_seconds: float = 10.0, *, run_id: UUID | None = None
+        self,
+        predicate: Callable[[Event], bool],
+        timeout_seconds: float = 10.0,
+        *,
+        run_id: UUID | None = None,
     ) -> Event:
         """Gives the first committed event, of `run_id` or of any run, for which `predicate` is true.
 

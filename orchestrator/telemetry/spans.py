@@ -1,0 +1,328 @@
+"""From the journaled times of a run to its spans, as pure values. The same run gives the same spans on any replica.
+
+The tree: SubmitRun (submit_span.py) > run > step > queue, attempt, backoff, attempt ... The worker's server span is the
+child of its attempt. A span begins 1 us after what it follows has ended: Jaeger's critical path leaves out a sibling
+that ends in the very microsecond in which the next one begins, and cuts children that leave their parent.
+
+What may not enter: OpenTelemetry (export.py), payloads, the text of failures, clocks.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from uuid import UUID
+
+from orchestrator.domain.failures import Failure
+from orchestrator.domain.run import AttemptRecord, Run, StepRun
+from orchestrator.domain.states import StepState
+from orchestrator.domain.tracing import (
+    attempt_span_id,
+    backoff_span_id,
+    parse_traceparent,
+    queue_span_id,
+    run_span_id,
+    step_span_id,
+)
+
+SHORTEST_WAIT_US = 1_000
+"""A shorter wait, in the queue or between attempts, is not worth a span."""
+
+LINKS_LIMIT = 128
+"""Links of one step to those it waited for; OpenTelemetry's own limit."""
+
+Attribute = str | int
+
+
+class SpanKind(enum.Enum):
+    """The kinds in use. PRODUCER and CONSUMER are not among them: Jaeger leaves consumers off the critical path."""
+
+    INTERNAL = "INTERNAL"
+    SERVER = "SERVER"
+    CLIENT = "CLIENT"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One finished span. Times are microseconds since the Unix epoch. `links` are span ids of the same trace.
+
+    `error_code` names the status code of a span that failed, such as UNAVAILABLE; empty for all others.
+    """
+
+    name: str
+    kind: SpanKind
+    trace_id: bytes
+    span_id: bytes
+    parent_span_id: bytes | None
+    start_time: int
+    end_time: int
+    attributes: Mapping[str, Attribute]
+    links: tuple[bytes, ...] = ()
+    error_code: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RunTrace:
+    """What all spans of one run share."""
+
+    run_id: UUID
+    trace_id: bytes
+    parent_span_id: bytes
+    attributes: Mapping[str, Attribute]
+
+
+def run_trace(namespace: str, run_id: UUID, run: Run) -> RunTrace | None:
+    """Gives what the spans of a run share; None where the run has no well-formed traceparent."""
+    context = parse_traceparent(run.traceparent)
+    if context is None:
+        return None
+    attributes: dict[str, Attribute] = {
+        "baton.namespace": namespace,
+        "baton.run.id": str(run_id),
+    }
+    if run.workflow:
+        attributes["baton.workflow.name"] = run.workflow
+    attributes["baton.workflow.revision"] = run.revision
+    return RunTrace(run_id, context.trace_id, context.span_id, attributes)
+
+
+def whole_run_spans(namespace: str, run_id: UUID, run: Run) -> list[Span]:
+    """Gives every span of an ended run, such as one read back from the journal, sampled or not."""
+    trace = run_trace(namespace, run_id, run)
+    if trace is None:
+        return []
+    spans = [span for index in range(len(run.steps)) for span in step_spans(trace, run, index)]
+    return [*spans, *run_spans(trace, run)]
+
+
+def run_spans(trace: RunTrace, run: Run) -> list[Span]:
+    """Gives the span of an ended run; nothing for one that has not ended."""
+    if run.end_time is None:
+        return []
+    attributes = {
+        **trace.attributes,
+        "baton.run.state": run.state.name,
+        **_failure_attributes(run.failure),
+    }
+    return [
+        Span(
+            f"run {run.workflow or 'inline'}",
+            SpanKind.INTERNAL,
+            trace.trace_id,
+            run_span_id(trace.run_id),
+            trace.parent_span_id,
+            run.create_time,
+            run.end_time,
+            attributes,
+            error_code=_code(run.failure),
+        )
+    ]
+
+
+def step_spans(trace: RunTrace, run: Run, index: int) -> list[Span]:
+    """Gives the spans of an ended step, its own first; nothing for one that has not ended or was never ready."""
+    step, spec = run.steps[index], run.graph.steps[index]
+    if step.ready_time is None or step.end_time is None:
+        return []
+    attributes: dict[str, Attribute] = {**trace.attributes, "baton.step.id": spec.id}
+    own: dict[str, Attribute] = {
+        **attributes,
+        "baton.step.state": step.state.name,
+        **_failure_attributes(step.failure),
+    }
+    if step.skip_reason is not None:
+        own["baton.step.skip_reason"] = step.skip_reason.name
+    if len(spec.predecessors) > LINKS_LIMIT:
+        own["baton.step.predecessors"] = len(spec.predecessors)
+    span = Span(
+        f"step {spec.id}",
+        SpanKind.INTERNAL,
+        trace.trace_id,
+        step_span_id(trace.run_id, spec.id),
+        run_span_id(trace.run_id),
+        step.ready_time + 1,
+        step.end_time,
+        own,
+        tuple(step_span_id(trace.run_id, run.graph.steps[before].id) for before in spec.predecessors[:LINKS_LIMIT]),
+        _code(step.failure),
+    )
+    if step.state is StepState.SKIPPED:
+        return [span]
+    return [
+        span,
+        *_inner_spans(
+            trace,
+            attributes,
+            span.span_id,
+            spec.id,
+            step,
+            step.ready_time,
+            step.end_time,
+        ),
+    ]
+
+
+def _inner_spans(
+    trace: RunTrace,
+    attributes: Mapping[str, Attribute],
+    parent: bytes,
+    step_id: str,
+    step: StepRun,
+    ready_time: int,
+    end_time: int,
+) -> Iterator[Span]:
+    told_until = ready_time
+    before: AttemptRecord | None = None
+    for record in step.attempts:
+        # Before the first attempt of a target there is no backoff: all the wait was for a worker, circuit or limit.
+        same_target = before is not None and before.target == record.target
+        due_time = record.ready_time if same_target else told_until
+        number = record.attempt
+        yield from _waits(
+            trace,
+            attributes,
+            parent,
+            step_id,
+            number,
+            told_until,
+            due_time,
+            record.start_time,
+        )
+        told_until = end_time if record.end_time is None else record.end_time
+        yield _attempt_span(trace, attributes, parent, step_id, record, told_until)
+        before = record
+    same_target = before is not None and before.target == step.target
+    due_time = step.queue_time if same_target and step.queue_time is not None else told_until
+    # The step may have ended while it waited for an attempt that never came.
+    yield from _waits(
+        trace,
+        attributes,
+        parent,
+        step_id,
+        step.attempt + 1,
+        told_until,
+        due_time,
+        end_time + 1,
+    )
+
+
+def _waits(
+    trace: RunTrace,
+    attributes: Mapping[str, Attribute],
+    parent: bytes,
+    step_id: str,
+    attempt: int,
+    after_time: int,
+    due_time: int,
+    start_time: int,
+) -> Iterator[Span]:
+    """Tells of the wait after `after_time` for an attempt that was due at `due_time` and started at `start_time`."""
+    due_time = min(due_time, start_time - 1)
+    if due_time - after_time >= SHORTEST_WAIT_US:
+        span_id = backoff_span_id(trace.run_id, step_id, attempt)
+        name = f"backoff {step_id}"
+        yield _wait_span(trace, attributes, parent, name, span_id, attempt, after_time + 1, due_time)
+        after_time = due_time
+    if start_time - after_time > SHORTEST_WAIT_US:
+        span_id = queue_span_id(trace.run_id, step_id, attempt)
+        name = f"queue {step_id}"
+        yield _wait_span(
+            trace,
+            attributes,
+            parent,
+            name,
+            span_id,
+            attempt,
+            after_time + 1,
+            start_time - 1,
+        )
+
+
+def _wait_span(
+    trace: RunTrace,
+    attributes: Mapping[str, Attribute],
+    parent: bytes,
+    name: str,
+    span_id: bytes,
+    attempt: int,
+    start_time: int,
+    end_time: int,
+) -> Span:
+    own = {**attributes, "baton.step.attempt": attempt}
+    return Span(
+        name,
+        SpanKind.INTERNAL,
+        trace.trace_id,
+        span_id,
+        parent,
+        start_time,
+        end_time,
+        own,
+    )
+
+
+def _attempt_span(
+    trace: RunTrace,
+    attributes: Mapping[str, Attribute],
+    parent: bytes,
+    step_id: str,
+    record: AttemptRecord,
+    end_time: int,
+) -> Span:
+    method = record.method.removeprefix("/")
+    code = _code(record.failure)
+    own: dict[str, Attribute] = {
+        **attributes,
+        "baton.step.attempt": record.attempt,
+        "baton.worker.name": record.worker,
+        "rpc.system.name": "grpc",
+        "rpc.method": method,
+        "rpc.response.status_code": code or "OK",
+        **_server_attributes(record.address),
+        **_failure_attributes(record.failure),
+    }
+    if record.deliveries > 1:
+        own["baton.step.deliveries"] = record.deliveries
+    span_id = attempt_span_id(trace.run_id, step_id, record.attempt)
+    start_time = record.start_time
+    return Span(
+        method,
+        SpanKind.CLIENT,
+        trace.trace_id,
+        span_id,
+        parent,
+        start_time,
+        end_time,
+        own,
+        error_code=code,
+    )
+
+
+def _failure_attributes(failure: Failure | None) -> Mapping[str, Attribute]:
+    if failure is None:
+        return {}
+    attributes = {
+        "error.type": failure.code.name,
+        "baton.failure.reason": failure.reason,
+        "baton.failure.origin": failure.origin.name,
+    }
+    if failure.step:
+        attributes["baton.failure.step"] = failure.step
+    return attributes
+
+
+def _code(failure: Failure | None) -> str:
+    return "" if failure is None else failure.code.name
+
+
+@lru_cache(maxsize=1_024)
+def _server_attributes(address: str) -> Mapping[str, Attribute]:
+    host, colon, port = address.rpartition(":")
+    if colon and port.isascii() and port.isdigit():
+        return {
+            "server.address": host.rpartition("/")[2].strip("[]"),
+            "server.port": int(port),
+        }
+    return {"server.address": address}

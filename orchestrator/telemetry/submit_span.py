@@ -1,0 +1,126 @@
+"""The server span of SubmitRun, the parent of the run's span. Made when the call is over, from its two times.
+
+`SpanStarter` is what the gRPC door calls: (method, incoming traceparent) -> (traceparent of the new span, finish).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+
+from orchestrator.domain.tracing import (
+    TraceContext,
+    format_traceparent,
+    parse_traceparent,
+)
+from orchestrator.telemetry.sampling import Sampler
+from orchestrator.telemetry.spans import Attribute, Span, SpanKind
+
+Finish = Callable[[str], None]
+"""Ends the span with the name of a status code, such as OK. Ending it again does nothing; it never raises."""
+
+SpanStarter = Callable[[str, str], tuple[str, Finish]]
+
+_SERVER_FAULTS = frozenset(
+    {
+        "UNKNOWN",
+        "DEADLINE_EXCEEDED",
+        "UNIMPLEMENTED",
+        "INTERNAL",
+        "UNAVAILABLE",
+        "DATA_LOSS",
+    }
+)
+"""Codes by which a server span failed; the others tell of the request."""
+
+_LOGGER = logging.getLogger(__name__)
+
+
+def wall_clock() -> int:
+    """Microseconds since the Unix epoch on this machine's clock."""
+    return time.time_ns() // 1_000
+
+
+def span_starter(sampler: Sampler, emit: Callable[[Span], None], now: Callable[[], int] = wall_clock) -> SpanStarter:
+    """Makes the starter. Give `now` the clock that journals are stamped by, so that the run lies inside its parent."""
+
+    def start(method: str, traceparent_in: str) -> tuple[str, Finish]:
+        traceparent = sampler.sample(traceparent_in)
+        context = parse_traceparent(traceparent)
+        if context is None or not context.sampled:
+            return traceparent, _finish_nothing
+        return traceparent, _SubmitSpan(method.removeprefix("/"), traceparent_in, context, emit, now).finish
+
+    return start
+
+
+def untraced(method: str, traceparent_in: str) -> tuple[str, Finish]:
+    """The starter where nothing is exported: the caller's own traceparent, else that of a trace nobody records."""
+    if parse_traceparent(traceparent_in) is not None:
+        return traceparent_in, _finish_nothing
+    return format_traceparent(TraceContext(os.urandom(16), os.urandom(8), sampled=False)), _finish_nothing
+
+
+def _finish_nothing(code: str) -> None:
+    return None
+
+
+class _SubmitSpan:
+    """What is kept of one call until it is over."""
+
+    __slots__ = (
+        "_context",
+        "_emit",
+        "_finished",
+        "_method",
+        "_now",
+        "_start_time",
+        "_traceparent_in",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        traceparent_in: str,
+        context: TraceContext,
+        emit: Callable[[Span], None],
+        now: Callable[[], int],
+    ) -> None:
+        self._method = method
+        self._traceparent_in = traceparent_in
+        self._context = context
+        self._emit = emit
+        self._now = now
+        self._finished = False
+        self._start_time = now()
+
+    def finish(self, code: str) -> None:
+        """Emits the span."""
+        if self._finished:
+            return
+        self._finished = True
+        parent = parse_traceparent(self._traceparent_in)
+        attributes: dict[str, Attribute] = {
+            "rpc.system.name": "grpc",
+            "rpc.method": self._method,
+            "rpc.response.status_code": code,
+        }
+        if code != "OK":
+            attributes["error.type"] = code
+        span = Span(
+            self._method,
+            SpanKind.SERVER,
+            self._context.trace_id,
+            self._context.span_id,
+            None if parent is None else parent.span_id,
+            self._start_time,
+            max(self._now(), self._start_time),
+            attributes,
+            error_code=code if code in _SERVER_FAULTS else "",
+        )
+        try:
+            self._emit(span)
+        except Exception:
+            _LOGGER.exception("the span of a call could not be emitted")
