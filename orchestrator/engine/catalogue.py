@@ -1,0 +1,208 @@
+"""The catalogue in memory: workers, their contracts and endpoints, and compiled revisions, by namespace.
+
+Revisions are immutable and cached by id. Workers are read again when the namespace's catalogue version rises. What may
+not enter: decisions about which step goes where (admission.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from baton.v1 import workflow_pb2
+from google.protobuf import descriptor_pb2
+
+from orchestrator.contracts.compile import CompiledWorkflow, check_workflow
+from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.contracts.merge import ContractConflict, merge
+from orchestrator.domain.errors import RevisionNotFound, WorkflowNotFound
+from orchestrator.domain.ids import EndpointKey, RevisionKey
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.ports import ContractRow, WorkerGateway, WorkerRow, WorkerStore, WorkflowStore
+
+
+class RevisionBroken(Exception):
+    """A stored revision no longer compiles: its contracts are gone, or the checker became stricter."""
+
+
+def restore_contract(row: ContractRow) -> Contract:
+    """Turns a stored contract back into the checked form."""
+    return read_contract(descriptor_pb2.FileDescriptorSet.FromString(row.files).file, row.services)
+
+
+class _Namespace:
+    """What one namespace's catalogue holds."""
+
+    __slots__ = ("by_method", "endpoints", "workers")
+
+    def __init__(self) -> None:
+        self.workers: dict[str, WorkerRow] = {}
+        self.endpoints: dict[EndpointKey, Endpoint] = {}
+        self.by_method: dict[str, list[Endpoint]] = {}
+
+
+class Catalogue:
+    """Keeps the catalogue of every namespace that this replica has met."""
+
+    def __init__(
+        self,
+        workers: WorkerStore,
+        workflows: WorkflowStore,
+        gateway: WorkerGateway,
+        on_free: Callable[[Endpoint], None],
+        on_change: Callable[[str], None],
+        revision_cache: int,
+    ) -> None:
+        self._workers, self._workflows, self._gateway = workers, workflows, gateway
+        self._on_free, self._on_change = on_free, on_change
+        self._namespaces: dict[str, _Namespace] = {}
+        self._contracts: dict[str, Contract] = {}
+        self._fits: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
+        self._newest: dict[tuple[str, str], RevisionKey] = {}
+        self._revision_cache = revision_cache
+        self.version = 0
+        """Rises with every change that could alter the outcome of a check."""
+
+    async def start(self) -> None:
+        """Reads every namespace's catalogue."""
+        for namespace in await self._workers.list_namespaces():
+            await self.refresh(namespace)
+
+    def close(self) -> None:
+        """Stops following every endpoint."""
+        for entry in self._namespaces.values():
+            for endpoint in entry.endpoints.values():
+                endpoint.remove()
+
+    async def refresh(self, namespace: str) -> None:
+        """Reads a namespace's workers again, keeping what is known of endpoints that stay."""
+        rows = await self._workers.list_workers(namespace)
+        digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
+        await self._load_contracts(namespace, digests)
+        entry = self._namespaces.setdefault(namespace, _Namespace())
+        known, entry.endpoints = entry.endpoints, {}
+        entry.workers = {row.key.worker: row for row in rows}
+        for row in rows:
+            for endpoint_row in row.endpoints:
+                endpoint = known.pop(endpoint_row.key, None)
+                if endpoint is None:
+                    endpoint = Endpoint(endpoint_row, row.max_in_flight, self._gateway, self._on_free)
+                else:
+                    endpoint.update(endpoint_row, row.max_in_flight)
+                entry.endpoints[endpoint_row.key] = endpoint
+        for endpoint in known.values():
+            endpoint.remove()
+        entry.by_method = self._index(entry.endpoints.values())
+        self._newest = {name: key for name, key in self._newest.items() if key.namespace != namespace}
+        self.version += 1
+        self._on_change(namespace)
+
+    async def _load_contracts(self, namespace: str, digests: Iterable[str]) -> None:
+        missing = [digest for digest in digests if digest not in self._contracts]
+        if missing:
+            for row in await self._workers.get_contracts(namespace, missing):
+                self._contracts[row.digest] = restore_contract(row)
+
+    def _index(self, endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
+        by_method: dict[str, list[Endpoint]] = {}
+        for endpoint in endpoints:
+            for method, _ in self._contracts[endpoint.contract_digest].methods():
+                by_method.setdefault(method, []).append(endpoint)
+        return by_method
+
+    def endpoints(self, namespace: str, method: str) -> Sequence[Endpoint]:
+        """Returns the endpoints that serve `package.Service/Method`, whatever their health."""
+        entry = self._namespaces.get(namespace)
+        return entry.by_method.get(method, ()) if entry is not None else ()
+
+    def endpoint(self, key: EndpointKey) -> Endpoint | None:
+        """Finds one endpoint."""
+        entry = self._namespaces.get(key.namespace)
+        return entry.endpoints.get(key) if entry is not None else None
+
+    def fits(self, endpoint: Endpoint, digests: tuple[str, ...]) -> bool:
+        """Tells whether a run that was checked against the contracts `digests` can call the endpoint."""
+        digest = endpoint.contract_digest
+        if digest in digests:
+            return True
+        known = self._fits.get((digest, digests))
+        if known is None:
+            parts = [(digest_[:12], self._contracts[digest_]) for digest_ in (*digests, digest)]
+            try:
+                merge(parts)
+                known = True
+            except ContractConflict:
+                known = False
+            self._fits[digest, digests] = known
+        return known
+
+    def contracts(self, namespace: str) -> list[tuple[str, Contract]]:
+        """Returns each worker's contracts, without repeats, in the order of the workers' names."""
+        entry = self._namespaces.get(namespace)
+        if entry is None:
+            return []
+        pairs = {
+            (row.key.worker, endpoint.contract_digest): self._contracts[endpoint.contract_digest]
+            for row in entry.workers.values()
+            for endpoint in row.endpoints
+        }
+        return [(worker, contract) for (worker, _), contract in sorted(pairs.items(), key=lambda item: item[0])]
+
+    def contract(self, digest: str) -> Contract | None:
+        """Finds a contract that is loaded."""
+        return self._contracts.get(digest)
+
+    def workers(self, namespace: str) -> Mapping[str, WorkerRow]:
+        """Returns the workers of a namespace by name."""
+        entry = self._namespaces.get(namespace)
+        return entry.workers if entry is not None else {}
+
+    def remember(self, key: RevisionKey, compiled: CompiledWorkflow, *, newest: bool = False) -> None:
+        """Caches a compiled revision, also as the newest of its name where `newest`."""
+        if newest:
+            self._newest[key.namespace, key.workflow] = key
+        self._revisions[key] = compiled
+        self._revisions.move_to_end(key)
+        while len(self._revisions) > self._revision_cache:
+            self._revisions.popitem(last=False)
+
+    def forget_newest(self, namespace: str, workflow: str) -> None:
+        """Forgets which revision of a name is the newest."""
+        self._newest.pop((namespace, workflow), None)
+
+    def cached(self, key: RevisionKey) -> CompiledWorkflow | None:
+        """Finds a compiled revision in the cache."""
+        return self._revisions.get(key)
+
+    async def compiled(self, key: RevisionKey) -> CompiledWorkflow:
+        """Returns a compiled revision, reading and compiling it where it is not cached; an empty `key.revision` means
+        the newest.
+
+        Errors: WorkflowNotFound, RevisionNotFound, RevisionBroken.
+        """
+        newest = not key.revision
+        if newest:
+            key = self._newest.get((key.namespace, key.workflow), key)
+        found = self._revisions.get(key)
+        if found is not None:
+            self._revisions.move_to_end(key)
+            return found
+        row = await self._workflows.get_revision(key)
+        if row is None and key.revision:
+            raise RevisionNotFound(
+                f"workflow {key.workflow} has no revision {key.revision}; list them with ListWorkflowRevisions"
+            )
+        if row is None:
+            raise WorkflowNotFound(f"no workflow is named {key.workflow}; apply it with ApplyWorkflow")
+        if newest:
+            self._newest[key.namespace, key.workflow] = row.key
+        if row.key in self._revisions:
+            return self._revisions[row.key]
+        await self._load_contracts(key.namespace, row.contract_digests)
+        parts = [(digest[:12], self._contracts[digest]) for digest in row.contract_digests if digest in self._contracts]
+        checked = check_workflow(workflow_pb2.Workflow.FromString(row.definition), parts)
+        if checked.compiled is None:
+            raise RevisionBroken(f"{row.key}: {checked.violations[0].message}")
+        self.remember(row.key, checked.compiled)
+        return checked.compiled

@@ -1,0 +1,253 @@
+"""Drives live runs: input -> decision -> admission -> journal -> effects.
+
+This is the only caller of `plan.decide`. The order is the promise: a decision's events are staged in the same tick in
+which it is taken, and a call, a cancellation or an answer follows only once they are durable.
+"""
+
+from __future__ import annotations
+
+
+from google.protobuf.message import Message
+
+from orchestrator.contracts.expressions import EvaluationFailed
+from orchestrator.domain import events as ev
+from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import (
+    Admission as Admitted,
+)
+from orchestrator.domain.inputs import (
+    CallFailed,
+    CallSucceeded,
+    CircuitOpen,
+    Input,
+    RequestUnbuildable,
+    RunTimeoutPassed,
+    TimeoutPassed,
+)
+from orchestrator.domain.plan import Decision, decide, queue_expire_time, step_expire_time
+from orchestrator.domain.states import StepState
+from orchestrator.engine.admission import Admission
+from orchestrator.engine.codec import encode
+from orchestrator.engine.dispatch import Dispatcher
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.journal import Flushed, GroupCommit
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
+from orchestrator.engine.live import Flight, LiveRun, Staged, evaluation_failure
+from orchestrator.engine.observer import Observer
+from orchestrator.engine.ports import Clock, JournalStore, Ticket, WriteResult, WriteState
+from orchestrator.engine.timers import Timers
+
+
+class Driver:
+    """Holds the live runs of one replica and drives them. Everything but the journal's loop is synchronous."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        timers: Timers,
+        limits: EngineLimits,
+        observer: Observer,
+        store: JournalStore,
+        dispatcher: Dispatcher,
+    ) -> None:
+        self._clock, self._timers, self._observer = clock, timers, observer
+        self._dispatcher = dispatcher
+        dispatcher.on_answer = self.record
+        self.runs: dict[RunKey, LiveRun] = {}
+        self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
+        self.admission = Admission(clock, timers, limits.max_calls_in_flight, self._admit, self._circuit_open)
+        self.refused: list[RunKey] = []
+        """Runs whose events the database refused; recovery fails them from their last durable state."""
+
+    def advance(self, live: LiveRun, given: Input, now: int | None = None) -> Decision:
+        """Lets one input happen to a run: decides, stages the events and queues what became ready."""
+        decision = decide(live.run, given, self._clock.now() if now is None else now, live)
+        if decision.events:
+            rows = [encode(event, live.run.graph) for event in decision.events]
+            self.journal.stage(live, Staged(decision.events, rows, decision.cancelled))
+        for step in decision.queued:
+            self._queue(live, step)
+        return decision
+
+    def adopt(self, live: LiveRun) -> None:
+        """Takes a run in and watches its time."""
+        self.runs[live.key] = live
+        self._time_run(live)
+
+    def forget(self, live: LiveRun, why: str) -> None:
+        """Drops a run from memory without another word in its journal: it ended, or belongs to somebody else."""
+        if live.forgotten:
+            return
+        live.forgotten = True
+        if self.runs.get(live.key) is live:
+            del self.runs[live.key]
+        live.cancel_timers()
+        for flight in list(live.flights.values()):
+            self._land(live, flight)
+        live.wake()
+        if why:
+            self._observer.run_forgotten(live.key, why)
+
+    def forget_all(self, why: str) -> None:
+        """Drops every run: the lease is lost."""
+        self.journal.forget()
+        self.admission.forget()
+        for live in list(self.runs.values()):
+            if live.accepted is not None and not live.accepted.done():
+                live.accepted.cancel()
+            self.forget(live, why)
+
+    # --- queue and time
+
+    def _queue(self, live: LiveRun, index: int) -> None:
+        """Puts a step into admission now, or at the end of its backoff, and watches its timeouts."""
+        step, spec = live.run.steps[index], live.run.graph.steps[index]
+        if spec.step_timeout_us is not None and ("step", index) not in live.timers:
+            self._time_step(live, "step", index, step_expire_time(live.run, index))
+        if step.state is StepState.RUNNING:
+            self._time_step(live, "attempt", index, step.attempts[-1].expire_time)
+            self.admission.enqueue(live, index)
+            return
+        queue_expires = queue_expire_time(live.run, index)
+        if queue_expires is not None:
+            self._time_step(live, "queue", index, queue_expires)
+        queue_time = step.queue_time or 0
+        if queue_time > self._clock.now():
+            self._replace_timer(live, ("backoff", index), queue_time, lambda: self.admission.enqueue(live, index))
+        else:
+            self.admission.enqueue(live, index)
+
+    def _time_run(self, live: LiveRun) -> None:
+        self._replace_timer(live, ("run", -1), live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed()))
+
+    def _time_step(self, live: LiveRun, kind: str, index: int, due_time: int) -> None:
+        self._replace_timer(live, (kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
+
+    def _at_time(self, live: LiveRun, given: Input) -> None:
+        if not live.forgotten:
+            self.advance(live, given)
+
+    def _replace_timer(self, live: LiveRun, key: tuple[str, int], due_time: int, fire: object) -> None:
+        old = live.timers.pop(key, None)
+        if old is not None:
+            old.cancel()
+
+        def fired() -> None:
+            live.timers.pop(key, None)
+            fire()  # type: ignore[operator]
+
+        live.timers[key] = self._timers.at(due_time, fired)
+
+    # --- admission
+
+    def _admit(self, live: LiveRun, index: int, endpoint: Endpoint, ticket: Ticket) -> bool:
+        """Builds the request of a step and starts its attempt, or delivers its running one again."""
+        target = live.compiled.step(index).targets[live.run.steps[index].target]
+        try:
+            request = target.build_request(live.scope).SerializeToString()
+        except EvaluationFailed as error:
+            self.advance(live, RequestUnbuildable(index, evaluation_failure(error)))
+            return False
+        if len(request) > MAX_PAYLOAD_BYTES:
+            text = f"the request has {len(request)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
+            failure = Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
+            self.advance(live, RequestUnbuildable(index, failure))
+            return False
+        decision = self.advance(live, Admitted(index, endpoint.key.worker, endpoint.key.address))
+        if not decision.events or live.run.ended:
+            return False
+        attempt = live.run.steps[index].attempt
+        live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.path)
+        for kind in ("backoff", "queue"):
+            timer = live.timers.pop((kind, index), None)
+            if timer is not None:
+                timer.cancel()
+        return True
+
+    def _circuit_open(self, live: LiveRun, index: int) -> bool:
+        return bool(self.advance(live, CircuitOpen(index)).events)
+
+    # --- after the commit
+
+    def _written(self, part: Flushed, result: WriteResult) -> None:
+        live = part.live
+        if live.accepted is not None and not live.accepted.done():
+            live.accepted.set_result(result)
+        if result.state is not WriteState.WRITTEN:
+            why = "" if result.state is WriteState.REQUEST_TAKEN else "another replica owns it"
+            self.forget(live, why)
+            return
+        for staged in part.staged:
+            for event in staged.events:
+                if isinstance(event, ev.AttemptStarted | ev.DeliveryStarted):
+                    self._dispatch(live, event)
+            for index, attempt in staged.cancelled:
+                flight = live.flights.get(index)
+                if flight is not None and flight.attempt == attempt:
+                    self._land(live, flight)
+        live.publish(part.entry.rows)
+        events = [event for staged in part.staged for event in staged.events]
+        self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
+        if live.run.ended and not live.staged:
+            self.forget(live, "")
+
+    def _refused(self, part: Flushed) -> None:
+        live = part.live
+        if live.accepted is not None and not live.accepted.done():
+            live.accepted.cancel()
+        else:
+            self.refused.append(live.key)
+        self.forget(live, "the database refused its events")
+
+    def _dispatch(self, live: LiveRun, event: ev.AttemptStarted | ev.DeliveryStarted) -> None:
+        flight = live.flights.get(event.step)
+        if flight is None or flight.attempt != event.attempt or live.forgotten:
+            return
+        if live.run.is_current(event.step, event.attempt):
+            self._dispatcher.send(live, flight)
+        else:
+            self._land(live, flight)
+
+    def _land(self, live: LiveRun, flight: Flight) -> None:
+        """Ends a flight whose answer is no longer wanted: cancels its call and gives everything back."""
+        if live.flights.get(flight.step) is flight:
+            del live.flights[flight.step]
+        if flight.task is not None:
+            flight.task.cancel()
+        flight.ticket.released()
+        self.admission.call_ended(flight.endpoint)
+
+    # --- record
+
+    def record(self, live: LiveRun, flight: Flight, outcome: tuple[Message, ev.Payload] | CallFailed) -> None:
+        """Records how a call ended. The outcome of a flight that was landed before is dropped."""
+        if live.flights.get(flight.step) is not flight:
+            return
+        del live.flights[flight.step]
+        self.admission.call_ended(flight.endpoint)
+        if not live.run.is_current(flight.step, flight.attempt):
+            return
+        timer = live.timers.pop(("attempt", flight.step), None)
+        if timer is not None:
+            timer.cancel()
+        if isinstance(outcome, CallFailed):
+            self._record_failure(live, outcome)
+        else:
+            live.answer, payload = outcome
+            self.advance(live, CallSucceeded(flight.step, flight.attempt, payload))
+            live.answer = None
+
+    def _record_failure(self, live: LiveRun, outcome: CallFailed) -> None:
+        """Attributes a deadline to the timeout that set it: the run's, the step's or the attempt's."""
+        now = self._clock.now()
+        if outcome.failure.origin is Origin.TIMEOUT:
+            expire_time = live.run.steps[outcome.step].attempts[-1].expire_time
+            now = max(now, expire_time)
+            if now >= live.run.expire_time:
+                self.advance(live, RunTimeoutPassed(), now)
+                return
+            if now >= step_expire_time(live.run, outcome.step):
+                self.advance(live, TimeoutPassed(outcome.step), now)
+                return
+        self.advance(live, outcome, now)

@@ -1,0 +1,60 @@
+"""Endpoints as one replica sees them: health, circuit, calls in flight. Every key begins with the namespace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.ports import Circuit, EndpointRow, Health, Ticket, WorkerGateway
+
+
+class Endpoint:
+    """One address of a worker, with what this replica knows of it.
+
+    `on_free` is called when a call may be possible that was not before: a permit came back, the circuit moved, or the
+    health changed for the better.
+    """
+
+    def __init__(
+        self, row: EndpointRow, max_in_flight: int, gateway: WorkerGateway, on_free: Callable[[Endpoint], None]
+    ) -> None:
+        self.key: EndpointKey = row.key
+        self.contract_digest = row.contract_digest
+        self.draining = row.draining
+        self.max_in_flight = max_in_flight
+        self.create_time = row.create_time
+        self.in_flight = 0
+        self.health: Health = "unknown"
+        self.gone = False
+        self._on_free = on_free
+        self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed)
+        self._unfollow = gateway.follow_health(row.key.address, self._health_changed)
+
+    def update(self, row: EndpointRow, max_in_flight: int) -> None:
+        """Takes over what the catalogue now says."""
+        self.contract_digest, self.draining = row.contract_digest, row.draining
+        self.max_in_flight = max_in_flight
+
+    def take(self) -> Ticket | None:
+        """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""
+        ticket = self.circuit.admit()
+        if ticket is not None:
+            self.in_flight += 1
+        return ticket
+
+    def give_back(self) -> None:
+        """Returns the permit of a call that ended or was never made."""
+        self.in_flight -= 1
+        self._on_free(self)
+
+    def remove(self) -> None:
+        """Stops following the endpoint: it left the catalogue. Calls in flight go on."""
+        self.gone = True
+        self._unfollow()
+
+    def _health_changed(self, health: Health) -> None:
+        self.health = health
+        self._on_free(self)
+
+    def _circuit_changed(self) -> None:
+        self._on_free(self)

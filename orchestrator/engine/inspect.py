@@ -1,0 +1,232 @@
+"""Reads runs: get, list, watch, wait and the events. What a caller sees is durable, whichever replica drives the run."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from uuid import UUID
+
+from baton.v1 import event_pb2, run_pb2, run_service_pb2
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import InvalidCursor, RunNotFound
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS
+from orchestrator.engine.admission import Admission, Wait
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.codec import to_message, to_timestamp
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.ports import Clock, FilterTerm, JournalRow, JournalStore, RunRow, RunStore
+from orchestrator.engine.rebuild import fold, read_rows
+from orchestrator.engine.view import render, render_row
+
+FULL = run_service_pb2.RUN_VIEW_FULL
+WATCH_PAGE_ROWS = 500
+
+OWNER_GONE = Wait(
+    run_pb2.WAIT_KIND_OWNER, "the replica that drove the run is gone; another takes the run over within one lease"
+)
+
+
+def encode_cursor(run_id: UUID, sequence: int) -> str:
+    """Makes the cursor that says: everything of this run up to `sequence` was sent."""
+    return base64.urlsafe_b64encode(f"1.{run_id.hex[-12:]}.{sequence}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(run_id: UUID, cursor: str) -> int:
+    """Reads a cursor back. Errors: InvalidCursor."""
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        version, mark, sequence = text.split(".")
+        if version == "1" and mark == run_id.hex[-12:] and int(sequence) >= 0:
+            return int(sequence)
+    except (ValueError, binascii.Error):
+        pass
+    raise InvalidCursor("cursor: not one that WatchRun gave for this run; leave it empty to start with a snapshot")
+
+
+def wait_reasons(live: LiveRun, admission: Admission, clock: Clock) -> Callable[[int], Wait | None]:
+    """Tells why the ready steps of a live run wait."""
+
+    def wait_of(index: int) -> Wait | None:
+        queue_time = live.run.steps[index].queue_time or 0
+        if queue_time > clock.now():
+            return Wait(run_pb2.WAIT_KIND_BACKOFF, "waits before the next attempt", queue_time)
+        return admission.wait_of(live, index)
+
+    return wait_of
+
+
+class RunReader:
+    """Reads runs of the caller's namespace."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        catalogue: Catalogue,
+        runs: RunStore,
+        journal: JournalStore,
+        clock: Clock,
+        limits: EngineLimits,
+    ) -> None:
+        self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
+        self._clock, self._limits = clock, limits
+        self.draining = asyncio.Event()
+        """Set when the replica drains: streams end, so that their watchers go elsewhere."""
+
+    async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
+        """See GetRun."""
+        message = await self._read(RunKey(caller.namespace, run_id), view)
+        return message, encode_cursor(run_id, message.last_sequence)
+
+    async def list(
+        self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
+    ) -> Sequence[run_pb2.Run]:
+        """See ListRuns."""
+        rows = await self._runs.list_runs(caller.namespace, terms, before, limit)
+        if view != FULL:
+            return [render_row(row) for row in rows]
+        messages = []
+        for row in rows:
+            message = await self._read(row.key, FULL)
+            message.ClearField("steps")
+            messages.append(message)
+        return messages
+
+    async def list_events(
+        self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
+    ) -> Sequence[event_pb2.RunEvent]:
+        """See ListRunEvents."""
+        key = RunKey(caller.namespace, run_id)
+        rows = await self._journal.read(key, after_sequence, limit, view == FULL)
+        if not rows:
+            await self._row(key)
+        return [to_message(row, view == FULL) for row in rows]
+
+    async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
+        """See WaitRun."""
+        message = await self.wait_for_end(RunKey(caller.namespace, run_id), timeout_seconds, view)
+        return message, encode_cursor(run_id, message.last_sequence)
+
+    async def wait_for_end(self, key: RunKey, timeout_seconds: float, view: int) -> run_pb2.Run:
+        """Answers with the run once it has ended durably, or once the time is over."""
+        loop = asyncio.get_running_loop()
+        end_seconds = loop.time() + timeout_seconds
+        while True:
+            live = self._driver.runs.get(key)
+            if live is not None:
+                await self._wait_live(live, end_seconds)
+                if live.run.ended and live.settled:
+                    return self._render_live(live, view)
+            row = await self._row(key)
+            left_seconds = end_seconds - loop.time()
+            if row.state in ENDED_RUN or left_seconds <= 0 or self.draining.is_set():
+                return await self._read(key, view)
+            if self._driver.runs.get(key) is None:
+                await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
+
+    async def _wait_live(self, live: LiveRun, end_seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        while not live.forgotten and not (live.run.ended and live.settled):
+            left_seconds = end_seconds - loop.time()
+            if left_seconds <= 0 or self.draining.is_set():
+                return
+            await live.changed(left_seconds)
+
+    # --- watch
+
+    async def watch(
+        self, caller: Caller, run_id: UUID, cursor: str, view: int
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        """See WatchRun."""
+        key = RunKey(caller.namespace, run_id)
+        loop = asyncio.get_running_loop()
+        end_seconds = loop.time() + self._limits.watch_max_age_seconds * random.uniform(0.5, 1.0)
+        if cursor:
+            sequence = decode_cursor(run_id, cursor)
+            row = await self._row(key)
+            if sequence >= row.next_sequence:
+                raise InvalidCursor("cursor: it lies beyond the run's last event; leave it empty to start anew")
+        else:
+            snapshot = await self._read(key, view)
+            sequence = snapshot.last_sequence
+            yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
+            if snapshot.state in ENDED_RUN:
+                return
+        while True:
+            rows = await self._rows_after(key, sequence, view)
+            for row in rows:
+                sequence = row.sequence
+                yield run_service_pb2.WatchRunResponse(
+                    cursor=encode_cursor(run_id, sequence), event=to_message(row, view == FULL)
+                )
+                if row.kind in TERMINAL_EVENTS:
+                    return
+            if loop.time() >= end_seconds or self.draining.is_set():
+                yield self._progress(run_id, sequence, reconnect=True)
+                return
+            if not rows and not await self._wait_rows(key, sequence, end_seconds):
+                if cursor and await self._already_ended(key, sequence):
+                    return
+                yield self._progress(run_id, sequence, reconnect=False)
+
+    def _progress(self, run_id: UUID, sequence: int, reconnect: bool) -> run_service_pb2.WatchRunResponse:
+        progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()), reconnect=reconnect)
+        return run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), progress=progress)
+
+    async def _already_ended(self, key: RunKey, sequence: int) -> bool:
+        row = await self._row(key)
+        return row.state in ENDED_RUN and sequence >= row.next_sequence - 1
+
+    async def _rows_after(self, key: RunKey, sequence: int, view: int) -> Sequence[JournalRow]:
+        live = self._driver.runs.get(key)
+        rows = live.rows_after(sequence) if live is not None else None
+        if rows is None:
+            rows = await self._journal.read(key, sequence, WATCH_PAGE_ROWS, view == FULL)
+        return rows
+
+    async def _wait_rows(self, key: RunKey, sequence: int, end_seconds: float) -> bool:
+        """Waits until there may be rows above `sequence`; False where a progress mark is due."""
+        loop = asyncio.get_running_loop()
+        mark_seconds = min(end_seconds, loop.time() + self._limits.watch_progress_seconds)
+        while (left_seconds := mark_seconds - loop.time()) > 0:
+            if self.draining.is_set():
+                return True
+            live = self._driver.runs.get(key)
+            if live is not None:
+                if live.durable_sequence > sequence or await live.changed(left_seconds):
+                    return True
+            else:
+                if await self._journal.read(key, sequence, 1, False):
+                    return True
+                if await self._already_ended(key, sequence):
+                    return False
+                await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
+        return False
+
+    # --- one run
+
+    async def _row(self, key: RunKey) -> RunRow:
+        row = await self._runs.get_run(key)
+        if row is None:
+            raise RunNotFound(f"no run has the id {key.run_id}", metadata={"run_id": str(key.run_id)})
+        return row
+
+    async def _read(self, key: RunKey, view: int) -> run_pb2.Run:
+        live = self._driver.runs.get(key)
+        if live is not None and live.settled and live.durable_sequence > 0:
+            return self._render_live(live, view)
+        row = await self._row(key)
+        compiled = await self._catalogue.compiled(row.revision)
+        run = fold(compiled, await read_rows(self._journal, key, view == FULL))
+        live = self._driver.runs.get(key)
+        wait_of = wait_reasons(live, self._driver.admission, self._clock) if live is not None else lambda _: OWNER_GONE
+        return render(run, key.run_id, view, wait_of)
+
+    def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
+        return render(live.run, live.key.run_id, view, wait_reasons(live, self._driver.admission, self._clock))

@@ -1,0 +1,170 @@
+"""Group commit: everything that is pending in this replica becomes durable together.
+
+One flush is under way at a time; what arrives meanwhile forms the next one, so that batches grow with the load and
+nobody waits when there is none. A decision is never split between two commits. After an ambiguous commit the identical
+batch is written again before anything newer; a batch that the database refuses for its content is halved until the run
+that is to blame stands alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import TERMINAL_EVENTS, RunState
+from orchestrator.engine.codec import total_bytes
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun, Staged
+from orchestrator.engine.observer import Observer
+from orchestrator.engine.ports import (
+    JournalStore,
+    LeaseLost,
+    RunEntry,
+    WriteRefused,
+    WriteResult,
+)
+
+RETRY_FIRST_SECONDS = 0.05
+RETRY_LONGEST_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Flushed:
+    """Part of a batch: decisions of one run that are written together."""
+
+    live: LiveRun
+    staged: list[Staged]
+    entry: RunEntry
+
+
+def _entry(live: LiveRun, staged: list[Staged]) -> RunEntry:
+    rows = tuple(row for decision in staged for row in decision.rows)
+    run: Run = live.run
+    ends = rows[-1].kind in TERMINAL_EVENTS
+    state = run.state if ends else (RunState.PENDING if run.start_time is None else RunState.RUNNING)
+    new = live.new if rows[0].sequence == 1 else None
+    return RunEntry(live.key, live.epoch, rows, int(state), run.start_time, run.end_time if ends else None, new)
+
+
+class GroupCommit:
+    """Writes what live runs have staged. `on_written` and `on_refused` are called on the loop, in order."""
+
+    def __init__(
+        self,
+        store: JournalStore,
+        limits: EngineLimits,
+        observer: Observer,
+        on_result: Callable[[Flushed, WriteResult], None],
+        on_refused: Callable[[Flushed], None],
+    ) -> None:
+        self._store, self._limits, self._observer = store, limits, observer
+        self._on_result, self._on_refused = on_result, on_refused
+        self._queue: deque[LiveRun] = deque()
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.queued_events = 0
+        """Events that are staged and not yet durable."""
+
+    def stage(self, live: LiveRun, staged: Staged) -> None:
+        """Adds one decision of a run to what will be written next."""
+        live.staged.append(staged)
+        self.queued_events += len(staged.events)
+        if not live.in_journal_queue:
+            live.in_journal_queue = True
+            self._queue.append(live)
+            self._idle.clear()
+            self._wake.set()
+
+    async def wait_idle(self) -> None:
+        """Waits until nothing is staged."""
+        await self._idle.wait()
+
+    async def run(self, replica_id: UUID) -> None:
+        """Writes batches for ever under the lease of `replica_id`. Errors: LeaseLost."""
+        while True:
+            await self._wake.wait()
+            batch = self._take_batch()
+            if not batch:
+                self._wake.clear()
+                self._idle.set()
+                continue
+            started = time.perf_counter()
+            await self._write(replica_id, batch)
+            events = sum(len(part.entry.rows) for part in batch)
+            self._observer.journal_flushed(len(batch), events, time.perf_counter() - started)
+
+    def forget(self) -> None:
+        """Drops everything that is staged: the lease is lost."""
+        for live in self._queue:
+            live.staged.clear()
+            live.in_journal_queue = False
+        self._queue.clear()
+        self.queued_events = 0
+
+    def _take_batch(self) -> list[Flushed]:
+        batch: list[Flushed] = []
+        events = size = 0
+        while self._queue and events < self._limits.flush_max_events and size < self._limits.flush_max_bytes:
+            live = self._queue.popleft()
+            taken: list[Staged] = []
+            count = 0
+            while live.staged and count < self._limits.flush_max_events_of_run and size < self._limits.flush_max_bytes:
+                staged = live.staged.pop(0)
+                taken.append(staged)
+                count += len(staged.events)
+                size += total_bytes(staged.rows)
+            if not taken:
+                live.in_journal_queue = False
+                continue
+            events += count
+            batch.append(Flushed(live, taken, _entry(live, taken)))
+        return batch
+
+    async def _write(self, replica_id: UUID, batch: list[Flushed]) -> None:
+        results = await self._write_until_known(replica_id, batch)
+        if results is None:
+            if len(batch) == 1:
+                self._finish(batch[0], None)
+                return
+            middle = len(batch) // 2
+            await self._write(replica_id, batch[:middle])
+            await self._write(replica_id, batch[middle:])
+            return
+        for part, result in zip(batch, results, strict=True):
+            self._finish(part, result)
+
+    async def _write_until_known(self, replica_id: UUID, batch: list[Flushed]) -> list[WriteResult] | None:
+        """Writes a batch, again while the database is away. None: it was refused for its content."""
+        wait = RETRY_FIRST_SECONDS
+        entries = [part.entry for part in batch]
+        while True:
+            try:
+                return await self._store.write(replica_id, entries)
+            except WriteRefused:
+                return None
+            except LeaseLost:
+                raise
+            except DatabaseUnavailable:
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                wait = min(wait * 2, RETRY_LONGEST_SECONDS)
+
+    def _finish(self, part: Flushed, result: WriteResult | None) -> None:
+        live = part.live
+        self.queued_events -= sum(len(staged.events) for staged in part.staged)
+        if live.staged and not live.forgotten:
+            self._queue.append(live)
+            self._wake.set()
+        else:
+            live.in_journal_queue = False
+        if result is None:
+            self._on_refused(part)
+        else:
+            self._on_result(part, result)

@@ -1,0 +1,155 @@
+"""A live run: the state of a run in the memory of the replica that owns it, and what is under way for it.
+
+It answers the core's questions about data (`plan.Conditions`) from the run's scope. What may not enter: decisions, I/O.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from google.protobuf.message import Message
+
+from orchestrator.contracts.compile import CompiledWorkflow
+from orchestrator.contracts.expressions import EvaluationFailed
+from orchestrator.contracts.scope import Scope
+from orchestrator.domain.events import Event, Payload
+from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import StepState
+from orchestrator.engine.codec import indexes
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.ports import JournalRow, NewRun, Ticket, WriteResult
+from orchestrator.engine.timers import Timer
+
+RECENT_ROWS = 256
+"""Durable rows kept in memory for watchers; older ones are read from the journal."""
+
+
+@dataclass(slots=True)
+class Flight:
+    """A call from its admission to its end. It holds one permit of its endpoint and one ticket of its circuit."""
+
+    step: int
+    attempt: int
+    endpoint: Endpoint
+    ticket: Ticket
+    request: bytes
+    path: str
+    task: asyncio.Task[None] | None = None
+
+
+@dataclass(slots=True)
+class Staged:
+    """One decision on its way to the journal; it is never split between two commits."""
+
+    events: list[Event]
+    rows: list[JournalRow]
+    cancelled: list[tuple[int, int]] = field(default_factory=list)
+
+
+def evaluation_failure(error: EvaluationFailed) -> Failure:
+    """Turns an evaluation that failed into the failure of a step or run."""
+    return Failure(Code.FAILED_PRECONDITION, "EVALUATION_FAILED", str(error), Origin.ORCHESTRATOR)
+
+
+class LiveRun:
+    """A run that this replica owns. All its methods are called on the event loop."""
+
+    def __init__(self, key: RunKey, epoch: int, compiled: CompiledWorkflow, scope: Scope, new: NewRun | None) -> None:
+        self.key = key
+        self.epoch = epoch
+        self.compiled = compiled
+        self.run = Run(compiled.graph)
+        self.scope = scope
+        self.new = new
+        self.step_indexes = indexes(compiled.graph)
+        self.staged: list[Staged] = []
+        self.in_journal_queue = False
+        self.flights: dict[int, Flight] = {}
+        self.timers: dict[tuple[str, int], Timer] = {}
+        self.answer: Message | None = None
+        """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
+        self.accepted: asyncio.Future[WriteResult] | None = None
+        self.durable_sequence = 0
+        self.recent: deque[JournalRow] = deque(maxlen=RECENT_ROWS)
+        self.forgotten = False
+        self._changed: asyncio.Future[None] | None = None
+
+    # --- plan.Conditions
+
+    def step_ended(self, step: int, state: StepState, failure: Failure | None) -> None:
+        """See plan.Conditions."""
+        if state is StepState.SUCCEEDED:
+            assert self.answer is not None
+            self.scope.set_succeeded(step, self.answer)
+        elif state is StepState.FAILED:
+            assert failure is not None
+            self.scope.set_failed(step, failure)
+        else:
+            self.scope.set_skipped(step)
+
+    def holds(self, step: int) -> bool | Failure:
+        """See plan.Conditions."""
+        try:
+            return self.compiled.step(step).condition(self.scope)
+        except EvaluationFailed as error:
+            return evaluation_failure(error)
+
+    def output(self) -> Payload | None | Failure:
+        """See plan.Conditions."""
+        try:
+            message = self.compiled.build_output(self.scope)
+        except EvaluationFailed as error:
+            return evaluation_failure(error)
+        if message is None:
+            return None
+        data = message.SerializeToString()
+        if len(data) > MAX_PAYLOAD_BYTES:
+            text = f"the output has {len(data)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
+            return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
+        return Payload(self.compiled.output_type, data)
+
+    # --- durable rows, for those who watch
+
+    def publish(self, rows: Sequence[JournalRow]) -> None:
+        """Takes note of rows that are durable now and wakes everybody who waits for them."""
+        self.recent.extend(rows)
+        self.durable_sequence = rows[-1].sequence
+        self.wake()
+
+    def wake(self) -> None:
+        """Wakes everybody who waits in `changed`."""
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+    async def changed(self, timeout_seconds: float) -> bool:
+        """Waits for the next durable rows or for the run to leave this replica; False where the time is over."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait([self._changed], timeout=timeout_seconds)
+        return bool(done)
+
+    def rows_after(self, sequence: int) -> list[JournalRow] | None:
+        """Returns durable rows above `sequence`, None where memory does not reach back so far."""
+        if sequence >= self.durable_sequence:
+            return []
+        if not self.recent or self.recent[0].sequence > sequence + 1:
+            return None
+        return [row for row in self.recent if row.sequence > sequence]
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything decided so far is durable, so that memory may be shown."""
+        return not self.staged and not self.in_journal_queue
+
+    def cancel_timers(self) -> None:
+        """Disarms every timer of the run."""
+        for timer in self.timers.values():
+            timer.cancel()
+        self.timers.clear()

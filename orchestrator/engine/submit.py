@@ -1,0 +1,194 @@
+"""Submit: accepts a run. The accepting replica becomes its owner, and answers once the submission is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from uuid import UUID
+
+import uuid_utils.compat
+from baton.v1 import run_service_pb2, workflow_pb2
+from google.protobuf.message import Message
+
+from orchestrator.contracts.compile import CompiledWorkflow, InputInvalid
+from orchestrator.contracts.scope import Scope
+from orchestrator.domain import errors
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.events import JOURNAL_FORMAT, Payload
+from orchestrator.domain.ids import RevisionKey, RunKey
+from orchestrator.domain.inputs import Submission
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import RunReader, encode_cursor
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.ports import Clock, NewRun, WriteResult, WriteState
+from orchestrator.engine.workflows import WorkflowCatalogue
+
+NOT_IN_BODY = ("request_id", "wait_timeout", "view", "validate_only")
+"""Fields that two submissions of the same run may differ in."""
+
+
+def body_hash(request: run_service_pb2.SubmitRunRequest) -> bytes:
+    """Hashes what makes a submission the same submission."""
+    body = run_service_pb2.SubmitRunRequest()
+    body.CopyFrom(request)
+    for field in NOT_IN_BODY:
+        body.ClearField(field)  # type: ignore[arg-type]
+    return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
+
+
+class Submitter:
+    """Accepts runs for the caller's namespace."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        catalogue: Catalogue,
+        workflows: WorkflowCatalogue,
+        reader: RunReader,
+        clock: Clock,
+        limits: EngineLimits,
+        trace: Callable[[], str],
+    ) -> None:
+        self._driver, self._catalogue, self._workflows, self._reader = driver, catalogue, workflows, reader
+        self._clock, self._limits, self._trace = clock, limits, trace
+        self.accepting = False
+
+    async def submit(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest
+    ) -> run_service_pb2.SubmitRunResponse:
+        """See SubmitRun."""
+        self._require_room()
+        revision, compiled = await self._revision(caller, request)
+        run_input = self._input(compiled, request)
+        if request.validate_only:
+            return run_service_pb2.SubmitRunResponse()
+        live = self._start(caller, request, revision, compiled, run_input)
+        assert live.accepted is not None
+        try:
+            result: WriteResult = await asyncio.shield(live.accepted)
+        except asyncio.CancelledError:
+            if live.accepted.cancelled():
+                raise errors.DatabaseUnavailable(
+                    "the run could not be stored; submit it again with the same request_id", retry_delay_seconds=1.0
+                ) from None
+            raise
+        key, existing = live.key, False
+        if result.state is WriteState.REQUEST_TAKEN:
+            key, existing = self._winner(caller, request, result), True
+        elif result.state is not WriteState.WRITTEN:
+            raise errors.DatabaseUnavailable(
+                "the replica lost its lease; submit again with the same request_id", retry_delay_seconds=1.0
+            )
+        return await self._answer(key, request, existing)
+
+    def _require_room(self) -> None:
+        if not self.accepting:
+            raise errors.ShuttingDown("this replica takes no new runs; try another", retry_delay_seconds=1.0)
+        if (
+            len(self._driver.runs) >= self._limits.max_active_runs
+            or self._driver.journal.queued_events >= self._limits.max_queued_events
+        ):
+            raise errors.TooManyRuns(
+                f"{len(self._driver.runs)} runs are active; the replica takes {self._limits.max_active_runs}",
+                retry_delay_seconds=0.5,
+            )
+
+    async def _revision(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest
+    ) -> tuple[RevisionKey, CompiledWorkflow]:
+        if request.HasField("inline_workflow"):
+            return await self._workflows.inline(caller, request.inline_workflow, not request.validate_only)
+        key = RevisionKey(caller.namespace, request.workflow, request.revision)
+        compiled = await self._catalogue.compiled(key)
+        return key._replace(revision=compiled.revision), compiled
+
+    @staticmethod
+    def _input(compiled: CompiledWorkflow, request: run_service_pb2.SubmitRunRequest) -> Message | None:
+        if len(request.input.value) > MAX_PAYLOAD_BYTES:
+            raise errors.PayloadTooLarge(
+                f"input: {len(request.input.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}. Pass a reference instead"
+            )
+        if not compiled.input_type:
+            if request.HasField("input"):
+                raise errors.InputInvalid(
+                    "input: the workflow takes none",
+                    faults=[errors.FieldFault("input", "INPUT_INVALID", "the workflow takes no input; leave it out")],
+                )
+            return None
+        try:
+            return compiled.parse_input(request.input)
+        except InputInvalid as error:
+            path = f"input.{error.path}" if error.path else "input"
+            raise errors.InputInvalid(
+                f"{path}: {error}", faults=[errors.FieldFault(path, "INPUT_INVALID", str(error))]
+            ) from None
+
+    def _start(
+        self,
+        caller: Caller,
+        request: run_service_pb2.SubmitRunRequest,
+        revision: RevisionKey,
+        compiled: CompiledWorkflow,
+        run_input: Message | None,
+    ) -> LiveRun:
+        now = self._clock.now()
+        timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
+        if request.HasField("run_timeout"):
+            timeout_us = min(timeout_us, request.run_timeout.ToMicroseconds())
+        labels = tuple(sorted(request.labels))
+        new = NewRun(
+            revision,
+            request.request_id,
+            body_hash(request) if request.request_id else b"\0" * 32,
+            caller.principal,
+            caller.channel,
+            request.workspace,
+            labels,
+            dict(request.attributes),
+            now,
+            now + timeout_us,
+            JOURNAL_FORMAT,
+        )
+        key = RunKey(caller.namespace, UUID(int=uuid_utils.compat.uuid7().int))
+        live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
+        live.accepted = asyncio.get_running_loop().create_future()
+        payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None
+        submission = Submission(
+            revision.workflow,
+            revision.revision,
+            now + timeout_us,
+            caller.principal,
+            caller.channel,
+            request.workspace,
+            labels,
+            dict(request.attributes),
+            caller.traceparent or self._trace(),
+            request.request_id,
+            payload,
+        )
+        self._driver.runs[key] = live
+        self._driver.advance(live, submission, now)
+        self._driver.adopt(live)
+        return live
+
+    @staticmethod
+    def _winner(caller: Caller, request: run_service_pb2.SubmitRunRequest, result: WriteResult) -> RunKey:
+        if not result.same_body or result.winner is None:
+            raise errors.RequestIdReused(
+                f"request_id: {request.request_id!r} was used for another request; take a new one for a new run",
+                metadata={"request_id": request.request_id},
+            )
+        return RunKey(caller.namespace, result.winner)
+
+    async def _answer(
+        self, key: RunKey, request: run_service_pb2.SubmitRunRequest, existing: bool
+    ) -> run_service_pb2.SubmitRunResponse:
+        view = request.view or run_service_pb2.RUN_VIEW_FULL
+        wait_seconds = request.wait_timeout.ToMicroseconds() / 1_000_000
+        run = await self._reader.wait_for_end(key, wait_seconds, view)
+        return run_service_pb2.SubmitRunResponse(
+            run=run, existing=existing, cursor=encode_cursor(key.run_id, run.last_sequence)
+        )

@@ -1,0 +1,140 @@
+"""Runs as callers see them: a domain run rendered as baton.v1.Run. Only durable state is rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from baton.v1 import run_pb2, run_service_pb2
+
+from orchestrator.domain.run import AttemptRecord, Run, StepRun
+from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.tracing import attempt_span_id, parse_traceparent
+from orchestrator.engine.admission import Wait
+from orchestrator.engine.codec import to_any, to_failure, to_timestamp
+from orchestrator.engine.ports import RunRow
+
+MAX_WAIT_STEPS = 100
+"""Most steps that a wait reason names."""
+
+
+def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | None]) -> run_pb2.Run:
+    """Renders a run with its steps; `wait_of` tells why a ready step waits."""
+    full = view == run_service_pb2.RUN_VIEW_FULL
+    message = run_pb2.Run(
+        run_id=str(run_id),
+        workflow=run.workflow,
+        revision=run.revision,
+        state=int(run.state),  # type: ignore[arg-type]
+        attributes=run.attributes,
+        principal=run.principal,
+        channel=run.channel,
+        workspace=run.workspace,
+        labels=run.labels,
+        create_time=to_timestamp(run.create_time),
+        expire_time=to_timestamp(run.expire_time),
+        trace_id=_trace_id(run.traceparent),
+        round=run.round,
+        last_sequence=run.sequence,
+    )
+    if run.start_time is not None:
+        message.start_time.CopyFrom(to_timestamp(run.start_time))
+    if run.end_time is not None:
+        message.end_time.CopyFrom(to_timestamp(run.end_time))
+    if run.failure is not None:
+        message.failure.CopyFrom(to_failure(run.failure))
+    if full and run.input is not None:
+        message.input.CopyFrom(to_any(run.input))
+    if full and run.output is not None:
+        message.output.CopyFrom(to_any(run.output))
+    for index in range(len(run.steps)):
+        message.steps.append(_step(run, run_id, index, full, wait_of))
+    return message
+
+
+def render_row(row: RunRow) -> run_pb2.Run:
+    """Renders a run for a list, without steps and payloads."""
+    message = run_pb2.Run(
+        run_id=str(row.key.run_id),
+        workflow=row.revision.workflow,
+        revision=row.revision.revision,
+        state=row.state,  # type: ignore[arg-type]
+        attributes=row.attributes,
+        principal=row.principal,
+        channel=row.channel,
+        workspace=row.workspace,
+        labels=row.labels,
+        create_time=to_timestamp(row.create_time),
+        expire_time=to_timestamp(row.expire_time),
+        round=row.round,
+        last_sequence=row.next_sequence - 1,
+    )
+    if row.start_time is not None:
+        message.start_time.CopyFrom(to_timestamp(row.start_time))
+    if row.end_time is not None:
+        message.end_time.CopyFrom(to_timestamp(row.end_time))
+    return message
+
+
+def _trace_id(traceparent: str) -> str:
+    context = parse_traceparent(traceparent)
+    return context.trace_id.hex() if context is not None else ""
+
+
+def _step(run: Run, run_id: UUID, index: int, full: bool, wait_of: Callable[[int], Wait | None]) -> run_pb2.RunStep:
+    spec, step = run.graph.steps[index], run.steps[index]
+    message = run_pb2.RunStep(
+        step=spec.id,
+        method=spec.targets[step.target].method,
+        state=int(step.state),  # type: ignore[arg-type]
+        predecessors=[run.graph.steps[other].id for other in spec.predecessors],
+        attempts=[_attempt(record, run_id, spec.id) for record in step.attempts],
+        target=step.target,
+    )
+    if step.ready_time is not None:
+        message.ready_time.CopyFrom(to_timestamp(step.ready_time))
+    if step.end_time is not None:
+        message.end_time.CopyFrom(to_timestamp(step.end_time))
+    if step.failure is not None:
+        message.failure.CopyFrom(to_failure(step.failure))
+    if full and step.output is not None:
+        message.output.CopyFrom(to_any(step.output))
+    if step.state in (StepState.BLOCKED, StepState.READY) and not run.ended:
+        message.wait_reason.CopyFrom(_wait(run, index, step, wait_of))
+    return message
+
+
+def _attempt(record: AttemptRecord, run_id: UUID, step_id: str) -> run_pb2.Attempt:
+    message = run_pb2.Attempt(
+        attempt=record.attempt,
+        deliveries=record.deliveries,
+        method=record.method,
+        worker=record.worker,
+        address=record.address,
+        ready_time=to_timestamp(record.ready_time),
+        start_time=to_timestamp(record.start_time),
+        span_id=attempt_span_id(run_id, step_id, record.attempt).hex(),
+    )
+    if record.end_time is not None:
+        message.end_time.CopyFrom(to_timestamp(record.end_time))
+    if record.failure is not None:
+        message.failure.CopyFrom(to_failure(record.failure))
+    return message
+
+
+def _wait(run: Run, index: int, step: StepRun, wait_of: Callable[[int], Wait | None]) -> run_pb2.WaitReason:
+    if step.state is StepState.BLOCKED:
+        waited_for = [
+            run.graph.steps[other].id
+            for other in run.graph.steps[index].predecessors
+            if run.steps[other].state not in ENDED_STEP
+        ][:MAX_WAIT_STEPS]
+        text = "waits for " + ", ".join(waited_for[:5]) + (" and others" if len(waited_for) > 5 else "")
+        return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_STEPS, message=text, steps=waited_for)
+    wait = wait_of(index)
+    if wait is None:
+        return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_JOURNAL, message="admitted; its entry is being made durable")
+    message = run_pb2.WaitReason(kind=wait.kind, message=wait.message)
+    if wait.until_time is not None:
+        message.until_time.CopyFrom(to_timestamp(wait.until_time))
+    return message

@@ -1,0 +1,152 @@
+"""Workers: registers them with their contracts, and tells how this replica sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from baton.v1 import worker_pb2, worker_service_pb2
+from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
+
+from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.contracts.descriptors import InvalidContract as ContractFault
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import FieldFault, InvalidContract, WorkerNotFound
+from orchestrator.domain.ids import EndpointKey, WorkerKey
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.codec import to_timestamp
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.ports import ContractRow, EndpointRow, WorkerGateway, WorkerRow, WorkerStore
+
+HEALTH = {
+    "serving": worker_pb2.ENDPOINT_HEALTH_SERVING,
+    "not_serving": worker_pb2.ENDPOINT_HEALTH_NOT_SERVING,
+    "unreachable": worker_pb2.ENDPOINT_HEALTH_UNREACHABLE,
+    "unknown": worker_pb2.ENDPOINT_HEALTH_UNSPECIFIED,
+}
+CIRCUIT = {
+    "closed": worker_pb2.CIRCUIT_STATE_CLOSED,
+    "open": worker_pb2.CIRCUIT_STATE_OPEN,
+    "half_open": worker_pb2.CIRCUIT_STATE_HALF_OPEN,
+}
+
+
+class WorkerRegistry:
+    """Workers of the caller's namespace."""
+
+    def __init__(
+        self, catalogue: Catalogue, store: WorkerStore, gateway: WorkerGateway, default_max_in_flight: int
+    ) -> None:
+        self._catalogue, self._store, self._gateway = catalogue, store, gateway
+        self._default_max_in_flight = default_max_in_flight
+
+    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
+        """See RegisterWorker."""
+        contract = await self._contract(request)
+        key = EndpointKey(caller.namespace, request.worker, request.address)
+        known = self._catalogue.workers(caller.namespace).get(request.worker)
+        default = known.max_in_flight if known is not None else self._default_max_in_flight
+        services = tuple(service.name for service in contract.services)
+        await self._store.put_endpoint(
+            key, request.max_in_flight or default, ContractRow(contract.digest, contract.files, services)
+        )
+        return await self._refreshed(caller, request.worker)
+
+    async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
+        """See GetWorker."""
+        row = self._catalogue.workers(caller.namespace).get(worker)
+        return self._render(row) if row is not None else await self._refreshed(caller, worker)
+
+    async def list(self, caller: Caller, after: str, limit: int) -> Sequence[worker_pb2.Worker]:
+        """See ListWorkers."""
+        rows = self._catalogue.workers(caller.namespace)
+        names = sorted(name for name in rows if name > after)[:limit]
+        return [self._render(rows[name]) for name in names]
+
+    async def drain(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        """See DrainWorker."""
+        if await self._store.set_draining(WorkerKey(caller.namespace, worker), address) is None:
+            raise _not_found(worker, address)
+        return await self._refreshed(caller, worker)
+
+    async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        """See DeleteWorker."""
+        row = self._catalogue.workers(caller.namespace).get(worker)
+        shown = self._render(row) if row is not None else None
+        deleted = await self._store.delete_worker(WorkerKey(caller.namespace, worker), address)
+        if deleted is None:
+            raise _not_found(worker, address)
+        await self._catalogue.refresh(caller.namespace)
+        return shown if shown is not None else self._render(deleted)
+
+    def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
+        """Files of every registered contract, for server reflection."""
+        for _, contract in self._catalogue.contracts(namespace):
+            yield from descriptor_pb2.FileDescriptorSet.FromString(contract.files).file
+
+    async def _contract(self, request: worker_service_pb2.RegisterWorkerRequest) -> Contract:
+        try:
+            if request.HasField("contract"):
+                return read_contract(request.contract.file, request.services)
+            serialized = await self._gateway.read_descriptors(request.address)
+            files = [descriptor_pb2.FileDescriptorProto.FromString(one) for one in serialized]
+            return read_contract(files, request.services)
+        except (ContractFault, DecodeError) as error:
+            text = str(error) if isinstance(error, ContractFault) else "the descriptors cannot be parsed"
+            path = "contract" if request.HasField("contract") else "address"
+            raise InvalidContract(f"{path}: {text}", faults=[FieldFault(path, "INVALID_CONTRACT", text)]) from None
+
+    async def _refreshed(self, caller: Caller, worker: str) -> worker_pb2.Worker:
+        await self._catalogue.refresh(caller.namespace)
+        row = self._catalogue.workers(caller.namespace).get(worker)
+        if row is None:
+            raise _not_found(worker, "")
+        return self._render(row)
+
+    def _render(self, row: WorkerRow) -> worker_pb2.Worker:
+        message = worker_pb2.Worker(
+            name=row.key.worker, max_in_flight=row.max_in_flight, create_time=to_timestamp(row.create_time)
+        )
+        for endpoint_row in row.endpoints:
+            message.endpoints.append(self._endpoint(endpoint_row, self._catalogue.endpoint(endpoint_row.key)))
+        digests = sorted({endpoint_row.contract_digest for endpoint_row in row.endpoints})
+        services = {
+            service.name: service
+            for digest in digests
+            if (contract := self._catalogue.contract(digest)) is not None
+            for service in contract.services
+        }
+        for name in sorted(services):
+            message.services.add(service=name).methods.extend(
+                worker_pb2.MethodContract(
+                    method=method.name,
+                    input_type=method.input_type,
+                    output_type=method.output_type,
+                    idempotency_level=method.idempotency_level,
+                )
+                for method in services[name].methods
+                if not method.client_streaming and not method.server_streaming
+            )
+        return message
+
+    @staticmethod
+    def _endpoint(row: EndpointRow, endpoint: Endpoint | None) -> worker_pb2.Endpoint:
+        message = worker_pb2.Endpoint(
+            address=row.key.address,
+            state=worker_pb2.ENDPOINT_STATE_DRAINING if row.draining else worker_pb2.ENDPOINT_STATE_ACTIVE,
+            contract_digest=row.contract_digest,
+            create_time=to_timestamp(row.create_time),
+        )
+        if endpoint is not None:
+            message.health = HEALTH[endpoint.health]
+            message.circuit = CIRCUIT[endpoint.circuit.state]
+            message.in_flight = endpoint.in_flight
+            until_time = endpoint.circuit.until_time
+            if until_time is not None:
+                message.circuit_until_time.CopyFrom(to_timestamp(until_time))
+        return message
+
+
+def _not_found(worker: str, address: str) -> WorkerNotFound:
+    what = f"worker {worker} has no address {address}" if address else f"no worker is named {worker}"
+    return WorkerNotFound(f"{what}; list them with ListWorkers", metadata={"worker": worker})
