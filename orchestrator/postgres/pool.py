@@ -102,11 +102,15 @@ class Pool:
         except TimeoutError:
             self._pool.terminate()
 
+    def lend(self) -> asyncpg.pool.PoolAcquireContext[asyncpg.Record]:
+        """Lends a connection as an asynchronous context. Errors: those of the driver, which the caller turns."""
+        return self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Lends a connection; the driver's errors become the domain's."""
         with domain_errors():
-            async with self._pool.acquire(timeout=self._settings.acquire_timeout_seconds) as connection:
+            async with self.lend() as connection:
                 yield connection
 
     @asynccontextmanager

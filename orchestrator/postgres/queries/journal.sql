@@ -1,0 +1,117 @@
+-- name: write_batch
+-- Writes events of many runs in one statement, under the lease of one replica and the owner and epoch of each run.
+-- Order of locks: own replica, requests in the order of their keys, runs. Answers whether the lease is alive and which
+-- entries were written, by their position in the batch; an entry is written whole or not at all.
+WITH lease AS MATERIALIZED (
+    SELECT replica_id
+    FROM replicas
+    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    FOR NO KEY UPDATE
+),
+entry AS MATERIALIZED (
+    SELECT *
+    FROM unnest(
+        $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[],
+        $9::timestamptz[], $10::timestamptz[]
+    ) AS t (position, namespace, run_id, epoch, first_sequence, next_sequence, state, start_time, end_time)
+),
+submitted AS MATERIALIZED (
+    SELECT *
+    FROM lease CROSS JOIN unnest(
+        $11::integer[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::text[],
+        $19::jsonb[], $20::jsonb[], $21::timestamptz[], $22::timestamptz[], $23::smallint[]
+    ) AS t (
+        position, workflow, revision, request_id, body_hash, principal, channel, workspace,
+        labels, attributes, create_time, expire_time, journal_format
+    )
+    JOIN entry USING (position)
+),
+claimed AS (
+    INSERT INTO requests (namespace, request_id, body_hash, run_id, create_time)
+    SELECT namespace, request_id, body_hash, run_id, create_time
+    FROM submitted
+    WHERE request_id <> ''
+    ORDER BY namespace, request_id, position
+    ON CONFLICT (namespace, request_id) DO NOTHING
+    RETURNING namespace, run_id
+),
+begun AS (
+    INSERT INTO runs (
+        namespace, run_id, workflow, revision, request_id, state, owner_replica, epoch, next_sequence, journal_format,
+        principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    )
+    SELECT
+        s.namespace, s.run_id, s.workflow, s.revision, s.request_id, s.state,
+        CASE WHEN s.end_time IS NULL THEN s.replica_id END, s.epoch, s.next_sequence, s.journal_format,
+        s.principal, s.channel, s.workspace,
+        ARRAY(SELECT jsonb_array_elements_text(s.labels)), s.attributes,
+        s.create_time, s.start_time, s.end_time, s.expire_time
+    FROM submitted AS s
+    WHERE s.request_id = '' OR (s.namespace, s.run_id) IN (SELECT c.namespace, c.run_id FROM claimed AS c)
+    ORDER BY s.namespace, s.run_id
+    ON CONFLICT (namespace, run_id) DO NOTHING
+    RETURNING namespace, run_id
+),
+continued AS (
+    UPDATE runs AS r
+    SET next_sequence = e.next_sequence,
+        state = e.state,
+        start_time = e.start_time,
+        end_time = e.end_time,
+        owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END
+    FROM lease AS l CROSS JOIN entry AS e
+    WHERE r.namespace = e.namespace AND r.run_id = e.run_id
+        AND r.owner_replica = l.replica_id AND r.epoch = e.epoch AND r.next_sequence = e.first_sequence
+    RETURNING r.namespace, r.run_id
+),
+written AS MATERIALIZED (
+    SELECT e.position, e.namespace, e.run_id, e.epoch
+    FROM entry AS e JOIN (TABLE begun UNION ALL TABLE continued) AS w USING (namespace, run_id)
+),
+journaled AS (
+    INSERT INTO events (
+        namespace, run_id, sequence, epoch, kind, attempt, event_time, step, payload_type, header, payload
+    )
+    SELECT
+        w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type,
+        v.header, v.payload
+    FROM unnest(
+        $24::integer[], $25::bigint[], $26::smallint[], $27::integer[], $28::timestamptz[], $29::text[], $30::text[],
+        $31::bytea[], $32::bytea[]
+    ) AS v (position, sequence, kind, attempt, event_time, step, payload_type, header, payload)
+    JOIN written AS w USING (position)
+)
+SELECT EXISTS (SELECT FROM lease) AS leased, ARRAY(SELECT position FROM written) AS positions
+
+-- name: winners
+-- Finds the runs that hold request ids.
+SELECT a.position, q.run_id, q.body_hash
+FROM unnest($1::integer[], $2::text[], $3::text[]) AS a (position, namespace, request_id)
+JOIN requests AS q USING (namespace, request_id)
+
+-- name: written_rows
+-- Reads back the events that may have been written under some sequences.
+SELECT
+    a.position, v.sequence, v.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type, v.header, v.payload
+FROM unnest($1::integer[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[])
+    AS a (position, namespace, run_id, first_sequence, next_sequence)
+JOIN events AS v
+    ON v.namespace = a.namespace AND v.run_id = a.run_id
+    AND v.sequence >= a.first_sequence AND v.sequence < a.next_sequence
+ORDER BY a.position, v.sequence
+
+-- name: read_events
+-- Reads events of a run in order, with their payloads.
+SELECT sequence, kind, attempt, event_time, step, payload_type, header, payload
+FROM events
+WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+ORDER BY sequence
+LIMIT $4
+
+-- name: read_headers
+-- Reads events of a run in order, without their payloads.
+SELECT sequence, kind, attempt, event_time, step, payload_type, header, NULL::bytea AS payload
+FROM events
+WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+ORDER BY sequence
+LIMIT $4

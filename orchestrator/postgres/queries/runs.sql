@@ -1,0 +1,66 @@
+-- name: get_run
+-- Reads one run.
+SELECT
+    namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+    principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+FROM runs
+WHERE namespace = $1 AND run_id = $2
+
+-- name: list_runs
+-- Lists runs of a namespace that meet every term, newest first. Each term is one of the fragments below.
+SELECT
+    namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+    principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+FROM runs
+WHERE namespace = $1
+{terms}
+ORDER BY run_id DESC
+LIMIT $2
+
+-- name: term_before
+-- Term: older than a run.
+AND run_id < ${value}::uuid
+
+-- name: term_workflow
+-- Term: the workflow's name.
+AND workflow {comparison} ${value}::text
+
+-- name: term_revision
+-- Term: the revision.
+AND revision {comparison} ${value}::text
+
+-- name: term_state
+-- Term: the state's number.
+AND state {comparison} ${value}::smallint
+
+-- name: term_principal
+-- Term: who submitted the run.
+AND principal {comparison} ${value}::text
+
+-- name: term_channel
+-- Term: where the request came from.
+AND channel {comparison} ${value}::text
+
+-- name: term_workspace
+-- Term: the workspace.
+AND workspace {comparison} ${value}::text
+
+-- name: term_labels
+-- Term: has a label.
+AND ${value}::text = ANY (labels)
+
+-- name: term_create_time
+-- Term: the time of submission.
+AND create_time {comparison} ${value}::timestamptz
+
+-- name: term_end_time
+-- Term: the time of the end.
+AND end_time {comparison} ${value}::timestamptz
+
+-- name: term_attributes
+-- Term: the value of an attribute.
+AND attributes ->> ${key}::text {comparison} ${value}::text
+
+-- name: find_request
+-- Finds the run and the body hash of a request_id.
+SELECT run_id, body_hash FROM requests WHERE namespace = $1 AND request_id = $2

@@ -1,0 +1,52 @@
+"""Leases of replicas and ownership of runs in Postgres. Every lease is judged by the database's clock alone."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from orchestrator.engine.ports import LeaseLost, Renewal, RunRow
+from orchestrator.postgres.pool import Pool
+from orchestrator.postgres.runs import run_row
+from orchestrator.postgres.sql import load
+
+CHANGE_MARGIN_SECONDS = 30.0
+"""Longest a change of a catalogue may take from its first statement to its commit; more than any statement timeout."""
+
+_QUERIES = load("replicas")
+
+
+class PostgresReplicaStore:
+    """ReplicaStore in Postgres. `claims` is a pool of the engine's role, on the loop that renews the lease."""
+
+    def __init__(self, claims: Pool) -> None:
+        self._claims = claims
+        self._reported: dict[str, int] = {}
+
+    async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
+        """See ReplicaStore.register."""
+        await self._claims.fetch(_QUERIES["forget"])
+        (row,) = await self._claims.fetch(_QUERIES["register"], replica_id, address, lease_seconds)
+        return Renewal(row["database_time"], row["lease_expire_time"])
+
+    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+        """See ReplicaStore.renew. A change is told once to each store object, and never missed."""
+        rows = await self._claims.fetch(_QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS)
+        if not rows:
+            raise LeaseLost
+        changed = {
+            namespace: version
+            for namespace, version in rows[0]["changes"]
+            if self._reported.get(namespace) != version
+        }
+        self._reported |= changed
+        return Renewal(rows[0]["database_time"], rows[0]["lease_expire_time"], changed)
+
+    async def release(self, replica_id: UUID) -> None:
+        """See ReplicaStore.release."""
+        await self._claims.fetch(_QUERIES["release"], replica_id)
+
+    async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
+        """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
+        # Two statements: the second sees all that the marked replicas committed before they were marked.
+        await self._claims.fetch(_QUERIES["end_dead"])
+        return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
