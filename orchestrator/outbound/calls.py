@@ -50,7 +50,7 @@ class Outbound:
                 if not connection.is_ready():
                     timeout_seconds = min(self._connect_timeout_seconds, call.deadline_seconds)
                     if not await connection.wait_connected(timeout_seconds):
-                        return _unsent(statuses.connect_failure(f"{address} could not be reached."))
+                        return _failed(statuses.connect_failure(f"{address} could not be reached."), sent=False)
                 left_seconds = call.deadline_seconds - (time.monotonic() - started)
                 return await _send(connection.channel, call, max(left_seconds, 0.001))
         except WorkerUnreachable as error:
@@ -104,7 +104,8 @@ def _failed(failure: Failure, *, sent: bool = True, retry_delay_us: int | None =
 
 
 def _unsent(failure: Failure) -> Answer:
-    return _failed(failure, sent=False)
+    """Returns the answer to a call that was not even tried, which is no fault of the endpoint."""
+    return Answer(payload=None, failure=failure, sent=False)
 
 
 def _oversize_failure(size_bytes: int) -> Failure:

@@ -1,37 +1,22 @@
 """Reads a worker's descriptors by gRPC server reflection. Says nothing about what they mean (see contracts).
 
 Reflection v1 and v1alpha have the same messages, so the v1alpha classes serve for both. Servers differ in what they
-answer: some send a file with all that it imports, some only the file asked for, and some leave out files that hold
-nothing but options.
+answer: some send a file with all that it imports, some only the file asked for, and some lack files.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
-from graphlib import CycleError, TopologicalSorter
 
 import grpc
 import grpc.aio
-from google.protobuf import (
-    any_pb2,
-    api_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    source_context_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    type_pb2,
-    wrappers_pb2,
-)
-from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, ServerReflectionResponse
 
 from orchestrator.domain.errors import InvalidContract, ReflectionUnavailable, WorkerUnreachable
 from orchestrator.outbound.channels import CONNECT_TIMEOUT_SECONDS, Channels
+from orchestrator.outbound.descriptor_repair import NotRepairable, repair
 
 TIMEOUT_SECONDS = 10.0
 FILES_LIMIT = 2_000
@@ -43,22 +28,6 @@ _PATHS = (
 )
 # Served beside a worker's own services, and no part of its contract.
 _NOT_OF_THE_CONTRACT = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "grpc.admin.")
-_WELL_KNOWN_FILES: dict[str, bytes] = {
-    module.DESCRIPTOR.name: module.DESCRIPTOR.serialized_pb
-    for module in (
-        any_pb2,
-        api_pb2,
-        descriptor_pb2,
-        duration_pb2,
-        empty_pb2,
-        field_mask_pb2,
-        source_context_pb2,
-        struct_pb2,
-        timestamp_pb2,
-        type_pb2,
-        wrappers_pb2,
-    )
-}
 
 _Stream = grpc.aio.StreamStreamCall[ServerReflectionRequest, ServerReflectionResponse]
 
@@ -156,10 +125,15 @@ class _Reading:
             name = self._imported.pop()
             if name not in self._files and name not in self._absent:
                 await self._fetch(name)
-        for file in self._files.values():
-            _drop_imports(file, self._absent)
-        self._refuse_unresolved()
-        return self._in_order()
+        try:
+            # A contract of 4 MiB takes a good part of a second, which the event loop cannot spare.
+            return await asyncio.to_thread(repair, self._files.values())
+        except NotRepairable as error:
+            absent = ", ".join(sorted(self._absent)[:3])
+            raise InvalidContract(
+                f"The files that the reflection of {self._address} gives are not whole: {error}"
+                f"{f' ({absent} is missing)' if absent else ''}; upload the contract."
+            ) from None
 
     async def _list_services(self) -> list[str]:
         answer = await self._ask(ServerReflectionRequest(list_services="*"))
@@ -187,10 +161,7 @@ class _Reading:
         if answer.WhichOneof("message_response") == "file_descriptor_response":
             self._keep(answer)
         if name not in self._files:
-            if name in _WELL_KNOWN_FILES:
-                self._add(_WELL_KNOWN_FILES[name])
-            else:
-                self._absent.add(name)
+            self._absent.add(name)
 
     def _keep(self, answer: ServerReflectionResponse) -> None:
         for serialized in answer.file_descriptor_response.file_descriptor_proto:
@@ -211,67 +182,3 @@ class _Reading:
             )
         self._files[file.name] = file
         self._imported.extend(file.dependency)
-
-    def _refuse_unresolved(self) -> None:
-        """Refuses files that use types of a file which the server did not give."""
-        if not self._absent:
-            return
-        defined = {name for file in self._files.values() for name in _defined_types(file)}
-        for file in self._files.values():
-            for name in _used_types(file):
-                if name.startswith(".") and name not in defined:
-                    absent = ", ".join(sorted(self._absent)[:3])
-                    raise InvalidContract(
-                        f"{file.name} of {self._address} uses {name[1:]}, which is in none of the files that its "
-                        f"reflection gives ({absent} is missing); upload the contract."
-                    )
-
-    def _in_order(self) -> list[FileDescriptorProto]:
-        graph = {name: list(file.dependency) for name, file in self._files.items()}
-        try:
-            return [self._files[name] for name in TopologicalSorter(graph).static_order()]
-        except CycleError:
-            raise InvalidContract(f"Files of {self._address} import each other in a circle.") from None
-
-
-def _drop_imports(file: FileDescriptorProto, absent: set[str]) -> None:
-    """Takes imports away that the server does not have, and mends the lists that count by position."""
-    if absent.isdisjoint(file.dependency):
-        return
-    kept = [index for index, name in enumerate(file.dependency) if name not in absent]
-    position = {old: new for new, old in enumerate(kept)}
-    names = [file.dependency[index] for index in kept]
-    public = [position[index] for index in file.public_dependency if index in position]
-    weak = [position[index] for index in file.weak_dependency if index in position]
-    file.dependency[:] = names
-    file.public_dependency[:] = public
-    file.weak_dependency[:] = weak
-
-
-def _defined_types(file: FileDescriptorProto) -> Iterator[str]:
-    prefix = f".{file.package}" if file.package else ""
-    for scope, message in _messages(prefix, file.message_type):
-        yield scope
-        for enum in message.enum_type:
-            yield f"{scope}.{enum.name}"
-    for enum in file.enum_type:
-        yield f"{prefix}.{enum.name}"
-
-
-def _used_types(file: FileDescriptorProto) -> Iterator[str]:
-    for _, message in _messages("", file.message_type):
-        for field in message.field:
-            if field.type_name:
-                yield field.type_name
-    for service in file.service:
-        for method in service.method:
-            yield method.input_type
-            yield method.output_type
-
-
-def _messages(scope: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple[str, DescriptorProto]]:
-    """Yields each message, nested ones included, with its full name."""
-    for message in messages:
-        name = f"{scope}.{message.name}"
-        yield name, message
-        yield from _messages(name, message.nested_type)

@@ -29,7 +29,7 @@ class _OneMethod(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == PATH:
-            return grpc.unary_unary_rpc_method_handler(self._behaviour)  # type: ignore[arg-type]
+            return grpc.unary_unary_rpc_method_handler(self._behaviour)
         return None
 
 

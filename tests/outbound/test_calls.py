@@ -231,6 +231,7 @@ async def test_no_time_left_means_no_call(outbound: Outbound) -> None:
     assert failure_of(answer).reason == "ATTEMPT_TIMEOUT"
     assert not failure_of(answer).outcome_unknown
     assert not answer.sent
+    assert not answer.against_circuit
 
 
 async def test_nobody_there_is_a_connect_failure_and_nothing_was_sent(outbound: Outbound) -> None:
@@ -355,4 +356,6 @@ async def test_closing_ends_calls_in_flight_as_lost_and_refuses_new_ones(serve: 
     answer = await asyncio.wait_for(calling, 5)
     assert (failure_of(answer).code, failure_of(answer).origin) == (Code.UNAVAILABLE, Origin.TRANSPORT)
     assert failure_of(answer).outcome_unknown
-    assert failure_of(await outbound.call(call_of(address))).reason == "CONNECT_FAILED"
+    refused = await outbound.call(call_of(address))
+    assert failure_of(refused).reason == "CONNECT_FAILED"
+    assert not refused.against_circuit

@@ -112,7 +112,9 @@ async def test_a_worker_without_health_is_asked_again_only_when_it_was_away(
     watcher.add(address)
     with channels.hold(address) as connection:
         assert await connection.wait_ready(5)
-        probe = connection.channel.unary_unary("/grpc.health.v1.Health/Check")
+        probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = connection.channel.unary_unary(
+            "/grpc.health.v1.Health/Check"
+        )
         for _ in range(20):
             with pytest.raises(grpc.aio.AioRpcError):
                 await probe(b"")

@@ -30,7 +30,7 @@ async def _answer(payload: bytes, context: Any) -> bytes:
 class _Handler(grpc.GenericRpcHandler):
     def service(self, handler_call_details: Any) -> Any:
         if handler_call_details.method == "/test.Worker/Do":
-            return grpc.unary_unary_rpc_method_handler(_answer)  # type: ignore[arg-type]
+            return grpc.unary_unary_rpc_method_handler(_answer)
         return None
 
 
