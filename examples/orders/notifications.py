@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 import grpc
-from shop.v1 import order_pb2, order_pb2_grpc
+from shop.v1 import notifications_pb2, notifications_pb2_grpc
 
 from examples.orders.answers import AnswersByKey, KeyReusedError
 from examples.serving import Context, call_metadata, parser, refuse, serve
@@ -13,24 +13,24 @@ from examples.serving import Context, call_metadata, parser, refuse, serve
 SERVICES = ("shop.v1.NotificationService",)
 
 TEXTS = {
-    order_pb2.NOTIFICATION_TEMPLATE_SHIPPED: "Your order {order_id} is on its way: {tracking_number}.",
-    order_pb2.NOTIFICATION_TEMPLATE_PAYMENT_DECLINED: "Your payment for order {order_id} was declined.",
-    order_pb2.NOTIFICATION_TEMPLATE_OUT_OF_STOCK: "We are sorry: order {order_id} is out of stock.",
+    notifications_pb2.NOTIFICATION_TEMPLATE_SHIPPED: "Your order {order_id} is on its way: {tracking_number}.",
+    notifications_pb2.NOTIFICATION_TEMPLATE_PAYMENT_DECLINED: "Your payment for order {order_id} was declined.",
+    notifications_pb2.NOTIFICATION_TEMPLATE_OUT_OF_STOCK: "We are sorry: order {order_id} is out of stock.",
 }
 
 _log = logging.getLogger(__name__)
 
 
-class NotificationServicer(order_pb2_grpc.NotificationServiceServicer):
+class NotificationServicer(notifications_pb2_grpc.NotificationServiceServicer):
     """NotificationService that logs each message once."""
 
     def __init__(self) -> None:
-        self._sent: AnswersByKey[order_pb2.SendNotificationResponse] = AnswersByKey()
+        self._sent: AnswersByKey[notifications_pb2.SendNotificationResponse] = AnswersByKey()
         self._count = 0
 
     async def SendNotification(
-        self, request: order_pb2.SendNotificationRequest, context: Context
-    ) -> order_pb2.SendNotificationResponse:
+        self, request: notifications_pb2.SendNotificationRequest, context: Context
+    ) -> notifications_pb2.SendNotificationResponse:
         """Sends one message, once for each idempotency key."""
         key = call_metadata(context).get("idempotency-key", "")
         try:
@@ -65,7 +65,7 @@ class NotificationServicer(order_pb2_grpc.NotificationServiceServicer):
             )
         self._count += 1
         _log.debug("to %s: %s", request.recipient.email, text)
-        answer = order_pb2.SendNotificationResponse(notification_id=f"msg-{self._count:06d}", text=text)
+        answer = notifications_pb2.SendNotificationResponse(notification_id=f"msg-{self._count:06d}", text=text)
         return self._sent.keep(key, request, answer)
 
 
@@ -76,7 +76,7 @@ def main() -> None:
     serve(
         options,
         SERVICES,
-        lambda server: order_pb2_grpc.add_NotificationServiceServicer_to_server(servicer, server),
+        lambda server: notifications_pb2_grpc.add_NotificationServiceServicer_to_server(servicer, server),
     )
 
 

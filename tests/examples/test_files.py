@@ -10,13 +10,13 @@ import yaml
 from baton.v1 import workflow_pb2
 from documents.v1 import documents_pb2
 from google.protobuf import descriptor_pool, json_format
-from shop.v1 import inventory_pb2, order_pb2, payments_pb2, shipping_pb2
+from shop.v1 import inventory_pb2, notifications_pb2, order_pb2, payments_pb2, shipping_pb2
 
 import examples
 from examples.orders import make_orders, payments
 
 FOLDER = Path(examples.__file__).parent
-CONTRACTS = (documents_pb2, inventory_pb2, order_pb2, payments_pb2, shipping_pb2)
+CONTRACTS = (documents_pb2, inventory_pb2, notifications_pb2, order_pb2, payments_pb2, shipping_pb2)
 """Contracts that the workflows name; importing them is what puts them in the default pool."""
 
 

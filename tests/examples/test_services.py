@@ -20,8 +20,9 @@ from grpc_status import rpc_status
 from shop.v1 import (
     inventory_pb2,
     inventory_pb2_grpc,
+    notifications_pb2,
+    notifications_pb2_grpc,
     order_pb2,
-    order_pb2_grpc,
     payments_pb2,
     payments_pb2_grpc,
     shipping_pb2,
@@ -259,12 +260,12 @@ async def test_carriers_stand_in_for_each_other() -> None:
 
 async def test_notifications_are_sent_once_and_need_their_parameters() -> None:
     """A text names what it lacks."""
-    request = order_pb2.SendNotificationRequest(
-        recipient=order_pb2.Customer(name="Mei"), template=order_pb2.NOTIFICATION_TEMPLATE_SHIPPED
+    request = notifications_pb2.SendNotificationRequest(
+        recipient=order_pb2.Customer(name="Mei"), template=notifications_pb2.NOTIFICATION_TEMPLATE_SHIPPED
     )
     request.parameters["order_id"] = "o-1"
     async with started("examples.orders.notifications") as worker:
-        stub = order_pb2_grpc.NotificationServiceStub(worker.channel)
+        stub = notifications_pb2_grpc.NotificationServiceStub(worker.channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.SendNotification(request, metadata=key("k"))
         assert reason_of(caught.value).metadata["parameter"] == "tracking_number"

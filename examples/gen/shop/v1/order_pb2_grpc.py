@@ -3,7 +3,6 @@
 import grpc
 import warnings
 
-from shop.v1 import order_pb2 as shop_dot_v1_dot_order__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -23,79 +22,3 @@ if _version_not_supported:
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
     )
-
-
-class NotificationServiceStub:
-    """NotificationService writes to customers.
-    """
-
-    def __init__(self, channel):
-        """Constructor.
-
-        Args:
-            channel: A grpc.Channel.
-        """
-        self.SendNotification = channel.unary_unary(
-                '/shop.v1.NotificationService/SendNotification',
-                request_serializer=shop_dot_v1_dot_order__pb2.SendNotificationRequest.SerializeToString,
-                response_deserializer=shop_dot_v1_dot_order__pb2.SendNotificationResponse.FromString,
-                _registered_method=True)
-
-
-class NotificationServiceServicer:
-    """NotificationService writes to customers.
-    """
-
-    def SendNotification(self, request, context):
-        """SendNotification sends one message, once for each idempotency key.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-
-def add_NotificationServiceServicer_to_server(servicer, server):
-    rpc_method_handlers = {
-            'SendNotification': grpc.unary_unary_rpc_method_handler(
-                    servicer.SendNotification,
-                    request_deserializer=shop_dot_v1_dot_order__pb2.SendNotificationRequest.FromString,
-                    response_serializer=shop_dot_v1_dot_order__pb2.SendNotificationResponse.SerializeToString,
-            ),
-    }
-    generic_handler = grpc.method_handlers_generic_handler(
-            'shop.v1.NotificationService', rpc_method_handlers)
-    server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('shop.v1.NotificationService', rpc_method_handlers)
-
-
- # This class is part of an EXPERIMENTAL API.
-class NotificationService:
-    """NotificationService writes to customers.
-    """
-
-    @staticmethod
-    def SendNotification(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/shop.v1.NotificationService/SendNotification',
-            shop_dot_v1_dot_order__pb2.SendNotificationRequest.SerializeToString,
-            shop_dot_v1_dot_order__pb2.SendNotificationResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)

@@ -5,16 +5,9 @@ isort:skip_file
 
 from collections import abc as _abc
 from grpc import aio as _aio
-from shop.v1 import order_pb2 as _order_pb2
 import abc as _abc_1
 import grpc as _grpc
-import sys
 import typing as _typing
-
-if sys.version_info >= (3, 11):
-    from typing import Self as _Self
-else:
-    from typing_extensions import Self as _Self
 
 _T = _typing.TypeVar("_T")
 
@@ -25,34 +18,3 @@ class _ServicerContext(_grpc.ServicerContext, _aio.ServicerContext):  # type: ig
 
 GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
-
-class NotificationServiceStub:
-    """NotificationService writes to customers."""
-
-    @_typing.overload
-    def __new__(cls, channel: _grpc.Channel) -> _Self: ...
-    @_typing.overload
-    def __new__(cls, channel: _aio.Channel) -> NotificationServiceAsyncStub: ...
-    SendNotification: _grpc.UnaryUnaryMultiCallable[_order_pb2.SendNotificationRequest, _order_pb2.SendNotificationResponse]
-    """SendNotification sends one message, once for each idempotency key."""
-
-@_typing.type_check_only
-class NotificationServiceAsyncStub(NotificationServiceStub):
-    """NotificationService writes to customers."""
-
-    def __init__(self, channel: _aio.Channel) -> None: ...
-    SendNotification: _aio.UnaryUnaryMultiCallable[_order_pb2.SendNotificationRequest, _order_pb2.SendNotificationResponse]  # type: ignore[assignment]
-    """SendNotification sends one message, once for each idempotency key."""
-
-class NotificationServiceServicer(metaclass=_abc_1.ABCMeta):
-    """NotificationService writes to customers."""
-
-    @_abc_1.abstractmethod
-    def SendNotification(
-        self,
-        request: _order_pb2.SendNotificationRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_order_pb2.SendNotificationResponse, _abc.Awaitable[_order_pb2.SendNotificationResponse]]:
-        """SendNotification sends one message, once for each idempotency key."""
-
-def add_NotificationServiceServicer_to_server(servicer: NotificationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
