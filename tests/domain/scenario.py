@@ -105,7 +105,8 @@ def add_step(script: Script, words: list[str]) -> None:
     name, settings = words[0], settings_of(words[1:])
     index = len(script.steps)
     if "when" in settings:
-        script.answers[index] = {"true": True, "false": False, "failure": EVALUATION_FAILED}[settings["when"]]
+        answers: dict[str, bool | Failure] = {"true": True, "false": False, "failure": EVALUATION_FAILED}
+        script.answers[index] = answers[settings["when"]]
     script.after.append([other for other in settings.pop("after", "").split(",") if other])
     branches = [branch.partition(":") for branch in settings.pop("on_failure", "").split(";") if branch]
     script.branches.append([(match_of(match), handler) for match, _, handler in branches])

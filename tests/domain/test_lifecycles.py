@@ -1,0 +1,55 @@
+"""The page docs/lifecycles.md shows the tables of states as they are."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from orchestrator.domain.states import (
+    ENDED_RUN,
+    ENDED_STEP,
+    RUN_TRANSITIONS,
+    STEP_TRANSITIONS,
+    TERMINAL_EVENTS,
+    EventKind,
+    IllegalTransition,
+    RunState,
+    StepState,
+    next_run_state,
+    next_step_state,
+)
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_page_is_up_to_date() -> None:
+    generator = runpy.run_path(str(DOCS / "generate_lifecycles.py"))
+    expected = generator["page"]().rstrip("\n") + "\n"
+    assert (DOCS / "lifecycles.md").read_text() == expected, "run: python docs/generate_lifecycles.py"
+
+
+@pytest.mark.parametrize("kind", EventKind)
+@pytest.mark.parametrize("state", ENDED_RUN)
+def test_nothing_may_follow_the_end_of_a_run(state: RunState, kind: EventKind) -> None:
+    with pytest.raises(IllegalTransition):
+        next_run_state(state, kind)
+
+
+@pytest.mark.parametrize("kind", STEP_TRANSITIONS)
+@pytest.mark.parametrize("state", ENDED_STEP)
+def test_nothing_may_follow_the_end_of_a_step(state: StepState, kind: EventKind) -> None:
+    with pytest.raises(IllegalTransition):
+        next_step_state(state, kind)
+
+
+def test_every_kind_of_event_has_its_place() -> None:
+    assert {kind for kind, (_, target) in RUN_TRANSITIONS.items() if target in ENDED_RUN} == TERMINAL_EVENTS
+    assert set(EventKind) == {EventKind.RUN_SUBMITTED} | set(RUN_TRANSITIONS) | set(STEP_TRANSITIONS)
+
+
+def test_every_state_can_be_reached() -> None:
+    reached = {target for _, target in STEP_TRANSITIONS.values()} | {StepState.BLOCKED}
+    assert reached == set(StepState)
+    assert {target for _, target in RUN_TRANSITIONS.values()} | {RunState.PENDING} == set(RunState)
