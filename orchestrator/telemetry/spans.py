@@ -122,9 +122,12 @@ def run_spans(trace: RunTrace, run: Run) -> list[Span]:
 
 
 def step_spans(trace: RunTrace, run: Run, index: int) -> list[Span]:
-    """Gives the spans of an ended step, its own first; nothing for one that has not ended or was never ready."""
+    """Gives the spans of an ended step, its own first; nothing for one that has not ended or never waited to run."""
     step, spec = run.steps[index], run.graph.steps[index]
     if step.ready_time is None or step.end_time is None:
+        return []
+    if step.state is StepState.CANCELLED and not step.attempts and step.end_time - step.ready_time < SHORTEST_WAIT_US:
+        # Released by the very failure that ended the run.
         return []
     attributes: dict[str, Attribute] = {**trace.attributes, "baton.step.id": spec.id}
     own: dict[str, Attribute] = {
