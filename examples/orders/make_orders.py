@@ -55,7 +55,7 @@ PRODUCTS = (
     ("TIN-SQUARE-250", 690, 140),
 )
 
-NAMES = [
+NAMES = (
     "Amélie Laurent",
     "Björn Lindqvist",
     "Chiara Rossi",
@@ -80,7 +80,7 @@ NAMES = [
     "Viktor Horváth",
     "Wanda Zielińska",
     "Yara Haddad",
-]
+)
 
 CITIES = (
     ("DE", "20095", "Hamburg"),
