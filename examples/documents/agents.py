@@ -1,4 +1,4 @@
-"""The agents as gRPC servicers, with no server around them: any server may carry them. The reading itself is elsewhere."""
+"""The agents as gRPC servicers, with no server around them: any server may carry them. How to read is elsewhere."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ class SummariserServicer(documents_pb2_grpc.SummariserServiceServicer):
 
 
 def sentence_weight(sentence: str, place: int, ease: float, terms: dict[str, float]) -> float:
-    """Returns what a sentence is worth: the terms it holds, for its length, more at the start and where it reads well."""
+    """Returns what a sentence is worth: its terms for its length, more at the start and where it reads well."""
     words = reading.words_of(sentence)
     text = f" {' '.join(words)} "
     held = sum(weight for term, weight in terms.items() if f" {term} " in text)

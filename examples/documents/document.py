@@ -1,5 +1,6 @@
-"""Real input for the agents: text files of this repository. `python -m examples.documents.document README.md` prints one
-as the JSON form of documents.v1.Document.
+"""Real input for the agents: text files of this repository.
+
+`python -m examples.documents.document README.md` prints one as the JSON form of documents.v1.Document.
 """
 
 from __future__ import annotations

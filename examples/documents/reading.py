@@ -1,4 +1,4 @@
-"""Measures and mines English text: sentences, syllables, reading ease, key terms, quantities. Pure and deterministic."""
+"""Measures and mines English text: sentences, syllables, reading ease, key terms, quantities. Pure."""
 
 from __future__ import annotations
 
