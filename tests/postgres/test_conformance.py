@@ -1,0 +1,19 @@
+"""Runs the conformance suites on the stores in Postgres."""
+
+from __future__ import annotations
+
+from tests.conformance.journal_store import JournalStoreConformance
+from tests.conformance.replica_store import ReplicaStoreConformance
+from tests.conformance.run_store import RunStoreConformance
+
+
+class TestPostgresJournalStore(JournalStoreConformance):
+    """The journal in Postgres."""
+
+
+class TestPostgresReplicaStore(ReplicaStoreConformance):
+    """Leases and ownership in Postgres."""
+
+
+class TestPostgresRunStore(RunStoreConformance):
+    """Runs in Postgres."""
