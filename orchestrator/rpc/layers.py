@@ -1,0 +1,217 @@
+"""What stands around every call, in order: Call, Layer and the one interceptor that runs them.
+
+The interceptor is also the outermost guard: it reads and writes the messages itself, so that neither a message that
+cannot be read nor an exception that nobody foresaw reaches the caller as text. What a layer does is in its own module.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, aclosing
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError, Message
+from grpc_status import rpc_status
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge
+from orchestrator.rpc import errors
+
+REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
+"""Size of a request: a contract of 4 MiB and what goes around it."""
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Metadata of a call as it came."""
+
+_log = structlog.get_logger(__name__)
+_caller: ContextVar[Caller] = ContextVar("baton_caller")
+
+
+@dataclass(slots=True)
+class Call:
+    """One call on its way: `request` is None where the caller streams, `caller` until it is known."""
+
+    method: str
+    request: Message | None
+    metadata: Metadata
+    context: grpc.aio.ServicerContext[Any, Any]
+    unary: bool
+    caller: Caller | None = None
+
+    def set_caller(self, caller: Caller) -> None:
+        """Says who calls; servicers read it with `current_caller`."""
+        self.caller = caller
+        _caller.set(caller)
+
+
+class Layer(Protocol):
+    """Something that stands around calls; its errors are told to the caller like those of a handler."""
+
+    def around(self, call: Call) -> AbstractContextManager[None]:
+        """Returns what is entered before the handler and left after it."""
+        ...
+
+
+def current_caller() -> Caller:
+    """Returns who makes the call that this task serves."""
+    return _caller.get()
+
+
+class LayerInterceptor(grpc.aio.ServerInterceptor):
+    """Runs the layers around every handler and turns every error into a rich status.
+
+    Methods of `background_services` (health, reflection) do not hold up a server that stops: see `end_background`.
+    """
+
+    def __init__(self, layers: Sequence[Layer], background_services: frozenset[str]) -> None:
+        self._layers = tuple(layers)
+        self._background_services = background_services
+        self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self._foreground = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Finds the handler and stands around it."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        guarded = self._guarded.get(method)
+        if guarded is None:
+            guarded = self._guarded[method] = self._guard(method, handler)
+        return guarded
+
+    async def wait_idle(self) -> None:
+        """Waits until no call is served but those of the background services."""
+        await self._idle.wait()
+
+    def end_background(self) -> None:
+        """Cancels the calls of the background services, which would last as long as their connections."""
+        for task in self._background:
+            task.cancel()
+
+    def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        read, write = _reader(method, handler.request_deserializer or bytes), handler.response_serializer or bytes
+        handle = _behaviour(handler)
+        streaming = handler.request_streaming, handler.response_streaming
+        background = method.rpartition("/")[0].lstrip("/") in self._background_services
+        unary = streaming == (False, False)
+
+        async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+            self._enter(background)
+            try:
+                request = _read_all(raw, read) if handler.request_streaming else read(raw)
+                call = Call(
+                    method,
+                    request if isinstance(request, Message) else None,
+                    tuple(context.invocation_metadata() or ()),
+                    context,
+                    unary,
+                )
+                with ExitStack() as entered:
+                    for layer in self._layers:
+                        entered.enter_context(layer.around(call))
+                    if not handler.response_streaming:
+                        return write(await handle(request, context))
+                    await _stream(handle, request, context)
+                    return None
+            except grpc.aio.AbortError:
+                raise  # A handler has set the status itself.
+            except Exception as error:  # noqa: BLE001 (whatever it is, the caller is told nothing of it)
+                await context.abort_with_status(rpc_status.to_status(errors.to_status(_tellable(method, error))))
+            finally:
+                self._leave(background)
+
+        kinds = {
+            (False, False): grpc.unary_unary_rpc_method_handler,
+            (False, True): grpc.unary_stream_rpc_method_handler,
+            (True, False): grpc.stream_unary_rpc_method_handler,
+            (True, True): grpc.stream_stream_rpc_method_handler,
+        }
+        make: Any = kinds[streaming]
+        # Streams are written by `context.write` inside `serve`, which serializes there.
+        guarded: grpc.RpcMethodHandler[Any, Any] = make(
+            serve, response_serializer=write if handler.response_streaming else None
+        )
+        return guarded
+
+    def _enter(self, background: bool) -> None:
+        if background:
+            task = asyncio.current_task()
+            if task is not None:
+                self._background.add(task)
+            return
+        self._foreground += 1
+        self._idle.clear()
+
+    def _leave(self, background: bool) -> None:
+        if background:
+            task = asyncio.current_task()
+            if task is not None:
+                self._background.discard(task)
+            return
+        self._foreground -= 1
+        if self._foreground == 0:
+            self._idle.set()
+
+
+def _tellable(method: str, error: Exception) -> BatonError:
+    """Returns what the caller is told of `error`; the whole of an unforeseen one goes to the log and nowhere else."""
+    if isinstance(error, BatonError) and errors.is_expected(error):
+        return error
+    error_id = errors.new_error_id()
+    _log.error("call failed", method=method, error_id=error_id, exc_info=error)
+    return errors.internal_error(error_id)
+
+
+def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any, Any], Any]:
+    behaviour: Callable[[Any, Any], Any] | None = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+    assert behaviour is not None
+    return behaviour
+
+
+def _reader(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(raw: bytes) -> Any:
+        if len(raw) > REQUEST_LIMIT_BYTES:
+            raise PayloadTooLarge(
+                f"the request has {len(raw)} bytes; send at most {REQUEST_LIMIT_BYTES}",
+                metadata={"size": str(len(raw)), "limit": str(REQUEST_LIMIT_BYTES)},
+            )
+        try:
+            return deserialize(raw)
+        except (DecodeError, UnicodeDecodeError):
+            raise InvalidRequest(
+                f"the request is not a message that {method} takes; send its request type in binary protobuf"
+            ) from None
+
+    return read
+
+
+async def _read_all(source: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:
+    async for raw in source:
+        yield read(raw)
+
+
+async def _stream(handle: Callable[[Any, Any], Any], request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Sends what a handler yields. A cancelled call closes the handler's generator before this ends."""
+    answer = handle(request, context)
+    if inspect.isawaitable(answer):
+        await answer  # The handler writes to the context itself.
+        return
+    async with aclosing(answer) as responses:
+        async for response in responses:
+            await context.write(response)

@@ -1,0 +1,104 @@
+"""The layers that tell telemetry of calls: what was answered, and the span that a submitted run hangs from.
+
+Telemetry hands in plain callables. Nothing they raise may fail a call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import grpc
+import structlog
+
+from orchestrator.domain.caller import Caller
+from orchestrator.rpc.errors import code_of, number_of
+from orchestrator.rpc.layers import Call
+
+CallObserver = Callable[[str, int, int, int, Caller | None], None]
+"""Told of each unary call: method (`/package.Service/Method`), start and end in nanoseconds since the Unix epoch, the
+number of the gRPC code, and who called (None where that was not established)."""
+
+FinishSpan = Callable[[int], None]
+"""Ends a span with the number of the gRPC code."""
+
+SpanStarter = Callable[[str, str], tuple[str, FinishSpan]]
+"""Starts the server span of a call from its method and the caller's traceparent (may be empty); answers the traceparent
+that names the new span, and what ends it."""
+
+SPAN_METHODS = frozenset({"/baton.v1.RunService/SubmitRun"})
+"""Methods whose span must be known before they are served, because what they start is its child."""
+
+_log = structlog.get_logger(__name__)
+
+
+class ObservationLayer:
+    """Tells the observer of each unary call."""
+
+    def __init__(self, observer: CallObserver) -> None:
+        self._observer = observer
+
+    @contextmanager
+    def around(self, call: Call) -> Iterator[None]:
+        """Times the call."""
+        if not call.unary:
+            yield
+            return
+        start_ns, begun_ns, code = time.time_ns(), time.perf_counter_ns(), 0
+        try:
+            yield
+        except BaseException as error:
+            code = _code(call, error)
+            raise
+        finally:
+            end_ns = start_ns + time.perf_counter_ns() - begun_ns
+            try:
+                self._observer(call.method, start_ns, end_ns, code, call.caller)
+            except Exception:  # noqa: BLE001 (telemetry fails no call)
+                _log.exception("call observer failed", method=call.method)
+
+
+class SpanLayer:
+    """Makes what SPAN_METHODS start a child of their own server span."""
+
+    def __init__(self, start_span: SpanStarter) -> None:
+        self._start_span = start_span
+
+    @contextmanager
+    def around(self, call: Call) -> Iterator[None]:
+        """Starts the span, puts its traceparent in place of the caller's, and ends it with the call."""
+        finish = self._start(call) if call.method in SPAN_METHODS else None
+        code = 0
+        try:
+            yield
+        except BaseException as error:
+            code = _code(call, error)
+            raise
+        finally:
+            if finish is not None:
+                try:
+                    finish(code)
+                except Exception:  # noqa: BLE001 (telemetry fails no call)
+                    _log.exception("span could not be ended", method=call.method)
+
+    def _start(self, call: Call) -> FinishSpan | None:
+        caller = call.caller
+        if caller is None:
+            return None
+        try:
+            traceparent, finish = self._start_span(call.method, caller.traceparent)
+        except Exception:  # noqa: BLE001 (telemetry fails no call)
+            _log.exception("span could not be started", method=call.method)
+            return None
+        call.set_caller(replace(caller, traceparent=traceparent))
+        return finish
+
+
+def _code(call: Call, error: BaseException) -> int:
+    """Returns the code that ends the call; a handler that ended it itself has set it in the context."""
+    if isinstance(error, grpc.aio.AbortError):
+        code = call.context.code()
+        return number_of(code) if isinstance(code, grpc.StatusCode) else int(code)
+    return code_of(error)

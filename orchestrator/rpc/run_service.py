@@ -1,0 +1,108 @@
+"""RunService: requests of the wire to calls of the engine, and back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+from baton.v1 import run_service_pb2, run_service_pb2_grpc
+from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_UNSPECIFIED, RunView
+
+from orchestrator.domain.errors import FieldFault, PayloadTooLarge
+from orchestrator.engine.api import Runs
+from orchestrator.rpc.filters import parse_filter
+from orchestrator.rpc.layers import current_caller
+from orchestrator.rpc.paging import EVENT_PAGE_SIZE, Listing, cut_page, page_size
+from orchestrator.rpc.watches import Watches
+
+WAIT_SECONDS = 60.0
+"""How long WaitRun waits where the request does not say."""
+
+INPUT_LIMIT_BYTES = 1 << 20
+"""Size of a run's input."""
+
+
+class RunService(run_service_pb2_grpc.RunServiceServicer):
+    """Serves RunService by `runs`. Requests have been validated, and the caller is known."""
+
+    def __init__(self, runs: Runs, watches: Watches) -> None:
+        self._runs = runs
+        self._watches = watches
+
+    async def SubmitRun(
+        self, request: run_service_pb2.SubmitRunRequest, context: object
+    ) -> run_service_pb2.SubmitRunResponse:
+        """Submits a run."""
+        size = len(request.input.value)
+        if size > INPUT_LIMIT_BYTES:
+            text = f"the input has {size} bytes; send at most {INPUT_LIMIT_BYTES}"
+            raise PayloadTooLarge(text, faults=[FieldFault("input", "PAYLOAD_TOO_LARGE", text)])
+        request.view = _view_of_one(request.view)
+        return await self._runs.submit(current_caller(), request)
+
+    async def GetRun(self, request: run_service_pb2.GetRunRequest, context: object) -> run_service_pb2.GetRunResponse:
+        """Reads a run."""
+        run, cursor = await self._runs.get(current_caller(), UUID(request.run_id), _view_of_one(request.view))
+        return run_service_pb2.GetRunResponse(run=run, cursor=cursor)
+
+    async def ListRuns(
+        self, request: run_service_pb2.ListRunsRequest, context: object
+    ) -> run_service_pb2.ListRunsResponse:
+        """Lists runs."""
+        caller = current_caller()
+        listing = Listing("ListRuns", caller.namespace, request.filter)
+        before = listing.run_position(request.page_token)
+        size = page_size(request.page_size)
+        found = await self._runs.list(
+            caller, parse_filter(request.filter), before, size + 1, _view_of_many(request.view)
+        )
+        runs, more = cut_page(found, size)
+        return run_service_pb2.ListRunsResponse(
+            runs=runs, next_page_token=listing.token(runs[-1].run_id) if more else ""
+        )
+
+    def WatchRun(
+        self, request: run_service_pb2.WatchRunRequest, context: object
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        """Streams a run."""
+        updates = self._runs.watch(current_caller(), UUID(request.run_id), request.cursor, _view_of_many(request.view))
+        return self._watches.follow(updates, request.cursor)
+
+    async def WaitRun(
+        self, request: run_service_pb2.WaitRunRequest, context: object
+    ) -> run_service_pb2.WaitRunResponse:
+        """Waits for the end of a run."""
+        seconds = WAIT_SECONDS
+        if request.HasField("wait_timeout"):
+            seconds = request.wait_timeout.ToNanoseconds() / 1_000_000_000
+        run, cursor = await self._runs.wait(current_caller(), UUID(request.run_id), seconds, _view_of_one(request.view))
+        return run_service_pb2.WaitRunResponse(run=run, cursor=cursor)
+
+    async def ListRunEvents(
+        self, request: run_service_pb2.ListRunEventsRequest, context: object
+    ) -> run_service_pb2.ListRunEventsResponse:
+        """Lists the journal of a run."""
+        caller, run_id = current_caller(), UUID(request.run_id)
+        listing = Listing("ListRunEvents", caller.namespace, str(run_id))
+        after = listing.number_position(request.page_token)
+        size = page_size(request.page_size, EVENT_PAGE_SIZE)
+        found = await self._runs.list_events(caller, run_id, after, size + 1, _view_of_many(request.view))
+        events, more = cut_page(found, size)
+        return run_service_pb2.ListRunEventsResponse(
+            events=events, next_page_token=listing.token(str(events[-1].sequence)) if more else ""
+        )
+
+    async def CancelRun(
+        self, request: run_service_pb2.CancelRunRequest, context: object
+    ) -> run_service_pb2.CancelRunResponse:
+        """Cancels a run."""
+        run = await self._runs.cancel(current_caller(), UUID(request.run_id), request.reason)
+        return run_service_pb2.CancelRunResponse(run=run)
+
+
+def _view_of_one(view: RunView.ValueType) -> RunView.ValueType:
+    return RUN_VIEW_FULL if view == RUN_VIEW_UNSPECIFIED else view
+
+
+def _view_of_many(view: RunView.ValueType) -> RunView.ValueType:
+    return RUN_VIEW_BASIC if view == RUN_VIEW_UNSPECIFIED else view

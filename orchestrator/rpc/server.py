@@ -1,0 +1,178 @@
+"""The gRPC server: its options, its layers in their order, its services, and how it starts, drains and stops."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import grpc
+from baton.v1 import (
+    run_service_pb2,
+    run_service_pb2_grpc,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from orchestrator.engine.api import Runs, Workers, Workflows
+from orchestrator.rpc import reflection
+from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
+from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
+from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
+from orchestrator.rpc.run_service import RunService
+from orchestrator.rpc.validation import RequestValidator, ValidationLayer
+from orchestrator.rpc.watches import WATCH_SECONDS, Watches
+from orchestrator.rpc.worker_service import WorkerService
+from orchestrator.rpc.workflow_service import CHECK_METHOD, WorkflowService
+
+DEFAULT_ADDRESS = "127.0.0.1:7330"
+
+SERVICES: tuple[ServiceDescriptor, ...] = (
+    worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
+    workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
+    run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
+)
+"""The services of Baton."""
+
+OPTIONS: tuple[tuple[str, int], ...] = (
+    # Two servers must not share a port unnoticed.
+    ("grpc.so_reuseport", 0),
+    # A peer that is gone is noticed within 80 s, and clients may ping as often as every 20 s.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 20_000),
+    # Connections are renewed so that clients find new replicas. Calls get the time of the longest: a watch ends itself
+    # after at most 20 minutes, and a call waits for at most 10.
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 21 * 60_000),
+    ("grpc.max_concurrent_streams", 1_000),
+    # Twice what is taken, so that most of what is too large is refused with a reason; grpc refuses the rest without.
+    ("grpc.max_receive_message_length", 2 * REQUEST_LIMIT_BYTES),
+)
+
+CONCURRENT_CALLS_LIMIT = 20_000
+"""Calls served at once, streams included; grpc refuses more with RESOURCE_EXHAUSTED."""
+
+_BACKGROUND_SERVICES = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
+
+
+class AddressUnavailable(OSError):
+    """The address cannot be listened on."""
+
+
+class RpcServer:
+    """Serves baton.v1, health and reflection on one address."""
+
+    def __init__(
+        self,
+        runs: Runs,
+        workflows: Workflows,
+        workers: Workers,
+        authenticate: Authenticate,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        on_call: CallObserver | None = None,
+        start_span: SpanStarter | None = None,
+        watch_seconds: float = WATCH_SECONDS,
+    ) -> None:
+        """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet."""
+        self._runs = runs
+        self._workflows = workflows
+        self._workers = workers
+        self._authenticate = authenticate
+        self._address = address
+        self._on_call = on_call
+        self._start_span = start_span
+        self._watches = Watches(watch_seconds)
+        self._health = health.aio.HealthServicer()
+        self._validator = RequestValidator(_request_types())
+        self._interceptor = LayerInterceptor(self._layers(), _BACKGROUND_SERVICES)
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Listens and serves; returns the port. Raises AddressUnavailable."""
+        server = grpc.aio.server(
+            interceptors=[self._interceptor], options=OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_LIMIT
+        )
+        self._add_services(server)
+        try:
+            port = server.add_insecure_port(self._address)
+        except RuntimeError:
+            port = 0
+        if port == 0:
+            raise AddressUnavailable(
+                f"cannot listen on {self._address}: it is in use or not an address of this machine; choose another"
+            )
+        await server.start()
+        self._server = server
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for service in SERVICES:
+            await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def drain(self) -> None:
+        """Says NOT_SERVING and sends watchers elsewhere; calls are still served."""
+        await self._health.enter_graceful_shutdown()
+        self._watches.end()
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Refuses new calls and waits for those that are served, at most `grace_seconds`; then cancels them."""
+        if self._server is None:
+            return
+        await self.drain()
+        stopping = asyncio.create_task(self._server.stop(grace_seconds))
+        idle = asyncio.create_task(self._interceptor.wait_idle())
+        try:
+            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
+            self._interceptor.end_background()
+            await stopping
+        finally:
+            idle.cancel()
+        self._server = None
+
+    def _layers(self) -> list[Layer]:
+        """What stands around every call, outermost first. Outside of all is the LayerInterceptor, which turns what
+        any of them raises into a status."""
+        layers: list[Layer] = []
+        if self._on_call is not None:
+            # First, so that it sees calls refused by the others too.
+            layers.append(ObservationLayer(self._on_call))
+        # Before validation: who may not call learns nothing of what a request should be.
+        layers.append(AuthenticationLayer(self._authenticate, frozenset({health.SERVICE_NAME})))
+        if self._start_span is not None:
+            # After authentication, whose caller carries the parent; before validation, whose refusals are in the span.
+            layers.append(SpanLayer(self._start_span))
+        # Last: services are reached by valid requests only.
+        layers.append(ValidationLayer(self._validator, frozenset({CHECK_METHOD})))
+        return layers
+
+    def _add_services(self, server: grpc.aio.Server) -> None:
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(RunService(self._runs, self._watches), server)
+        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(
+            WorkflowService(self._workflows, self._validator), server
+        )
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._workers), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        reflection.Reflection(
+            [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],
+            [
+                *(service.file.name for service in SERVICES),
+                health_pb2.DESCRIPTOR.name,
+                # Clients render the details of errors with these.
+                "google/rpc/status.proto",
+                "google/rpc/error_details.proto",
+            ],
+            self._workers.descriptor_files,
+        ).add_to(server)
+
+
+def _request_types() -> Iterator[type[Message]]:
+    for service in SERVICES:
+        for method in service.methods:
+            yield GetMessageClass(method.input_type)

@@ -1,0 +1,75 @@
+"""Credentials: who calls, by the metadata of a call. No transport is known here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Protocol
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import FieldFault, InvalidRequest
+
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Keys, in lower case, and values; a key may come more than once."""
+
+CHANNEL_KEY = "baton-channel"
+TRACEPARENT_KEY = "traceparent"
+
+DEVELOPMENT_NAMESPACE = "default"
+DEVELOPMENT_PRINCIPAL = "anonymous"
+DEFAULT_CHANNEL = "grpc"
+
+_CHANNEL = re.compile(r"[a-z0-9-]{1,32}")
+_TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
+
+
+class Authenticator(Protocol):
+    """Says who calls."""
+
+    def authenticate(self, metadata: Metadata) -> Caller:
+        """Returns the caller. Raises a BatonError where the credential or another value is not taken."""
+        ...
+
+
+class DevelopmentAuthenticator:
+    """Takes everybody as the same principal of one namespace: for a server that only its own machine reaches."""
+
+    def authenticate(self, metadata: Metadata) -> Caller:
+        """Returns the caller. Raises InvalidRequest for a channel that is not of `[a-z0-9-]{1,32}`."""
+        return Caller(
+            namespace=DEVELOPMENT_NAMESPACE,
+            principal=DEVELOPMENT_PRINCIPAL,
+            channel=read_channel(metadata),
+            traceparent=read_traceparent(metadata),
+        )
+
+
+def read_channel(metadata: Metadata) -> str:
+    """Reads the channel that a client names; `grpc` where it names none."""
+    values = _values(metadata, CHANNEL_KEY)
+    if not values:
+        return DEFAULT_CHANNEL
+    if len(values) > 1 or not _CHANNEL.fullmatch(values[0]):
+        text = f"the metadata `{CHANNEL_KEY}` must be one value of 1 to 32 of a-z, 0-9 and -, such as `cli`"
+        raise InvalidRequest(text, faults=[FieldFault(f'metadata["{CHANNEL_KEY}"]', "INVALID_REQUEST", text)])
+    return values[0]
+
+
+def read_traceparent(metadata: Metadata) -> str:
+    """Reads the W3C trace context as `00-<trace>-<parent>-<flags>`; empty where there is none or it is not valid.
+
+    A wrong one is ignored, not refused, as the standard asks; a later version is read as far as it is known.
+    """
+    values = _values(metadata, TRACEPARENT_KEY)
+    match = _TRACEPARENT.fullmatch(values[0].strip()) if len(values) == 1 else None
+    if match is None:
+        return ""
+    version, trace_id, parent_id, flags, rest = match.groups()
+    unknown = version == "ff" or (version == "00" and rest is not None)
+    if unknown or trace_id == "0" * 32 or parent_id == "0" * 16:
+        return ""
+    return f"00-{trace_id}-{parent_id}-{flags}"
+
+
+def _values(metadata: Metadata, key: str) -> list[str]:
+    return [value for name, value in metadata if name == key and isinstance(value, str)]

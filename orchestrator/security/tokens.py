@@ -1,0 +1,73 @@
+"""Step tokens: what a worker holds to act on behalf of the attempt it was called for. Signed, verified on any replica.
+
+A token is `v1.BODY.MAC`, both base64url: the body names namespace, run, step, attempt and epoch; the MAC is HMAC-SHA256
+under the key that all replicas share. It names an attempt and no secret; the epoch makes it worthless once the run has
+another owner or the attempt has ended, which the one who verifies must look up.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from dataclasses import dataclass
+from uuid import UUID
+
+VERSION = "v1"
+MAX_TOKEN_CHARACTERS = 1_024
+
+
+class TokenInvalid(Exception):
+    """The text is not a token that this key signed."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepClaim:
+    """What a token says: the bearer was called for this attempt, in this epoch."""
+
+    namespace: str
+    run_id: UUID
+    step: str
+    attempt: int
+    epoch: int
+
+
+class TokenSigner:
+    """Signs and verifies step tokens with one key of 32 bytes."""
+
+    def __init__(self, key: bytes) -> None:
+        self._mac = hmac.new(key, digestmod=hashlib.sha256)
+
+    def sign(self, claim: StepClaim) -> str:
+        """Makes the token of a claim."""
+        fields = (claim.namespace, claim.run_id.hex, claim.step, str(claim.attempt), str(claim.epoch))
+        body = "\0".join(fields).encode()
+        return f"{VERSION}.{_encode(body)}.{_encode(self._sum(body))}"
+
+    def verify(self, token: str) -> StepClaim:
+        """Reads a token back. Errors: TokenInvalid."""
+        if len(token) > MAX_TOKEN_CHARACTERS:
+            raise TokenInvalid("the step token is too long")
+        try:
+            version, body_text, mac_text = token.split(".")
+            body, mac = _decode(body_text), _decode(mac_text)
+            if version != VERSION or not hmac.compare_digest(mac, self._sum(body)):
+                raise TokenInvalid("the step token is not signed by this server")
+            namespace, run_id, step, attempt, epoch = body.decode().split("\0")
+            return StepClaim(namespace, UUID(hex=run_id), step, int(attempt), int(epoch))
+        except (ValueError, binascii.Error) as error:
+            raise TokenInvalid("the step token cannot be read") from error
+
+    def _sum(self, body: bytes) -> bytes:
+        mac = self._mac.copy()
+        mac.update(body)
+        return mac.digest()
+
+
+def _encode(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def _decode(text: str) -> bytes:
+    return base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)

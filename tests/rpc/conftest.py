@@ -1,0 +1,53 @@
+"""A server over a real socket, and the engine behind it as a fake that records its calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import grpc
+import pytest
+from baton.v1 import run_service_pb2_grpc, worker_service_pb2_grpc, workflow_service_pb2_grpc
+
+from orchestrator.rpc.server import RpcServer
+from orchestrator.security.credentials import DevelopmentAuthenticator
+from tests.rpc.fakes import FakeEngine
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+async def server(engine: FakeEngine) -> AsyncIterator[RpcServer]:
+    server = make_server(engine)
+    yield server
+    await server.stop(0)
+
+
+@pytest.fixture
+async def channel(server: RpcServer) -> AsyncIterator[grpc.aio.Channel]:
+    port = await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        yield channel
+
+
+@pytest.fixture
+def runs(channel: grpc.aio.Channel) -> run_service_pb2_grpc.RunServiceAsyncStub:
+    return run_service_pb2_grpc.RunServiceStub(channel)
+
+
+@pytest.fixture
+def workflows(channel: grpc.aio.Channel) -> workflow_service_pb2_grpc.WorkflowServiceAsyncStub:
+    return workflow_service_pb2_grpc.WorkflowServiceStub(channel)
+
+
+@pytest.fixture
+def workers(channel: grpc.aio.Channel) -> worker_service_pb2_grpc.WorkerServiceAsyncStub:
+    return worker_service_pb2_grpc.WorkerServiceStub(channel)
+
+
+def make_server(engine: FakeEngine, **options: object) -> RpcServer:
+    """Makes a server of `engine` on a free port."""
+    authenticate = DevelopmentAuthenticator().authenticate
+    return RpcServer(engine.runs, engine.workflows, engine.workers, authenticate, "127.0.0.1:0", **options)  # type: ignore[arg-type]

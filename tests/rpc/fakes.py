@@ -1,0 +1,226 @@
+"""The doors of the engine as a fake: it records every call and answers what a test puts in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+import grpc
+from baton.v1 import (
+    event_pb2,
+    run_pb2,
+    run_service_pb2,
+    worker_pb2,
+    worker_service_pb2,
+    workflow_pb2,
+    workflow_service_pb2,
+)
+from google.protobuf import descriptor_pb2
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from orchestrator.domain.caller import Caller
+from orchestrator.engine.ports import FilterTerm
+
+
+class FakeEngine:
+    """Runs, Workflows and Workers by its attributes of these names."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Caller, tuple[Any, ...]]] = []
+        self.error: BaseException | None = None
+        self.hold: asyncio.Event | None = None
+        self.entered = asyncio.Event()
+        self.ended = asyncio.Event()
+        self.run_list: list[run_pb2.Run] = []
+        self.event_list: list[event_pb2.RunEvent] = []
+        self.updates: list[run_service_pb2.WatchRunResponse] = []
+        self.worker_list: list[worker_pb2.Worker] = []
+        self.revision_list: list[workflow_pb2.WorkflowRevision] = []
+        self.files: list[descriptor_pb2.FileDescriptorProto] = []
+        self.runs = FakeRuns(self)
+        self.workflows = FakeWorkflows(self)
+        self.workers = FakeWorkers(self)
+
+    async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
+        """Records a call; holds it while `hold` is unset, and fails it with `error`."""
+        self.calls.append((name, caller, arguments))
+        self.entered.set()
+        try:
+            if self.hold is not None:
+                await self.hold.wait()
+        finally:
+            self.ended.set()
+        if self.error is not None:
+            raise self.error
+
+    def last(self, name: str) -> tuple[Any, ...]:
+        """Returns the arguments of the last call, which must be of `name`."""
+        assert self.calls and self.calls[-1][0] == name, self.calls
+        return self.calls[-1][2]
+
+
+class FakeRuns:
+    """See engine.api.Runs."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def submit(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest
+    ) -> run_service_pb2.SubmitRunResponse:
+        await self._engine.record("submit", caller, request)
+        return run_service_pb2.SubmitRunResponse(run=run_pb2.Run(run_id="r", workflow=request.workflow), cursor="c")
+
+    async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
+        await self._engine.record("get", caller, run_id, view)
+        return run_pb2.Run(run_id=str(run_id)), "cursor"
+
+    async def list(
+        self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
+    ) -> list[run_pb2.Run]:
+        await self._engine.record("list", caller, list(terms), before, limit, view)
+        known = [run for run in self._engine.run_list if before is None or UUID(run.run_id) < before]
+        return known[:limit]
+
+    async def watch(
+        self, caller: Caller, run_id: UUID, cursor: str, view: int
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        engine = self._engine
+        engine.calls.append(("watch", caller, (run_id, cursor, view)))
+        try:
+            for update in engine.updates:
+                yield update
+            engine.entered.set()
+            if engine.hold is not None:
+                await engine.hold.wait()
+            if engine.error is not None:
+                raise engine.error
+        finally:
+            engine.ended.set()
+
+    async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
+        await self._engine.record("wait", caller, run_id, timeout_seconds, view)
+        return run_pb2.Run(run_id=str(run_id)), "cursor"
+
+    async def list_events(
+        self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
+    ) -> list[event_pb2.RunEvent]:
+        await self._engine.record("list_events", caller, run_id, after_sequence, limit, view)
+        return [event for event in self._engine.event_list if event.sequence > after_sequence][:limit]
+
+    async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
+        await self._engine.record("cancel", caller, run_id, reason)
+        return run_pb2.Run(run_id=str(run_id))
+
+
+class FakeWorkflows:
+    """See engine.api.Workflows."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def apply(
+        self, caller: Caller, workflow: workflow_pb2.Workflow
+    ) -> tuple[workflow_pb2.WorkflowRevision, bool]:
+        await self._engine.record("apply", caller, workflow)
+        return workflow_pb2.WorkflowRevision(workflow=workflow.name), True
+
+    async def check(
+        self, caller: Caller, workflow: workflow_pb2.Workflow
+    ) -> workflow_service_pb2.CheckWorkflowResponse:
+        await self._engine.record("check", caller, workflow)
+        return workflow_service_pb2.CheckWorkflowResponse(revision="rev")
+
+    async def get(self, caller: Caller, workflow: str, revision: str) -> workflow_pb2.WorkflowRevision:
+        await self._engine.record("get_workflow", caller, workflow, revision)
+        return workflow_pb2.WorkflowRevision(workflow=workflow)
+
+    async def list(self, caller: Caller, after: str, limit: int) -> list[workflow_pb2.WorkflowRevision]:
+        await self._engine.record("list_workflows", caller, after, limit)
+        return [each for each in self._engine.revision_list if each.workflow > after][:limit]
+
+    async def list_revisions(
+        self, caller: Caller, workflow: str, offset: int, limit: int
+    ) -> list[workflow_pb2.WorkflowRevision]:
+        await self._engine.record("list_revisions", caller, workflow, offset, limit)
+        return self._engine.revision_list[offset : offset + limit]
+
+    async def delete(self, caller: Caller, workflow: str) -> workflow_pb2.WorkflowRevision:
+        await self._engine.record("delete_workflow", caller, workflow)
+        return workflow_pb2.WorkflowRevision(workflow=workflow)
+
+
+class FakeWorkers:
+    """See engine.api.Workers."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
+        await self._engine.record("register", caller, request)
+        return worker_pb2.Worker(name=request.worker)
+
+    async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
+        await self._engine.record("get_worker", caller, worker)
+        return worker_pb2.Worker(name=worker)
+
+    async def list(self, caller: Caller, after: str, limit: int) -> list[worker_pb2.Worker]:
+        await self._engine.record("list_workers", caller, after, limit)
+        return [each for each in self._engine.worker_list if each.name > after][:limit]
+
+    async def drain(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        await self._engine.record("drain", caller, worker, address)
+        return worker_pb2.Worker(name=worker)
+
+    async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
+        await self._engine.record("delete_worker", caller, worker, address)
+        return worker_pb2.Worker(name=worker)
+
+    def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
+        if self._engine.error is not None:
+            raise self._engine.error
+        return self._engine.files
+
+
+@dataclass(slots=True)
+class Told:
+    """All that a caller was told of an error."""
+
+    code: grpc.StatusCode
+    text: str
+    info: error_details_pb2.ErrorInfo | None = None
+    bad_request: error_details_pb2.BadRequest | None = None
+    retry: error_details_pb2.RetryInfo | None = None
+    raw: str = field(default="")
+
+    @property
+    def reason(self) -> str:
+        """The reason, which must be there."""
+        assert self.info is not None, self
+        assert self.info.domain == "baton"
+        return str(self.info.reason)
+
+    @property
+    def paths(self) -> list[str]:
+        """The fields of the BadRequest."""
+        return [] if self.bad_request is None else [each.field for each in self.bad_request.field_violations]
+
+
+def told(error: grpc.aio.AioRpcError) -> Told:
+    """Reads an error as a caller does."""
+    answer = Told(error.code(), error.details() or "", raw=f"{error!r} {error.trailing_metadata()!r}")
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]
+    for detail in status.details if status is not None else ():
+        for name, kind in (
+            ("info", error_details_pb2.ErrorInfo),
+            ("bad_request", error_details_pb2.BadRequest),
+            ("retry", error_details_pb2.RetryInfo),
+        ):
+            message = kind()
+            if detail.Unpack(message):
+                setattr(answer, name, message)
+    return answer

@@ -1,0 +1,148 @@
+"""What a caller is told of errors: for every class and every method, and never the text of an exception."""
+
+from __future__ import annotations
+
+import inspect
+
+import grpc
+import pytest
+from baton.v1 import error_reason_pb2, run_service_pb2, run_service_pb2_grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from orchestrator.domain import errors as domain_errors
+from orchestrator.domain.errors import BatonError, FieldFault
+from orchestrator.rpc.errors import CODES, STATUS_LIMIT_BYTES, to_status
+from orchestrator.rpc.server import SERVICES
+from tests.rpc.fakes import FakeEngine, told
+
+RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+SECRET = "postgres://root:hunter2@db/secret"
+
+VALID: dict[str, Message] = {}
+
+
+def _classes() -> dict[str, type[BatonError]]:
+    found = inspect.getmembers(domain_errors, inspect.isclass)
+    return {
+        each.reason: each for _, each in found if issubclass(each, BatonError)
+    }
+
+
+CLASSES = _classes()
+METHODS = [method for service in SERVICES for method in service.methods]
+
+
+def valid_request(input_type: object) -> Message:
+    """Makes a request of a type that breaks no rule."""
+    request = GetMessageClass(input_type)()  # type: ignore[arg-type]
+    for field in request.DESCRIPTOR.fields:
+        if field.name == "run_id":
+            request.run_id = RUN_ID
+        elif field.name == "address":
+            request.address = "127.0.0.1:1"
+        elif field.name == "worker":
+            request.worker = "payments"
+        elif field.name == "workflow" and field.message_type is None:
+            request.workflow = "orders"
+        elif field.name == "workflow":
+            request.workflow.name = "orders"
+            request.workflow.steps.add(id="a", method="shop.v1.Stock/Reserve")
+    return request
+
+
+async def call(channel: grpc.aio.Channel, method: object, request: bytes) -> bytes:
+    path = f"/{method.containing_service.full_name}/{method.name}"  # type: ignore[attr-defined]
+    if method.server_streaming:  # type: ignore[attr-defined]
+        parts = [part async for part in channel.unary_stream(path)(request)]
+        return b"".join(parts)
+    return await channel.unary_unary(path)(request)
+
+
+def test_reasons_classes_and_codes_agree() -> None:
+    known = {
+        name.removeprefix("ERROR_REASON_")
+        for name, number in error_reason_pb2.ErrorReason.items()
+        if 1 <= number <= 39
+    }
+    assert set(CODES) == known
+    assert set(CLASSES) == known
+
+
+@pytest.mark.parametrize("reason", sorted(set(CODES) - {"INTERNAL"}))
+async def test_each_class_over_the_wire(
+    reason: str, engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    engine.error = CLASSES[reason](
+        "give another one",
+        metadata={"key": "value"},
+        faults=[FieldFault('steps[2].request["amount"]', "TYPE_MISMATCH", "int32 where string is needed")],
+        retry_delay_seconds=2.5,
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
+    answer = told(caught.value)
+    assert (answer.code, answer.text, answer.reason) == (CODES[reason], "give another one", reason)
+    assert answer.info is not None and dict(answer.info.metadata) == {"key": "value"}
+    assert answer.bad_request is not None and answer.retry is not None
+    fault = answer.bad_request.field_violations[0]
+    assert (fault.field, fault.reason) == ('steps[2].request["amount"]', "TYPE_MISMATCH")
+    assert fault.description == "int32 where string is needed"
+    assert answer.retry.retry_delay.ToMilliseconds() == 2500
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
+@pytest.mark.parametrize("error", [RuntimeError, KeyError, TimeoutError, BatonError, grpc.aio.UsageError])
+async def test_no_exception_text_reaches_a_caller(
+    method: object, error: type[Exception], engine: FakeEngine, channel: grpc.aio.Channel
+) -> None:
+    engine.error = error(SECRET)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, method, valid_request(method.input_type).SerializeToString())  # type: ignore[attr-defined]
+    answer = told(caught.value)
+    assert (answer.code, answer.text, answer.reason) == (grpc.StatusCode.INTERNAL, "internal error", "INTERNAL")
+    assert answer.info is not None and len(answer.info.metadata["error_id"]) == 32
+    for leak in (SECRET, "hunter2", error.__name__ + "(", "Traceback", "/work"):
+        assert leak not in answer.raw
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
+async def test_garbage_is_refused_with_a_reason(method: object, engine: FakeEngine, channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, method, b"\xff\xff\xff garbage")
+    answer = told(caught.value)
+    assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert "DecodeError" not in answer.raw and "parse" not in answer.raw.lower()
+    assert engine.calls == []
+
+
+async def test_unknown_methods_are_unimplemented(channel: grpc.aio.Channel) -> None:
+    for path in ("/baton.v1.RunService/Nothing", "/no.Service/Nothing"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(path)(b"")
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+@pytest.mark.parametrize(("size", "rich"), [(5 << 20, True), (12 << 20, False)])
+async def test_large_messages_are_refused(size: int, rich: bool, channel: grpc.aio.Channel) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await channel.unary_unary("/baton.v1.RunService/SubmitRun")(b"\0" * size)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    if rich:
+        assert told(caught.value).reason == "PAYLOAD_TOO_LARGE"
+
+
+async def test_a_flood_of_faults_still_arrives(
+    engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    faults = [FieldFault(f"steps[{n}].id", "UNKNOWN_STEP", "п" * 120) for n in range(100)]
+    engine.error = domain_errors.WorkflowInvalid("ы" * 5000, faults=faults, metadata={"k" * 20: "v" * 5000})
+    for _ in range(20):  # What a client does with trailers that are nearly too large is left to chance.
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
+        answer = told(caught.value)
+        assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "WORKFLOW_INVALID")
+        assert answer.info is not None and answer.bad_request is not None
+        shown = len(answer.bad_request.field_violations)
+        assert 5 < shown < 100 and answer.info.metadata["faults_left_out"] == str(100 - shown)
+    assert to_status(engine.error).ByteSize() <= STATUS_LIMIT_BYTES
