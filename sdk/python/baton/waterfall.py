@@ -1,0 +1,218 @@
+"""A run as a waterfall of text: when each step waited, was called and backed off, and which steps made the run as long
+as it was. Works on a `baton.v1.Run` alone; colours, paging and printing are the caller's."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from google.rpc import code_pb2
+
+from baton.v1 import failure_pb2, run_pb2
+
+LEAST_WIDTH = 60
+"""Narrower terminals get lines of this width."""
+
+_LONGEST_NAME = 28
+_LEAST_BAR = 10
+
+
+class Segment(enum.Enum):
+    """What a step was doing."""
+
+    QUEUE = "queue"
+    ATTEMPT = "attempt"
+    FAILED_ATTEMPT = "failed attempt"
+    BACKOFF = "backoff"
+
+
+GLYPHS: Mapping[Segment, str] = {
+    Segment.QUEUE: "·",
+    Segment.ATTEMPT: "█",
+    Segment.FAILED_ATTEMPT: "▒",
+    Segment.BACKOFF: "~",
+}
+ASCII_GLYPHS: Mapping[Segment, str] = {
+    Segment.QUEUE: ".",
+    Segment.ATTEMPT: "#",
+    Segment.FAILED_ATTEMPT: "x",
+    Segment.BACKOFF: "~",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One piece of a step's time, in microseconds since the Unix epoch."""
+
+    segment: Segment
+    start_time: int
+    end_time: int
+
+
+def waterfall(run: run_pb2.Run, width: int = 100, *, now: int | None = None, ascii_only: bool = False) -> list[str]:
+    """Draws a run as lines of at most `width` columns: a heading, one line a step, a legend.
+
+    Steps on the critical path begin with `*`. What has not ended is drawn until `now` (microseconds since the Unix
+    epoch; unset, until the last instant the run tells of) and its length is followed by `+`.
+    """
+    width = max(width, LEAST_WIDTH)
+    glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
+    start, end = _bounds(run, now)
+    path = critical_path(run)
+    names = {step.step: _cut(step.step, _LONGEST_NAME, ascii_only) for step in run.steps}
+    labels = {step.step: _label(step, end) for step in run.steps}
+    name_width = max((len(name) for name in names.values()), default=0)
+    label_width = max((len(label) for label in labels.values()), default=0)
+    bar_width = max(width - name_width - label_width - 6, _LEAST_BAR)
+    on_path = set(path)
+    scale = _Scale(start, max(end - start, 1), bar_width)
+    lines = [_cut(_heading(run, end - start), width, ascii_only)]
+    for step in run.steps:
+        mark = "*" if step.step in on_path else " "
+        bar = scale.draw(step_pieces(step, end), glyphs)
+        room = width - name_width - bar_width - 6
+        label = _cut(labels[step.step], room, ascii_only)
+        lines.append(f"{mark} {names[step.step]:<{name_width}} |{bar}| {label}".rstrip())
+    if path:
+        arrow = " > " if ascii_only else " → "
+        lines.append(_cut(f"* critical path: {arrow.join(path)}", width, ascii_only))
+    lines.append("  " + "  ".join(f"{glyph} {segment.value}" for segment, glyph in glyphs.items()))
+    return lines
+
+
+def critical_path(run: run_pb2.Run) -> list[str]:
+    """Gives the ids of the steps that made the run as long as it was, in order.
+
+    From the step that ended last, always back to the step it waited for that ended last. Skipped steps are passed
+    through, not named. Empty until some step has ended.
+    """
+    steps = {step.step: step for step in run.steps}
+    ended = [step for step in run.steps if step.HasField("end_time") and step.HasField("ready_time")]
+    ended = [step for step in ended if step.attempts or step.state == run_pb2.STEP_STATE_SKIPPED]
+    path: list[str] = []
+    current = max(ended, key=lambda step: _micros(step.end_time), default=None)
+    seen: set[str] = set()
+    while current is not None and current.step not in seen:
+        seen.add(current.step)
+        if current.attempts:
+            path.append(current.step)
+        before = [steps[name] for name in current.predecessors if name in steps]
+        before = [step for step in before if step.HasField("end_time")]
+        current = max(before, key=lambda step: _micros(step.end_time), default=None)
+    return path[::-1]
+
+
+def step_pieces(step: run_pb2.RunStep, until: int) -> list[Piece]:
+    """Gives the pieces of a step's time in order, without gaps; what has not ended lasts until `until`."""
+    if not step.HasField("ready_time") or step.state == run_pb2.STEP_STATE_SKIPPED:
+        return []
+    pieces: list[Piece] = []
+    told_until = _micros(step.ready_time)
+    method = ""
+    for attempt in step.attempts:
+        due, start = _micros(attempt.ready_time), _micros(attempt.start_time)
+        if method == attempt.method and told_until < due:
+            _add(pieces, Segment.BACKOFF, told_until, min(due, start))
+            told_until = min(due, start)
+        _add(pieces, Segment.QUEUE, told_until, start)
+        told_until = _micros(attempt.end_time) if attempt.HasField("end_time") else max(until, start)
+        failed = attempt.HasField("failure")
+        _add(pieces, Segment.FAILED_ATTEMPT if failed else Segment.ATTEMPT, start, told_until)
+        method = attempt.method
+    end = _micros(step.end_time) if step.HasField("end_time") else until
+    waits_for_retry = bool(step.attempts) and step.wait_reason.kind == run_pb2.WAIT_KIND_BACKOFF
+    _add(pieces, Segment.BACKOFF if waits_for_retry else Segment.QUEUE, told_until, end)
+    return pieces
+
+
+class _Scale:
+    """Maps instants to columns."""
+
+    def __init__(self, start: int, length_us: int, width: int) -> None:
+        self._start = start
+        self._length_us = length_us
+        self._width = width
+
+    def draw(self, pieces: Sequence[Piece], glyphs: Mapping[Segment, str]) -> str:
+        """Draws pieces; each gets its share of the columns, and a call is never too short to be seen."""
+        cells = [" "] * self._width
+        for piece in pieces:
+            first, last = self._column(piece.start_time), self._column(piece.end_time)
+            for column in range(first, last):
+                cells[column] = glyphs[piece.segment]
+        for piece in pieces:
+            if piece.segment in (Segment.ATTEMPT, Segment.FAILED_ATTEMPT):
+                column = min(self._column(piece.start_time), self._width - 1)
+                cells[column] = glyphs[piece.segment]
+        return "".join(cells)
+
+    def _column(self, time: int) -> int:
+        return min(max((time - self._start) * self._width // self._length_us, 0), self._width)
+
+
+def _add(pieces: list[Piece], segment: Segment, start: int, end: int) -> None:
+    if end > start:
+        pieces.append(Piece(segment, start, end))
+
+
+def _bounds(run: run_pb2.Run, now: int | None) -> tuple[int, int]:
+    start = _micros(run.create_time)
+    if run.HasField("end_time"):
+        return start, _micros(run.end_time)
+    if now is not None:
+        return start, max(now, start)
+    told = [start]
+    for step in run.steps:
+        told += [_micros(step.ready_time), _micros(step.end_time)]
+        told += [_micros(time) for each in step.attempts for time in (each.start_time, each.end_time)]
+    return start, max(told)
+
+
+def _heading(run: run_pb2.Run, length_us: int) -> str:
+    state = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
+    going = "" if run.HasField("end_time") else "+"
+    text = f"run {run.run_id}  {run.workflow or 'inline'}  {state}  {milliseconds(length_us)}{going}"
+    return f"{text}  {_why(run.failure)}" if run.HasField("failure") else text
+
+
+def _label(step: run_pb2.RunStep, until: int) -> str:
+    state = run_pb2.StepState.Name(step.state).removeprefix("STEP_STATE_")
+    if not step.HasField("ready_time") or step.state == run_pb2.STEP_STATE_SKIPPED:
+        return state.lower()
+    end = _micros(step.end_time) if step.HasField("end_time") else until
+    going = "" if step.HasField("end_time") else "+"
+    parts = [milliseconds(max(end - _micros(step.ready_time), 0)) + going]
+    if len(step.attempts) > 1:
+        parts.append(f"{len(step.attempts)} attempts")
+    if step.HasField("failure"):
+        parts.append(_why(step.failure))
+    elif step.wait_reason.kind:
+        parts.append(f"waits: {run_pb2.WaitKind.Name(step.wait_reason.kind).removeprefix('WAIT_KIND_').lower()}")
+    elif step.state != run_pb2.STEP_STATE_SUCCEEDED:
+        parts.append(state.lower())
+    return ", ".join(parts)
+
+
+def _why(failure: failure_pb2.Failure) -> str:
+    # A worker chooses the reason; nothing in it may steer the terminal.
+    return "".join(letter for letter in failure.reason if letter.isprintable()) or code_pb2.Code.Name(failure.code)
+
+
+def milliseconds(length_us: int) -> str:
+    """Writes a length as milliseconds in at most four digits where it can: 0.24 ms, 12.3 ms, 1,204 ms."""
+    length = length_us / 1_000
+    if length < 1:
+        return f"{length:.2f} ms"
+    return f"{length:.1f} ms" if length < 100 else f"{length:,.0f} ms"
+
+
+def _micros(time: Timestamp) -> int:
+    return time.seconds * 1_000_000 + time.nanos // 1_000
+
+
+def _cut(text: str, width: int, ascii_only: bool) -> str:
+    if len(text) <= width:
+        return text
+    return text[: max(width - 2, 0)] + ".." if ascii_only else text[: max(width - 1, 0)] + "…"
