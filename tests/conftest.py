@@ -44,7 +44,7 @@ async def template_database(postgres_server: EmbeddedPostgres) -> str:
 async def database(postgres_server: EmbeddedPostgres, template_database: str) -> AsyncIterator[str]:
     """DSN of a fresh database with the newest schema."""
     name = f"test_{next(_numbers)}"
-    await _administer(postgres_server.dsn, f"CREATE DATABASE {name} TEMPLATE {template_database}")
+    await _administer(postgres_server.dsn, f"CREATE DATABASE {name} TEMPLATE {template_database} STRATEGY file_copy")
     yield dsn_of(postgres_server.dsn, name)
     await _administer(postgres_server.dsn, f"DROP DATABASE {name} WITH (FORCE)")
 

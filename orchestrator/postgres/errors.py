@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -45,7 +44,7 @@ def domain_errors() -> Iterator[None]:
     """Turns every error of the driver into DatabaseUnavailable, or InvalidRequest where it blames the data."""
     try:
         yield
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, asyncio.TimeoutError, UnicodeError) as error:
+    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeError) as error:
         if is_about_content(error):
             raise InvalidRequest(
                 "the request holds something that cannot be stored, such as the character U+0000 or a text over its limit"

@@ -52,7 +52,14 @@ class PostgresJournalStore:
             if len(entries) > 1:
                 raise WriteRefused("events stand under these sequences already") from error
             return [_FENCED]
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError, UnicodeError, OverflowError) as error:
+        except (
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            OSError,
+            TimeoutError,
+            UnicodeError,
+            OverflowError,
+        ) as error:
             if is_about_content(error):
                 raise WriteRefused("the database refused the content of the batch") from error
             raise unavailable() from error

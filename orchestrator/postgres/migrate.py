@@ -104,7 +104,10 @@ async def ensure_partitions(
     """
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     monday_ms = now_ms - (now_ms - _FIRST_MONDAY_MS) % WEEK_MS
-    wanted = {_partition_name(start): start for start in range(monday_ms - WEEK_MS, monday_ms + (weeks_ahead + 1) * WEEK_MS, WEEK_MS)}
+    wanted = {
+        _partition_name(start): start
+        for start in range(monday_ms - WEEK_MS, monday_ms + (weeks_ahead + 1) * WEEK_MS, WEEK_MS)
+    }
     async with connection.transaction():
         await connection.execute(_QUERIES["wait_for_lock"])
         await connection.execute(_QUERIES["take_lock"])
@@ -179,6 +182,10 @@ def _compare(applied: Sequence[asyncpg.Record], known: Sequence[Migration]) -> N
         migration = by_version.get(row["version"])
         if migration is None:
             newest = max(by_version, default=0)
-            raise SchemaError(f"the database is at {row['name']}, this Baton knows up to {newest:04}: run a newer Baton")
+            raise SchemaError(
+                f"the database is at {row['name']}, this Baton knows up to {newest:04}: run a newer Baton"
+            )
         if migration.checksum != row["checksum"]:
-            raise SchemaError(f"{row['name']} is not the file that was applied: restore it, and put changes in a new file")
+            raise SchemaError(
+                f"{row['name']} is not the file that was applied: restore it, and put changes in a new file"
+            )

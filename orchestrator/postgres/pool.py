@@ -89,7 +89,9 @@ class Pool:
                 server_settings=_server_settings(role, settings),
             )
         except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
-            raise RoleError(f"this database user may not act as {role.value}: run `baton migrate` with this user") from error
+            raise RoleError(
+                f"this database user may not act as {role.value}: run `baton migrate` with this user"
+            ) from error
         except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
             raise unavailable() from error
         return cls(pool, settings)

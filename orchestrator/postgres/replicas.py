@@ -34,9 +34,7 @@ class PostgresReplicaStore:
         if not rows:
             raise LeaseLost
         changed = {
-            namespace: version
-            for namespace, version in rows[0]["changes"]
-            if self._reported.get(namespace) != version
+            namespace: version for namespace, version in rows[0]["changes"] if self._reported.get(namespace) != version
         }
         self._reported |= changed
         return Renewal(rows[0]["database_time"], rows[0]["lease_expire_time"], changed)

@@ -54,7 +54,9 @@ def run_key(namespace: str = "shop") -> RunKey:
     return RunKey(namespace, uuid7())
 
 
-def rows(first: int, count: int = 1, *, text: str = "event", payload: bytes | None = b"payload") -> tuple[JournalRow, ...]:
+def rows(
+    first: int, count: int = 1, *, text: str = "event", payload: bytes | None = b"payload"
+) -> tuple[JournalRow, ...]:
     """Makes rows with dense sequences from `first`."""
     return tuple(
         JournalRow(
@@ -132,14 +134,22 @@ class JournalStoreConformance:
 
     async def test_what_is_written_is_read_back(self, stores: Stores) -> None:
         me, key = await replica(stores), run_key()
-        first = submission(key, "request-1", count=2, labels=("pii", "untrusted"), attributes={"team": 'p"a\\y', "ü": ""})
+        first = submission(
+            key, "request-1", count=2, labels=("pii", "untrusted"), attributes={"team": 'p"a\\y', "ü": ""}
+        )
         assert await states(stores, me, first) == [WRITTEN]
         assert await states(stores, me, step(key, 3, 3)) == [WRITTEN]
         assert await journal_of(stores, key) == first.rows + step(key, 3, 3).rows
 
         row = await stores.runs.get_run(key)
         assert row is not None and first.new is not None
-        assert (row.key, row.revision, row.state, row.epoch, row.next_sequence) == (key, first.new.revision, RUNNING, 1, 6)
+        assert (row.key, row.revision, row.state, row.epoch, row.next_sequence) == (
+            key,
+            first.new.revision,
+            RUNNING,
+            1,
+            6,
+        )
         assert (row.labels, row.attributes) == (first.new.labels, first.new.attributes)
         assert (row.principal, row.channel, row.workspace) == ("ada", "grpc", "talk-1")
         assert (row.create_time, row.start_time) == (first.new.create_time, 1_700_000_000_000_005)

@@ -37,7 +37,9 @@ async def pools(database: str) -> AsyncIterator[Pools]:
     """Pools over a fresh database, with room for replicas that write at the same time."""
     async with AsyncExitStack() as stack:
         yield Pools(
-            journal=await opened(stack, database, Role.ENGINE, PoolSettings(max_size=6, planner=JOURNAL_SETTINGS.planner)),
+            journal=await opened(
+                stack, database, Role.ENGINE, PoolSettings(max_size=6, planner=JOURNAL_SETTINGS.planner)
+            ),
             claims=await opened(stack, database, Role.ENGINE, CLAIM_SETTINGS),
             reads=await opened(stack, database, Role.API, READ_SETTINGS),
         )
