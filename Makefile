@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleapis -I examples/protos
+PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleapis
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
@@ -50,6 +50,10 @@ generate: setup ## generate Python from the protos
 	$(BIN)/python -m grpc_tools.protoc $(PROTO_INCLUDES) \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --python_out=sdk/python --mypy_out=quiet:sdk/python \
 	  buf/validate/validate.proto
+	$(BIN)/python -m grpc_tools.protoc -I examples/protos -I third_party/protovalidate \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=examples/gen --grpc_python_out=examples/gen --mypy_out=quiet:examples/gen \
+	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find documents shop -name '*.proto' | sort)
 
 lock: setup ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \

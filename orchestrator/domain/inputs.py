@@ -88,6 +88,13 @@ class RunTimeoutPassed:
 
 
 @dataclass(frozen=True, slots=True)
+class Abandonment:
+    """The run cannot go on for a reason outside its workflow, such as events that the database refuses."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequest:
     """A caller wants the run to end."""
 
@@ -105,5 +112,6 @@ Input = (
     | Resumption
     | TimeoutPassed
     | RunTimeoutPassed
+    | Abandonment
     | CancelRequest
 )

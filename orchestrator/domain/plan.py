@@ -16,6 +16,7 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.events import Event, Payload, SkipReason
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import (
+    Abandonment,
     Admission,
     CallFailed,
     CallSucceeded,
@@ -133,6 +134,8 @@ class _Planner:
             case RunTimeoutPassed():
                 if self.now >= self.run.expire_time:
                     self._fail_run(_timeout("RUN_TIMEOUT", "the run's time was over"))
+            case Abandonment():
+                self._fail_run(given.failure)
             case CancelRequest():
                 self._cancel_run(given)
         self._settle()

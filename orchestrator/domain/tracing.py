@@ -6,6 +6,7 @@ What may not enter: spans themselves, sampling rules, randomness (whoever draws 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -26,6 +27,7 @@ class TraceContext(NamedTuple):
     sampled: bool
 
 
+@lru_cache(maxsize=4_096)  # A run's own is read again for each of its steps.
 def parse_traceparent(text: str) -> TraceContext | None:
     """Reads a traceparent header; None where it is empty or not one. Later versions are read like version 00."""
     if not text or len(text) > _LONGEST_TRACEPARENT:

@@ -34,7 +34,7 @@ class QueueKey(NamedTuple):
 class Wait:
     """Why a queue does not move; `kind` is a WaitKind, `until_time` when it is looked at again."""
 
-    kind: run_pb2.WaitKind
+    kind: run_pb2.WaitKind.ValueType
     message: str
     until_time: int | None = None
 

@@ -10,8 +10,15 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
-from baton.v1 import event_pb2, run_pb2, run_service_pb2, worker_pb2, worker_service_pb2, workflow_pb2
-from baton.v1 import workflow_service_pb2
+from baton.v1 import (
+    event_pb2,
+    run_pb2,
+    run_service_pb2,
+    worker_pb2,
+    worker_service_pb2,
+    workflow_pb2,
+    workflow_service_pb2,
+)
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller

@@ -52,6 +52,7 @@ class Catalogue:
         on_free: Callable[[Endpoint], None],
         on_change: Callable[[str], None],
         revision_cache: int,
+        now: Callable[[], int],
     ) -> None:
         self._workers, self._workflows, self._gateway = workers, workflows, gateway
         self._on_free, self._on_change = on_free, on_change
@@ -60,7 +61,7 @@ class Catalogue:
         self._fits: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._newest: dict[tuple[str, str], RevisionKey] = {}
-        self._revision_cache = revision_cache
+        self._revision_cache, self._now = revision_cache, now
         self.version = 0
         """Rises with every change that could alter the outcome of a check."""
 
@@ -87,7 +88,7 @@ class Catalogue:
             for endpoint_row in row.endpoints:
                 endpoint = known.pop(endpoint_row.key, None)
                 if endpoint is None:
-                    endpoint = Endpoint(endpoint_row, row.max_in_flight, self._gateway, self._on_free)
+                    endpoint = Endpoint(endpoint_row, row.max_in_flight, self._gateway, self._on_free, self._now)
                 else:
                     endpoint.update(endpoint_row, row.max_in_flight)
                 entry.endpoints[endpoint_row.key] = endpoint

@@ -6,7 +6,6 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 
 from __future__ import annotations
 
-
 from google.protobuf.message import Message
 
 from orchestrator.contracts.expressions import EvaluationFailed

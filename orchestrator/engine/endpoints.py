@@ -16,7 +16,12 @@ class Endpoint:
     """
 
     def __init__(
-        self, row: EndpointRow, max_in_flight: int, gateway: WorkerGateway, on_free: Callable[[Endpoint], None]
+        self,
+        row: EndpointRow,
+        max_in_flight: int,
+        gateway: WorkerGateway,
+        on_free: Callable[[Endpoint], None],
+        now: Callable[[], int],
     ) -> None:
         self.key: EndpointKey = row.key
         self.contract_digest = row.contract_digest
@@ -27,7 +32,7 @@ class Endpoint:
         self.health: Health = "unknown"
         self.gone = False
         self._on_free = on_free
-        self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed)
+        self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed, now)
         self._unfollow = gateway.follow_health(row.key.address, self._health_changed)
 
     def update(self, row: EndpointRow, max_in_flight: int) -> None:

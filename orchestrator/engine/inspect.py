@@ -14,7 +14,7 @@ from baton.v1 import event_pb2, run_pb2, run_service_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import InvalidCursor, RunNotFound
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS
+from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, RunState
 from orchestrator.engine.admission import Admission, Wait
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_message, to_timestamp
@@ -149,14 +149,13 @@ class RunReader:
         end_seconds = loop.time() + self._limits.watch_max_age_seconds * random.uniform(0.5, 1.0)
         if cursor:
             sequence = decode_cursor(run_id, cursor)
-            row = await self._row(key)
-            if sequence >= row.next_sequence:
+            if sequence >= (await self._row(key)).next_sequence:
                 raise InvalidCursor("cursor: it lies beyond the run's last event; leave it empty to start anew")
         else:
             snapshot = await self._read(key, view)
             sequence = snapshot.last_sequence
             yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
-            if snapshot.state in ENDED_RUN:
+            if RunState(snapshot.state) in ENDED_RUN:
                 return
         while True:
             rows = await self._rows_after(key, sequence, view)

@@ -378,8 +378,9 @@ class WorkerGateway(Protocol):
         """Makes one unary call. Raises nothing but CancelledError, which reaches the worker as gRPC cancellation."""
         ...
 
-    def circuit(self, key: EndpointKey, on_change: Callable[[], None]) -> Circuit:
-        """Makes the circuit of an endpoint; `on_change` is called, on the loop, when it opens or closes."""
+    def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
+        """Makes the circuit of an endpoint; `on_change` is called, on the loop, when it opens or closes. `now` is the
+        clock that its `until_time` is told by."""
         ...
 
     def follow_health(self, address: str, on_change: Callable[[Health], None]) -> Callable[[], None]:

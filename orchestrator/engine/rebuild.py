@@ -12,7 +12,7 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.events import JOURNAL_FORMAT
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
-from orchestrator.engine.codec import decode, indexes
+from orchestrator.engine.codec import decode, indexes, to_any
 from orchestrator.engine.ports import JournalRow, JournalStore
 
 PAGE_ROWS = 1_000
@@ -49,6 +49,9 @@ def refold(run: Run, rows: Sequence[JournalRow], scope: Scope, compiled: Compile
         event = decode(row, step_indexes)
         run.apply(event)
         match event:
+            case ev.RunSubmitted():
+                if event.payload is not None:
+                    scope.input = compiled.parse_input(to_any(event.payload))
             case ev.StepSucceeded():
                 scope.set_succeeded(event.step, parse_output(compiled, event.step, run, event.payload.data))
             case ev.StepFailed():

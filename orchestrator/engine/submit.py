@@ -8,7 +8,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 import uuid_utils.compat
-from baton.v1 import run_service_pb2, workflow_pb2
+from baton.v1 import run_service_pb2
 from google.protobuf.message import Message
 
 from orchestrator.contracts.compile import CompiledWorkflow, InputInvalid

@@ -1,0 +1,166 @@
+"""The composition root: builds a server from its parts, and starts, drains and stops them in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from orchestrator.config import Settings
+from orchestrator.domain.tracing import new_traceparent
+from orchestrator.engine.engine import Engine, Stores
+from orchestrator.engine.live import Flight, LiveRun
+from orchestrator.engine.observer import Observer, fan_out
+from orchestrator.engine.ports import ReplicaStore
+from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.migrate import check_schema
+from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, Role
+from orchestrator.postgres.replicas import PostgresReplicaStore
+from orchestrator.postgres.runs import PostgresRunStore
+from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
+from orchestrator.postgres.workflows import PostgresWorkflowStore
+from orchestrator.rpc.server import RpcServer
+from orchestrator.security.credentials import DevelopmentAuthenticator
+from orchestrator.security.tokens import StepClaim, TokenSigner
+from orchestrator.telemetry.facts import LogObserver
+from orchestrator.telemetry.setup import start_tracing
+
+log = structlog.get_logger(__name__)
+
+
+def _untraced() -> str:
+    """A trace of its own for a run that nobody traces: its id still finds the run in logs."""
+    return new_traceparent(os.urandom(16), os.urandom(8), sampled=False)
+
+
+@asynccontextmanager
+async def open_replica_store(dsn: str) -> AsyncIterator[ReplicaStore]:
+    """Opens a store of its own for the lease thread."""
+    pool = await Pool.open(dsn, Role.ENGINE, CLAIM_SETTINGS)
+    try:
+        yield PostgresReplicaStore(pool)
+    finally:
+        await pool.close()
+
+
+class Server:
+    """One replica: `start` it, then `drain` and `stop` it. `port` is where it listens."""
+
+    def __init__(self, settings: Settings, dsn: str) -> None:
+        self._settings, self._dsn = settings, dsn
+        self._stack = AsyncExitStack()
+        self._engine: Engine
+        self._rpc: RpcServer
+        self.port = 0
+
+    async def start(self) -> int:
+        """Opens the database, takes a lease and listens; returns the port.
+
+        Errors: DatabaseUnavailable, SchemaError, RoleError, AddressUnavailable.
+        """
+        try:
+            return await self._start()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+
+    async def _start(self) -> int:
+        await check_schema(self._dsn)
+        journal = await self._open(Role.ENGINE, JOURNAL_SETTINGS)
+        claims = await self._open(Role.ENGINE, CLAIM_SETTINGS)
+        reads = await self._open(Role.API, READ_SETTINGS)
+        observers: list[Observer] = [LogObserver()]
+        tracing = start_tracing()
+        if tracing is not None:
+            self._stack.push_async_callback(tracing.close)
+            observers.append(tracing.observer)
+        gateway = GrpcWorkerGateway(self._settings.circuit_fail_max, self._settings.circuit_reset_seconds)
+        self._stack.push_async_callback(gateway.close)
+        stores = Stores(
+            PostgresJournalStore(journal, reads),
+            PostgresRunStore(reads),
+            PostgresReplicaStore(claims),
+            PostgresWorkflowStore(reads),
+            PostgresWorkerStore(reads, claims),
+        )
+        signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
+        self._engine = Engine(
+            stores,
+            lambda: open_replica_store(self._dsn),
+            gateway,
+            self._settings.limits,
+            fan_out(observers),
+            _step_token(signer),
+            _untraced,
+            self._settings.listen_address,
+        )
+        self._stack.push_async_callback(self._engine.stop)
+        await self._engine.start()
+        self._rpc = RpcServer(
+            self._engine.runs,
+            self._engine.workflows,
+            self._engine.workers,
+            DevelopmentAuthenticator().authenticate,
+            self._settings.listen_address,
+            start_span=tracing.span_starter if tracing is not None else None,
+        )
+        self.port = await self._rpc.start()
+        return self.port
+
+    async def wait_failed(self) -> None:
+        """Waits for a part to fail for good. Errors: what it failed with."""
+        await self._engine.wait_stopped()
+
+    async def stop(self) -> None:
+        """Drains, then stops everything: nothing acknowledged is lost, what is left is adopted by others."""
+        await self._rpc.drain()
+        await self._engine.drain()
+        await self._rpc.stop(self._settings.stop_grace_seconds)
+        await self._stack.aclose()
+
+    async def _open(self, role: Role, settings: object) -> Pool:
+        pool = await Pool.open(self._dsn, role, settings)  # type: ignore[arg-type]
+        self._stack.push_async_callback(pool.close)
+        return pool
+
+
+def _step_token(signer: TokenSigner) -> Callable[[LiveRun, Flight], str]:
+    def token(live: LiveRun, flight: Flight) -> str:
+        step = live.run.graph.steps[flight.step].id
+        return signer.sign(StepClaim(live.key.namespace, live.key.run_id, step, flight.attempt, live.epoch))
+
+    return token
+
+
+async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -> None:
+    """Runs a server until SIGINT or SIGTERM, then drains it; a second signal ends it at once."""
+    server = Server(settings, dsn)
+    port = await server.start()
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(130)
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    on_ready(port)
+    stopped = asyncio.create_task(stopping.wait())
+    failed = asyncio.create_task(server.wait_failed())
+    try:
+        await asyncio.wait({stopped, failed}, return_when=asyncio.FIRST_COMPLETED)
+        if failed.done():
+            failed.result()
+        log.info("draining")
+    finally:
+        stopped.cancel()
+        failed.cancel()
+        await asyncio.gather(stopped, failed, return_exceptions=True)
+        await server.stop()

@@ -1,0 +1,73 @@
+"""Settings of a server: the environment, read once, into frozen values. The only reader of BATON_* for the server.
+
+Each part is handed only its own settings. PG* and OTEL_* are the standard ones and are read where they belong.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+
+import msgspec
+
+from orchestrator.engine.limits import EngineLimits
+
+PREFIX = "BATON_"
+OTHER_NAMES = frozenset(
+    {
+        "BATON_DATABASE_URL",
+        "BATON_LOG_FORMAT",
+        "BATON_LOG_LEVEL",
+        "BATON_DEV_DIRECTORY",
+        "BATON_ADVERTISE_ADDRESS",
+        "BATON_ADDRESS",
+    }
+)
+"""BATON_* variables that are read elsewhere: by the database pool, the logs, the command line and the SDK."""
+
+
+class SettingInvalid(Exception):
+    """A BATON_* variable is unknown or has a value that cannot be taken; the text names it and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a server is started with. Variable names are the field names in capitals, with BATON_ before them."""
+
+    listen_address: str = "127.0.0.1:7330"
+    circuit_fail_max: int = 5
+    circuit_reset_seconds: float = 5.0
+    stop_grace_seconds: float = 5.0
+    limits: EngineLimits = field(default_factory=EngineLimits)
+
+
+def _parse(name: str, text: str, kind: type) -> object:
+    try:
+        value: object = msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        raise SettingInvalid(f"{name}={text!r} is not a {kind.__name__}") from None
+    if isinstance(value, int | float) and value <= 0:
+        raise SettingInvalid(f"{name}={text!r} must be above 0")
+    return value
+
+
+def read_settings(environment: Mapping[str, str]) -> Settings:
+    """Reads settings. Errors: SettingInvalid."""
+    own = {PREFIX + one.name.upper(): one for one in fields(Settings) if one.name != "limits"}
+    limits = {PREFIX + one.name.upper(): one for one in fields(EngineLimits)}
+    defaults = Settings()
+    changes: dict[str, object] = {}
+    limit_changes: dict[str, object] = {}
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or name in OTHER_NAMES:
+            continue
+        if name in own:
+            changes[own[name].name] = _parse(name, text, type(getattr(defaults, own[name].name)))
+        elif name in limits:
+            limit_changes[limits[name].name] = _parse(name, text, type(getattr(defaults.limits, limits[name].name)))
+        else:
+            close = difflib.get_close_matches(name, [*own, *limits, *OTHER_NAMES], n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise SettingInvalid(f"{name} is not a setting of Baton{hint}")
+    return replace(defaults, limits=replace(defaults.limits, **limit_changes), **changes)  # type: ignore[arg-type]

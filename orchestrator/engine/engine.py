@@ -1,0 +1,235 @@
+"""The engine of one replica: builds its parts, keeps their loops, and starts anew when its lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import uuid_utils.compat
+from baton.v1 import event_pb2, run_pb2, run_service_pb2
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import DatabaseUnavailable, RunEnded
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import CancelRequest
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.dispatch import Dispatcher, StepToken
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import RunReader
+from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.observer import Observer
+from orchestrator.engine.ports import (
+    FilterTerm,
+    JournalStore,
+    LeaseLost,
+    Renewal,
+    ReplicaStore,
+    RunStore,
+    WorkerGateway,
+    WorkerStore,
+    WorkflowStore,
+)
+from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.submit import Submitter
+from orchestrator.engine.timers import Timers
+from orchestrator.engine.workers import WorkerRegistry
+from orchestrator.engine.workflows import WorkflowCatalogue
+
+STALL_SECONDS = 0.1
+"""An event loop that answers later than this is reported."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores that an engine works on."""
+
+    journal: JournalStore
+    runs: RunStore
+    replicas: ReplicaStore
+    workflows: WorkflowStore
+    workers: WorkerStore
+
+
+class Runs:
+    """Implements api.Runs."""
+
+    def __init__(self, driver: Driver, submitter: Submitter, reader: RunReader) -> None:
+        self._driver, self._submitter, self._reader = driver, submitter, reader
+        self.get = reader.get
+        self.watch: Callable[[Caller, UUID, str, int], AsyncIterator[run_service_pb2.WatchRunResponse]] = reader.watch
+        self.wait = reader.wait
+        self.submit = submitter.submit
+
+    async def list(
+        self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
+    ) -> Sequence[run_pb2.Run]:
+        """See ListRuns."""
+        return await self._reader.list(caller, terms, before, limit, view)
+
+    async def list_events(
+        self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
+    ) -> Sequence[event_pb2.RunEvent]:
+        """See ListRunEvents."""
+        return await self._reader.list_events(caller, run_id, after_sequence, limit, view)
+
+    async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
+        """See CancelRun."""
+        key = RunKey(caller.namespace, run_id)
+        full = run_service_pb2.RUN_VIEW_BASIC
+        live = self._driver.runs.get(key)
+        if live is not None and not live.run.ended:
+            self._driver.advance(live, CancelRequest(reason, caller.principal))
+            return await self._reader.wait_for_end(key, 10.0, full)
+        run, _ = await self._reader.get(caller, run_id, full)
+        if live is None and run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
+            raise DatabaseUnavailable(
+                "no replica drives the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
+            )
+        if run.state == run_pb2.RUN_STATE_CANCELLED:
+            return run
+        name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
+        raise RunEnded(f"the run has ended as {name}", metadata={"run_id": str(run_id), "state": name})
+
+
+class Engine:
+    """One replica's engine. `runs`, `workflows` and `workers` are its doors (api.py)."""
+
+    def __init__(
+        self,
+        stores: Stores,
+        open_replica_store: OpenReplicaStore,
+        gateway: WorkerGateway,
+        limits: EngineLimits,
+        observer: Observer,
+        step_token: StepToken,
+        new_trace: Callable[[], str],
+        address: str,
+    ) -> None:
+        self._stores, self._open_replica_store = stores, open_replica_store
+        self._limits, self._observer, self._address = limits, observer, address
+        self._clock = DatabaseClock()
+        self._dispatcher = Dispatcher(gateway, self._clock, step_token)
+        self._driver = Driver(self._clock, Timers(self._clock), limits, observer, stores.journal, self._dispatcher)
+        admission = self._driver.admission
+        self._catalogue = Catalogue(
+            stores.workers,
+            stores.workflows,
+            gateway,
+            admission.released,
+            admission.namespace_changed,
+            limits.revision_cache,
+            self._clock.now,
+        )
+        admission.catalogue = self._catalogue
+        self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
+        self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
+        self.workers = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
+        self._submitter = Submitter(
+            self._driver, self._catalogue, self.workflows, self._reader, self._clock, limits, new_trace
+        )
+        self.runs = Runs(self._driver, self._submitter, self._reader)
+        self._recovery = Recovery(
+            self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer
+        )
+        self._changed: asyncio.Queue[str] = asyncio.Queue()
+        self._lost = asyncio.Event()
+        self._lease: LeaseKeeper | None = None
+        self._loops: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. Errors:
+        DatabaseUnavailable."""
+        replica_id = await self._take_lease()
+        await self._catalogue.start()
+        self._loops = asyncio.create_task(self._keep_running(replica_id))
+        self._submitter.accepting = True
+
+    async def drain(self) -> None:
+        """Takes no new work, lets calls in flight end for a while, and makes durable what they gave."""
+        self._submitter.accepting = False
+        self._driver.admission.paused = True
+        self._reader.draining.set()
+        for live in list(self._driver.runs.values()):
+            live.wake()
+        await self._dispatcher.wait_idle(self._limits.drain_seconds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._driver.journal.wait_idle(), self._limits.drain_seconds)
+
+    async def stop(self) -> None:
+        """Ends everything and releases the lease."""
+        if self._loops is not None:
+            self._loops.cancel()
+            await asyncio.gather(self._loops, return_exceptions=True)
+        self._driver.forget_all("")
+        await self._dispatcher.close()
+        self._catalogue.close()
+        if self._lease is not None:
+            await self._lease.stop()
+
+    async def wait_stopped(self) -> None:
+        """Waits for the engine's loops; returns only where one of them failed. Errors: what it failed with."""
+        if self._loops is not None:
+            await self._loops
+
+    async def _take_lease(self) -> UUID:
+        replica_id = UUID(int=uuid_utils.compat.uuid7().int)
+        self._lost = asyncio.Event()
+        self._lease = LeaseKeeper(
+            self._open_replica_store, self._clock, self._limits.lease_seconds, self._renewed, self._lost.set
+        )
+        await self._lease.start(replica_id, self._address)
+        return replica_id
+
+    def _renewed(self, renewal: Renewal) -> None:
+        for namespace in renewal.changed_namespaces:
+            self._changed.put_nowait(namespace)
+
+    async def _keep_running(self, replica_id: UUID) -> None:
+        while True:
+            try:
+                async with asyncio.TaskGroup() as group:
+                    group.create_task(self._driver.journal.run(replica_id))
+                    group.create_task(self._recovery.run(replica_id))
+                    group.create_task(self._follow_catalogue())
+                    group.create_task(self._watch_loop())
+                    group.create_task(self._watch_lease())
+            except* LeaseLost:
+                pass
+            self._driver.forget_all("the lease is lost")
+            if self._lease is not None:
+                await self._lease.stop()
+            replica_id = await self._retake_lease()
+
+    async def _retake_lease(self) -> UUID:
+        while True:
+            try:
+                return await self._take_lease()
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.5)
+
+    async def _watch_lease(self) -> None:
+        await self._lost.wait()
+        raise LeaseLost
+
+    async def _follow_catalogue(self) -> None:
+        while True:
+            namespace = await self._changed.get()
+            try:
+                await self._catalogue.refresh(namespace)
+            except DatabaseUnavailable:
+                self._changed.put_nowait(namespace)
+                await asyncio.sleep(0.5)
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due_seconds = loop.time() + 1.0
+            await asyncio.sleep(1.0)
+            late_seconds = loop.time() - due_seconds
+            if late_seconds > STALL_SECONDS:
+                self._observer.loop_stalled(late_seconds)

@@ -1,0 +1,101 @@
+"""Keeps this replica's lease, on a thread, loop and connection of its own: a busy event loop must not lose it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from uuid import UUID
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
+
+OpenReplicaStore = Callable[[], AbstractAsyncContextManager[ReplicaStore]]
+RENEWALS_A_LEASE = 5
+
+
+class LeaseKeeper:
+    """Registers a replica and renews its lease until `stop`.
+
+    `on_renewal` and `on_lost` are called on the loop that called `start`.
+    """
+
+    def __init__(
+        self,
+        open_store: OpenReplicaStore,
+        clock: DatabaseClock,
+        lease_seconds: float,
+        on_renewal: Callable[[Renewal], None],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._open_store, self._clock, self._lease_seconds = open_store, clock, lease_seconds
+        self._on_renewal, self._on_lost = on_renewal, on_lost
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    async def start(self, replica_id: UUID, address: str) -> None:
+        """Inserts the replica's row; its lease is then kept. Errors: DatabaseUnavailable."""
+        loop = asyncio.get_running_loop()
+        registered: asyncio.Future[None] = loop.create_future()
+        self._thread = threading.Thread(
+            target=self._run, args=(replica_id, address, loop, registered), name="baton-lease", daemon=True
+        )
+        self._thread.start()
+        await registered
+
+    async def stop(self) -> None:
+        """Ends the thread; the lease is released, so that others adopt what is left at once."""
+        self._stop.set()
+        thread = self._thread
+        if thread is not None:
+            await asyncio.to_thread(thread.join)
+
+    def _run(
+        self, replica_id: UUID, address: str, loop: asyncio.AbstractEventLoop, registered: asyncio.Future[None]
+    ) -> None:
+        try:
+            asyncio.run(self._keep(replica_id, address, loop, registered))
+        except Exception as error:  # noqa: BLE001 - whatever ends the thread must end the lease too
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_fail, registered, error, self._on_lost)
+
+    async def _keep(
+        self, replica_id: UUID, address: str, loop: asyncio.AbstractEventLoop, registered: asyncio.Future[None]
+    ) -> None:
+        async with self._open_store() as store:
+            sent_us = time.monotonic_ns() // 1_000
+            self._take(await store.register(replica_id, address, self._lease_seconds), sent_us, loop)
+            loop.call_soon_threadsafe(_succeed, registered)
+            pause_seconds = self._lease_seconds / RENEWALS_A_LEASE
+            while not await asyncio.to_thread(self._stop.wait, pause_seconds):
+                sent_us = time.monotonic_ns() // 1_000
+                try:
+                    self._take(await store.renew(replica_id, self._lease_seconds), sent_us, loop)
+                except DatabaseUnavailable:
+                    continue
+                except LeaseLost:
+                    loop.call_soon_threadsafe(self._on_lost)
+                    return
+            try:
+                await store.release(replica_id)
+            except DatabaseUnavailable:
+                return
+
+    def _take(self, renewal: Renewal, sent_us: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._clock.set(renewal.database_time, sent_us, time.monotonic_ns() // 1_000)
+        loop.call_soon_threadsafe(self._on_renewal, renewal)
+
+
+def _succeed(registered: asyncio.Future[None]) -> None:
+    if not registered.done():
+        registered.set_result(None)
+
+
+def _fail(registered: asyncio.Future[None], error: Exception, on_lost: Callable[[], None]) -> None:
+    if registered.done():
+        on_lost()
+    else:
+        registered.set_exception(error)
