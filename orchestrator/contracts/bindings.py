@@ -1,0 +1,434 @@
+"""Bindings compiled to builders: what turns a scope into a typed request or output.
+
+Constants are parsed once and merged into a template that every build starts from; paths become direct field access; only
+expressions go through CEL. Each fault is reported at the path of its binding, and nothing is raised for one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from baton.v1 import workflow_pb2
+from google.protobuf import struct_pb2
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from orchestrator.contracts.descriptors import TypePool
+from orchestrator.contracts.expressions import ExpressionCompiler, ExpressionFault
+from orchestrator.contracts.literals import InvalidLiteral
+from orchestrator.contracts.paths import (
+    UNSET,
+    InvalidName,
+    Names,
+    Source,
+    reader,
+    resolve_path,
+)
+from orchestrator.contracts.reads import Read, Site, surely_succeeded
+from orchestrator.contracts.required import Requirements
+from orchestrator.contracts.scope import Scope
+from orchestrator.contracts.slots import Slot, WholeSlot
+from orchestrator.contracts.types import Kind, ValueType, fit, type_of_field
+from orchestrator.contracts.violations import (
+    EvaluationFailed,
+    Report,
+    closest,
+    key_path,
+)
+
+Put = Callable[[Message, Scope], None]
+"""Writes one field of a message from a scope."""
+
+
+@dataclass(slots=True)
+class Builder:
+    """Builds messages of one type: a copy of the template, then every `put` in order."""
+
+    message_class: type[Message]
+    template: Message
+    puts: list[Put] = field(default_factory=list)
+    needs_initialized: bool = False
+
+    def fill(self, message: Message, scope: Scope) -> None:
+        """Writes the fields into an empty message of the type. Raises EvaluationFailed."""
+        message.MergeFrom(self.template)
+        for put in self.puts:
+            put(message, scope)
+
+    def build(self, scope: Scope) -> Message:
+        """Returns a new message. Raises EvaluationFailed."""
+        message = self.message_class()
+        self.fill(message, scope)
+        if self.needs_initialized and not message.IsInitialized():
+            raise EvaluationFailed(f"a required field of {message.DESCRIPTOR.full_name} has no value")
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a binding stands: its path, and the step that it belongs to (None: the run's output)."""
+
+    path: str
+    reader: int | None
+
+
+@dataclass(slots=True)
+class BindingCompiler:
+    """Compiles the bindings of one workflow, reporting faults and noting what each binding reads."""
+
+    types: TypePool
+    names: Names
+    possible: list[int]
+    requirements: Requirements
+    expressions: ExpressionCompiler
+    report: Report
+    sites: dict[int | None, list[Site]] = field(default_factory=dict)
+
+    def message(
+        self,
+        bindings: Mapping[str, workflow_pb2.Binding],
+        descriptor: Descriptor | None,
+        place: Place,
+    ) -> Builder | None:
+        """Compiles a message built field by field. Where `descriptor` is unknown only the reads are noted."""
+        if descriptor is None:
+            for name in sorted(bindings):
+                self._note_reads(bindings[name], Place(key_path(place.path, name), place.reader))
+            return None
+        message_class = self.types.message_class(descriptor)
+        builder = Builder(
+            message_class,
+            message_class(),
+            needs_initialized=self.requirements.has_proto2(descriptor),
+        )
+        oneofs: dict[str, str] = {}
+        for name in sorted(bindings):
+            here = Place(key_path(place.path, name), place.reader)
+            target = descriptor.fields_by_name.get(name)
+            if target is None:
+                hint = closest(name, descriptor.fields_by_name)
+                self.report.add(
+                    here.path,
+                    "UNKNOWN_FIELD",
+                    f"{descriptor.full_name} has no field `{name}`{hint}",
+                )
+                self._note_reads(bindings[name], here)
+                continue
+            self._check_oneof(target, oneofs, here)
+            put = self._field(Slot(target), bindings[name], here, builder.template)
+            if put is not None:
+                builder.puts.append(put)
+        self._check_required(descriptor, frozenset(bindings), place)
+        return builder
+
+    def whole(self, binding: workflow_pb2.Binding, descriptor: Descriptor | None, place: Place) -> Builder | None:
+        """Compiles one binding that gives a whole message."""
+        if descriptor is None:
+            self._note_reads(binding, place)
+            return None
+        kind = binding.WhichOneof("kind")
+        if kind == "message":
+            self._refuse_default(binding, place)
+            return self.message(
+                binding.message.fields,
+                descriptor,
+                Place(f"{place.path}.message.fields", place.reader),
+            )
+        message_class = self.types.message_class(descriptor)
+        builder = Builder(
+            message_class,
+            message_class(),
+            needs_initialized=self.requirements.has_proto2(descriptor),
+        )
+        slot = WholeSlot(descriptor)
+        put = self._field(slot, binding, place, builder.template)
+        if put is not None:
+            builder.puts.append(put)
+        return builder
+
+    def _check_oneof(self, target: FieldDescriptor, oneofs: dict[str, str], place: Place) -> None:
+        oneof = target.containing_oneof
+        if oneof is None or (len(oneof.fields) == 1 and oneof.name == f"_{target.name}"):
+            return
+        first = oneofs.setdefault(oneof.name, target.name)
+        if first != target.name:
+            self.report.add(
+                place.path,
+                "ONEOF_CONFLICT",
+                f"{target.full_name} and {first} are both of the oneof `{oneof.name}`: only one of them can be set",
+            )
+
+    def _check_required(self, descriptor: Descriptor, bound: frozenset[str], place: Place) -> None:
+        for requirement in self.requirements.of(descriptor):
+            if not requirement.met_by(bound):
+                self.report.add(
+                    place.path,
+                    "MISSING_REQUIRED_FIELD",
+                    f"{descriptor.full_name}.{requirement.name} is required and has no binding",
+                )
+
+    def _field(self, slot: Slot, binding: workflow_pb2.Binding, place: Place, template: Message) -> Put | None:
+        kind = binding.WhichOneof("kind")
+        if kind not in ("path", "expression"):
+            self._refuse_default(binding, place)
+        if kind == "literal":
+            self._literal(slot, binding.literal, place, template)
+            return None
+        if kind == "path":
+            return self._path(slot, binding, place)
+        if kind == "expression":
+            return self._expression(slot, binding, place)
+        if kind == "message":
+            return self._nested(slot, binding.message, place)
+        if kind == "list":
+            return self._list(slot, binding.list, place)
+        if kind == "map":
+            return self._map(slot, binding.map, place)
+        self.report.add(place.path, "INVALID_BINDING", f"the binding of {slot} is empty")
+        return None
+
+    def _literal(self, slot: Slot, value: struct_pb2.Value, place: Place, template: Message) -> None:
+        holder = self._parse(slot, value, place)
+        if holder is not None:
+            template.MergeFrom(holder)
+
+    def _parse(self, slot: Slot, value: struct_pb2.Value, place: Place) -> Message | None:
+        try:
+            holder = slot.parse(value, self.types)
+        except InvalidLiteral as error:
+            self.report.add(place.path, "INVALID_LITERAL", str(error))
+            return None
+        for missing in self.requirements.missing_within(holder, slot.whole):
+            self.report.add(
+                place.path,
+                "MISSING_REQUIRED_FIELD",
+                f"the literal of {slot} lacks `{missing}`",
+            )
+        return holder
+
+    def _path(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
+        try:
+            source = resolve_path(binding.path, self.names, place.reader)
+        except InvalidName as error:
+            self.report.add(place.path, error.reason, error.message)
+            return None
+        reads = () if source.step is None else (Read(source.step, source.kind, source.text),)
+        self._note(place, reads, binding)
+        default = self._default(slot, binding, place, reads)
+        if source.type is None:
+            return None
+        how = fit(slot.type, source.type)
+        if how is None:
+            hint = _path_hint(slot.type, source)
+            self.report.add(
+                place.path,
+                "TYPE_MISMATCH",
+                f"{slot} is {slot.type}, but {source.text} is {source.type}{hint}",
+            )
+            return None
+        return _with_default(_read_put(reader(source, self.names), slot.assigner(how)), default)
+
+    def _expression(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
+        try:
+            compiled = self.expressions.compile(binding.expression, place.reader)
+        except ExpressionFault as error:
+            self.report.add(place.path, error.reason, error.message)
+            self._note(place, error.reads, binding)
+            return None
+        self._note(place, compiled.reads, binding)
+        default = self._default(slot, binding, place, compiled.reads)
+        if not compiled.complete:
+            return None
+        mismatch = compiled.mismatch(slot.type)
+        if mismatch is not None:
+            self.report.add(
+                place.path,
+                "TYPE_MISMATCH",
+                f"{slot} is {slot.type}, but the expression is {compiled.type}{mismatch}",
+            )
+            return None
+        return _with_default(_read_put(compiled.reader(slot.type), slot.value_assigner()), default)
+
+    def _nested(self, slot: Slot, binding: workflow_pb2.MessageBinding, place: Place) -> Put | None:
+        if slot.type.kind is not Kind.MESSAGE or slot.type.message is None:
+            self._wrong_form(slot, "message", "a singular message", place)
+            for name in sorted(binding.fields):
+                self._note_reads(
+                    binding.fields[name],
+                    Place(key_path(place.path, name), place.reader),
+                )
+            return None
+        inner = self.message(
+            binding.fields,
+            slot.type.message,
+            Place(f"{place.path}.message.fields", place.reader),
+        )
+        if inner is None:
+            return None
+        child, fill = slot.child, inner.fill
+
+        def put(message: Message, scope: Scope) -> None:
+            fill(child(message), scope)
+
+        return put
+
+    def _list(self, slot: Slot, binding: workflow_pb2.ListBinding, place: Place) -> Put | None:
+        if slot.type.kind is not Kind.LIST:
+            self._wrong_form(slot, "list", "a repeated field", place)
+            for index, one in enumerate(binding.elements):
+                self._note_reads(one, Place(f"{place.path}.list.elements[{index}]", place.reader))
+            return None
+        element = slot.element()
+        puts: list[Put] = []
+        for index, one in enumerate(binding.elements):
+            here = Place(f"{place.path}.list.elements[{index}]", place.reader)
+            puts.extend(self._part(element, one, here))
+        return _all(puts)
+
+    def _map(self, slot: Slot, binding: workflow_pb2.MapBinding, place: Place) -> Put | None:
+        if slot.type.kind is not Kind.MAP or slot.type.key is None or slot.type.key.name != "string":
+            self._wrong_form(slot, "map", "a map with string keys", place)
+            for key in sorted(binding.entries):
+                self._note_reads(
+                    binding.entries[key],
+                    Place(key_path(f"{place.path}.map.entries", key), place.reader),
+                )
+            return None
+        puts: list[Put] = []
+        for key in sorted(binding.entries):
+            here = Place(key_path(f"{place.path}.map.entries", key), place.reader)
+            puts.extend(self._part(slot.entry(key), binding.entries[key], here))
+        return _all(puts)
+
+    def _part(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> list[Put]:
+        # Parts keep their order, so a literal cannot go into the template: it is merged in its turn.
+        holder = self.types.message_class(slot.field.containing_type)()
+        put = self._field(slot, binding, place, holder)
+        if put is not None:
+            return [put]
+        return [lambda message, scope: message.MergeFrom(holder)] if holder.ListFields() else []
+
+    def _wrong_form(self, slot: Slot, form: str, wanted: str, place: Place) -> None:
+        self.report.add(
+            place.path,
+            "INVALID_BINDING",
+            f"a {form} binding gives {wanted}, but {slot} is {slot.type}",
+        )
+
+    def _refuse_default(self, binding: workflow_pb2.Binding, place: Place) -> None:
+        if binding.HasField("default_value"):
+            self.report.add(
+                place.path,
+                "INVALID_BINDING",
+                "default_value goes only with a path or an expression that reads a step",
+            )
+
+    def _default(
+        self,
+        slot: Slot,
+        binding: workflow_pb2.Binding,
+        place: Place,
+        reads: tuple[Read, ...],
+    ) -> tuple[Message, tuple[int, ...]] | None:
+        if not binding.HasField("default_value"):
+            return None
+        unguarded = tuple(
+            dict.fromkeys(
+                read.step for read in reads if read.kind == "output" and not surely_succeeded(read, self.possible)
+            )
+        )
+        if not unguarded:
+            self.report.add(
+                place.path,
+                "INVALID_BINDING",
+                "default_value is never used: the binding reads no output that may be missing; leave it out",
+            )
+        holder = self._parse(slot, binding.default_value, place)
+        return None if holder is None else (holder, unguarded)
+
+    def _note(self, place: Place, reads: tuple[Read, ...], binding: workflow_pb2.Binding) -> None:
+        if reads:
+            site = Site(place.path, reads, binding.HasField("default_value"))
+            self.sites.setdefault(place.reader, []).append(site)
+
+    def _note_reads(self, binding: workflow_pb2.Binding, place: Place) -> None:
+        """Notes what a binding of unknown type reads, and reports the names in it that do not resolve."""
+        kind = binding.WhichOneof("kind")
+        if kind == "path":
+            try:
+                source = resolve_path(binding.path, self.names, place.reader)
+            except InvalidName as error:
+                self.report.add(place.path, error.reason, error.message)
+                return
+            if source.step is not None:
+                self._note(place, (Read(source.step, source.kind, source.text),), binding)
+        elif kind == "expression":
+            try:
+                self._note(
+                    place,
+                    self.expressions.compile(binding.expression, place.reader).reads,
+                    binding,
+                )
+            except ExpressionFault as error:
+                self.report.add(place.path, error.reason, error.message)
+                self._note(place, error.reads, binding)
+        elif kind == "message":
+            for name in sorted(binding.message.fields):
+                inner = key_path(f"{place.path}.message.fields", name)
+                self._note_reads(binding.message.fields[name], Place(inner, place.reader))
+        elif kind == "list":
+            for index, one in enumerate(binding.list.elements):
+                self._note_reads(one, Place(f"{place.path}.list.elements[{index}]", place.reader))
+        elif kind == "map":
+            for key in sorted(binding.map.entries):
+                inner = key_path(f"{place.path}.map.entries", key)
+                self._note_reads(binding.map.entries[key], Place(inner, place.reader))
+
+
+def _read_put(read: Callable[[Scope], Any], assign: Callable[[Message, Any], None]) -> Put:
+    def put(message: Message, scope: Scope) -> None:
+        value = read(scope)
+        if value is not UNSET:
+            assign(message, value)
+
+    return put
+
+
+def _with_default(put: Put, default: tuple[Message, tuple[int, ...]] | None) -> Put:
+    if default is None:
+        return put
+    holder, steps = default
+
+    def put_or_default(message: Message, scope: Scope) -> None:
+        outputs = scope.outputs
+        if any(outputs[step] is None for step in steps):
+            message.MergeFrom(holder)
+        else:
+            put(message, scope)
+
+    return put_or_default
+
+
+def _all(puts: list[Put]) -> Put:
+    def put(message: Message, scope: Scope) -> None:
+        for one in puts:
+            one(message, scope)
+
+    return put
+
+
+def _path_hint(target: ValueType, source: Source) -> str:
+    kind = source.type
+    if kind is None:
+        return ""
+    if kind.kind is Kind.LIST and target.kind is not Kind.LIST:
+        return "; take one element with an expression"
+    numbers = ("int32", "int64", "uint32", "uint64", "float", "double")
+    if kind.name in numbers and target.name in numbers:
+        return "; an expression can convert it, checking the range when it runs"
+    if kind.kind is Kind.MESSAGE and kind.message is not None:
+        near = [one.name for one in kind.message.fields if fit(target, type_of_field(one))]
+        return f"; did you mean `{source.text}.{near[0]}`?" if len(near) == 1 else ""
+    return ""

@@ -1,0 +1,274 @@
+"""Expressions: CEL, checked against the types of the workflow, bounded, and evaluated to plain values.
+
+This is the only module besides `variables` and `cel_values` that knows the CEL library. Its run-time errors are values;
+none of its texts reaches a caller when an expression runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_math, ext_optional, ext_strings
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import Message
+
+from orchestrator.contracts import syntax
+from orchestrator.contracts.cel_values import converter, enum_name, mismatch, plain
+from orchestrator.contracts.cost import (
+    SOURCE_LIMIT_BYTES,
+    TooCostly,
+    check_shape,
+    input_limit,
+)
+from orchestrator.contracts.descriptors import TypePool
+from orchestrator.contracts.facts import (
+    ROOTS,
+    bound_names,
+    implied,
+    misspelt_states,
+    names_in,
+    reads_of,
+)
+from orchestrator.contracts.paths import InvalidName, Names
+from orchestrator.contracts.reads import Facts, Read
+from orchestrator.contracts.scope import Scope
+from orchestrator.contracts.syntax import CelType, Node
+from orchestrator.contracts.types import ValueType
+from orchestrator.contracts.variables import (
+    PRUNE_BYTES,
+    UnknownType,
+    Variable,
+    VariableTable,
+    prune,
+)
+from orchestrator.contracts.violations import EvaluationFailed
+from orchestrator.contracts.wire import MalformedWire
+
+_ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_RUN_TIME_FAULTS = (
+    ("divide by zero", "it divides by zero"),
+    ("modulus by zero", "it divides by zero"),
+    ("overflow", "a number is out of range"),
+    ("out of range", "a number or an index is out of range"),
+    ("out of bounds", "an index is out of range"),
+    ("index error", "an index is out of range"),
+    ("not found in map", "a map has no such key"),
+    ("no such key", "a map has no such key"),
+    ("no matching overload", "a value has another type than the expression expects"),
+    ("timestamp", "a value is no timestamp"),
+    ("duration", "a value is no duration"),
+    ("cannot convert", "a value cannot be converted"),
+    ("conversion", "a value cannot be converted"),
+)
+
+
+class ExpressionFault(Exception):
+    """An expression is wrong. `reads` are those found all the same, for the graph."""
+
+    def __init__(self, reason: str, message: str, reads: tuple[Read, ...] = ()) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.reads = reads
+
+
+@dataclass(slots=True)
+class Expression:
+    """A compiled expression.
+
+    `complete` is false where a type that it reads is unknown, which is reported elsewhere: it cannot be evaluated.
+    `when_true` is what is known of the steps' ends where it is true.
+    """
+
+    source: str
+    reads: tuple[Read, ...]
+    when_true: Facts
+    complete: bool
+    type: CelType = syntax.DYN
+    enum: str = ""
+    _program: Any = None
+    _variables: tuple[Variable, ...] = ()
+    _limit_bytes: int = 0
+    _types: TypePool | None = None
+
+    def mismatch(self, target: ValueType) -> str | None:
+        """Returns None where the value can go into `target`, else a hint at the cure, which may be ""."""
+        return mismatch(target, self.type, self.enum)
+
+    def evaluate(self, scope: Scope, output: Message | None = None) -> Any:
+        """Returns CEL's value of the expression; `output` is the step's own. Raises EvaluationFailed."""
+        data: dict[str, Any] = {}
+        size = 0
+        for variable in self._variables:
+            if variable.step is not None and scope.outputs[variable.step] is None:
+                continue
+            value = variable.read(scope, output)
+            if variable.message:
+                length = value.ByteSize()
+                if length > PRUNE_BYTES and variable.fields is not None:
+                    value = prune(value, variable.fields)
+                    length = value.ByteSize()
+                size += length
+            elif isinstance(value, (str, bytes)):
+                size += len(value)
+            data[variable.name] = value
+        if size > self._limit_bytes:
+            raise EvaluationFailed(
+                f"the expression reads {size} bytes; the limit is {self._limit_bytes}: use a step for this"
+            )
+        try:
+            result = self._program.eval(data=data)
+        except RuntimeError:
+            raise EvaluationFailed("the expression takes too many iterations: use a step for this") from None
+        kind = result.type()
+        if kind == cel.Type.ERROR:
+            raise EvaluationFailed(_run_time_fault(str(result.value())))
+        if kind == cel.Type.UNKNOWN:
+            raise EvaluationFailed("the expression reads the output of a step that did not succeed")
+        return result
+
+    def truth(self, scope: Scope, output: Message | None = None) -> bool:
+        """Evaluates a condition. Raises EvaluationFailed, also where the value is not a bool."""
+        value = plain(self.evaluate(scope, output))
+        if not isinstance(value, bool):
+            raise EvaluationFailed("the condition is neither true nor false")
+        return value
+
+    def reader(self, target: ValueType) -> Callable[[Scope], Any]:
+        """Returns what evaluates the expression to a value for `target`, or UNSET."""
+        assert self._types is not None
+        convert = converter(target, self._types, optional=self.type.kind == "optional")
+        evaluate = self.evaluate
+        return lambda scope: convert(evaluate(scope))
+
+
+def _run_time_fault(text: str) -> str:
+    lowered = text.lower()
+    for part, meaning in _RUN_TIME_FAULTS:
+        if part in lowered:
+            return f"the expression failed: {meaning}"
+    return "the expression failed on these values"
+
+
+class ExpressionCompiler:
+    """Compiles the expressions of one workflow."""
+
+    def __init__(self, types: TypePool, names: Names) -> None:
+        self._types = types
+        self._names = names
+        self._extensions = [
+            ext_optional.ExtOptional(),
+            ext_math.ExtMath(),
+            ext_strings.ExtStrings(),
+        ]
+        self._syntax = cel.NewEnv(types.pool, variables={}, extensions=self._extensions)
+
+    def compile(
+        self,
+        source: str,
+        reader: int | None,
+        own_output: Descriptor | None = None,
+        in_expect: bool = False,
+    ) -> Expression:
+        """Compiles an expression read by the step `reader` (None: the run's output). Raises ExpressionFault."""
+        root = self._parse(source)
+        reads = _unique(reads_of(root, self._names.steps))
+        reads = tuple(read for read in reads if read.step != reader)
+        table = VariableTable(self._types, self._names, reader, own_output, in_expect)
+        try:
+            self._check_names(root, table)
+        except InvalidName as error:
+            raise ExpressionFault(error.reason, error.message, reads) from None
+        except UnknownType:
+            return Expression(source, reads, implied(root, True, self._names.steps), complete=False)
+        variables = tuple(table.found.values())
+        env = cel.NewEnv(
+            self._types.pool,
+            variables={variable.name: variable.type for variable in variables},
+            extensions=self._extensions,
+        )
+        try:
+            program = env.compile(source)
+            checked = syntax.decode_checked(program.serialize())
+            limit = input_limit(checked.root, checked.types)
+            if checked.type.kind == "optional":
+                # The library cannot hand over an optional; a list of at most one element says the same.
+                program = env.compile(f"[?({source}\n)]")
+        except TooCostly as error:
+            raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error), reads) from None
+        except (RuntimeError, MalformedWire, RecursionError) as error:
+            raise ExpressionFault("INVALID_EXPRESSION", _compile_fault(str(error)), reads) from None
+        return Expression(
+            source,
+            reads,
+            implied(root, True, self._names.steps),
+            complete=True,
+            type=checked.type,
+            enum=enum_name(
+                checked,
+                {variable.name: variable.enum for variable in variables},
+                self._types,
+            ),
+            _program=program,
+            _variables=variables,
+            _limit_bytes=limit,
+            _types=self._types,
+        )
+
+    def _parse(self, source: str) -> Node:
+        size = len(source.encode("utf-8", "replace"))
+        if size > SOURCE_LIMIT_BYTES:
+            raise ExpressionFault(
+                "EXPRESSION_TOO_COSTLY",
+                f"the expression has {size} bytes; the limit is {SOURCE_LIMIT_BYTES}",
+            )
+        try:
+            root = syntax.decode_parsed(self._syntax.compile(source, disable_check=True).serialize())
+            check_shape(root)
+        except TooCostly as error:
+            raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error)) from None
+        except (RuntimeError, MalformedWire, RecursionError, UnicodeError) as error:
+            raise ExpressionFault("INVALID_EXPRESSION", _compile_fault(str(error))) from None
+        return root
+
+    def _check_names(self, root: Node, table: VariableTable) -> None:
+        for bound in bound_names(root):
+            if bound in ROOTS:
+                raise InvalidName("INVALID_EXPRESSION", f"a loop variable cannot be called `{bound}`")
+        for literal in misspelt_states(root):
+            raise InvalidName(
+                "INVALID_EXPRESSION",
+                f"a step's state is 'SUCCEEDED', 'FAILED' or 'SKIPPED', never '{literal}'",
+            )
+        unknown = False
+        for name in names_in(root):
+            try:
+                table.add(name)
+            except UnknownType:
+                unknown = True
+        if unknown:
+            raise UnknownType
+
+
+def _unique(reads: Iterable[Read]) -> tuple[Read, ...]:
+    # Facts are dictionaries: reads are made unique by what they say.
+    unique: dict[tuple[int, str, str, str], Read] = {}
+    for read in reads:
+        unique.setdefault((read.step, read.kind, read.text, repr(read.facts)), read)
+    return tuple(unique.values())
+
+
+def _compile_fault(text: str) -> str:
+    found = _ERROR_LINE.findall(text)
+    if not found:
+        return "the expression cannot be read"
+    line, column, message = found[0]
+    message = message.replace(" (in container '')", "").replace(" [INVALID_ARGUMENT]", "")
+    hint = ""
+    if "no matching overload" in message and "double" in message and "int" in message:
+        hint = "; write a whole number as a double, such as 1.0"
+    return f"line {line}, column {int(column)}: {message[:300]}{hint}"

@@ -1,0 +1,223 @@
+"""Variables: how the dotted names of an expression become values for CEL.
+
+Each variable is a dotted name of its own (`steps.reserve.output.lot`), as deep as singular fields go: a scalar is handed
+to CEL as such, so that a large message is not copied for one of its fields. What is below a list, a map or a well-known
+type is read by CEL from the message that holds it; if that message is large, only the fields in use are handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Any
+
+from cel_expr_python import cel
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
+from google.protobuf.message import Message
+
+from orchestrator.contracts.descriptors import TypePool
+from orchestrator.contracts.facts import Name
+from orchestrator.contracts.paths import (
+    STATE_FLAGS,
+    STEP_NAMES,
+    InvalidName,
+    Names,
+    Source,
+    root_reader,
+)
+from orchestrator.contracts.scope import Scope
+from orchestrator.contracts.types import WRAPPERS
+from orchestrator.contracts.violations import closest
+
+PRUNE_BYTES = 4 * 1024
+"""Messages larger than this are cut to the fields in use before CEL copies them."""
+
+_CEL_SCALARS = {
+    FieldDescriptor.CPPTYPE_INT32: cel.Type.INT,
+    FieldDescriptor.CPPTYPE_INT64: cel.Type.INT,
+    FieldDescriptor.CPPTYPE_UINT32: cel.Type.UINT,
+    FieldDescriptor.CPPTYPE_UINT64: cel.Type.UINT,
+    FieldDescriptor.CPPTYPE_DOUBLE: cel.Type.DOUBLE,
+    FieldDescriptor.CPPTYPE_FLOAT: cel.Type.DOUBLE,
+    FieldDescriptor.CPPTYPE_BOOL: cel.Type.BOOL,
+    FieldDescriptor.CPPTYPE_ENUM: cel.Type.INT,
+    FieldDescriptor.CPPTYPE_STRING: cel.Type.STRING,
+}
+
+_SPECIAL = frozenset(WRAPPERS) | {
+    "google.protobuf.Any",
+    "google.protobuf.Struct",
+    "google.protobuf.Value",
+    "google.protobuf.ListValue",
+    "google.protobuf.Timestamp",
+    "google.protobuf.Duration",
+}
+
+Read = Callable[[Scope, Message | None], Any]
+"""Reads a variable from a scope and the step's own output."""
+
+
+@dataclass(slots=True)
+class Variable:
+    """One name that CEL resolves. `step` is set where it is there only if that step succeeded.
+
+    `fields` are those of a message that the expression uses; None: it uses the message as a whole.
+    """
+
+    name: str
+    type: cel.Type
+    read: Read
+    step: int | None = None
+    message: bool = False
+    enum: EnumDescriptor | None = None
+    fields: set[str] | None = field(default_factory=set)
+
+
+class UnknownType(Exception):
+    """The name starts from a message whose type is unknown, which has a violation of its own."""
+
+
+@dataclass(slots=True)
+class VariableTable:
+    """Collects the variables of one expression."""
+
+    types: TypePool
+    names: Names
+    reader: int | None
+    own_output: Descriptor | None
+    in_expect: bool
+    found: dict[str, Variable] = field(default_factory=dict)
+
+    def add(self, name: Name) -> None:
+        """Declares the variable that a name needs. Raises InvalidName or UnknownType."""
+        parts = name.parts
+        root = parts[0]
+        if root == "output":
+            self._add_output(name)
+        elif root == "input":
+            if not self.names.input_declared:
+                raise InvalidName(
+                    "INVALID_EXPRESSION",
+                    "the expression reads the input, but there is no input_type",
+                )
+            source = Source("input", "input", None, (), None)
+            self._descend(
+                name,
+                1,
+                self.names.input_type,
+                _plain(root_reader(source, self.names)),
+                None,
+            )
+        else:
+            self._add_step(name)
+
+    def _add_output(self, name: Name) -> None:
+        if not self.in_expect:
+            raise InvalidName(
+                "INVALID_EXPRESSION",
+                "`output` is the step's own output, which only `expect` sees; use steps.ID.output",
+            )
+        self._descend(name, 1, self.own_output, lambda scope, output: output, None)
+
+    def _add_step(self, name: Name) -> None:
+        parts = name.parts
+        text = ".".join(parts)
+        if len(parts) < 3 or (name.tested and len(parts) == 3):
+            hint = "; `steps.ID.succeeded` tells whether there is an output" if len(parts) == 3 else ""
+            raise InvalidName(
+                "INVALID_EXPRESSION",
+                f"`{text}` is not of the form `steps.ID.output...`{hint}",
+            )
+        index = self.names.step(parts[1], self.reader)
+        kind = parts[2]
+        if kind not in STEP_NAMES:
+            hint = closest(kind, STEP_NAMES)
+            raise InvalidName(
+                "INVALID_EXPRESSION",
+                f"a step has {', '.join(STEP_NAMES)}, but no `{kind}`{hint}",
+            )
+        read = _plain(root_reader(Source(text, kind, index, (), None), self.names))
+        if kind == "output":
+            self._descend(name, 3, self.names.outputs[index], read, index)
+        elif kind == "failure":
+            self._descend(name, 3, self.names.failure_class.DESCRIPTOR, read, None)
+        else:
+            plain = cel.Type.BOOL if kind in STATE_FLAGS else cel.Type.STRING
+            self._put(Variable(".".join(parts[:3]), plain, read))
+
+    def _descend(
+        self,
+        name: Name,
+        start: int,
+        root: Descriptor | None,
+        read: Read,
+        step: int | None,
+    ) -> None:
+        if root is None:
+            raise UnknownType
+        parts, position, message = name.parts, start, root
+        last = len(parts) - 1 if name.tested else len(parts)
+        used: str | None = None
+        leaf: FieldDescriptor | None = None
+        while position < len(parts) and message.full_name not in _SPECIAL:
+            descriptor = message.fields_by_name.get(parts[position])
+            if descriptor is None:
+                hint = closest(parts[position], message.fields_by_name)
+                raise InvalidName(
+                    "INVALID_EXPRESSION",
+                    f"{message.full_name} has no field `{parts[position]}`{hint}",
+                )
+            inner = descriptor.message_type
+            if position >= last or descriptor.is_repeated or (inner is not None and inner.full_name in _SPECIAL):
+                used = descriptor.name
+                break
+            position += 1
+            if inner is None:
+                leaf = descriptor
+                break
+            message = inner
+        path = parts[start:position]
+        variable_name = ".".join(parts[:position])
+        get = attrgetter(".".join(path)) if path else None
+        deep = read if get is None else _deeper(read, get)
+        if leaf is not None:
+            self._put(Variable(variable_name, _leaf_type(leaf), deep, step, enum=leaf.enum_type))
+            return
+        self.types.message_class(message)
+        variable = Variable(variable_name, cel.Type(message.full_name), deep, step, message=True)
+        variable.fields = {used} if used is not None else None
+        self._put(variable)
+
+    def _put(self, variable: Variable) -> None:
+        known = self.found.setdefault(variable.name, variable)
+        if known is not variable:
+            known.fields = None if known.fields is None or variable.fields is None else known.fields | variable.fields
+
+
+def _leaf_type(leaf: FieldDescriptor) -> cel.Type:
+    return cel.Type.BYTES if leaf.type == FieldDescriptor.TYPE_BYTES else _CEL_SCALARS[leaf.cpp_type]
+
+
+def _plain(read: Callable[[Scope], Any]) -> Read:
+    return lambda scope, output: read(scope)
+
+
+def _deeper(read: Read, get: Callable[[Any], Any]) -> Read:
+    return lambda scope, output: get(read(scope, output))
+
+
+def prune(message: Message, fields: set[str]) -> Message:
+    """Returns a copy of the message with only these fields."""
+    copy: Message = type(message)()
+    for name in fields:
+        descriptor = message.DESCRIPTOR.fields_by_name[name]
+        if descriptor.is_repeated:
+            getattr(copy, name).MergeFrom(getattr(message, name))
+        elif descriptor.has_presence and not message.HasField(name):
+            continue
+        elif descriptor.message_type is not None:
+            getattr(copy, name).CopyFrom(getattr(message, name))
+        else:
+            setattr(copy, name, getattr(message, name))
+    return copy

@@ -1,0 +1,82 @@
+"""Violations: what is wrong with a workflow, each at an exact path. No rule lives here; the checks report into `Report`."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+VIOLATION_LIMIT = 100
+"""Most violations that one check answers with."""
+
+COLLECTED_LIMIT = 5_000
+"""Most violations that are kept before they are sorted and cut to VIOLATION_LIMIT."""
+
+_STEP_PATH = re.compile(r"steps\[(\d+)\]")
+_HEADS = {
+    "name": 0,
+    "input_type": 1,
+    "output_type": 2,
+    "types": 3,
+    "steps": 4,
+    "output": 5,
+    "whole_output": 6,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One fault: `path` into the baton.v1.Workflow, `reason` of ErrorReason without its prefix, and a sentence."""
+
+    path: str
+    reason: str
+    message: str
+
+
+class EvaluationFailed(Exception):
+    """A binding or a condition could not be evaluated; the text is fit for callers."""
+
+    reason = "EVALUATION_FAILED"
+
+
+@dataclass(slots=True)
+class Report:
+    """Collects violations and gives them in the order of the workflow."""
+
+    _violations: list[Violation] = field(default_factory=list)
+
+    def add(self, path: str, reason: str, message: str) -> None:
+        """Adds one violation; beyond COLLECTED_LIMIT they are dropped."""
+        if len(self._violations) < COLLECTED_LIMIT:
+            self._violations.append(Violation(path, reason, message))
+
+    def __bool__(self) -> bool:
+        return bool(self._violations)
+
+    def violations(self) -> tuple[Violation, ...]:
+        """Returns at most VIOLATION_LIMIT violations, without repeats, in the order of the workflow."""
+        unique = dict.fromkeys(self._violations)
+        return tuple(sorted(unique, key=_position)[:VIOLATION_LIMIT])
+
+
+def _position(violation: Violation) -> tuple[int, int]:
+    head = re.split(r"[.\[]", violation.path, maxsplit=1)[0]
+    step = _STEP_PATH.match(violation.path)
+    return _HEADS.get(head, len(_HEADS)), int(step.group(1)) if step else 0
+
+
+def key_path(path: str, key: str) -> str:
+    """Returns `path["key"]`, the path of a map entry."""
+    return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Returns "; did you mean `x`?" with the known name closest to `name`, or "" where none is close."""
+    candidates = list(known)
+    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    if not found:
+        lowered = {candidate.lower(): candidate for candidate in candidates}
+        found = [lowered[near] for near in difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)]
+    return f"; did you mean `{found[0]}`?" if found else ""

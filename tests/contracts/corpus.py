@@ -1,0 +1,73 @@
+"""The contracts that these tests check workflows against, compiled from `protos` when the tests start."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import json_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from grpc_tools import protoc
+
+from baton.v1 import workflow_pb2
+from orchestrator.contracts.compile import Checked, check_workflow
+from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.descriptors import Contract, read_contract
+
+_PROTOS = Path(__file__).parent / "protos"
+_VALIDATE = Path(__file__).parents[2] / "third_party" / "protovalidate"
+
+
+def compile_protos(names: Sequence[str], sources: Mapping[str, str] | None = None) -> list[FileDescriptorProto]:
+    """Returns the descriptors of proto files of the corpus, or of `sources`, with all that they import."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in (sources or {}).items():
+            path = Path(folder, name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        output = Path(folder, "set.binpb")
+        includes = [folder, str(_PROTOS), str(_VALIDATE), str(files("grpc_tools") / "_proto")]
+        arguments = ["protoc", *(f"-I{include}" for include in includes), "--include_imports", f"-o{output}", *names]
+        assert protoc.main(arguments) == 0
+        return list(FileDescriptorSet.FromString(output.read_bytes()).file)
+
+
+@cache
+def contract(name: str) -> Contract:
+    """Returns the contract of one proto file of the corpus, such as `shop/v1/services.proto`."""
+    return read_contract(compile_protos([name]))
+
+
+def contract_of(source: str, name: str = "test.proto") -> Contract:
+    """Returns the contract of a proto file given as text."""
+    return read_contract(compile_protos([name], {name: source}))
+
+
+def workers() -> list[tuple[str, Contract]]:
+    """Returns the workers of the corpus."""
+    return [
+        ("shop", contract("shop/v1/services.proto")),
+        ("ledger", contract("legacy/v1/legacy.proto")),
+        ("hotel", contract("strict/v1/strict.proto")),
+    ]
+
+
+def workflow(definition: Mapping[str, Any]) -> workflow_pb2.Workflow:
+    """Returns a workflow from its protobuf JSON form."""
+    return json_format.ParseDict(dict(definition), workflow_pb2.Workflow())
+
+
+def check(definition: Mapping[str, Any], **options: Any) -> Checked:
+    """Checks a workflow in JSON form against the workers of the corpus."""
+    return check_workflow(workflow(definition), workers(), **options)
+
+
+def compiled(definition: Mapping[str, Any]) -> CompiledWorkflow:
+    """Compiles a workflow in JSON form that must be right."""
+    checked = check(definition)
+    assert checked.compiled is not None, checked.violations
+    return checked.compiled
