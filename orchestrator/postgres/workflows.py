@@ -19,7 +19,7 @@ class PostgresWorkflowStore:
         self._reads = reads
 
     async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
-        """See WorkflowStore.put_revision. For an inline workflow the second value tells whether it was stored already."""
+        """See WorkflowStore.put_revision. For an inline workflow the second value tells whether it was there."""
         namespace, workflow, revision = row.key
         async with self._reads.in_namespace(namespace) as connection:
             if workflow:

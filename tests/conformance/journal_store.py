@@ -142,7 +142,8 @@ class JournalStoreConformance:
         assert await journal_of(stores, key) == first.rows + step(key, 3, 3).rows
 
         row = await stores.runs.get_run(key)
-        assert row is not None and first.new is not None
+        assert row is not None
+        assert first.new is not None
         assert (row.key, row.revision, row.state, row.epoch, row.next_sequence) == (
             key,
             first.new.revision,
@@ -199,7 +200,8 @@ class JournalStoreConformance:
             (TAKEN, winner.run_id, False),
             (WRITTEN, None, False),
         ]
-        assert await stores.runs.get_run(again) is None and await journal_of(stores, changed) == ()
+        assert await stores.runs.get_run(again) is None
+        assert await journal_of(stores, changed) == ()
         assert await stores.runs.find_request("shop", "request-1") == (winner.run_id, BODY)
         assert await stores.runs.find_request("bank", "request-1") is None
 
@@ -241,7 +243,8 @@ class JournalStoreConformance:
                     winners[name] = entry.key.run_id
                 else:
                     losers.append((name, result.winner))
-        assert sorted(winners) == sorted(names) and len(losers) == 75
+        assert sorted(winners) == sorted(names)
+        assert len(losers) == 75
         assert all(winners[name] == winner for name, winner in losers)
 
     async def test_an_identical_batch_again_is_found_written(self, stores: Stores) -> None:
@@ -296,7 +299,8 @@ class JournalStoreConformance:
         assert await states(stores, me, ending(key, 2)) == [WRITTEN]
         assert await states(stores, me, step(key, 3)) == [FENCED]
         row = await stores.runs.get_run(key)
-        assert row is not None and (row.state, row.end_time) == (SUCCEEDED, 1_700_000_000_000_009)
+        assert row is not None
+        assert (row.state, row.end_time) == (SUCCEEDED, 1_700_000_000_000_009)
 
     async def test_one_bad_entry_is_refused_and_writes_nothing_of_its_batch(self, stores: Stores) -> None:
         me, good, bad = await replica(stores), run_key(), run_key()
