@@ -1,0 +1,1 @@
+"""The server of Baton. See docs/architecture.md."""

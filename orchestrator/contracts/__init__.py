@@ -1,0 +1,1 @@
+"""Contracts: descriptors, types, bindings and expressions. Protobuf, no I/O."""

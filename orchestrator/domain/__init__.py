@@ -1,0 +1,1 @@
+"""The pure core: what a run is, which transitions are legal, what comes next. Standard library only."""

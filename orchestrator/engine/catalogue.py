@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
-from orchestrator.contracts.compile import CompiledWorkflow, check_workflow
+from orchestrator.contracts.compile import check_workflow
+from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.descriptors import Contract, read_contract
 from orchestrator.contracts.merge import ContractConflict, merge
 from orchestrator.domain.errors import RevisionNotFound, WorkflowNotFound

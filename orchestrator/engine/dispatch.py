@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from google.protobuf.message import DecodeError, Message
 
-from orchestrator.contracts.expressions import EvaluationFailed
+from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.inputs import CallFailed

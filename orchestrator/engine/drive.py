@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from google.protobuf.message import Message
 
-from orchestrator.contracts.expressions import EvaluationFailed
+from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey

@@ -1,4 +1,4 @@
-"""Reads runs: get, list, watch, wait and the events. What a caller sees is durable, whichever replica drives the run."""
+"""Reads runs: get, list, watch, wait and the events. What a caller sees is durable, whoever drives the run."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class LeaseKeeper:
     ) -> None:
         try:
             asyncio.run(self._keep(replica_id, address, loop, registered))
-        except Exception as error:  # noqa: BLE001 - whatever ends the thread must end the lease too
+        except Exception as error:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_fail, registered, error, self._on_lost)
 

@@ -1,4 +1,4 @@
-"""Limits and times of the engine, with the defaults that a server starts with. Read from the environment by config.py."""
+"""Limits and times of the engine, with their defaults; config.py reads them from the environment."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 from google.protobuf.message import Message
 
-from orchestrator.contracts.compile import CompiledWorkflow
-from orchestrator.contracts.expressions import EvaluationFailed
+from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
+from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
@@ -100,7 +100,7 @@ class LiveRun:
         except EvaluationFailed as error:
             return evaluation_failure(error)
 
-    def output(self) -> Payload | None | Failure:
+    def output(self) -> Payload | Failure | None:
         """See plan.Conditions."""
         try:
             message = self.compiled.build_output(self.scope)

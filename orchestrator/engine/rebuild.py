@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import Message
 
-from orchestrator.contracts.compile import CompiledWorkflow
+from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import JOURNAL_FORMAT

@@ -11,7 +11,7 @@ import uuid_utils.compat
 from baton.v1 import run_service_pb2
 from google.protobuf.message import Message
 
-from orchestrator.contracts.compile import CompiledWorkflow, InputInvalid
+from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
 from orchestrator.contracts.scope import Scope
 from orchestrator.domain import errors
 from orchestrator.domain.caller import Caller
@@ -111,19 +111,12 @@ class Submitter:
             raise errors.PayloadTooLarge(
                 f"input: {len(request.input.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}. Pass a reference instead"
             )
-        if not compiled.input_type:
-            if request.HasField("input"):
-                raise errors.InputInvalid(
-                    "input: the workflow takes none",
-                    faults=[errors.FieldFault("input", "INPUT_INVALID", "the workflow takes no input; leave it out")],
-                )
-            return None
         try:
             return compiled.parse_input(request.input)
         except InputInvalid as error:
-            path = f"input.{error.path}" if error.path else "input"
+            path = f"input.{error.field}" if error.field else "input"
             raise errors.InputInvalid(
-                f"{path}: {error}", faults=[errors.FieldFault(path, "INPUT_INVALID", str(error))]
+                f"{path}: {error.message}", faults=[errors.FieldFault(path, "INPUT_INVALID", error.message)]
             ) from None
 
     def _start(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from baton.v1 import error_reason_pb2, workflow_pb2, workflow_service_pb2
 
-from orchestrator.contracts.compile import Checked, CompiledWorkflow, check_workflow
+from orchestrator.contracts.compile import Checked, check_workflow
+from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import RevisionKey
@@ -51,7 +52,7 @@ class WorkflowCatalogue:
             )
         if checked.compiled is not None:
             response.revision = checked.compiled.revision
-            response.edges.extend(checked.edges)
+            response.edges.extend(_edges(checked))
         return response
 
     async def get(self, caller: Caller, workflow: str, revision: str) -> workflow_pb2.WorkflowRevision:
@@ -132,5 +133,10 @@ def _revision(row: RevisionRow, checked: Checked | None) -> workflow_pb2.Workflo
         revision=row.key.revision,
         definition=workflow_pb2.Workflow.FromString(row.definition),
         create_time=to_timestamp(row.create_time),
-        edges=checked.edges if checked is not None else (),
+        edges=_edges(checked) if checked is not None else (),
     )
+
+
+def _edges(checked: Checked) -> Iterable[workflow_pb2.Edge]:
+    for edge in checked.edges:
+        yield workflow_pb2.Edge(from_step=edge.from_step, to_step=edge.to_step, data=edge.data)

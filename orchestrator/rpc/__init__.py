@@ -1,0 +1,1 @@
+"""Edge to callers: the gRPC server, its layers, and the error table."""

@@ -1,0 +1,1 @@
+"""Edge of trust: credentials and step tokens."""

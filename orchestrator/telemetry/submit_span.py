@@ -10,6 +10,8 @@ import os
 import time
 from collections.abc import Callable
 
+from orchestrator.domain.failures import Code
+from orchestrator.domain.failures import Code
 from orchestrator.domain.tracing import (
     TraceContext,
     format_traceparent,
@@ -18,7 +20,7 @@ from orchestrator.domain.tracing import (
 from orchestrator.telemetry.sampling import Sampler
 from orchestrator.telemetry.spans import Attribute, Span, SpanKind
 
-Finish = Callable[[str], None]
+Finish = Callable[[int], None]
 """Ends the span with the name of a status code, such as OK. Ending it again does nothing; it never raises."""
 
 SpanStarter = Callable[[str, str], tuple[str, Finish]]
@@ -63,7 +65,7 @@ def untraced(method: str, traceparent_in: str) -> tuple[str, Finish]:
     return format_traceparent(TraceContext(os.urandom(16), os.urandom(8), sampled=False)), _finish_nothing
 
 
-def _finish_nothing(code: str) -> None:
+def _finish_nothing(number: int) -> None:
     return None
 
 
@@ -96,20 +98,26 @@ class _SubmitSpan:
         self._finished = False
         self._start_time = now()
 
-    def finish(self, code: str) -> None:
+    def finish(self, code: int) -> None:
         """Emits the span."""
         if self._finished:
             return
         self._finished = True
+        try:
+            self._emit(self._span(Code(code)))
+        except Exception:
+            _LOGGER.exception("the span of a call could not be emitted")
+
+    def _span(self, code: Code) -> Span:
         parent = parse_traceparent(self._traceparent_in)
         attributes: dict[str, Attribute] = {
             "rpc.system.name": "grpc",
             "rpc.method": self._method,
-            "rpc.response.status_code": code,
+            "rpc.response.status_code": code.name,
         }
-        if code != "OK":
-            attributes["error.type"] = code
-        span = Span(
+        if code is not Code.OK:
+            attributes["error.type"] = code.name
+        return Span(
             self._method,
             SpanKind.SERVER,
             self._context.trace_id,
@@ -118,9 +126,5 @@ class _SubmitSpan:
             self._start_time,
             max(self._now(), self._start_time),
             attributes,
-            error_code=code if code in _SERVER_FAULTS else "",
+            error_code=code.name if code in _SERVER_FAULTS else "",
         )
-        try:
-            self._emit(span)
-        except Exception:
-            _LOGGER.exception("the span of a call could not be emitted")
