@@ -8,9 +8,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
+from baton import Client
+
+from .double import Double
 
 HERE = Path(__file__).parent
 
@@ -38,3 +43,19 @@ sys.path.insert(0, str(STUBS))
 def stubs() -> Path:
     """Folder of the generated modules and their type stubs."""
     return STUBS
+
+
+@pytest.fixture
+async def double() -> AsyncIterator[Double]:
+    """A small Baton that serves."""
+    server = Double()
+    await server.start()
+    yield server
+    await server.stop()
+
+
+@pytest.fixture
+async def client(double: Double) -> AsyncIterator[Client]:
+    """A client of it."""
+    async with Client(double.address) as made:
+        yield made

@@ -13,7 +13,7 @@ START = 1_760_000_000_000_000
 def add_step(
     run: run_pb2.Run, step: str, ready_ms: float, attempts: list[tuple[float, float, float]], *after: str
 ) -> run_pb2.RunStep:
-    """Adds a step that succeeded; attempts are (ready, start, end) in ms from the run's start. All but the last failed."""
+    """Adds a step that succeeded with its last attempt; attempts are (ready, start, end) in ms from the run's start."""
     added = run.steps.add(step=step, state=run_pb2.STEP_STATE_SUCCEEDED, predecessors=after)
     added.ready_time.FromMicroseconds(at(ready_ms))
     for number, (ready, start, end) in enumerate(attempts, start=1):

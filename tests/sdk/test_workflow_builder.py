@@ -123,7 +123,7 @@ def test_a_workflow_is_the_message_written_by_hand() -> None:
                         "amount": {"path": "steps.reserve.output.total"},
                         "reservation_id": {"path": "steps.reserve.output.reservation_id"},
                     },
-                    "when": '(input.quantity > 0) && (!(steps.reserve.state == "SKIPPED"))',
+                    "when": "(input.quantity > 0) && (!steps.reserve.skipped)",
                     "retry": {
                         "maxAttempts": 2,
                         "initialBackoff": "0.1s",
@@ -169,7 +169,7 @@ def test_a_workflow_is_the_message_written_by_hand() -> None:
 
 
 def test_constants_take_the_protobuf_json_form_of_their_field() -> None:
-    instant = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.timezone.utc)
+    instant = datetime.datetime(2026, 1, 2, 3, 4, 5, tzinfo=datetime.UTC)
     extra = struct_pb2.Struct()
     extra.update({"depth": 2, "names": ["a"]})
     assert request_of(
@@ -277,9 +277,9 @@ def test_failures_are_read_in_conditions() -> None:
         return bind(ReserveResponse, reservation_id=first.failure.message)
 
     made = definition_of(reads, ReserveRequest, ReserveResponse)
-    assert made.steps[1].when == "(steps.reserve.state == \"FAILED\") && (steps.reserve.failure.reason == 'GONE')"
+    assert made.steps[1].when == "steps.reserve.failed && (steps.reserve.failure.reason == 'GONE')"
     assert made.steps[2].when == "steps.reserve.output.in_stock"
-    assert made.output["reservation_id"].expression == "steps.reserve.failure.message"
+    assert made.output["reservation_id"].path == "steps.reserve.failure.message"
 
 
 def test_types_hold_exactly_the_files_of_input_and_output_imports_first() -> None:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from baton.bindings import Binding as Binding
     from baton.bindings import bind as bind
+    from baton.calls import Call as Call
+    from baton.calls import current as current
+    from baton.client import Client as Client
     from baton.conditions import Condition as Condition
     from baton.conditions import cond as cond
     from baton.errors import BatonError as BatonError
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from baton.errors import Unavailable as Unavailable
     from baton.errors import Violation as Violation
     from baton.errors import WaitTimeout as WaitTimeout
+    from baton.payloads import OutputTypeError as OutputTypeError
     from baton.policies import Delivery as Delivery
     from baton.policies import Retry as Retry
     from baton.policies import branch as branch
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from baton.references import default as default
     from baton.references import expr as expr
     from baton.references import expression as expression
+    from baton.runs import RunHandle as RunHandle
+    from baton.worker import Worker as Worker
     from baton.workflows import Step as Step
     from baton.workflows import Workflow as Workflow
     from baton.workflows import WorkflowDefinition as WorkflowDefinition
@@ -41,6 +47,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "bindings": ("Binding", "bind"),
     "conditions": ("Condition", "cond"),
+    "calls": ("Call", "current"),
+    "client": ("Client",),
     "errors": (
         "BatonError",
         "BindError",
@@ -57,7 +65,10 @@ _HOMES = {
         "WaitTimeout",
     ),
     "policies": ("Delivery", "Retry", "branch", "fallback"),
+    "payloads": ("OutputTypeError",),
     "references": ("default", "expr", "expression"),
+    "runs": ("RunHandle",),
+    "worker": ("Worker",),
     "workflows": ("Step", "Workflow", "WorkflowDefinition", "workflow"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from typing import NoReturn, TypeAlias
 from google.protobuf.descriptor import FieldDescriptor
 
 from baton.errors import BindError
-from baton.references import fill, source_of
+from baton.references import fill, is_path, source_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +18,13 @@ class Condition:
     source: str
 
     def __and__(self, other: Condition) -> Condition:
-        return Condition(f"({self.source}) && ({other.source})")
+        return Condition(f"{_operand(self)} && {_operand(other)}")
 
     def __or__(self, other: Condition) -> Condition:
-        return Condition(f"({self.source}) || ({other.source})")
+        return Condition(f"{_operand(self)} || {_operand(other)}")
 
     def __invert__(self) -> Condition:
-        return Condition(f"!({self.source})")
+        return Condition(f"!{_operand(self)}")
 
     def __bool__(self) -> NoReturn:
         raise BindError(
@@ -45,11 +45,6 @@ def cond(source: str, *references: object) -> Condition:
     return Condition(_checked(fill(source, references)))
 
 
-def state_is(step: str, state: str) -> Condition:
-    """Returns the condition that a step ended in a state, such as SUCCEEDED."""
-    return Condition(f'steps.{step}.state == "{state}"')
-
-
 def condition_text(condition: When, where: str) -> str:
     """Returns the CEL text of a condition; raises BindError, naming `where`, for anything else."""
     if isinstance(condition, Condition):
@@ -62,6 +57,10 @@ def condition_text(condition: When, where: str) -> str:
     if isinstance(condition, str):
         return _checked(condition)
     raise BindError(f"{where} takes a condition for the run, not the plain {condition!r}")
+
+
+def _operand(condition: Condition) -> str:
+    return condition.source if is_path(condition.source) else f"({condition.source})"
 
 
 def _checked(source: str) -> str:

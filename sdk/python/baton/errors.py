@@ -85,10 +85,6 @@ class CallTimeout(BatonError):
     """DEADLINE_EXCEEDED: no answer within the time of the call."""
 
 
-class Disconnected(BatonError):
-    """The client is closed."""
-
-
 class RunNotSucceeded(Exception):
     """A run ended without success. `run` is its last view, `failure` says why."""
 

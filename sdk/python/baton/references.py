@@ -131,8 +131,13 @@ def fill(text: str, references: Iterable[object]) -> str:
             raise BindError(
                 f"{text!r}: {source.text} has a default; inside an expression, test the step's state instead"
             )
-        filled += (source.text if _PATH.fullmatch(source.text) else f"({source.text})") + part
+        filled += (source.text if is_path(source.text) else f"({source.text})") + part
     return filled
+
+
+def is_path(text: str) -> bool:
+    """Tells whether a CEL text is a plain path, which needs no parentheses."""
+    return _PATH.fullmatch(text) is not None
 
 
 def expr(source: str, *references: object) -> Any:

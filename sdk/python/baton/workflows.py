@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 from google.protobuf.message import Message
 
 from baton.bindings import whole
-from baton.conditions import Condition, When, condition_text, state_is
+from baton.conditions import Condition, When, condition_text
 from baton.descriptors import descriptor_of, file_set
 from baton.errors import BindError
 from baton.methods import method_of, path_of
@@ -59,23 +59,23 @@ class Step(Generic[Resp]):
     @property
     def failure(self) -> failure_pb2.Failure:
         """Reference to why the step failed: its `code`, `reason` and `message`."""
-        source = Source(f"steps.{self.id}.failure", computed=True, descriptor=descriptor_of(failure_pb2.Failure))
+        source = Source(f"steps.{self.id}.failure", descriptor=descriptor_of(failure_pb2.Failure))
         return cast("failure_pb2.Failure", Reference(source))
 
     @property
     def succeeded(self) -> Condition:
         """Condition: the step ended with an output."""
-        return state_is(self.id, "SUCCEEDED")
+        return Condition(f"steps.{self.id}.succeeded")
 
     @property
     def failed(self) -> Condition:
         """Condition: the step failed for good."""
-        return state_is(self.id, "FAILED")
+        return Condition(f"steps.{self.id}.failed")
 
     @property
     def skipped(self) -> Condition:
         """Condition: the step was not run."""
-        return state_is(self.id, "SKIPPED")
+        return Condition(f"steps.{self.id}.skipped")
 
     def on_failure(
         self, step: Step[Any] | None = None, *, codes: Iterable[Code] = (), reasons: Iterable[str] = ()

@@ -1,0 +1,280 @@
+"""The client: submits runs and reads them. How calls are made is in connection.py, what one run can do in runs.py."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator, Iterable, Mapping
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from google.protobuf.message import Message
+
+from baton.catalogue import Catalogue, message_of
+from baton.connection import Connection
+from baton.descriptors import descriptor_of
+from baton.payloads import pack
+from baton.policies import Seconds
+from baton.runs import RunHandle, span
+from baton.v1 import event_pb2, run_pb2, run_service_pb2
+from baton.workflows import WorkflowDefinition
+
+if TYPE_CHECKING:
+    import grpc
+
+In = TypeVar("In", bound=Message)
+Out = TypeVar("Out", bound=Message)
+
+_CALL_SECONDS = 30.0
+_RETRY_SECONDS = 10.0
+_EXECUTE_WAIT_SECONDS = 60.0
+_WAIT_LIMIT_SECONDS = 600.0
+
+
+class Client(Catalogue):
+    """Talks to Baton: `async with Client() as client: …`.
+
+    `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a
+    call is repeated while Baton is unavailable; both in seconds. With `channel` every call takes that one, which the
+    caller closes; without, waits and watches have channels of their own.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        channel: grpc.aio.Channel | None = None,
+        timeout: float = _CALL_SECONDS,
+        retry_timeout: float = _RETRY_SECONDS,
+    ) -> None:
+        self._connection = Connection(address, channel, timeout, retry_timeout)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; waits and watches that are under way end with an error."""
+        await self._connection.close()
+
+    @property
+    def address(self) -> str:
+        """Address of Baton."""
+        return self._connection.address
+
+    @overload
+    async def submit(
+        self,
+        workflow: WorkflowDefinition[In, Out],
+        input: In,
+        *,
+        inline: bool = False,
+        revision: str = "",
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        workspace: str = "",
+        labels: Iterable[str] = (),
+        run_timeout: Seconds | None = None,
+        wait_timeout: Seconds | None = None,
+    ) -> RunHandle[Out]: ...
+
+    @overload
+    async def submit(
+        self,
+        workflow: str,
+        input: Message | None = None,
+        *,
+        output: type[Out],
+        revision: str = "",
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        workspace: str = "",
+        labels: Iterable[str] = (),
+        run_timeout: Seconds | None = None,
+        wait_timeout: Seconds | None = None,
+    ) -> RunHandle[Out]: ...
+
+    @overload
+    async def submit(
+        self,
+        workflow: str,
+        input: Message | None = None,
+        *,
+        revision: str = "",
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        workspace: str = "",
+        labels: Iterable[str] = (),
+        run_timeout: Seconds | None = None,
+        wait_timeout: Seconds | None = None,
+    ) -> RunHandle[Message]: ...
+
+    async def submit(
+        self,
+        workflow: WorkflowDefinition[Any, Any] | str,
+        input: Message | None = None,
+        *,
+        output: type[Message] | None = None,
+        inline: bool = False,
+        revision: str = "",
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+        workspace: str = "",
+        labels: Iterable[str] = (),
+        run_timeout: Seconds | None = None,
+        wait_timeout: Seconds | None = None,
+    ) -> RunHandle[Any]:
+        """Submits a run of an applied workflow, or with `inline` of the definition as it is, and returns its handle.
+
+        `request_id` (by default a new one) makes the submission safe to repeat: the same id gives the same run.
+        `attributes` can be searched by; `workspace` and `labels` go with the run; `run_timeout` limits it.
+        `wait_timeout`, at most 10 minutes, lets this one call also wait for the end of the run.
+
+        Raises InvalidRequest, NotFound (WORKFLOW_NOT_FOUND), Conflict (REQUEST_ID_REUSED) and Unavailable.
+        """
+        request = run_service_pb2.SubmitRunRequest(
+            revision=revision,
+            request_id=request_id or str(uuid.uuid4()),
+            attributes=attributes,
+            workspace=workspace,
+            labels=labels,
+        )
+        output_class = output
+        if isinstance(workflow, str):
+            request.workflow = workflow
+        else:
+            output_class = workflow.output_class
+            _check_input(workflow, input)
+            if inline:
+                request.inline_workflow.CopyFrom(message_of(workflow))
+            else:
+                request.workflow = workflow.name
+        if input is not None:
+            request.input.CopyFrom(pack(input))
+        if run_timeout is not None:
+            request.run_timeout.CopyFrom(span(_seconds(run_timeout)))
+        wait = min(_seconds(wait_timeout or 0.0), _WAIT_LIMIT_SECONDS)
+        if wait > 0:
+            request.wait_timeout.CopyFrom(span(wait))
+        answer = await self._connection.call(
+            lambda link: link.runs.SubmitRun, request, timeout=self._connection.timeout + wait, long=wait > 0
+        )
+        return RunHandle(
+            self._connection,
+            answer.run.run_id,
+            output_class,
+            run=answer.run,
+            cursor=answer.cursor,
+            existing=answer.existing,
+        )
+
+    @overload
+    async def execute(
+        self,
+        workflow: WorkflowDefinition[In, Out],
+        input: In,
+        *,
+        timeout: float | None = None,
+        inline: bool = False,
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Out: ...
+
+    @overload
+    async def execute(
+        self,
+        workflow: str,
+        input: Message | None = None,
+        *,
+        output: type[Out],
+        timeout: float | None = None,
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Out: ...
+
+    @overload
+    async def execute(
+        self,
+        workflow: str,
+        input: Message | None = None,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        attributes: Mapping[str, str] | None = None,
+    ) -> Message: ...
+
+    async def execute(self, workflow: Any, input: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
+        """Submits a run, waits for its end in the same call, and returns its output; takes the options of submit.
+
+        Raises what submit raises, RunFailed, RunCancelled, and WaitTimeout after `timeout` seconds.
+        """
+        first_wait = _EXECUTE_WAIT_SECONDS if timeout is None else min(timeout, _EXECUTE_WAIT_SECONDS)
+        run = await self.submit(workflow, input, wait_timeout=first_wait, **options)
+        return await run.result(None if timeout is None else max(0.0, timeout - first_wait))
+
+    @overload
+    def run(self, run_id: str, *, cursor: str = "") -> RunHandle[Message]: ...
+
+    @overload
+    def run(self, run_id: str, *, output: type[Out], cursor: str = "") -> RunHandle[Out]: ...
+
+    def run(self, run_id: str, *, output: type[Message] | None = None, cursor: str = "") -> RunHandle[Any]:
+        """Returns a handle of a run by its id, without a call; `cursor` is where its watch goes on."""
+        return RunHandle(self._connection, run_id, output, cursor=cursor)
+
+    async def get_run(self, run_id: str, *, full: bool = True) -> run_pb2.Run:
+        """Returns a run with its steps, with `full` also inputs and outputs."""
+        request = run_service_pb2.GetRunRequest(run_id=run_id, view=_view(full))
+        return (await self._connection.call(lambda link: link.runs.GetRun, request)).run
+
+    async def list_runs(
+        self, filter: str = "", *, page_size: int = 0, full: bool = False
+    ) -> AsyncIterator[run_pb2.Run]:
+        """Yields runs without their steps, newest first, over all pages.
+
+        `filter` holds terms joined by AND, such as `state = FAILED AND attributes.team = "pay"`.
+        """
+        request = run_service_pb2.ListRunsRequest(filter=filter, page_size=page_size, view=_view(full))
+        while True:
+            page = await self._connection.call(lambda link: link.runs.ListRuns, request)
+            for run in page.runs:
+                yield run
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def list_events(
+        self, run_id: str, *, page_size: int = 0, full: bool = False
+    ) -> AsyncIterator[event_pb2.RunEvent]:
+        """Yields the journal of a run up to now, oldest first, over all pages."""
+        request = run_service_pb2.ListRunEventsRequest(run_id=run_id, page_size=page_size, view=_view(full))
+        while True:
+            page = await self._connection.call(lambda link: link.runs.ListRunEvents, request)
+            for event in page.events:
+                yield event
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def cancel_run(self, run_id: str, reason: str = "") -> run_pb2.Run:
+        """Cancels a run; raises Conflict (RUN_ENDED) where it has ended otherwise."""
+        return await self.run(run_id).cancel(reason)
+
+
+def _check_input(workflow: WorkflowDefinition[Any, Any], given: Message | None) -> None:
+    wanted = workflow.definition.input_type
+    if given is None or descriptor_of(given).full_name != wanted:
+        got = "nothing" if given is None else descriptor_of(given).full_name
+        raise TypeError(f"the workflow {workflow.name!r} takes {wanted}, not {got}")
+
+
+def _seconds(value: Seconds) -> float:
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def _view(full: bool) -> run_service_pb2.RunView.ValueType:
+    return run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC

@@ -1,0 +1,190 @@
+"""Channels to Baton and single calls over them: timeouts, retries, trace context. What is called is client.py's matter."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from baton.errors import BatonError
+from baton.status import error_of
+from baton.v1 import run_service_pb2_grpc, worker_service_pb2_grpc, workflow_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub
+    from baton.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
+    from baton.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+DEFAULT_ADDRESS = "127.0.0.1:7330"
+ADDRESS_VARIABLE = "BATON_ADDRESS"
+
+_LONG_CALLS_PER_CHANNEL = 90  # servers and proxies commonly allow 100 streams on a connection; more would queue unseen
+_LONG_CHANNELS_LIMIT = 64
+_HELD_SECONDS = 1.0
+_LOSSES_LIMIT = 10
+_MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.use_local_subchannel_pool", 1),  # else channels to one address would share one connection and its streams
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
+    ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
+)
+
+
+@dataclass(eq=False, slots=True)
+class Link:
+    """One channel with its stubs. `in_use` counts the long calls on it."""
+
+    channel: grpc.aio.Channel
+    runs: RunServiceAsyncStub
+    workflows: WorkflowServiceAsyncStub
+    workers: WorkerServiceAsyncStub
+    in_use: int = 0
+
+
+class Backoff:
+    """Waits that double from `first` to `longest` seconds, each shortened at random by up to a half."""
+
+    def __init__(self, first: float = 0.1, longest: float = 2.0) -> None:
+        self._first = first
+        self._longest = longest
+        self._count = 0
+
+    def next_seconds(self) -> float:
+        """Returns the next wait."""
+        wait = min(self._longest, self._first * 2.0 ** min(self._count, 16))
+        self._count += 1
+        return wait * random.uniform(0.5, 1.0)
+
+    def reset(self) -> None:
+        """Starts again with the first wait."""
+        self._count = 0
+
+
+class Connection:
+    """The channels of one client: one for short calls, and more for long ones, so that no wait delays a submission."""
+
+    def __init__(
+        self, address: str | None, channel: grpc.aio.Channel | None, timeout: float, retry_timeout: float
+    ) -> None:
+        self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        self.timeout = timeout
+        self.retry_timeout = retry_timeout
+        self._given = _link(channel) if channel is not None else None
+        self._short: Link | None = None
+        self._long: list[Link] = []
+        self._closed = False
+
+    async def close(self) -> None:
+        """Closes the channels; one that was given stays open."""
+        self._closed = True
+        links = [*self._long, *((self._short,) if self._short is not None else ())]
+        self._long, self._short = [], None
+        for link in links:
+            await link.channel.close()
+
+    async def call(
+        self,
+        choose: Callable[[Link], grpc.aio.UnaryUnaryMultiCallable[Request, Response]],
+        request: Request,
+        *,
+        timeout: float | None = None,
+        retry_timeout: float | None = None,
+        long: bool = False,
+    ) -> Response:
+        """Makes one unary call that is safe to repeat, again for `retry_timeout` seconds while Baton is away.
+
+        `timeout` is for each try. Raises BatonError.
+        """
+        backoff = Backoff()
+        patience = self.retry_timeout if retry_timeout is None else retry_timeout
+        give_up_time = time.monotonic() + patience
+        losses = 0
+        while True:
+            start_time = time.monotonic()
+            try:
+                with self.link(long=long) as link:
+                    return await choose(link)(request, timeout=timeout or self.timeout, metadata=trace_metadata())
+            except grpc.aio.AioRpcError as failed:
+                error = error_of(failed)
+            if time.monotonic() - start_time > _HELD_SECONDS and losses < _LOSSES_LIMIT:
+                # Baton was there and went away while the call waited: its absence begins only now.
+                losses += 1
+                backoff.reset()
+                give_up_time = time.monotonic() + patience
+            wait = max(backoff.next_seconds(), error.retry_delay or 0.0)
+            if not retryable(error) or time.monotonic() + wait > give_up_time:
+                raise error
+            await asyncio.sleep(wait)
+
+    @contextmanager
+    def link(self, *, long: bool) -> Iterator[Link]:
+        """Lends a channel for one call."""
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        if self._given is not None:
+            yield self._given
+        elif not long:
+            if self._short is None:
+                self._short = self._open()
+            yield self._short
+        else:
+            link = self._least_used()
+            link.in_use += 1
+            try:
+                yield link
+            finally:
+                link.in_use -= 1
+
+    def _least_used(self) -> Link:
+        free = next((link for link in self._long if link.in_use < _LONG_CALLS_PER_CHANNEL), None)
+        if free is not None:
+            return free
+        if len(self._long) < _LONG_CHANNELS_LIMIT:
+            self._long.append(self._open())
+            return self._long[-1]
+        return min(self._long, key=lambda link: link.in_use)
+
+    def _open(self) -> Link:
+        return _link(grpc.aio.insecure_channel(self.address, options=_OPTIONS))
+
+
+def _link(channel: grpc.aio.Channel) -> Link:
+    return Link(
+        channel,
+        run_service_pb2_grpc.RunServiceStub(channel),
+        workflow_service_pb2_grpc.WorkflowServiceStub(channel),
+        worker_service_pb2_grpc.WorkerServiceStub(channel),
+    )
+
+
+def retryable(error: BatonError) -> bool:
+    """Tells whether the same call may succeed later: Baton is away, or it asks for the call to be repeated."""
+    return error.code == "UNAVAILABLE" or (error.code == "RESOURCE_EXHAUSTED" and error.retry_delay is not None)
+
+
+def trace_metadata() -> tuple[tuple[str, str], ...]:
+    """Returns the W3C trace context of the current span as call metadata; nothing where the program traces nothing."""
+    # A program that never imported the API has no current span, and should not pay for importing it.
+    if "opentelemetry.trace" not in sys.modules:
+        return ()
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return tuple((name.lower(), value) for name, value in carrier.items())

@@ -1,0 +1,130 @@
+"""One run, as its submitter holds it: wait for it, watch it, cancel it, take its typed output."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Generic, TypeVar
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+
+from baton.connection import Connection
+from baton.errors import RunCancelled, RunFailed, WaitTimeout
+from baton.payloads import unpack, unpack_known
+from baton.v1 import run_pb2, run_service_pb2
+from baton.watch import ENDED_STATES, Position, watch_run
+
+Out_co = TypeVar("Out_co", bound=Message, covariant=True)
+
+PATIENCE_SECONDS = 300.0
+"""How long waits and watches go on while Baton does not answer."""
+
+_WAIT_SECONDS = 60.0  # one WaitRun: short enough for proxies that cut idle calls, long enough to cost nothing
+_ANSWER_SECONDS = 15.0
+_EARLY_SECONDS = 0.2
+
+
+class RunHandle(Generic[Out_co]):
+    """A run that was submitted. `run` is its last known view."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        run_id: str,
+        output_class: type[Out_co] | None,
+        *,
+        run: run_pb2.Run | None = None,
+        cursor: str = "",
+        existing: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._output_class = output_class
+        self._position = Position(cursor, run.last_sequence if run is not None else 0)
+        self.id = run_id
+        self.run = run if run is not None else run_pb2.Run(run_id=run_id)
+        self.existing = existing
+        """True where the request_id led to a run that was there already."""
+
+    def __repr__(self) -> str:
+        return f"<run {self.id} {run_pb2.RunState.Name(self.run.state).removeprefix('RUN_STATE_')}>"
+
+    @property
+    def cursor(self) -> str:
+        """Position of the last update that was seen; a watch goes on after it, also in another process."""
+        return self._position.cursor
+
+    @property
+    def ended(self) -> bool:
+        """True where the last known view is of a run that has ended."""
+        return self.run.state in ENDED_STATES
+
+    async def wait(self, timeout: float | None = None) -> run_pb2.Run:
+        """Waits until the run has ended, however it did, and returns it with input, output and steps.
+
+        Raises WaitTimeout after `timeout` seconds (the run goes on), and BatonError.
+        """
+        end_time = None if timeout is None else time.monotonic() + timeout
+        while not self.ended:
+            left = _WAIT_SECONDS if end_time is None else min(_WAIT_SECONDS, end_time - time.monotonic())
+            if left <= 0:
+                raise WaitTimeout(self.id, timeout or 0.0)
+            await self._wait_once(left)
+        return self.run
+
+    async def result(self, timeout: float | None = None) -> Out_co:
+        """Waits until the run has ended and returns its output.
+
+        Raises RunFailed or RunCancelled with the failure, WaitTimeout after `timeout` seconds, and BatonError.
+        """
+        run = await self.wait(timeout)
+        if run.state == run_pb2.RUN_STATE_FAILED:
+            raise RunFailed(run)
+        if run.state == run_pb2.RUN_STATE_CANCELLED:
+            raise RunCancelled(run)
+        if self._output_class is not None:
+            return unpack(run.output, self._output_class)
+        return unpack_known(run.output)  # type: ignore[return-value]  # without a class, the output is a Message
+
+    def watch(self, *, full: bool = False) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        """Yields what happens after `cursor` (without one, a snapshot first) until the run has ended.
+
+        Each event comes once and in order, over lost connections and restarts of Baton; a snapshot comes again only
+        where the cursor has expired. `full` adds inputs and outputs. Raises BatonError.
+        """
+        view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
+        return watch_run(self._connection, self.id, self._position, view, PATIENCE_SECONDS)
+
+    async def refresh(self) -> run_pb2.Run:
+        """Reads the run as it is now."""
+        request = run_service_pb2.GetRunRequest(run_id=self.id)
+        self.run = (await self._connection.call(lambda link: link.runs.GetRun, request)).run
+        return self.run
+
+    async def cancel(self, reason: str = "") -> run_pb2.Run:
+        """Cancels the run; raises Conflict (RUN_ENDED) where it has ended otherwise."""
+        request = run_service_pb2.CancelRunRequest(run_id=self.id, reason=reason)
+        self.run = (await self._connection.call(lambda link: link.runs.CancelRun, request)).run
+        return self.run
+
+    async def _wait_once(self, seconds: float) -> None:
+        request = run_service_pb2.WaitRunRequest(run_id=self.id, wait_timeout=span(seconds))
+        start_time = time.monotonic()
+        answer = await self._connection.call(
+            lambda link: link.runs.WaitRun,
+            request,
+            timeout=seconds + _ANSWER_SECONDS,
+            retry_timeout=PATIENCE_SECONDS,
+            long=True,
+        )
+        self.run = answer.run
+        if not self.ended and time.monotonic() - start_time < min(seconds, 1.0):
+            await asyncio.sleep(_EARLY_SECONDS)  # a draining replica answers early; do not hammer the next one
+
+
+def span(seconds: float) -> Duration:
+    """Returns seconds as a Duration."""
+    message = Duration()
+    message.FromNanoseconds(max(0, int(seconds * 1e9)))
+    return message

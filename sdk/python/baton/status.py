@@ -1,0 +1,56 @@
+"""From an RPC's status to the SDK's errors: ErrorInfo, BadRequest and RetryInfo become one BatonError."""
+
+from __future__ import annotations
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from baton.errors import BatonError, CallTimeout, Conflict, InvalidRequest, NotFound, Unavailable, Violation
+
+_CLASSES: dict[grpc.StatusCode, type[BatonError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.OUT_OF_RANGE: InvalidRequest,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.ABORTED: Conflict,
+    grpc.StatusCode.FAILED_PRECONDITION: Conflict,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: CallTimeout,
+}
+
+
+def error_of(failed: grpc.aio.AioRpcError) -> BatonError:
+    """Returns the typed error for a call that failed."""
+    reason = ""
+    metadata: dict[str, str] = {}
+    violations: list[Violation] = []
+    retry_delay: float | None = None
+    for detail in _details(failed):
+        info = error_details_pb2.ErrorInfo()
+        request = error_details_pb2.BadRequest()
+        retry = error_details_pb2.RetryInfo()
+        if detail.Unpack(info):
+            reason, metadata = info.reason, dict(info.metadata)
+        elif detail.Unpack(request):
+            violations += [Violation(each.field, each.reason, each.description) for each in request.field_violations]
+        elif detail.Unpack(retry):
+            retry_delay = retry.retry_delay.ToTimedelta().total_seconds()
+    return _CLASSES.get(failed.code(), BatonError)(
+        failed.code().name,
+        reason,
+        failed.details() or "no details",
+        metadata=metadata,
+        violations=tuple(violations),
+        retry_delay=retry_delay,
+    )
+
+
+def _details(failed: grpc.aio.AioRpcError) -> list:  # type: ignore[type-arg]
+    try:
+        # from_call reads code, details and trailing metadata only, which the exception of grpc.aio has too.
+        status = rpc_status.from_call(failed)  # type: ignore[arg-type]
+    except ValueError:  # details that do not belong to the status: some proxy's; the status itself still counts
+        return []
+    return list(status.details) if status is not None else []

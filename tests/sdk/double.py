@@ -1,0 +1,297 @@
+"""A small Baton for tests: in memory, driven by the test, true to the comments of the protos where the SDK relies on them.
+
+A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail first. Watches can be cut.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from baton.v1 import (
+    event_pb2,
+    failure_pb2,
+    run_pb2,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    worker_pb2,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+Watch = AsyncIterator[run_service_pb2.WatchRunResponse]
+
+
+def rich(code: grpc.StatusCode, reason: str, message: str, *details: Message, delay: float | None = None) -> Any:
+    """A status with ErrorInfo, further details, and RetryInfo where a delay is given."""
+    parts: list[Message] = [
+        error_details_pb2.ErrorInfo(reason=reason, domain="baton", metadata={"key": "value"}),
+        *details,
+    ]
+    if delay is not None:
+        span = duration_pb2.Duration()
+        span.FromNanoseconds(int(delay * 1e9))
+        parts.append(error_details_pb2.RetryInfo(retry_delay=span))
+    packed = []
+    for part in parts:
+        packed.append(any_pb2.Any())
+        packed[-1].Pack(part)
+    return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=packed))
+
+
+UNAVAILABLE = rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this replica is draining", delay=0.01)
+
+
+@dataclass(eq=False)
+class Held:
+    """One run, with its journal and a condition that tells of changes."""
+
+    run: run_pb2.Run
+    events: list[event_pb2.RunEvent] = field(default_factory=list)
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+
+
+class Double(
+    run_service_pb2_grpc.RunServiceServicer,
+    workflow_service_pb2_grpc.WorkflowServiceServicer,
+    worker_service_pb2_grpc.WorkerServiceServicer,
+):
+    """The three services of Baton."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.held: dict[str, Held] = {}
+        self.by_request_id: dict[str, str] = {}
+        self.requests: dict[str, list[Any]] = defaultdict(list)
+        self.metadata: dict[str, list[dict[str, str]]] = defaultdict(list)
+        self.fail_next: dict[str, list[Any]] = defaultdict(list)
+        self.violations: list[workflow_service_pb2.Violation] = []
+        self.applied: dict[str, workflow_pb2.WorkflowRevision] = {}
+        self.workers: dict[str, set[str]] = defaultdict(set)
+        self.journal: list[str] = []
+        self.cursors_expired = False
+        self.cuts: list[str] = []
+        self.waiting = 0
+        self.called = asyncio.Condition()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str = "127.0.0.1:0") -> None:
+        """Serves, at the same address again after a stop."""
+        self._server = grpc.aio.server()
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(self, self._server)
+        workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(self, self._server)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)
+        port = self._server.add_insecure_port(self.address or address)
+        self.address = f"127.0.0.1:{port}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stops at once: every call that is under way is lost."""
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def until(self, method: str, count: int) -> None:
+        """Waits until a method was called so often."""
+        async with asyncio.timeout(10), self.called:
+            await self.called.wait_for(lambda: len(self.requests[method]) >= count)
+
+    async def add(self, run_id: str, **kind: Message) -> None:
+        """Journals one event of a run."""
+        held = self.held[run_id]
+        async with held.changed:
+            held.events.append(event_pb2.RunEvent(sequence=len(held.events) + 1, **kind))  # type: ignore[arg-type]
+            held.run.last_sequence = len(held.events)
+            held.changed.notify_all()
+
+    async def finish(
+        self, run_id: str, output: Message | None = None, failure: failure_pb2.Failure | None = None
+    ) -> None:
+        """Ends a run with an output or a failure."""
+        run = self.held[run_id].run
+        if failure is not None:
+            run.state = run_pb2.RUN_STATE_FAILED
+            run.failure.CopyFrom(failure)
+            await self.add(run_id, run_failed=event_pb2.RunFailed(failure=failure))
+            return
+        run.state = run_pb2.RUN_STATE_SUCCEEDED
+        if output is not None:
+            run.output.Pack(output)
+        await self.add(run_id, run_succeeded=event_pb2.RunSucceeded())
+
+    async def _enter(self, request: Any, context: Any) -> None:
+        method = type(request).__name__.removesuffix("Request")
+        async with self.called:
+            self.requests[method].append(request)
+            self.metadata[method].append({key: value for key, value in context.invocation_metadata()})
+            self.called.notify_all()
+        if self.fail_next[method]:
+            await context.abort_with_status(self.fail_next[method].pop(0))
+
+    async def _find(self, run_id: str, context: Any) -> Held:
+        held = self.held.get(run_id)
+        if held is None:
+            await context.abort_with_status(rich(grpc.StatusCode.NOT_FOUND, "RUN_NOT_FOUND", f"no run {run_id}"))
+        assert held is not None
+        return held
+
+    async def _wait(self, held: Held, seconds: float) -> None:
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(seconds), held.changed:
+                await held.changed.wait_for(lambda: _ended(held.run))
+        except TimeoutError:
+            pass
+        finally:
+            self.waiting -= 1
+
+    async def SubmitRun(
+        self, request: run_service_pb2.SubmitRunRequest, context: Any
+    ) -> run_service_pb2.SubmitRunResponse:
+        existing = request.request_id in self.by_request_id
+        if not existing:
+            run_id = str(uuid.uuid4())
+            self.by_request_id[request.request_id] = run_id
+            run = run_pb2.Run(
+                run_id=run_id, workflow=request.workflow, state=run_pb2.RUN_STATE_PENDING, trace_id="ab" * 16
+            )
+            run.input.CopyFrom(request.input)
+            self.held[run_id] = Held(run)
+            await self.add(run_id, run_submitted=event_pb2.RunSubmitted(workflow=request.workflow))
+        await self._enter(request, context)  # after the run is durable: an answer may be lost
+        held = self.held[self.by_request_id[request.request_id]]
+        if request.HasField("wait_timeout"):
+            await self._wait(held, request.wait_timeout.ToTimedelta().total_seconds())
+        return run_service_pb2.SubmitRunResponse(
+            run=held.run, existing=existing, cursor=_cursor(held.run.last_sequence)
+        )
+
+    async def GetRun(self, request: run_service_pb2.GetRunRequest, context: Any) -> run_service_pb2.GetRunResponse:
+        await self._enter(request, context)
+        held = await self._find(request.run_id, context)
+        return run_service_pb2.GetRunResponse(run=held.run, cursor=_cursor(held.run.last_sequence))
+
+    async def WaitRun(self, request: run_service_pb2.WaitRunRequest, context: Any) -> run_service_pb2.WaitRunResponse:
+        await self._enter(request, context)
+        held = await self._find(request.run_id, context)
+        await self._wait(held, request.wait_timeout.ToTimedelta().total_seconds())
+        return run_service_pb2.WaitRunResponse(run=held.run, cursor=_cursor(held.run.last_sequence))
+
+    async def CancelRun(
+        self, request: run_service_pb2.CancelRunRequest, context: Any
+    ) -> run_service_pb2.CancelRunResponse:
+        await self._enter(request, context)
+        held = await self._find(request.run_id, context)
+        held.run.state = run_pb2.RUN_STATE_CANCELLED
+        held.run.failure.CopyFrom(failure_pb2.Failure(code=1, reason="CANCELLED", message=request.reason))  # type: ignore[arg-type]
+        await self.add(request.run_id, run_cancelled=event_pb2.RunCancelled(reason=request.reason))
+        return run_service_pb2.CancelRunResponse(run=held.run)
+
+    async def ListRuns(
+        self, request: run_service_pb2.ListRunsRequest, context: Any
+    ) -> run_service_pb2.ListRunsResponse:
+        await self._enter(request, context)
+        runs = [held.run for held in self.held.values()]
+        start = int(request.page_token or 0)
+        size = request.page_size or 50
+        token = str(start + size) if start + size < len(runs) else ""
+        return run_service_pb2.ListRunsResponse(runs=runs[start : start + size], next_page_token=token)
+
+    async def ListRunEvents(
+        self, request: run_service_pb2.ListRunEventsRequest, context: Any
+    ) -> run_service_pb2.ListRunEventsResponse:
+        await self._enter(request, context)
+        return run_service_pb2.ListRunEventsResponse(events=(await self._find(request.run_id, context)).events)
+
+    async def WatchRun(self, request: run_service_pb2.WatchRunRequest, context: Any) -> Watch:
+        await self._enter(request, context)
+        held = await self._find(request.run_id, context)
+        if request.cursor and self.cursors_expired:
+            self.cursors_expired = False
+            await context.abort_with_status(rich(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", "the events are gone"))
+        position = int(request.cursor.removeprefix("c") or 0)
+        if not request.cursor:
+            position = held.run.last_sequence
+            yield run_service_pb2.WatchRunResponse(cursor=_cursor(position), snapshot=held.run)
+        while True:
+            cut = self.cuts.pop(0) if self.cuts else ""
+            async with held.changed:
+                await held.changed.wait_for(lambda: len(held.events) > position or _ended(held.run))
+            if position >= len(held.events):
+                return
+            event = held.events[position]
+            if cut == "repeat" and position:
+                yield run_service_pb2.WatchRunResponse(cursor=_cursor(position), event=held.events[position - 1])
+            if cut == "gap" and position + 1 < len(held.events):
+                event = held.events[position + 1]
+            yield run_service_pb2.WatchRunResponse(cursor=_cursor(event.sequence), event=event)
+            position = event.sequence
+            if cut == "unavailable":
+                await context.abort_with_status(UNAVAILABLE)
+            if cut == "internal":
+                await context.abort(grpc.StatusCode.INTERNAL, "lost")
+            if cut == "end":
+                return
+            if cut == "reconnect":
+                progress = run_service_pb2.Progress(reconnect=True)
+                yield run_service_pb2.WatchRunResponse(cursor=_cursor(position), progress=progress)
+                await asyncio.Event().wait()
+
+    async def ApplyWorkflow(
+        self, request: workflow_service_pb2.ApplyWorkflowRequest, context: Any
+    ) -> workflow_service_pb2.ApplyWorkflowResponse:
+        await self._enter(request, context)
+        revision = workflow_pb2.WorkflowRevision(
+            workflow=request.workflow.name, revision="0123456789abcdef", definition=request.workflow
+        )
+        self.applied[request.workflow.name] = revision
+        return workflow_service_pb2.ApplyWorkflowResponse(revision=revision)
+
+    async def CheckWorkflow(
+        self, request: workflow_service_pb2.CheckWorkflowRequest, context: Any
+    ) -> workflow_service_pb2.CheckWorkflowResponse:
+        await self._enter(request, context)
+        return workflow_service_pb2.CheckWorkflowResponse(violations=self.violations)
+
+    async def RegisterWorker(
+        self, request: worker_service_pb2.RegisterWorkerRequest, context: Any
+    ) -> worker_service_pb2.RegisterWorkerResponse:
+        await self._enter(request, context)
+        self.workers[request.worker].add(request.address)
+        self.journal.append(f"register {request.worker} {request.address}")
+        return worker_service_pb2.RegisterWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
+
+    async def DrainWorker(
+        self, request: worker_service_pb2.DrainWorkerRequest, context: Any
+    ) -> worker_service_pb2.DrainWorkerResponse:
+        await self._enter(request, context)
+        self.journal.append(f"drain {request.worker} {request.address}")
+        return worker_service_pb2.DrainWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
+
+    async def DeleteWorker(
+        self, request: worker_service_pb2.DeleteWorkerRequest, context: Any
+    ) -> worker_service_pb2.DeleteWorkerResponse:
+        await self._enter(request, context)
+        self.workers[request.worker].discard(request.address)
+        self.journal.append(f"delete {request.worker} {request.address}")
+        return worker_service_pb2.DeleteWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
+
+
+def _cursor(sequence: int) -> str:
+    return f"c{sequence}"
+
+
+def _ended(run: run_pb2.Run) -> bool:
+    return run.state in (run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED)

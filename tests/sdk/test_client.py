@@ -1,0 +1,261 @@
+"""The client: submissions that are safe to repeat, waits of any length, typed outputs and readable errors."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import grpc
+import pytest
+from baton.v1 import failure_pb2, workflow_service_pb2
+from google.protobuf import struct_pb2
+from google.rpc import error_details_pb2
+from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
+
+import baton
+from baton import Client, Conflict, InvalidRequest, NotFound, RunCancelled, RunFailed, Unavailable, WaitTimeout
+
+from .double import UNAVAILABLE, Double, rich
+from .typing_ok import fulfil
+
+INPUT = OrderInput(order_id="o-1", sku="tea", quantity=2)
+OUTPUT = OrderOutput(payment_id="p-1", reservation_id="r-1")
+DECLINED = failure_pb2.Failure(code=9, reason="CARD_DECLINED", message="no money", step="charge")  # type: ignore[arg-type]
+
+
+async def finish_after(double: Double, method: str, count: int, output: OrderOutput = OUTPUT) -> None:
+    await double.until(method, count)
+    (run_id,) = double.held
+    await double.finish(run_id, output)
+
+
+async def test_submit_packs_the_input_and_returns_a_typed_handle(double: Double, client: Client) -> None:
+    run = await client.submit(
+        fulfil, INPUT, attributes={"team": "tea"}, workspace="w", labels=["pii"], run_timeout=60, revision="r1"
+    )
+    (sent,) = double.requests["SubmitRun"]
+    assert sent.workflow == "fulfil-order"
+    assert sent.revision == "r1"
+    assert not sent.HasField("inline_workflow")
+    assert not sent.HasField("wait_timeout")
+    assert sent.input.type_url == "type.googleapis.com/teashop.v1.OrderInput"
+    assert OrderInput.FromString(sent.input.value) == INPUT
+    assert (dict(sent.attributes), sent.workspace, list(sent.labels)) == ({"team": "tea"}, "w", ["pii"])
+    assert sent.run_timeout.seconds == 60
+    assert len(sent.request_id) == 36
+    assert run.cursor == "c1"
+    await double.finish(run.id, OUTPUT)
+    assert await run.result() == OUTPUT
+
+
+async def test_an_inline_submission_carries_the_workflow_with_its_types(double: Double, client: Client) -> None:
+    await client.submit(fulfil, INPUT, inline=True)
+    (sent,) = double.requests["SubmitRun"]
+    assert sent.workflow == ""
+    assert sent.inline_workflow == fulfil.with_types()
+
+
+async def test_execute_is_one_call(double: Double, client: Client) -> None:
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(finish_after(double, "SubmitRun", 1))
+        assert await client.execute(fulfil, INPUT, timeout=20) == OUTPUT
+    assert double.requests["SubmitRun"][0].wait_timeout.seconds == 20
+    assert not double.requests["WaitRun"]
+
+
+async def test_a_workflow_by_name_gives_the_named_output(double: Double, client: Client) -> None:
+    known = await client.submit("fulfil-order", INPUT, output=OrderOutput)
+    unknown = await client.submit("fulfil-order", INPUT)
+    for run in (known, unknown):
+        await double.finish(run.id, OUTPUT)
+        assert await run.result() == OUTPUT
+    wrong = client.run(known.id, output=OrderInput)
+    with pytest.raises(baton.OutputTypeError, match=r"the output is teashop.v1.OrderOutput, not teashop.v1.OrderInput"):
+        await wrong.result()
+
+
+async def test_a_failed_run_says_why(double: Double, client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    await double.finish(run.id, failure=DECLINED)
+    with pytest.raises(RunFailed) as caught:
+        await run.result()
+    error = caught.value
+    assert (error.run_id, error.step, error.code, error.reason) == (
+        run.id,
+        "charge",
+        "FAILED_PRECONDITION",
+        "CARD_DECLINED",
+    )
+    assert str(error) == (
+        f"run {run.id} failed at step charge: FAILED_PRECONDITION (CARD_DECLINED): no money [trace {'ab' * 16}]"
+    )
+
+
+async def test_a_cancelled_run_says_so(client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    await run.cancel("changed my mind")
+    with pytest.raises(RunCancelled, match="was cancelled: CANCELLED .*changed my mind"):
+        await run.result()
+
+
+async def test_waiting_has_an_end(double: Double, client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    with pytest.raises(WaitTimeout, match="has not ended within 0.05 s; it goes on"):
+        await run.wait(0.05)
+    await double.finish(run.id, OUTPUT)
+    assert (await run.wait()).output.Is(OrderOutput.DESCRIPTOR)
+
+
+async def test_a_submission_is_repeated_while_baton_is_away(double: Double, client: Client) -> None:
+    double.fail_next["SubmitRun"] = [UNAVAILABLE, UNAVAILABLE]
+    run = await client.submit(fulfil, INPUT)
+    ids = {request.request_id for request in double.requests["SubmitRun"]}
+    assert (len(double.requests["SubmitRun"]), len(ids)) == (3, 1)
+    assert run.existing
+    assert list(double.held) == [run.id]
+
+
+async def test_execute_outlives_a_restart_of_baton(double: Double, client: Client) -> None:
+    async def restart() -> None:
+        await double.until("SubmitRun", 1)
+        await double.stop()
+        await double.start()
+        await finish_after(double, "SubmitRun", 2)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(restart())
+        assert await client.execute(fulfil, INPUT) == OUTPUT
+    assert len(double.held) == 1
+
+
+async def test_too_many_runs_is_repeated_only_where_baton_asks_for_it(double: Double, client: Client) -> None:
+    full = (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_RUNS", "full")
+    double.fail_next["SubmitRun"] = [rich(*full, delay=0.01), rich(*full)]
+    with pytest.raises(Unavailable, match="TOO_MANY_RUNS"):
+        await client.submit(fulfil, INPUT)
+    assert len(double.requests["SubmitRun"]) == 2
+
+
+async def test_retries_are_bounded() -> None:
+    async with Client("127.0.0.1:1", retry_timeout=0.3) as client:
+        start_time = time.monotonic()
+        with pytest.raises(Unavailable) as caught:
+            await client.get_run("x")
+    assert caught.value.code == "UNAVAILABLE"
+    assert time.monotonic() - start_time < 5
+
+
+async def test_a_retry_waits_as_long_as_asked(double: Double) -> None:
+    double.fail_next["GetRun"] = [rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "wait", delay=30)]
+    async with Client(double.address, retry_timeout=1) as client:
+        with pytest.raises(Unavailable) as caught:
+            await client.get_run("x")
+    assert caught.value.retry_delay == 30
+    assert len(double.requests["GetRun"]) == 1
+
+
+async def test_errors_hold_every_violation(double: Double, client: Client) -> None:
+    faults = error_details_pb2.BadRequest(
+        field_violations=[
+            {"field": 'steps[0].request["amount"]', "reason": "TYPE_MISMATCH", "description": "string into Money"},
+            {"field": "steps[1].method", "reason": "UNKNOWN_METHOD", "description": "no such method"},
+        ]
+    )
+    double.fail_next["ApplyWorkflow"] = [rich(grpc.StatusCode.INVALID_ARGUMENT, "WORKFLOW_INVALID", "2 faults", faults)]
+    with pytest.raises(InvalidRequest) as caught:
+        await client.apply(fulfil)
+    error = caught.value
+    assert (error.code, error.reason, error.metadata) == ("INVALID_ARGUMENT", "WORKFLOW_INVALID", {"key": "value"})
+    assert [each.reason for each in error.violations] == ["TYPE_MISMATCH", "UNKNOWN_METHOD"]
+    assert str(error).splitlines() == [
+        "INVALID_ARGUMENT (WORKFLOW_INVALID): 2 faults",
+        '  steps[0].request["amount"]: string into Money [TYPE_MISMATCH]',
+        "  steps[1].method: no such method [UNKNOWN_METHOD]",
+        "  key=value",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (grpc.StatusCode.NOT_FOUND, NotFound),
+        (grpc.StatusCode.ALREADY_EXISTS, Conflict),
+        (grpc.StatusCode.FAILED_PRECONDITION, Conflict),
+        (grpc.StatusCode.INTERNAL, baton.BatonError),
+    ],
+)
+async def test_errors_have_a_class_by_code(
+    double: Double, client: Client, code: grpc.StatusCode, kind: type[baton.BatonError]
+) -> None:
+    double.fail_next["SubmitRun"] = [rich(code, "SOME_REASON", "so it is")]
+    with pytest.raises(kind) as caught:
+        await client.submit(fulfil, INPUT)
+    assert type(caught.value) is kind
+    assert len(double.requests["SubmitRun"]) == 1
+
+
+async def test_apply_carries_types_and_check_returns_faults(double: Double, client: Client) -> None:
+    revision = await client.apply(fulfil)
+    assert revision.revision == "0123456789abcdef"
+    assert double.requests["ApplyWorkflow"][0].workflow == fulfil.with_types()
+    double.violations = [
+        workflow_service_pb2.Violation(path="steps[0].id", reason="ERROR_REASON_DUPLICATE_STEP", message="twice")
+    ]  # type: ignore[arg-type]
+    faults = await client.check(fulfil)
+    assert [str(fault) for fault in faults] == ["steps[0].id: twice [DUPLICATE_STEP]"]
+
+
+async def test_an_input_of_another_type_is_refused_here(double: Double, client: Client) -> None:
+    with pytest.raises(TypeError, match=r"'fulfil-order' takes teashop.v1.OrderInput, not google.protobuf.Struct"):
+        await client.submit(fulfil, struct_pb2.Struct())  # type: ignore[arg-type]
+    assert not double.requests["SubmitRun"]
+
+
+async def test_lists_go_over_all_pages(double: Double, client: Client) -> None:
+    submitted = [(await client.submit(fulfil, INPUT)).id for _ in range(5)]
+    assert [run.run_id async for run in client.list_runs("state = PENDING", page_size=2)] == submitted
+    assert [request.page_token for request in double.requests["ListRuns"]] == ["", "2", "4"]
+    assert {request.filter for request in double.requests["ListRuns"]} == {"state = PENDING"}
+    assert [event.sequence async for event in client.list_events(submitted[0])] == [1]
+
+
+async def test_many_waits_do_not_hold_up_a_submission(double: Double, client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(101):
+            tasks.create_task(client.run(run.id).wait())
+        await double.until("WaitRun", 101)
+        assert double.waiting == 101
+        other = await client.submit(fulfil, INPUT)
+        await double.finish(run.id, OUTPUT)
+    assert other.id != run.id
+
+
+async def test_a_given_channel_stays_open(double: Double) -> None:
+    async with grpc.aio.insecure_channel(double.address) as channel:
+        async with Client(channel=channel) as client:
+            run = await client.submit(fulfil, INPUT)
+        async with Client(channel=channel) as client:
+            assert (await client.get_run(run.id)).run_id == run.id
+    with pytest.raises(RuntimeError, match="the client is closed"):
+        await client.get_run(run.id)
+
+
+async def test_the_address_comes_from_the_environment(double: Double, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATON_ADDRESS", double.address)
+    async with Client() as client:
+        await client.submit(fulfil, INPUT)
+    monkeypatch.delenv("BATON_ADDRESS")
+    assert Client().address == "127.0.0.1:7330"
+
+
+async def test_calls_carry_the_current_trace(double: Double, client: Client) -> None:
+    from opentelemetry import trace
+
+    await client.submit(fulfil, INPUT)
+    context = trace.SpanContext(trace_id=0xABC, span_id=0xDEF, is_remote=False, trace_flags=trace.TraceFlags(1))
+    with trace.use_span(trace.NonRecordingSpan(context)):
+        await client.submit(fulfil, INPUT)
+    without, carried = double.metadata["SubmitRun"]
+    assert "traceparent" not in without
+    assert carried["traceparent"] == f"00-{0xABC:032x}-{0xDEF:016x}-01"

@@ -1,0 +1,123 @@
+"""A watch tells every event once, in order and without a gap, whatever happens to its connection."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from baton.v1 import event_pb2, run_service_pb2
+from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
+
+from baton import Client, NotFound, RunHandle, Unavailable
+from baton import runs as runs_module
+
+from .double import UNAVAILABLE, Double
+from .typing_ok import fulfil
+
+EVENTS = 12
+
+
+async def submitted(client: Client) -> RunHandle[OrderOutput]:
+    return await client.submit(fulfil, OrderInput(order_id="o-1"))
+
+
+async def journal(double: Double, run_id: str, count: int = EVENTS) -> None:
+    """Journals `count` events and ends the run."""
+    for _ in range(count):
+        await double.add(run_id, attempt_started=event_pb2.AttemptStarted())
+    await double.finish(run_id, OrderOutput())
+
+
+async def sequences(run: RunHandle[OrderOutput]) -> list[int]:
+    async with asyncio.timeout(20):
+        return [update.event.sequence async for update in run.watch() if update.HasField("event")]
+
+
+async def test_a_watch_goes_on_after_the_submission_to_the_end(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(sequences(run))
+        await double.until("WatchRun", 1)
+        await journal(double, run.id)
+    assert watching.result() == list(range(2, EVENTS + 3))
+    assert run.cursor == f"c{EVENTS + 2}"
+
+
+async def test_a_watch_without_a_cursor_starts_with_a_snapshot(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    updates = [update async for update in client.run(run.id).watch(full=True)]
+    assert [update.WhichOneof("update") for update in updates] == ["snapshot"]
+    assert updates[0].snapshot.last_sequence == EVENTS + 2
+    assert double.requests["WatchRun"][0].view == run_service_pb2.RUN_VIEW_FULL
+
+
+@pytest.mark.parametrize(
+    "cuts",
+    [
+        ["unavailable"],
+        ["internal"],
+        ["end"],
+        ["reconnect"],
+        ["repeat"],
+        ["gap"],
+        ["", "unavailable", "repeat", "end", "gap", "internal", "", "reconnect", "repeat"],
+    ],
+    ids="-".join,
+)
+async def test_a_broken_watch_goes_on_without_gap_or_repeat(double: Double, client: Client, cuts: list[str]) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    double.cuts = list(cuts)
+    assert await sequences(run) == list(range(2, EVENTS + 3))
+    assert not double.cuts
+
+
+async def test_a_watch_outlives_a_restart_of_baton(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    async with asyncio.TaskGroup() as tasks:
+        watching = tasks.create_task(sequences(run))
+        await double.until("WatchRun", 1)
+        await double.add(run.id, attempt_started=event_pb2.AttemptStarted())
+        await double.stop()
+        await double.start()
+        await double.until("WatchRun", 2)
+        await journal(double, run.id)
+    assert watching.result() == list(range(2, EVENTS + 4))
+
+
+async def test_an_expired_cursor_starts_again_with_a_snapshot(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    for _ in range(3):
+        await double.add(run.id, attempt_started=event_pb2.AttemptStarted())
+    double.cursors_expired = True
+    watch = run.watch()
+    first = await anext(watch)
+    assert first.snapshot.last_sequence == 4
+    await double.finish(run.id, OrderOutput())
+    assert [update.event.sequence async for update in watch] == [5]
+
+
+async def test_a_watch_can_be_left_and_taken_up_elsewhere(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    async for update in run.watch():
+        if update.event.sequence == 5:
+            break
+    elsewhere = client.run(run.id, cursor=run.cursor, output=OrderOutput)
+    assert await sequences(elsewhere) == list(range(6, EVENTS + 3))
+    assert await sequences(elsewhere) == []
+
+
+async def test_a_watch_of_no_run_fails_at_once(client: Client) -> None:
+    with pytest.raises(NotFound, match="RUN_NOT_FOUND"):
+        [update async for update in client.run("nothing").watch()]
+
+
+async def test_a_watch_gives_up_in_the_end(double: Double, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs_module, "PATIENCE_SECONDS", 0.3)
+    run = await submitted(client)
+    double.fail_next["WatchRun"] = [UNAVAILABLE] * 100
+    with pytest.raises(Unavailable, match="SHUTTING_DOWN"):
+        await sequences(run)
+    assert 1 < len(double.requests["WatchRun"]) < 100
