@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 
 from orchestrator.domain.failures import Code
-from orchestrator.domain.failures import Code
 from orchestrator.domain.tracing import (
     TraceContext,
     format_traceparent,
@@ -21,19 +20,12 @@ from orchestrator.telemetry.sampling import Sampler
 from orchestrator.telemetry.spans import Attribute, Span, SpanKind
 
 Finish = Callable[[int], None]
-"""Ends the span with the name of a status code, such as OK. Ending it again does nothing; it never raises."""
+"""Ends the span with the number of a gRPC status code. Ending it again does nothing; it never raises."""
 
 SpanStarter = Callable[[str, str], tuple[str, Finish]]
 
 _SERVER_FAULTS = frozenset(
-    {
-        "UNKNOWN",
-        "DEADLINE_EXCEEDED",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-    }
+    (Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.UNIMPLEMENTED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS)
 )
 """Codes by which a server span failed; the others tell of the request."""
 

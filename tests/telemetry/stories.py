@@ -56,7 +56,7 @@ class _NoConditions:
     def holds(self, step: int) -> bool | Failure:
         return True
 
-    def output(self) -> Payload | None | Failure:
+    def output(self) -> Payload | Failure | None:
         return None
 
 

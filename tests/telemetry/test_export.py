@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from orchestrator.domain.failures import Code
 from orchestrator.domain.tracing import attempt_span_id, attempt_traceparent, parse_traceparent
 from orchestrator.telemetry.sampling import Sampler, sampler_from
 from orchestrator.telemetry.settings import TelemetrySettingInvalid, tracing_settings
@@ -47,8 +48,8 @@ async def test_a_submission_and_its_run_arrive_as_one_tree(collector: Received) 
     tracing = started()
     traceparent, finish = tracing.span_starter(f"/{SUBMIT}", TRACEPARENT)
     told_chain(tracing.observer, traceparent)
-    finish("OK")
-    finish("OK")
+    finish(Code.OK)
+    finish(Code.OK)
     assert await tracing.close()
     submit, run, step, attempt = (
         collector.named(name) for name in (SUBMIT, "run orders", "step charge", "shop.v1.ChargeService/Do")
@@ -106,7 +107,7 @@ async def test_unsampled_traces_send_nothing(collector: Received) -> None:
     tracing = started()
     traceparent, finish = tracing.span_starter(SUBMIT, UNSAMPLED)
     told_chain(tracing.observer, traceparent)
-    finish("OK")
+    finish(Code.OK)
     assert await tracing.close()
     assert traceparent[:36] == UNSAMPLED[:36]
     assert traceparent.endswith("-00")
@@ -134,8 +135,8 @@ async def test_the_global_tracer_provider_is_left_alone(collector: Received) -> 
     assert await tracing.close()
 
 
-@pytest.mark.parametrize("code", ["OK", "INVALID_ARGUMENT", "INTERNAL"])
-def test_a_submit_span_failed_only_where_the_server_did(code: str) -> None:
+@pytest.mark.parametrize("code", [Code.OK, Code.INVALID_ARGUMENT, Code.INTERNAL])
+def test_a_submit_span_failed_only_where_the_server_did(code: Code) -> None:
     emitted: list[Span] = []
     times = iter([1_000, 3_000])
     starter = span_starter(Sampler(1.0, parent_based=True), emitted.append, lambda: next(times))
@@ -146,8 +147,8 @@ def test_a_submit_span_failed_only_where_the_server_did(code: str) -> None:
     assert context is not None
     assert (span.trace_id, span.span_id, span.parent_span_id) == (context.trace_id, context.span_id, None)
     assert (span.start_time, span.end_time) == (1_000, 3_000)
-    assert span.error_code == ("INTERNAL" if code == "INTERNAL" else "")
-    assert span.attributes["rpc.response.status_code"] == code
+    assert span.error_code == ("INTERNAL" if code is Code.INTERNAL else "")
+    assert span.attributes["rpc.response.status_code"] == code.name
 
 
 def test_without_tracing_the_callers_own_context_is_kept() -> None:
