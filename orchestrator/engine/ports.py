@@ -387,8 +387,8 @@ class WorkerGateway(Protocol):
         """Follows grpc.health.v1 of an address until the function that is returned is called."""
         ...
 
-    async def read_descriptors(self, address: str) -> Sequence[bytes]:
-        """Reads serialized FileDescriptorProtos by reflection. Errors: WorkerUnreachable, ReflectionUnavailable,
+    async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
+        """Reads serialized FileDescriptorProtos, and the full names of the services served, by reflection. Errors: WorkerUnreachable, ReflectionUnavailable,
         InvalidContract."""
         ...
 

@@ -88,9 +88,9 @@ class WorkerRegistry:
         try:
             if request.HasField("contract"):
                 return read_contract(request.contract.file, request.services)
-            serialized = await self._gateway.read_descriptors(request.address)
+            serialized, served = await self._gateway.read_descriptors(request.address)
             files = [descriptor_pb2.FileDescriptorProto.FromString(one) for one in serialized]
-            return read_contract(files, request.services)
+            return read_contract(files, request.services or served)
         except (ContractFault, DecodeError) as error:
             text = str(error) if isinstance(error, ContractFault) else "the descriptors cannot be parsed"
             path = "contract" if request.HasField("contract") else "address"

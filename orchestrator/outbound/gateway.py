@@ -52,10 +52,10 @@ class GrpcWorkerGateway:
 
         return unfollow
 
-    async def read_descriptors(self, address: str) -> Sequence[bytes]:
+    async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
         """See ports.WorkerGateway."""
-        files = await read_descriptors(self._channels, address)
-        return [file.SerializeToString() for file in files]
+        reflected = await read_descriptors(self._channels, address)
+        return [file.SerializeToString() for file in reflected.files], reflected.services
 
     async def close(self) -> None:
         """Ends every health stream and closes every channel."""

@@ -7,6 +7,7 @@ answer: some send a file with all that it imports, some only the file asked for,
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 import grpc
 import grpc.aio
@@ -32,7 +33,17 @@ _NOT_OF_THE_CONTRACT = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "g
 _Stream = grpc.aio.StreamStreamCall[ServerReflectionRequest, ServerReflectionResponse]
 
 
-async def read_descriptors(channels: Channels, address: str) -> list[FileDescriptorProto]:
+class Reflected(NamedTuple):
+    """What a server's reflection gives: the closed set of files, and the services that it really serves.
+
+    Files may define services that are not served at this address; only `services` counts.
+    """
+
+    files: list[FileDescriptorProto]
+    services: tuple[str, ...]
+
+
+async def read_descriptors(channels: Channels, address: str) -> Reflected:
     """Reads the files of all services at `address` and all that these import, each after what it imports.
 
     Takes at most 10 s, 2,000 files and 4 MiB. Errors: WorkerUnreachable, ReflectionUnavailable (none is served, or it
@@ -44,9 +55,9 @@ async def read_descriptors(channels: Channels, address: str) -> list[FileDescrip
                 if not await connection.wait_ready(CONNECT_TIMEOUT_SECONDS):
                     raise WorkerUnreachable(f"{address} could not be reached; is the worker running there?")
                 for path in _PATHS:
-                    files = await _read_with(connection.channel, path, address)
-                    if files is not None:
-                        return files
+                    reflected = await _read_with(connection.channel, path, address)
+                    if reflected is not None:
+                        return reflected
     except TimeoutError:
         raise ReflectionUnavailable(
             f"The reflection of {address} did not end within {TIMEOUT_SECONDS:.0f} s; upload the contract."
@@ -54,7 +65,7 @@ async def read_descriptors(channels: Channels, address: str) -> list[FileDescrip
     raise ReflectionUnavailable(f"{address} serves no reflection; add it to the server, or upload the contract.")
 
 
-async def _read_with(channel: grpc.aio.Channel, path: str, address: str) -> list[FileDescriptorProto] | None:
+async def _read_with(channel: grpc.aio.Channel, path: str, address: str) -> Reflected | None:
     """Reads all files by the reflection at `path`; None where the server does not have it."""
     open_stream: grpc.aio.StreamStreamMultiCallable[ServerReflectionRequest, ServerReflectionResponse] = (
         channel.stream_stream(
@@ -112,9 +123,10 @@ class _Reading:
         self._imported: list[str] = []
         self._absent: set[str] = set()
 
-    async def read(self) -> list[FileDescriptorProto]:
-        for service in await self._list_services():
-            if not service.startswith(_NOT_OF_THE_CONTRACT) and not self._has_service(service):
+    async def read(self) -> Reflected:
+        services = [name for name in await self._list_services() if not name.startswith(_NOT_OF_THE_CONTRACT)]
+        for service in services:
+            if not self._has_service(service):
                 answer = await self._ask(ServerReflectionRequest(file_containing_symbol=service))
                 if answer.WhichOneof("message_response") != "file_descriptor_response":
                     raise ReflectionUnavailable(
@@ -127,7 +139,7 @@ class _Reading:
                 await self._fetch(name)
         try:
             # A contract of 4 MiB takes a good part of a second, which the event loop cannot spare.
-            return await asyncio.to_thread(repair, self._files.values())
+            return Reflected(await asyncio.to_thread(repair, self._files.values()), tuple(services))
         except NotRepairable as error:
             absent = ", ".join(sorted(self._absent)[:3])
             raise InvalidContract(

@@ -146,7 +146,7 @@ async def test_all_files_come_in_an_order_that_can_be_built(
     shop: Files, serve_reflection: Serve, channels: Channels, version: str, all_at_once: bool
 ) -> None:
     service = Reflection(shop, version=version, all_at_once=all_at_once)
-    files = await read_descriptors(channels, await serve_reflection(service))
+    files = (await read_descriptors(channels, await serve_reflection(service))).files
     assert {file.name for file in files} == ALL_FILES
     assert all(file == shop[file.name] for file in files)
     node = GetMessageClass(build(files).FindMessageTypeByName("shop.Node"))
@@ -166,7 +166,7 @@ async def test_the_reflection_that_grpcio_ships_is_read_and_the_servers_own_serv
     reflection.enable_server_reflection(names, server, pool=pool)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    files = await read_descriptors(channels, f"127.0.0.1:{port}")
+    files = (await read_descriptors(channels, f"127.0.0.1:{port}")).files
     assert {file.name for file in files} == ALL_FILES
     build(files)
     await server.stop(None)
@@ -176,7 +176,7 @@ async def test_a_file_of_options_that_the_server_lacks_is_done_without(
     shop: Files, serve_reflection: Serve, channels: Channels
 ) -> None:
     service = Reflection(shop, without=frozenset({"shop/marks.proto"}))
-    files = await read_descriptors(channels, await serve_reflection(service))
+    files = (await read_descriptors(channels, await serve_reflection(service))).files
     orders = next(file for file in files if file.name == "shop/orders.proto")
     assert list(orders.dependency) == ["google/protobuf/timestamp.proto", "shop/tree.proto"]
     build(files)
@@ -186,7 +186,7 @@ async def test_well_known_files_that_the_server_lacks_are_our_own(
     shop: Files, serve_reflection: Serve, channels: Channels
 ) -> None:
     lacking = frozenset({"google/protobuf/timestamp.proto", "google/protobuf/descriptor.proto"})
-    files = await read_descriptors(channels, await serve_reflection(Reflection(shop, without=lacking)))
+    files = (await read_descriptors(channels, await serve_reflection(Reflection(shop, without=lacking)))).files
     assert {file.name for file in files} == ALL_FILES
     build(files)
 
