@@ -1,7 +1,9 @@
-"""A small Baton for tests: in memory, driven by the test, true to the comments of the protos where the SDK relies on them.
+"""A small Baton for tests: in memory, driven by the test, true to the comments of the protos.
 
-A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail first. Watches can be cut.
+A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail. Watches
+can be cut.
 """
+# ruff: noqa: N802 - gRPC methods are named as in the proto
 
 from __future__ import annotations
 
@@ -135,7 +137,7 @@ class Double(
         method = type(request).__name__.removesuffix("Request")
         async with self.called:
             self.requests[method].append(request)
-            self.metadata[method].append({key: value for key, value in context.invocation_metadata()})
+            self.metadata[method].append(dict(context.invocation_metadata()))
             self.called.notify_all()
         if self.fail_next[method]:
             await context.abort_with_status(self.fail_next[method].pop(0))
@@ -195,7 +197,7 @@ class Double(
         await self._enter(request, context)
         held = await self._find(request.run_id, context)
         held.run.state = run_pb2.RUN_STATE_CANCELLED
-        held.run.failure.CopyFrom(failure_pb2.Failure(code=1, reason="CANCELLED", message=request.reason))  # type: ignore[arg-type]
+        held.run.failure.CopyFrom(failure_pb2.Failure(code=1, reason="CANCELLED", message=request.reason))
         await self.add(request.run_id, run_cancelled=event_pb2.RunCancelled(reason=request.reason))
         return run_service_pb2.CancelRunResponse(run=held.run)
 
@@ -203,11 +205,8 @@ class Double(
         self, request: run_service_pb2.ListRunsRequest, context: Any
     ) -> run_service_pb2.ListRunsResponse:
         await self._enter(request, context)
-        runs = [held.run for held in self.held.values()]
-        start = int(request.page_token or 0)
-        size = request.page_size or 50
-        token = str(start + size) if start + size < len(runs) else ""
-        return run_service_pb2.ListRunsResponse(runs=runs[start : start + size], next_page_token=token)
+        runs, token = _page([held.run for held in self.held.values()], request)
+        return run_service_pb2.ListRunsResponse(runs=runs, next_page_token=token)
 
     async def ListRunEvents(
         self, request: run_service_pb2.ListRunEventsRequest, context: Any
@@ -228,7 +227,8 @@ class Double(
         while True:
             cut = self.cuts.pop(0) if self.cuts else ""
             async with held.changed:
-                await held.changed.wait_for(lambda: len(held.events) > position or _ended(held.run))
+                while len(held.events) <= position and not _ended(held.run):
+                    await held.changed.wait()
             if position >= len(held.events):
                 return
             event = held.events[position]
@@ -265,6 +265,45 @@ class Double(
         await self._enter(request, context)
         return workflow_service_pb2.CheckWorkflowResponse(violations=self.violations)
 
+    async def GetWorkflow(
+        self, request: workflow_service_pb2.GetWorkflowRequest, context: Any
+    ) -> workflow_service_pb2.GetWorkflowResponse:
+        await self._enter(request, context)
+        return workflow_service_pb2.GetWorkflowResponse(revision=self.applied[request.workflow])
+
+    async def ListWorkflows(
+        self, request: workflow_service_pb2.ListWorkflowsRequest, context: Any
+    ) -> workflow_service_pb2.ListWorkflowsResponse:
+        await self._enter(request, context)
+        found, token = _page(list(self.applied.values()), request)
+        return workflow_service_pb2.ListWorkflowsResponse(workflows=found, next_page_token=token)
+
+    async def ListWorkflowRevisions(
+        self, request: workflow_service_pb2.ListWorkflowRevisionsRequest, context: Any
+    ) -> workflow_service_pb2.ListWorkflowRevisionsResponse:
+        await self._enter(request, context)
+        found, token = _page([self.applied[request.workflow]] * 3, request)
+        return workflow_service_pb2.ListWorkflowRevisionsResponse(revisions=found, next_page_token=token)
+
+    async def DeleteWorkflow(
+        self, request: workflow_service_pb2.DeleteWorkflowRequest, context: Any
+    ) -> workflow_service_pb2.DeleteWorkflowResponse:
+        await self._enter(request, context)
+        return workflow_service_pb2.DeleteWorkflowResponse(revision=self.applied.pop(request.workflow))
+
+    async def GetWorker(
+        self, request: worker_service_pb2.GetWorkerRequest, context: Any
+    ) -> worker_service_pb2.GetWorkerResponse:
+        await self._enter(request, context)
+        return worker_service_pb2.GetWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
+
+    async def ListWorkers(
+        self, request: worker_service_pb2.ListWorkersRequest, context: Any
+    ) -> worker_service_pb2.ListWorkersResponse:
+        await self._enter(request, context)
+        found, token = _page([worker_pb2.Worker(name=name) for name in sorted(self.workers)], request)
+        return worker_service_pb2.ListWorkersResponse(workers=found, next_page_token=token)
+
     async def RegisterWorker(
         self, request: worker_service_pb2.RegisterWorkerRequest, context: Any
     ) -> worker_service_pb2.RegisterWorkerResponse:
@@ -287,6 +326,12 @@ class Double(
         self.workers[request.worker].discard(request.address)
         self.journal.append(f"delete {request.worker} {request.address}")
         return worker_service_pb2.DeleteWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
+
+
+def _page(items: list[Any], request: Any) -> tuple[list[Any], str]:
+    start = int(request.page_token or 0)
+    end = start + (request.page_size or 50)
+    return items[start:end], str(end) if end < len(items) else ""
 
 
 def _cursor(sequence: int) -> str:

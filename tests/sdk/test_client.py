@@ -5,22 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 
+import baton
 import grpc
 import pytest
-from baton.v1 import failure_pb2, workflow_service_pb2
+from baton import Client, Conflict, InvalidRequest, NotFound, RunCancelled, RunFailed, Unavailable, WaitTimeout
+from baton.v1 import error_reason_pb2, failure_pb2, workflow_service_pb2
 from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
-
-import baton
-from baton import Client, Conflict, InvalidRequest, NotFound, RunCancelled, RunFailed, Unavailable, WaitTimeout
 
 from .double import UNAVAILABLE, Double, rich
 from .typing_ok import fulfil
 
 INPUT = OrderInput(order_id="o-1", sku="tea", quantity=2)
 OUTPUT = OrderOutput(payment_id="p-1", reservation_id="r-1")
-DECLINED = failure_pb2.Failure(code=9, reason="CARD_DECLINED", message="no money", step="charge")  # type: ignore[arg-type]
+DECLINED = failure_pb2.Failure(code=9, reason="CARD_DECLINED", message="no money", step="charge")
 
 
 async def finish_after(double: Double, method: str, count: int, output: OrderOutput = OUTPUT) -> None:
@@ -94,13 +93,13 @@ async def test_a_failed_run_says_why(double: Double, client: Client) -> None:
 async def test_a_cancelled_run_says_so(client: Client) -> None:
     run = await client.submit(fulfil, INPUT)
     await run.cancel("changed my mind")
-    with pytest.raises(RunCancelled, match="was cancelled: CANCELLED .*changed my mind"):
+    with pytest.raises(RunCancelled, match=r"was cancelled: CANCELLED .*changed my mind"):
         await run.result()
 
 
 async def test_waiting_has_an_end(double: Double, client: Client) -> None:
     run = await client.submit(fulfil, INPUT)
-    with pytest.raises(WaitTimeout, match="has not ended within 0.05 s; it goes on"):
+    with pytest.raises(WaitTimeout, match=r"has not ended within 0\.05 s; it goes on"):
         await run.wait(0.05)
     await double.finish(run.id, OUTPUT)
     assert (await run.wait()).output.Is(OrderOutput.DESCRIPTOR)
@@ -199,15 +198,17 @@ async def test_apply_carries_types_and_check_returns_faults(double: Double, clie
     assert revision.revision == "0123456789abcdef"
     assert double.requests["ApplyWorkflow"][0].workflow == fulfil.with_types()
     double.violations = [
-        workflow_service_pb2.Violation(path="steps[0].id", reason="ERROR_REASON_DUPLICATE_STEP", message="twice")
-    ]  # type: ignore[arg-type]
+        workflow_service_pb2.Violation(
+            path="steps[0].id", reason=error_reason_pb2.ERROR_REASON_DUPLICATE_STEP, message="twice"
+        )
+    ]
     faults = await client.check(fulfil)
     assert [str(fault) for fault in faults] == ["steps[0].id: twice [DUPLICATE_STEP]"]
 
 
 async def test_an_input_of_another_type_is_refused_here(double: Double, client: Client) -> None:
     with pytest.raises(TypeError, match=r"'fulfil-order' takes teashop.v1.OrderInput, not google.protobuf.Struct"):
-        await client.submit(fulfil, struct_pb2.Struct())  # type: ignore[arg-type]
+        await client.submit(fulfil, struct_pb2.Struct())  # type: ignore[misc]
     assert not double.requests["SubmitRun"]
 
 
@@ -217,6 +218,23 @@ async def test_lists_go_over_all_pages(double: Double, client: Client) -> None:
     assert [request.page_token for request in double.requests["ListRuns"]] == ["", "2", "4"]
     assert {request.filter for request in double.requests["ListRuns"]} == {"state = PENDING"}
     assert [event.sequence async for event in client.list_events(submitted[0])] == [1]
+
+
+async def test_workflows_and_workers_are_managed(double: Double, client: Client) -> None:
+    await client.apply(fulfil)
+    assert (await client.get_workflow("fulfil-order")).definition == fulfil.with_types()
+    assert [each.workflow async for each in client.list_workflows()] == ["fulfil-order"]
+    assert [each.workflow async for each in client.list_revisions("fulfil-order", page_size=1)] == ["fulfil-order"] * 3
+    await client.delete_workflow("fulfil-order")
+    assert double.applied == {}
+    for name in ("a", "b"):
+        await client.register_worker(name, "127.0.0.1:1", services=["x.Y"], max_in_flight=3)
+    assert double.requests["RegisterWorker"][0].max_in_flight == 3
+    assert [each.name async for each in client.list_workers(page_size=1)] == ["a", "b"]
+    assert (await client.get_worker("a")).name == "a"
+    await client.drain_worker("a", "127.0.0.1:1")
+    await client.delete_worker("a", "127.0.0.1:1")
+    assert double.journal[-2:] == ["drain a 127.0.0.1:1", "delete a 127.0.0.1:1"]
 
 
 async def test_many_waits_do_not_hold_up_a_submission(double: Double, client: Client) -> None:

@@ -23,8 +23,10 @@ WRONG = {
 def test_mypy_reports_exactly_the_wrong_lines(stubs: Path, tmp_path: Path) -> None:
     config = tmp_path / "mypy.ini"
     config.write_text(f"[mypy]\nstrict = True\nmypy_path = {stubs}:{SDK}\nexplicit_package_bases = True\n")
-    command = [BIN / "mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", OK, BAD]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [
+        str(part) for part in (BIN / "mypy", "--config-file", config, "--cache-dir", tmp_path / "cache", OK, BAD)
+    ]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     found = re.findall(r"^(\S+):(\d+): error: (.*)$", run.stdout, re.MULTILINE)
     assert [line for line in found if OK.name in line[0]] == [], run.stdout
     _assert_lines({int(number) for path, number, _ in found if BAD.name in path}, run.stdout + run.stderr)
@@ -39,8 +41,8 @@ def test_pyright_reports_exactly_the_wrong_lines(stubs: Path, tmp_path: Path) ->
     }
     config = tmp_path / "pyrightconfig.json"
     config.write_text(json.dumps(settings))
-    command = [BIN / "basedpyright", "-p", config, "--pythonpath", sys.executable, "--outputjson"]
-    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    command = [str(BIN / "basedpyright"), "-p", str(config), "--pythonpath", sys.executable, "--outputjson"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     found = json.loads(run.stdout)["generalDiagnostics"]
     assert [each for each in found if each["file"].endswith(OK.name)] == []
     _assert_lines({each["range"]["start"]["line"] + 1 for each in found if each["file"].endswith(BAD.name)}, run.stdout)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from baton.v1 import event_pb2, run_service_pb2
-from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
-
 from baton import Client, NotFound, RunHandle, Unavailable
 from baton import runs as runs_module
+from baton.v1 import event_pb2, run_service_pb2
+from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
 
 from .double import UNAVAILABLE, Double
 from .typing_ok import fulfil

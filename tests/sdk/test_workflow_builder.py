@@ -1,29 +1,15 @@
-"""The workflow builder records exactly the message that the other forms of a workflow give, and teaches where it can't."""
+"""The workflow builder records the same message as the other forms of a workflow, and teaches where it cannot."""
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from functools import partial
 from types import FunctionType
 from typing import Any
 
 import grpc
 import pytest
-from baton.v1 import workflow_pb2
-from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
-from teabank.v1.money_pb2 import ChargeRequest, Money
-from teashop.v1.teashop_pb2 import (
-    PRIORITY_HIGH,
-    ChargeResponse,
-    OrderInput,
-    OrderOutput,
-    ReleaseRequest,
-    ReserveRequest,
-    ReserveResponse,
-)
-from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
-from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
-
 from baton import (
     BindError,
     Delivery,
@@ -38,6 +24,20 @@ from baton import (
     fallback,
     workflow,
 )
+from baton.v1 import workflow_pb2
+from google.protobuf import duration_pb2, json_format, struct_pb2, timestamp_pb2
+from teabank.v1.money_pb2 import ChargeRequest, Money
+from teashop.v1.teashop_pb2 import (
+    PRIORITY_HIGH,
+    ChargeResponse,
+    OrderInput,
+    OrderOutput,
+    ReleaseRequest,
+    ReserveRequest,
+    ReserveResponse,
+)
+from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
+from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
 
 Recorder = Workflow[Any, Any]
 
@@ -422,7 +422,7 @@ def test_wrong_steps_name_the_step_and_the_cure(act: Callable[[Recorder], object
         hash,
         lambda reference: f"{reference}",
         lambda reference: f"{reference:>3}",
-        lambda reference: "%s" % reference,
+        lambda reference: "%s" % reference,  # noqa: UP031
         lambda reference: reference == "a",
         lambda reference: reference != "a",
         lambda reference: reference < 3,
@@ -437,7 +437,7 @@ def test_wrong_steps_name_the_step_and_the_cure(act: Callable[[Recorder], object
 )
 @pytest.mark.parametrize("what", ["reference", "bound"])
 def test_references_are_not_values(misuse: Callable[[Any], object], what: str) -> None:
-    recorder = Workflow(OrderInput)
+    recorder: Recorder = Workflow(OrderInput)
     value: Any = recorder.input.sku if what == "reference" else bind(OrderInput, sku="x")
     with pytest.raises(BindError, match="is a reference, not a value"):
         misuse(value)
@@ -445,10 +445,10 @@ def test_references_are_not_values(misuse: Callable[[Any], object], what: str) -
 
 
 def test_fields_of_references_cannot_be_set_and_conditions_not_tested() -> None:
-    recorder = Workflow(OrderInput)
+    recorder: Recorder = Workflow(OrderInput)
     with pytest.raises(BindError, match="cannot be set"):
         recorder.input.sku = "x"
-    with pytest.raises(BindError, match="combine conditions with &, | and ~"):
+    with pytest.raises(BindError, match=r"combine conditions with &, | and ~"):
         bool(cond("a") and cond("b"))
 
 
@@ -469,7 +469,7 @@ def test_output_names_and_late_steps_are_checked() -> None:
         return bind(OrderOutput)
 
     definition_of(keeps)
-    for late in (lambda: kept[0].step(Inventory.Reserve, bind(ReserveRequest)), lambda: kept[1].on_failure()):
+    for late in (partial(_steps, kept[0]), kept[1].on_failure):
         with pytest.raises(BindError, match="the workflow function has returned"):
             late()
     with pytest.raises(BindError, match=r"the output of 'returns-none' takes teashop.v1.OrderOutput; give bind"):

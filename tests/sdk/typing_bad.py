@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from baton import Binding, Workflow, bind, default, expression, fallback, workflow
 from teabank.v1.money_pb2 import ChargeRequest, Money
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput, ReserveRequest
 from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
 from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
-
-from baton import Binding, Workflow, bind, default, expression, fallback, workflow
 
 
 @workflow(OrderInput, OrderOutput)

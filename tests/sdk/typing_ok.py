@@ -1,22 +1,10 @@
 """Everything here is right: both type checkers must accept it without a word, and it must run."""
+# ruff: noqa: N802 - gRPC methods are named as in the proto
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
-
-from teabank.v1.money_pb2 import ChargeRequest, Money
-from google.protobuf.duration_pb2 import Duration
-from teashop.v1.teashop_pb2 import (
-    ChargeResponse,
-    OrderInput,
-    OrderOutput,
-    ReleaseRequest,
-    ReserveRequest,
-    ReserveResponse,
-)
-from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
-from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
 
 from baton import (
     Binding,
@@ -33,6 +21,18 @@ from baton import (
     fallback,
     workflow,
 )
+from google.protobuf.duration_pb2 import Duration
+from teabank.v1.money_pb2 import ChargeRequest, Money
+from teashop.v1.teashop_pb2 import (
+    ChargeResponse,
+    OrderInput,
+    OrderOutput,
+    ReleaseRequest,
+    ReserveRequest,
+    ReserveResponse,
+)
+from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
+from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
 
 
 class Till(Payments):

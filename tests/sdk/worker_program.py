@@ -1,4 +1,5 @@
 """A worker as a whole program, for the tests of its signals."""
+# ruff: noqa: N802 - gRPC methods are named as in the proto
 
 from __future__ import annotations
 
@@ -6,11 +7,10 @@ import asyncio
 import sys
 from typing import Any
 
+from baton import Worker
 from teabank.v1.money_pb2 import ChargeRequest
 from teashop.v1.teashop_pb2 import ChargeResponse
 from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer
-
-from baton import Worker
 
 worker = Worker("payments", grace=30)
 

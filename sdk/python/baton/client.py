@@ -1,4 +1,5 @@
 """The client: submits runs and reads them. How calls are made is in connection.py, what one run can do in runs.py."""
+# ruff: noqa: ASYNC109 - these times go over the wire: the server waits that long too
 
 from __future__ import annotations
 

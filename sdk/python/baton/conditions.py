@@ -28,8 +28,8 @@ class Condition:
 
     def __bool__(self) -> NoReturn:
         raise BindError(
-            f"the condition {self.source!r} is decided during the run, not here; give it as when= or expect=, and combine "
-            "conditions with &, | and ~ instead of and, or and not"
+            f"the condition {self.source!r} is decided during the run, not here; give it as when= or expect=, and "
+            "combine conditions with &, | and ~ instead of and, or and not"
         )
 
 

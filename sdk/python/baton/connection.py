@@ -1,4 +1,5 @@
-"""Channels to Baton and single calls over them: timeouts, retries, trace context. What is called is client.py's matter."""
+"""Channels to Baton and single calls over them: timeouts, retries, trace context. What to call is in client.py."""
+# ruff: noqa: ASYNC109 - these times go over the wire: the server waits that long too
 
 from __future__ import annotations
 

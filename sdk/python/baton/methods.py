@@ -33,8 +33,8 @@ def method_of(method: Callable[..., Any]) -> MethodDescriptor:
                 raise BindError(f"{path_of(found)} streams; steps call unary methods")
             return found
     raise BindError(
-        f"{getattr(function, '__qualname__', method)!r} is not a method of a generated servicer; give the function of the "
-        "class in the _pb2_grpc module, such as PaymentsServiceServicer.Charge"
+        f"{getattr(function, '__qualname__', method)!r} is not a method of a generated servicer; give the function of "
+        "the class in the _pb2_grpc module, such as PaymentsServiceServicer.Charge"
     )
 
 

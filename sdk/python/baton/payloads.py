@@ -43,6 +43,6 @@ def unpack_known(payload: any_pb2.Any) -> Message:
         descriptor = descriptor_pool.Default().FindMessageTypeByName(payload.TypeName())
     except KeyError:
         raise OutputTypeError(
-            f"no generated module that was imported has {payload.TypeName()}; import it, or give output= when submitting"
+            f"no generated module that was imported has {payload.TypeName()}; import it, or submit with output="
         ) from None
     return unpack(payload, message_factory.GetMessageClass(descriptor))

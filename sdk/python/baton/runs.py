@@ -1,4 +1,5 @@
 """One run, as its submitter holds it: wait for it, watch it, cancel it, take its typed output."""
+# ruff: noqa: ASYNC109 - these times go over the wire: the server waits that long too
 
 from __future__ import annotations
 

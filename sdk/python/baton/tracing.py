@@ -1,4 +1,4 @@
-"""Spans of a worker's calls, children of the attempts that Baton sends. Costs nothing where OpenTelemetry is not set up.
+"""Spans of a worker's calls, children of the attempts that Baton sends; nothing where OpenTelemetry is not set up.
 
 Only this module imports the OpenTelemetry SDK, and only when the standard OTEL_* variables ask for an exporter.
 """
@@ -31,7 +31,8 @@ _EXPORTERS = {
 class Fails(Protocol):
     """Marks a span as failed with a status code."""
 
-    def __call__(self, code: str) -> None: ...
+    def __call__(self, code: str) -> None:
+        """Marks the span."""
 
 
 class Tracing:

@@ -46,8 +46,8 @@ class Worker:
 
     `baton` is the address of Baton (by default BATON_ADDRESS, else 127.0.0.1:7330). `advertise` is the address at which
     Baton reaches this worker, by default BATON_ADVERTISE_ADDRESS, else the one it listens on; without a port it gets
-    that of the listener. `max_in_flight` limits the calls that Baton makes at a time. `grace` are the seconds that calls
-    in flight have to end when the worker stops.
+    that of the listener. `max_in_flight` limits the calls that Baton makes at a time. `grace` are the seconds that
+    calls in flight have to end when the worker stops.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Worker:
         # Late calls are still taken while others are in flight: Baton's replicas learn of the drain within a second.
         loop = asyncio.get_running_loop()
         end_time = loop.time() + grace
-        if not await _first_of(serving.in_flight.idle, hurry, timeout=grace):
+        if not await _first_of(serving.in_flight.idle, hurry, grace):
             _log.warning("worker %s cancels the calls that are still in flight", self.name)
         await serving.server.stop(0 if hurry.is_set() else max(0.0, end_time - loop.time()))
         if registered or pending:
@@ -300,11 +300,11 @@ async def _end(registration: asyncio.Task[None]) -> tuple[bool, bool]:
     return False, True
 
 
-async def _first_of(idle: asyncio.Event, hurry: asyncio.Event, timeout: float) -> bool:
+async def _first_of(idle: asyncio.Event, hurry: asyncio.Event, seconds: float) -> bool:
     """Waits for either event; returns whether it was `idle`."""
     waiting = [asyncio.create_task(event.wait()) for event in (idle, hurry)]
     try:
-        await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waiting:
             task.cancel()

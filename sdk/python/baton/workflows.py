@@ -122,8 +122,8 @@ class Workflow(Generic[In, Out]):
     ) -> Step[Resp]:
         """Adds a call of `method` with `request`: bind(…), a reference to a whole message, or a constant message.
 
-        `id` is by default the method's name in snake_case. `after` adds order without data. `when` false skips the step;
-        `expect` false, over its own `output`, fails the attempt. `queue_timeout` limits the wait for a worker,
+        `id` is by default the method's name in snake_case. `after` adds order without data. `when` false skips the
+        step; `expect` false, over its own `output`, fails the attempt. `queue_timeout` limits the wait for a worker,
         `attempt_timeout` one attempt, `step_timeout` all of them. `fallback` are other methods for the same output,
         `on_failure` the ways on after a failure for good (see Step.on_failure for steps that come later).
 
@@ -271,7 +271,7 @@ def _called(function: Callable[[Workflow[In, Out]], Out], recorder: Workflow[In,
     except TypeError as error:
         if not isinstance(error, BindError):
             error.add_note(
-                "In a workflow function messages are built with bind(Message, field=…); Message(…) takes plain values only."
+                "In a workflow messages are built with bind(Message, field=…); Message(…) takes only plain values."
             )
         raise
 
