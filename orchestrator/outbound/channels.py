@@ -1,4 +1,4 @@
-"""Channels to workers: one for each address, shared by calls, health and reflection. The only maker of gRPC channels."""
+"""Channels to workers: one for each address, for calls, health and reflection. The only maker of gRPC channels."""
 
 from __future__ import annotations
 
