@@ -6,7 +6,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate lock clean
+.PHONY: help setup demo test check lint types protos generate release-wire lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -26,13 +26,15 @@ demo: setup ## start Baton with workers, run the example workflows and show them
 test: setup ## run the tests
 	$(BIN)/python -m pytest
 
-check: setup lint types protos ## every check but the tests
+check: lint types protos ## every check but the tests
 
 lint: setup ## style, layers and configuration files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict .
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint docker/Dockerfile
 
 types: setup ## static types
 	$(BIN)/mypy
@@ -55,9 +57,14 @@ generate: setup ## generate Python from the protos
 	  --python_out=examples/gen --grpc_python_out=examples/gen --mypy_out=quiet:examples/gen \
 	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find documents shop -name '*.proto' | sort)
 
+release-wire: setup ## take the wire as it is for the one that must not break
+	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb
+
 lock: setup ## resolve the dependencies anew
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \
 	  --no-header --extra server --extra embedded --extra tracing --group dev pyproject.toml --output-file requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \
+	  --no-header --extra server --constraint requirements.lock pyproject.toml --output-file docker/requirements.lock
 
 clean: ## remove what was built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
