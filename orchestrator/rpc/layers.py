@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import grpc
 import structlog
@@ -20,7 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge
+from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown
 from orchestrator.rpc import errors
 
 REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
@@ -74,6 +74,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._ended: set[asyncio.Task[Any]] = set()
         self._foreground = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -100,6 +101,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
     def end_background(self) -> None:
         """Cancels the calls of the background services, which would last as long as their connections."""
         for task in self._background:
+            self._ended.add(task)
             task.cancel()
 
     def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
@@ -129,8 +131,11 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                     return None
             except grpc.aio.AbortError:
                 raise  # A handler has set the status itself.
+            except asyncio.CancelledError as error:
+                # grpc leaves a call that it has not cancelled itself without an answer.
+                await _abort(method, self._cause_of_cancellation(error), context)
             except Exception as error:  # noqa: BLE001 (whatever it is, the caller is told nothing of it)
-                await context.abort_with_status(rpc_status.to_status(errors.to_status(_tellable(method, error))))
+                await _abort(method, error, context)
             finally:
                 self._leave(background)
 
@@ -147,6 +152,18 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         )
         return guarded
 
+    def _cause_of_cancellation(self, error: asyncio.CancelledError) -> BaseException:
+        """Returns what ended the call where grpc did not; where it did, because the caller left or the grace of a
+        stopping server was over, raises `error` again."""
+        task = asyncio.current_task()
+        assert task is not None
+        if task in self._ended:
+            task.uncancel()
+            return ShuttingDown("this replica is shutting down; try another")
+        if task.cancelling():
+            raise error
+        return error
+
     def _enter(self, background: bool) -> None:
         if background:
             task = asyncio.current_task()
@@ -161,13 +178,18 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             task = asyncio.current_task()
             if task is not None:
                 self._background.discard(task)
+                self._ended.discard(task)
             return
         self._foreground -= 1
         if self._foreground == 0:
             self._idle.set()
 
 
-def _tellable(method: str, error: Exception) -> BatonError:
+async def _abort(method: str, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
+    await context.abort_with_status(rpc_status.to_status(errors.to_status(_tellable(method, error))))
+
+
+def _tellable(method: str, error: BaseException) -> BatonError:
     """Returns what the caller is told of `error`; the whole of an unforeseen one goes to the log and nowhere else."""
     if isinstance(error, BatonError) and errors.is_expected(error):
         return error

@@ -245,7 +245,8 @@ def _v1_file() -> FileDescriptorProto:
     file.ClearField("options")
     for message in file.message_type:
         for field in message.field:
-            field.type_name = field.type_name.replace(old, new)
+            if field.HasField("type_name"):
+                field.type_name = field.type_name.replace(old, new)
     for service in file.service:
         for method in service.method:
             method.input_type = method.input_type.replace(old, new)

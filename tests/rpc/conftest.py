@@ -26,9 +26,13 @@ async def server(engine: FakeEngine) -> AsyncIterator[RpcServer]:
 
 
 @pytest.fixture
-async def channel(server: RpcServer) -> AsyncIterator[grpc.aio.Channel]:
-    port = await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+async def address(server: RpcServer) -> str:
+    return f"127.0.0.1:{await server.start()}"
+
+
+@pytest.fixture
+async def channel(address: str) -> AsyncIterator[grpc.aio.Channel]:
+    async with grpc.aio.insecure_channel(address) as channel:
         yield channel
 
 

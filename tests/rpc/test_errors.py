@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from baton.v1 import error_reason_pb2, run_service_pb2, run_service_pb2_grpc
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from structlog.testing import capture_logs
 
 from orchestrator.domain import errors as domain_errors
 from orchestrator.domain.errors import BatonError, FieldFault
@@ -18,8 +20,6 @@ from tests.rpc.fakes import FakeEngine, told
 
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SECRET = "postgres://root:hunter2@db/secret"
-
-VALID: dict[str, Message] = {}
 
 
 def _classes() -> dict[str, type[BatonError]]:
@@ -97,11 +97,14 @@ async def test_no_exception_text_reaches_a_caller(
     method: object, error: type[Exception], engine: FakeEngine, channel: grpc.aio.Channel
 ) -> None:
     engine.error = error(SECRET)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(channel, method, valid_request(method.input_type).SerializeToString())  # type: ignore[attr-defined]
     answer = told(caught.value)
     assert (answer.code, answer.text, answer.reason) == (grpc.StatusCode.INTERNAL, "internal error", "INTERNAL")
-    assert answer.info is not None and len(answer.info.metadata["error_id"]) == 32
+    assert answer.info is not None
+    assert [(entry["error_id"], entry["exc_info"]) for entry in logs] == [
+        (answer.info.metadata["error_id"], engine.error)
+    ]
     for leak in (SECRET, "hunter2", error.__name__ + "(", "Traceback", "/work"):
         assert leak not in answer.raw
 
@@ -130,6 +133,26 @@ async def test_large_messages_are_refused(size: int, rich: bool, channel: grpc.a
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     if rich:
         assert told(caught.value).reason == "PAYLOAD_TOO_LARGE"
+
+
+async def test_a_cancellation_inside_does_not_leave_the_caller_waiting(
+    engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    engine.error = asyncio.CancelledError(SECRET)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID), timeout=5)
+    assert caught.value.code() is not grpc.StatusCode.DEADLINE_EXCEEDED
+    assert SECRET not in told(caught.value).raw
+
+
+async def test_an_answer_of_the_wrong_type_is_an_internal_error(
+    engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    engine.updates = ["not a message"]  # type: ignore[list-item]
+    with capture_logs(), pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in runs.WatchRun(run_service_pb2.WatchRunRequest(run_id=RUN_ID)):
+            pass
+    assert told(caught.value).reason == "INTERNAL"
 
 
 async def test_a_flood_of_faults_still_arrives(

@@ -1,0 +1,60 @@
+"""Credentials: what the metadata of a call says of its caller."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import InvalidRequest
+from orchestrator.security.credentials import DevelopmentAuthenticator, read_channel, read_traceparent
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+VALID = f"00-{TRACE}-{PARENT}-01"
+
+
+def test_everybody_is_the_same_principal() -> None:
+    caller = DevelopmentAuthenticator().authenticate([("authorization", "Bearer x"), ("namespace", "other")])
+    assert caller == Caller("default", "anonymous", "grpc", "")
+
+
+@pytest.mark.parametrize("channel", ["cli", "a", "web-2", "x" * 32])
+def test_channels(channel: str) -> None:
+    assert read_channel([("baton-channel", channel)]) == channel
+
+
+@pytest.mark.parametrize("channel", ["", "A", "a b", "x" * 33, "a\n", "ä", "a_b"])
+def test_other_channels_are_refused(channel: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_channel([("baton-channel", channel)])
+    assert caught.value.faults[0].path == 'metadata["baton-channel"]'
+
+
+def test_two_channels_are_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        read_channel([("baton-channel", "cli"), ("baton-channel", "web")])
+
+
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        (VALID, VALID),
+        (f" {VALID} ", VALID),
+        (f"cc-{TRACE}-{PARENT}-01-what-comes-later", VALID),
+        (f"01-{TRACE}-{PARENT}-00", f"00-{TRACE}-{PARENT}-00"),
+        (VALID + "-more", ""),
+        (f"ff-{TRACE}-{PARENT}-01", ""),
+        (f"00-{'0' * 32}-{PARENT}-01", ""),
+        (f"00-{TRACE}-{'0' * 16}-01", ""),
+        (VALID.upper(), ""),
+        (VALID[:-1], ""),
+        ("", ""),
+        ("00-٠" + TRACE[1:], ""),
+    ],
+)
+def test_traceparents(value: str, read: str) -> None:
+    assert read_traceparent([("traceparent", value)]) == read
+
+
+def test_two_traceparents_are_none() -> None:
+    assert read_traceparent([("traceparent", VALID)] * 2) == ""
+    assert read_traceparent([("traceparent-bin", VALID), ("traceparent", b"x")]) == ""

@@ -1,0 +1,103 @@
+"""WatchRun: its messages, its end, and that a caller who leaves is noticed by the engine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import grpc
+import pytest
+from baton.v1 import run_service_pb2, run_service_pb2_grpc
+from baton.v1.run_service_pb2 import WatchRunResponse
+
+from orchestrator.domain.errors import CursorExpired
+from orchestrator.rpc.server import RpcServer
+from tests.rpc.conftest import make_server
+from tests.rpc.fakes import FakeEngine, told
+
+if TYPE_CHECKING:
+    from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub as Runs
+
+RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
+REQUEST = run_service_pb2.WatchRunRequest(run_id=RUN_ID, cursor="c0")
+UPDATES = [WatchRunResponse(cursor=f"c{n}", event={"sequence": n}) for n in (1, 2, 3)]  # type: ignore[arg-type]
+
+
+
+async def test_updates_pass_until_the_engine_ends_them(engine: FakeEngine, runs: Runs) -> None:
+    engine.updates = UPDATES
+    assert [update async for update in runs.WatchRun(REQUEST)] == UPDATES
+    assert engine.ended.is_set()
+
+
+async def test_errors_after_updates_are_rich(engine: FakeEngine, runs: Runs) -> None:
+    engine.updates, engine.error = UPDATES, CursorExpired("watch again without a cursor")
+    seen = []
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for update in runs.WatchRun(REQUEST):
+            seen.append(update)
+    assert seen == UPDATES
+    assert (told(caught.value).code, told(caught.value).reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+
+
+async def test_a_cancelled_watch_ends_the_engines_stream(engine: FakeEngine, runs: Runs) -> None:
+    engine.updates, engine.hold = UPDATES, asyncio.Event()
+    watch = runs.WatchRun(REQUEST)
+    assert await anext(aiter(watch)) == UPDATES[0]
+    watch.cancel()
+    await asyncio.wait_for(engine.ended.wait(), 5)
+
+
+async def test_a_slow_watcher_who_leaves_ends_the_engines_stream(engine: FakeEngine, runs: Runs) -> None:
+    engine.updates = [WatchRunResponse(cursor="x" * 1_000_000)] * 100
+    watch = runs.WatchRun(REQUEST)
+    await anext(aiter(watch))  # The server is now held by flow control, inside a write.
+    assert not engine.ended.is_set()
+    watch.cancel()
+    await asyncio.wait_for(engine.ended.wait(), 5)
+
+
+async def test_a_cancelled_unary_call_reaches_the_engine(engine: FakeEngine, runs: Runs) -> None:
+    engine.hold = asyncio.Event()
+    call = runs.WaitRun(run_service_pb2.WaitRunRequest(run_id=RUN_ID))
+    waiting = asyncio.ensure_future(call)
+    await asyncio.wait_for(engine.entered.wait(), 5)
+    call.cancel()
+    await asyncio.wait_for(engine.ended.wait(), 5)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_draining_asks_watchers_to_reconnect(engine: FakeEngine, server: RpcServer, runs: Runs) -> None:
+    engine.updates, engine.hold = UPDATES, asyncio.Event()
+    seen = []
+    async for update in runs.WatchRun(REQUEST, timeout=10):
+        seen.append(update)
+        if len(seen) == 3:
+            await engine.entered.wait()
+            await server.drain()
+    assert seen[:3] == UPDATES and len(seen) == 4
+    assert (seen[3].cursor, seen[3].progress.reconnect) == ("c3", True)
+    assert seen[3].progress.time.seconds > 0
+    await asyncio.wait_for(engine.ended.wait(), 5)
+    late = [update async for update in runs.WatchRun(REQUEST, timeout=10)]
+    assert [(update.cursor, update.progress.reconnect) for update in late] == [("c0", True)]
+
+
+async def test_an_old_watch_asks_to_reconnect(engine: FakeEngine) -> None:
+    engine.updates, engine.hold = UPDATES, asyncio.Event()
+    server = make_server(engine, watch_seconds=0.05)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        stub: Runs = run_service_pb2_grpc.RunServiceStub(channel)
+        seen = [update async for update in stub.WatchRun(REQUEST, timeout=10)]
+    assert [update.cursor for update in seen] == ["c1", "c2", "c3", "c3"]
+    assert seen[-1].progress.reconnect
+    await server.stop(0)
+
+
+async def test_a_timeout_of_the_engine_itself_is_not_taken_for_age(engine: FakeEngine, runs: Runs) -> None:
+    engine.updates, engine.error = UPDATES, TimeoutError()
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        async for _ in runs.WatchRun(REQUEST, timeout=10):
+            pass
+    assert told(caught.value).reason == "INTERNAL"
