@@ -29,6 +29,7 @@ from orchestrator.security.credentials import DevelopmentAuthenticator
 from orchestrator.security.tokens import StepClaim, TokenSigner
 from orchestrator.telemetry.facts import LogObserver
 from orchestrator.telemetry.setup import start_tracing
+from orchestrator.telemetry.submit_span import untraced
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,8 @@ class Server:
         claims = await self._open(Role.ENGINE, CLAIM_SETTINGS)
         reads = await self._open(Role.API, READ_SETTINGS)
         observers: list[Observer] = [LogObserver()]
-        tracing = start_tracing()
+        # By the journal's clock, so that a run lies inside the span of the call that waited for it.
+        tracing = start_tracing(lambda: self._engine.now())
         if tracing is not None:
             self._stack.push_async_callback(tracing.close)
             observers.append(tracing.observer)
@@ -107,7 +109,7 @@ class Server:
             self._engine.workers,
             DevelopmentAuthenticator().authenticate,
             self._settings.listen_address,
-            start_span=tracing.span_starter if tracing is not None else None,
+            start_span=tracing.span_starter if tracing is not None else untraced,
         )
         self.port = await self._rpc.start()
         return self.port

@@ -141,6 +141,10 @@ class Engine:
         self._lease: LeaseKeeper | None = None
         self._loops: asyncio.Task[None] | None = None
 
+    def now(self) -> int:
+        """Gives the time that journals are stamped with: the database's, as estimated, in microseconds."""
+        return self._clock.now()
+
     async def start(self) -> None:
         """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. Errors:
         DatabaseUnavailable."""
