@@ -30,7 +30,7 @@ _PATHS = (
 # Served beside a worker's own services, and no part of its contract.
 _NOT_OF_THE_CONTRACT = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "grpc.admin.")
 
-_Stream = grpc.aio.StreamStreamCall[ServerReflectionRequest, ServerReflectionResponse]
+_Asking = grpc.aio.UnaryUnaryMultiCallable[ServerReflectionRequest, ServerReflectionResponse]
 
 
 class Reflected(NamedTuple):
@@ -67,32 +67,24 @@ async def read_descriptors(channels: Channels, address: str) -> Reflected:
 
 async def _read_with(channel: grpc.aio.Channel, path: str, address: str) -> Reflected | None:
     """Reads all files by the reflection at `path`; None where the server does not have it."""
-    open_stream: grpc.aio.StreamStreamMultiCallable[ServerReflectionRequest, ServerReflectionResponse] = (
-        channel.stream_stream(
-            path,
-            request_serializer=ServerReflectionRequest.SerializeToString,
-            response_deserializer=ServerReflectionResponse.FromString,
-        )
+    # The method is a stream both ways, and one question with one answer is a stream too. Questions written to a stream
+    # that stays open would race with a refusal of the server, and grpc then reports INTERNAL in place of its code.
+    asking: _Asking = channel.unary_unary(
+        path,
+        request_serializer=ServerReflectionRequest.SerializeToString,
+        response_deserializer=ServerReflectionResponse.FromString,
     )
-    stream = open_stream()
     task = asyncio.current_task()
     cancels_before = task.cancelling() if task is not None else 0
     try:
-        return await _Reading(stream, address).read()
-    except _NotServed:
-        return None
+        return await _Reading(asking, address).read()
     except grpc.aio.AioRpcError as error:
         _explain(error.code(), address)
-        return None
-    except asyncio.InvalidStateError:  # Written after the server had ended the stream.
-        _explain(await stream.code(), address)
         return None
     except asyncio.CancelledError:
         if task is None or task.cancelling() > cancels_before:
             raise
         raise WorkerUnreachable(f"The connection to {address} was closed.") from None
-    finally:
-        stream.cancel()
 
 
 def _explain(code: grpc.StatusCode, address: str) -> None:
@@ -108,15 +100,11 @@ def _explain(code: grpc.StatusCode, address: str) -> None:
     ) from None
 
 
-class _NotServed(Exception):
-    """The server does not have this version of the reflection service."""
-
-
 class _Reading:
-    """One exchange with a reflection service: asks for a file after the other until nothing is missing."""
+    """One conversation with a reflection service: asks for a file after the other until nothing is missing."""
 
-    def __init__(self, stream: _Stream, address: str) -> None:
-        self._stream = stream
+    def __init__(self, asking: _Asking, address: str) -> None:
+        self._asking = asking
         self._address = address
         self._files: dict[str, FileDescriptorProto] = {}
         self._total_bytes = 0
@@ -154,12 +142,11 @@ class _Reading:
         return [service.name for service in answer.list_services_response.service]
 
     async def _ask(self, request: ServerReflectionRequest) -> ServerReflectionResponse:
-        await self._stream.write(request)
-        answer = await self._stream.read()
-        if isinstance(answer, ServerReflectionResponse):
-            return answer
-        _explain(await self._stream.code(), self._address)
-        raise _NotServed
+        call = self._asking(request)
+        try:
+            return await call
+        finally:
+            call.cancel()
 
     def _has_service(self, service: str) -> bool:
         return any(
