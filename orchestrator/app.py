@@ -98,6 +98,7 @@ class Server:
             self._settings.limits,
             fan_out(observers),
             _step_token(signer),
+            tracing is not None,
             _untraced,
             self._settings.listen_address,
         )

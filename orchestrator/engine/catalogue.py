@@ -19,6 +19,7 @@ from orchestrator.contracts.merge import ContractConflict, merge
 from orchestrator.domain.errors import RevisionNotFound, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import ContractRow, WorkerGateway, WorkerRow, WorkerStore, WorkflowStore
 
 
@@ -54,6 +55,7 @@ class Catalogue:
         on_change: Callable[[str], None],
         revision_cache: int,
         now: Callable[[], int],
+        observer: Observer,
     ) -> None:
         self._workers, self._workflows, self._gateway = workers, workflows, gateway
         self._on_free, self._on_change = on_free, on_change
@@ -62,7 +64,7 @@ class Catalogue:
         self._fits: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._newest: dict[tuple[str, str], RevisionKey] = {}
-        self._revision_cache, self._now = revision_cache, now
+        self._revision_cache, self._now, self._observer = revision_cache, now, observer
         self.version = 0
         """Rises with every change that could alter the outcome of a check."""
 
@@ -89,7 +91,9 @@ class Catalogue:
             for endpoint_row in row.endpoints:
                 endpoint = known.pop(endpoint_row.key, None)
                 if endpoint is None:
-                    endpoint = Endpoint(endpoint_row, row.max_in_flight, self._gateway, self._on_free, self._now)
+                    endpoint = Endpoint(
+                        endpoint_row, row.max_in_flight, self._gateway, self._on_free, self._now, self._observer
+                    )
                 else:
                     endpoint.update(endpoint_row, row.max_in_flight)
                 entry.endpoints[endpoint_row.key] = endpoint

@@ -28,8 +28,9 @@ OnAnswer = Callable[[LiveRun, Flight, "tuple[Message, Payload] | CallFailed"], N
 class Dispatcher:
     """Makes the calls of this replica."""
 
-    def __init__(self, gateway: WorkerGateway, clock: Clock, step_token: StepToken) -> None:
+    def __init__(self, gateway: WorkerGateway, clock: Clock, step_token: StepToken, trace_calls: bool) -> None:
         self._gateway, self._clock, self._step_token = gateway, clock, step_token
+        self._trace_calls = trace_calls
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_answer: OnAnswer
 
@@ -62,13 +63,20 @@ class Dispatcher:
             failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "the attempt's time was over", Origin.TIMEOUT)
             self.on_answer(live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0))
             return
-        answer = await self._gateway.call(
-            Call(flight.endpoint.key, flight.path, flight.request, remaining_seconds, self._metadata(live, flight))
-        )
+        try:
+            answer = await self._gateway.call(
+                Call(flight.endpoint.key, flight.path, flight.request, remaining_seconds, self._metadata(live, flight))
+            )
+        finally:
+            # An unsettled trial would keep its circuit half-open for ever; settling twice does nothing.
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                flight.ticket.released()
         if answer.against_circuit:
             flight.ticket.failed()
-        else:
+        elif answer.sent:
             flight.ticket.succeeded()
+        else:
+            flight.ticket.released()
         self.on_answer(live, flight, self._judge(live, flight, answer))
 
     def _metadata(self, live: LiveRun, flight: Flight) -> tuple[tuple[str, str], ...]:
@@ -82,8 +90,14 @@ class Dispatcher:
             ("baton-delivery", str(record.deliveries)),
             ("baton-epoch", str(live.epoch)),
             ("baton-step-token", self._step_token(live, flight)),
-            ("traceparent", attempt_traceparent(live.run.traceparent, live.key.run_id, step_id, flight.attempt)),
+            ("traceparent", self._traceparent(live, step_id, flight.attempt)),
         )
+
+    def _traceparent(self, live: LiveRun, step_id: str, attempt: int) -> str:
+        """Makes the worker's span a child of the attempt's, or of the caller's where no span is exported here."""
+        if not self._trace_calls:
+            return live.run.traceparent
+        return attempt_traceparent(live.run.traceparent, live.key.run_id, step_id, attempt)
 
     def _judge(self, live: LiveRun, flight: Flight, answer: Answer) -> tuple[Message, Payload] | CallFailed:
         """Turns an answer into an output that the step accepts, or into a failure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import Circuit, EndpointRow, Health, Ticket, WorkerGateway
 
 
@@ -22,6 +23,7 @@ class Endpoint:
         gateway: WorkerGateway,
         on_free: Callable[[Endpoint], None],
         now: Callable[[], int],
+        observer: Observer,
     ) -> None:
         self.key: EndpointKey = row.key
         self.contract_digest = row.contract_digest
@@ -31,7 +33,7 @@ class Endpoint:
         self.in_flight = 0
         self.health: Health = "unknown"
         self.gone = False
-        self._on_free = on_free
+        self._on_free, self._observer = on_free, observer
         self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed, now)
         self._unfollow = gateway.follow_health(row.key.address, self._health_changed)
 
@@ -62,4 +64,5 @@ class Endpoint:
         self._on_free(self)
 
     def _circuit_changed(self) -> None:
+        self._observer.circuit_changed(self.key, self.circuit.state)
         self._on_free(self)

@@ -107,13 +107,14 @@ class Engine:
         limits: EngineLimits,
         observer: Observer,
         step_token: StepToken,
+        trace_calls: bool,
         new_trace: Callable[[], str],
         address: str,
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer, self._address = limits, observer, address
         self._clock = DatabaseClock()
-        self._dispatcher = Dispatcher(gateway, self._clock, step_token)
+        self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls)
         self._driver = Driver(self._clock, Timers(self._clock), limits, observer, stores.journal, self._dispatcher)
         admission = self._driver.admission
         self._catalogue = Catalogue(
@@ -124,6 +125,7 @@ class Engine:
             admission.namespace_changed,
             limits.revision_cache,
             self._clock.now,
+            observer,
         )
         admission.catalogue = self._catalogue
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)

@@ -42,8 +42,11 @@ class GrpcWorkerGateway:
         followers = self._followers[address]
         followers.append(on_change)
         self._health.add(address)
+        on_change(self._health.health(address))
 
         def unfollow() -> None:
+            if on_change not in followers:
+                return
             followers.remove(on_change)
             if not followers:
                 self._followers.pop(address, None)
