@@ -10,9 +10,9 @@ import asyncio
 import enum
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import asyncpg
 
@@ -37,7 +37,7 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Size and limits of a pool. `planner` holds planner settings that its statements rely on."""
+    """Size and limits of a pool. `generic_plans`: plan each statement once, whatever its arguments are."""
 
     max_size: int = 4
     connect_timeout_seconds: float = 5.0
@@ -45,15 +45,10 @@ class PoolSettings:
     statement_timeout_seconds: float = 10.0
     lock_timeout_seconds: float = 5.0
     idle_timeout_seconds: float = 300.0
-    planner: Mapping[str, str] = field(default_factory=dict)
+    generic_plans: bool = False
 
 
-JOURNAL_SETTINGS = PoolSettings(
-    max_size=2,
-    # The journal's statements take arrays and touch big tables by key only; no plan may depend on how full a table was
-    # when the statement was first seen.
-    planner={"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off", "enable_mergejoin": "off"},
-)
+JOURNAL_SETTINGS = PoolSettings(max_size=2, generic_plans=True)
 CLAIM_SETTINGS = PoolSettings(max_size=2, statement_timeout_seconds=5.0, lock_timeout_seconds=2.0)
 READ_SETTINGS = PoolSettings(max_size=8)
 
@@ -142,6 +137,10 @@ def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:
         "role": role.value,
         "timezone": "UTC",
         "jit": "off",
+        # Every statement goes by an index. Without this, one that was planned while a table was empty would go on
+        # scanning it whole until the next ANALYZE.
+        "enable_seqscan": "off",
+        "plan_cache_mode": "force_generic_plan" if settings.generic_plans else "auto",
         "statement_timeout": f"{settings.statement_timeout_seconds * 1000:.0f}",
         "lock_timeout": f"{settings.lock_timeout_seconds * 1000:.0f}",
         "idle_in_transaction_session_timeout": "5000",
@@ -149,7 +148,6 @@ def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:
         "tcp_keepalives_interval": "3",
         "tcp_keepalives_count": "3",
         "tcp_user_timeout": "10000",
-        **settings.planner,
     }
 
 

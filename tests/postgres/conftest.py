@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from orchestrator.postgres.journal import PostgresJournalStore
-from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
+from orchestrator.postgres.pool import CLAIM_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
 from tests.conformance.journal_store import Stores
@@ -37,9 +37,7 @@ async def pools(database: str) -> AsyncIterator[Pools]:
     """Pools over a fresh database, with room for replicas that write at the same time."""
     async with AsyncExitStack() as stack:
         yield Pools(
-            journal=await opened(
-                stack, database, Role.ENGINE, PoolSettings(max_size=6, planner=JOURNAL_SETTINGS.planner)
-            ),
+            journal=await opened(stack, database, Role.ENGINE, PoolSettings(max_size=6, generic_plans=True)),
             claims=await opened(stack, database, Role.ENGINE, CLAIM_SETTINGS),
             reads=await opened(stack, database, Role.API, READ_SETTINGS),
         )

@@ -50,8 +50,11 @@ CREATE TABLE runs (
 ) WITH (fillfactor = 80);
 
 -- A flush changes next_sequence and, rarely, start_time: neither is in an index, so that the update stays in its page.
-CREATE INDEX runs_by_workflow ON runs (namespace, workflow, run_id);
-CREATE INDEX runs_by_state ON runs (namespace, state, run_id);
+-- The two indexes for lists hold every row; `round >= 1` only keeps them for queries that say it too. A statement that
+-- looks runs up by key can then go by the primary key alone, also where it is planned while the table is empty and
+-- every index seems as good.
+CREATE INDEX runs_by_workflow ON runs (namespace, workflow, run_id) WHERE round >= 1;
+CREATE INDEX runs_by_state ON runs (namespace, state, run_id) WHERE round >= 1;
 -- For adoption: unfinished runs by owner, where the zero UUID stands for nobody.
 CREATE INDEX runs_by_owner
     ON runs (coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid), namespace, run_id)

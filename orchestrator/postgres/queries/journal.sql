@@ -60,7 +60,9 @@ continued AS (
         end_time = e.end_time,
         owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END
     FROM lease AS l CROSS JOIN entry AS e
-    WHERE r.namespace = e.namespace AND r.run_id = e.run_id
+    -- "= ANY (ARRAY[...])" on the key's first column can be neither hashed nor merged: each run is looked up by its
+    -- key, however the planner estimates the table, which it first sees empty.
+    WHERE r.namespace = ANY (ARRAY[e.namespace]) AND r.run_id = e.run_id
         AND r.owner_replica = l.replica_id AND r.epoch = e.epoch AND r.next_sequence = e.first_sequence
     RETURNING r.namespace, r.run_id
 ),
@@ -87,7 +89,12 @@ SELECT EXISTS (SELECT FROM lease) AS leased, ARRAY(SELECT position FROM written)
 -- Finds the runs that hold request ids.
 SELECT a.position, q.run_id, q.body_hash
 FROM unnest($1::integer[], $2::text[], $3::text[]) AS a (position, namespace, request_id)
-JOIN requests AS q USING (namespace, request_id)
+CROSS JOIN LATERAL (
+    SELECT r.run_id, r.body_hash
+    FROM requests AS r
+    WHERE r.namespace = a.namespace AND r.request_id = a.request_id
+    OFFSET 0
+) AS q
 
 -- name: written_rows
 -- Reads back the events that may have been written under some sequences.
@@ -95,9 +102,13 @@ SELECT
     a.position, v.sequence, v.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type, v.header, v.payload
 FROM unnest($1::integer[], $2::text[], $3::uuid[], $4::bigint[], $5::bigint[])
     AS a (position, namespace, run_id, first_sequence, next_sequence)
-JOIN events AS v
-    ON v.namespace = a.namespace AND v.run_id = a.run_id
-    AND v.sequence >= a.first_sequence AND v.sequence < a.next_sequence
+CROSS JOIN LATERAL (
+    SELECT *
+    FROM events AS e
+    WHERE e.namespace = a.namespace AND e.run_id = a.run_id
+        AND e.sequence >= a.first_sequence AND e.sequence < a.next_sequence
+    OFFSET 0
+) AS v
 ORDER BY a.position, v.sequence
 
 -- name: read_events

@@ -104,7 +104,7 @@ chosen AS MATERIALIZED (
 UPDATE runs AS r
 SET owner_replica = $1, epoch = r.epoch + 1
 FROM chosen AS c
-WHERE r.namespace = c.namespace AND r.run_id = c.run_id
+WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
 RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
     r.principal, r.channel, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time, r.expire_time

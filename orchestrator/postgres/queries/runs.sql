@@ -7,12 +7,13 @@ FROM runs
 WHERE namespace = $1 AND run_id = $2
 
 -- name: list_runs
--- Lists runs of a namespace that meet every term, newest first. Each term is one of the fragments below.
+-- Lists runs of a namespace that meet every term, newest first. Each term is one of the fragments below; `round >= 1`
+-- opens the indexes for lists.
 SELECT
     namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
     principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
 FROM runs
-WHERE namespace = $1
+WHERE namespace = $1 AND round >= 1
 {terms}
 ORDER BY run_id DESC
 LIMIT $2
