@@ -53,6 +53,9 @@ def rich(code: grpc.StatusCode, reason: str, message: str, *details: Message, de
     return rpc_status.to_status(status_pb2.Status(code=code.value[0], message=message, details=packed))
 
 
+STREAMS_LIMIT = 100
+"""Calls that one connection carries at a time; more of them wait, as behind common proxies."""
+
 UNAVAILABLE = rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this replica is draining", delay=0.01)
 
 
@@ -91,7 +94,7 @@ class Double(
 
     async def start(self, address: str = "127.0.0.1:0") -> None:
         """Serves, at the same address again after a stop."""
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=(("grpc.max_concurrent_streams", STREAMS_LIMIT),))
         run_service_pb2_grpc.add_RunServiceServicer_to_server(self, self._server)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(self, self._server)
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(self, self._server)

@@ -348,10 +348,11 @@ async def test_listening_everywhere_needs_an_address_to_advertise(double: Double
 
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]], ids=str)
 async def test_signals_drain_a_whole_program(double: Double, stubs: Path, signals: list[signal.Signals]) -> None:
+    path = os.pathsep.join(filter(None, (str(stubs), os.environ.get("PYTHONPATH"))))
     program = await asyncio.create_subprocess_exec(
         sys.executable,
         Path(__file__).parent / "worker_program.py",
-        env={**os.environ, "PYTHONPATH": str(stubs), "BATON_ADDRESS": double.address},
+        env={**os.environ, "PYTHONPATH": path, "BATON_ADDRESS": double.address},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -415,3 +416,39 @@ async def test_calls_have_a_server_span_where_the_program_traces(serve: Any, mon
     assert "error.type" not in (good.attributes or {})
     assert (bad.attributes or {})["error.type"] == "FAILED_PRECONDITION"
     assert bad.status.status_code == trace.StatusCode.ERROR
+
+
+async def test_spans_are_exported_as_the_environment_asks(
+    double: Double, monkeypatch: pytest.MonkeyPatch, stubs: Path
+) -> None:
+    from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+    received: list[Any] = []
+
+    class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+        async def Export(self, request: Any, context: Any) -> Any:
+            received.extend(request.resource_spans)
+            return trace_service_pb2.ExportTraceServiceResponse()
+
+    collector = grpc.aio.server()
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(Collector(), collector)
+    port = collector.add_insecure_port("127.0.0.1:0")
+    await collector.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.delenv("OTEL_SERVICE_NAME", raising=False)
+
+    async def charge(request: ChargeRequest, context: Any) -> ChargeResponse:
+        return ChargeResponse()
+
+    worker = Worker("payments", baton=double.address)
+    worker.add(Till(charge))
+    async with grpc.aio.insecure_channel(await worker.start()) as channel:
+        await PaymentsServiceStub(channel).Charge(ChargeRequest(), metadata=METADATA)
+    await worker.stop()
+    await collector.stop(None)
+    (resource,) = received
+    assert {(each.key, each.value.string_value) for each in resource.resource.attributes} >= {
+        ("service.name", "payments")
+    }
+    (span,) = resource.scope_spans[0].spans
+    assert (span.name, span.trace_id.hex()) == ("teashop.v1.PaymentsService/Charge", f"{0xABC:032x}")

@@ -41,7 +41,7 @@ class Tracing:
     def __init__(self, tracer: Tracer, close: Callable[[], None]) -> None:
         self._tracer = tracer
         self.close = close
-        """Sends what is left; blocks for a few seconds at most."""
+        """Sends what is left; blocks while the exporter tries."""
 
     @contextmanager
     def span(self, call: Call) -> Iterator[Fails]:
