@@ -1,7 +1,7 @@
 """Writes docs/lifecycles.md from the tables of orchestrator/domain/states.py: `python docs/generate_lifecycles.py`.
 
-Every arrow comes from the tables. Only what they do not hold is written here: where a life begins, and the one transition
-that has no event.
+Every arrow comes from the tables. Only what they do not hold is written here: where a life begins, and the one
+transition that has no event.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PAGE = Path(__file__).with_name("lifecycles.md")
 OPENING = """\
 # Lifecycles of runs and steps
 
-Drawn from the tables in `orchestrator/domain/states.py` by `python docs/generate_lifecycles.py`; a test fails where this
-page and the tables differ. An arrow is an event of the journal, under the name that it has in `baton.v1.RunEvent`.
+Drawn from the tables in `orchestrator/domain/states.py` by `python docs/generate_lifecycles.py`; a test fails where
+this page and the tables differ. An arrow is an event of the journal, under the name that it has in `baton.v1.RunEvent`.
 
 ## Run
 

@@ -17,7 +17,9 @@ CODES = [Code.UNAVAILABLE, Code.INTERNAL, Code.NOT_FOUND, Code.DEADLINE_EXCEEDED
 
 REASONS = ["DECLINED", "OUTPUT_REJECTED", "CIRCUIT_OPEN", "QUEUE_TIMEOUT", "EVALUATION_FAILED", "OUTCOME_UNKNOWN"]
 
-MATCHES = st.builds(
+EVERY_FAILURE = st.just(FailureMatch())
+
+MATCHES = EVERY_FAILURE | st.builds(
     FailureMatch,
     st.frozensets(st.sampled_from(CODES), max_size=2),
     st.frozensets(st.sampled_from(REASONS), max_size=2),
@@ -32,7 +34,7 @@ FAILURES = st.builds(
     outcome_unknown=st.booleans(),
 )
 
-TIMEOUTS = st.none() | st.sampled_from([1, 50_000, 1_000_000])
+TIMEOUTS = st.sampled_from([None, None, None, 1, 50_000, 1_000_000])
 
 ANSWERS = st.sampled_from([True, True, False, EVALUATION_FAILED])
 
@@ -77,7 +79,7 @@ def graphs(draw: Callable[[st.SearchStrategy[Any]], Any], max_steps: int = 6) ->
             delivery=draw(st.sampled_from(Delivery)),
             queue_timeout_us=draw(TIMEOUTS),
             step_timeout_us=draw(TIMEOUTS),
-            on_failure=tuple(draw(st.lists(st.builds(FailureBranch, MATCHES, later), max_size=2))),
+            on_failure=tuple(draw(st.lists(st.builds(FailureBranch, MATCHES, later), max_size=3))),
         )
     return link([steps[index] for index in range(count)], after)
 

@@ -50,7 +50,7 @@ def link(steps: Sequence[Step], after: Sequence[Iterable[int]]) -> Graph:
 class FixedConditions:
     """Conditions whose answers are given beforehand; a step without an answer holds. Keeps what it was told."""
 
-    def __init__(self, answers: dict[int, bool | Failure], output: Payload | None | Failure = OUTPUT) -> None:
+    def __init__(self, answers: dict[int, bool | Failure], output: Payload | Failure | None = OUTPUT) -> None:
         self.answers = answers
         self.answer_output = output
         self.ended: dict[int, StepState] = {}
@@ -65,7 +65,7 @@ class FixedConditions:
         """Gives the answer for the step."""
         return self.answers.get(step, True)
 
-    def output(self) -> Payload | None | Failure:
+    def output(self) -> Payload | Failure | None:
         """Gives the output of the run."""
         return self.answer_output
 

@@ -28,7 +28,8 @@ FALLBACK_INDENT = "  "
 def duration_us(text: str) -> int:
     """Reads a duration such as `1s200ms`."""
     parts = re.findall(r"(\d+)(us|ms|s|m|h)", text)
-    assert "".join(number + unit for number, unit in parts) == text and parts, f"not a duration: {text!r}"
+    assert parts, f"not a duration: {text!r}"
+    assert "".join(number + unit for number, unit in parts) == text, f"not a duration: {text!r}"
     return sum(int(number) * UNITS[unit] for number, unit in parts)
 
 
@@ -49,7 +50,7 @@ class Script:
     after: list[list[str]] = field(default_factory=list)
     branches: list[list[tuple[FailureMatch, str]]] = field(default_factory=list)
     answers: dict[int, bool | Failure] = field(default_factory=dict)
-    output: Payload | None | Failure = OUTPUT
+    output: Payload | Failure | None = OUTPUT
 
     def index(self, name: str) -> int:
         """Returns the index of a step by its name."""

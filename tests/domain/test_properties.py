@@ -37,7 +37,7 @@ class Driven:
     """A run with its witness; every input is decided twice, on the run and on one rebuilt from the events."""
 
     def __init__(
-        self, graph: Graph, answers: dict[int, bool | Failure], output: Payload | None | Failure, event_limit: int
+        self, graph: Graph, answers: dict[int, bool | Failure], output: Payload | Failure | None, event_limit: int
     ) -> None:
         self.graph = graph
         self.answers = answers
@@ -141,13 +141,13 @@ class RunMachine(RuleBasedStateMachine):
         spare_events=st.sampled_from([0, 3, 10, 100_000]),
         seed=st.integers(0, 1_000),
         run_timeout_us=st.sampled_from([1_000_000, 3_600_000_000]),
-        first=st.booleans(),
+        first=st.sampled_from([True, True, True, False]),
     )
     def begin(
         self,
         graph: Graph,
         answers: dict[int, bool | Failure],
-        output: Payload | None | Failure,
+        output: Payload | Failure | None,
         spare_events: int,
         seed: int,
         run_timeout_us: int,
@@ -159,6 +159,13 @@ class RunMachine(RuleBasedStateMachine):
         self.driven = Driven(graph, answers, output, plan.MAX_EVENTS)
         if first:
             self.driven.submit(run_timeout_us)
+
+    @precondition(lambda self: self.driven.run.ended)
+    @rule()
+    def begin_again(self) -> None:
+        driven = self.driven
+        self.driven = Driven(driven.graph, driven.answers, driven.output, plan.MAX_EVENTS)
+        self.driven.submit(self.run_timeout_us)
 
     @rule()
     def submit(self) -> None:
@@ -191,6 +198,13 @@ class RunMachine(RuleBasedStateMachine):
         step, attempt = self.driven.running()[place % len(self.driven.running())]
         self.driven.give(inputs.CallFailed(step, attempt, failure, delay_us, draw))
 
+    @precondition(lambda self: self.driven.running())
+    @rule(place=STEP, times=st.integers(1, 3))
+    def admit_what_runs_already(self, place: int, times: int) -> None:
+        running = self.driven.running()
+        for _ in range(times):
+            self.driven.admit(running[place % len(running)][0])
+
     @rule(step=STEP)
     def time_out(self, step: int) -> None:
         self.driven.give(inputs.TimeoutPassed(step % len(self.driven.graph.steps)))
@@ -202,6 +216,14 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         self.driven.give(inputs.Resumption())
+
+    @precondition(lambda self: self.driven.running())
+    @rule(times=st.integers(1, 3))
+    def lose_the_owner_while_calls_are_under_way(self, times: int) -> None:
+        for _ in range(times):
+            self.driven.give(inputs.Resumption())
+            for step in self.driven.due():
+                self.driven.admit(step)
 
     @rule(
         kind=st.sampled_from(["admit", "succeed", "fail", "unbuildable", "run_timeout", "cancel"]),
@@ -248,7 +270,7 @@ class RunMachine(RuleBasedStateMachine):
 
 TestRunMachine = RunMachine.TestCase
 TestRunMachine.settings = settings(
-    max_examples=150, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 
 

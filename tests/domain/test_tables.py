@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from orchestrator.domain.events import RunSubmitted, StepCancelled
+from orchestrator.domain.events import RunFailed, RunSubmitted, StepCancelled, StepFailed
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Code, Failure, Origin, cut_message
+from orchestrator.domain.inputs import Admission, CallFailed
+from orchestrator.domain.plan import decide
 from orchestrator.domain.retry import backoff_us
 from orchestrator.domain.run import Run, SequenceGap
 from orchestrator.domain.states import IllegalTransition
-from orchestrator.domain.workflow import FailureMatch, Graph, RetryPolicy, Step, Target
+from orchestrator.domain.workflow import Delivery, FailureMatch, Graph, RetryPolicy, Step, Target
+
+from .graphs import FixedConditions
 
 SECOND = 1_000_000
 
@@ -137,3 +143,18 @@ def test_a_step_ends_once() -> None:
     run.apply(StepCancelled(2, 2, 0, 0))
     with pytest.raises(IllegalTransition):
         run.apply(StepCancelled(3, 3, 0, 0))
+
+
+@pytest.mark.parametrize("outcome_unknown", [False, True])
+def test_what_the_core_adds_to_a_message_stays_within_the_limit(outcome_unknown: bool) -> None:
+    step = replace(new_run().graph.steps[0], delivery=Delivery.AT_MOST_ONCE)
+    run, conditions = Run(Graph((step,))), FixedConditions({})
+    run.apply(submitted(1))
+    decide(run, Admission(0, "w", "w:1"), 2, conditions)
+    failure = Failure(Code.NOT_FOUND, "GONE", "é" * 1_024, Origin.WORKER, outcome_unknown=outcome_unknown)
+    decision = decide(run, CallFailed(0, 1, failure, None, 0.0), 3, conditions)
+    messages = [event.failure.message for event in decision.events if isinstance(event, StepFailed | RunFailed)]
+    assert len(messages) == 2
+    assert all(len(message.encode()) <= MESSAGE_LIMIT_BYTES for message in messages)
+    assert messages[1].startswith("step a failed: ")
+    assert messages[1].endswith("…")

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import Event, SkipReason
-from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Failure
+from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Failure, Origin
 from orchestrator.domain.inputs import CallFailed, CallSucceeded, Input, Resumption
-from orchestrator.domain.plan import Decision
+from orchestrator.domain.plan import NEVER_RETRIED, Decision
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import Delivery, Graph
@@ -29,6 +29,7 @@ class Account:
     expire_time: int = 0
     ready_time: int = 0
     handled: bool = True
+    unknown: bool = False
 
 
 @dataclass
@@ -71,7 +72,8 @@ class Witness:
         for index, step in enumerate(run.steps):
             if step.state is StepState.READY:
                 assert index in self.waiting, "a ready step is queued, or it would wait for ever"
-                assert step.queue_time is not None and step.ready_time is not None
+                assert step.queue_time is not None
+                assert step.ready_time is not None
         if run.ended:
             assert not decision.queued
             assert all(step.state == "ended" for step in self.accounts)
@@ -126,12 +128,15 @@ class Witness:
 
     def _attempt_started(self, event: ev.AttemptStarted) -> None:
         step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state in ("waits", "failed") and self._may_run(event.step)
-        assert event.attempt == step.attempt + 1 and event.target == step.target
+        assert step.state in ("waits", "failed")
+        assert self._may_run(event.step)
+        assert event.attempt == step.attempt + 1
+        assert event.target == step.target
         step.state, step.attempt, step.delivery = "runs", event.attempt, 1
         step.of_target += 1
         target = spec.targets[step.target]
-        assert step.of_target <= target.retry.max_attempts and event.method == target.method
+        assert step.of_target <= target.retry.max_attempts
+        assert event.method == target.method
         assert event.expire_time <= self.expire_time
         assert target.attempt_timeout_us is None or event.expire_time <= event.time + target.attempt_timeout_us
         if step.attempt == 1 and step.target == 0:
@@ -142,7 +147,8 @@ class Witness:
 
     def _delivery_started(self, event: ev.DeliveryStarted) -> None:
         step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state == "runs" and event.attempt == step.attempt
+        assert step.state == "runs"
+        assert event.attempt == step.attempt
         assert event.delivery == step.delivery + 1 <= 3
         assert spec.delivery is Delivery.AT_LEAST_ONCE or spec.targets[step.target].repeatable
         step.delivery = event.delivery
@@ -150,21 +156,29 @@ class Witness:
 
     def _attempt_failed(self, event: ev.AttemptFailed, now: int) -> None:
         step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state == "runs" and event.attempt == step.attempt
+        assert step.state == "runs"
+        assert event.attempt == step.attempt
         if event.failure.reason == "ATTEMPT_TIMEOUT":
             assert now >= step.expire_time, "no timeout passes early"
+        at_most_once = spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[step.target].repeatable
         if event.retry_time is not None:
             assert event.retry_time >= event.time
-            at_most_once = spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[step.target].repeatable
             assert not (event.failure.outcome_unknown and at_most_once)
+            assert event.failure.reason not in NEVER_RETRIED
+            assert event.retry_time < self.expire_time
+            assert spec.step_timeout_us is None or event.retry_time < step.ready_time + spec.step_timeout_us
         step.state = "failed"
+        step.unknown = event.failure.outcome_unknown and at_most_once
 
     def _fallback_taken(self, event: ev.FallbackTaken) -> None:
         step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state in ("waits", "failed") and self._may_run(event.step)
+        assert step.state in ("waits", "failed")
+        assert self._may_run(event.step)
+        assert not step.unknown, "a call that may have taken effect is not made in another way"
         passed = range(step.target + 1, event.target)
         assert not any(spec.targets[place].taken_for.matches(event.failure) for place in passed)
-        assert step.target < event.target and spec.targets[event.target].taken_for.matches(event.failure)
+        assert step.target < event.target
+        assert spec.targets[event.target].taken_for.matches(event.failure)
         step.target, step.of_target = event.target, 0
 
     def _step_failed(self, event: ev.StepFailed) -> None:
@@ -192,6 +206,8 @@ class Witness:
         assert [self.graph.steps[index].id for index in unhandled] == ([event.failure.step] if unhandled else [])
         if event.failure.reason == "RUN_TIMEOUT" and not unhandled:
             assert now >= self.expire_time, "no timeout passes early"
+        if event.failure.origin is Origin.TIMEOUT and now >= self.expire_time:
+            assert event.failure.reason == "RUN_TIMEOUT", "the run's time goes before that of its steps"
 
     def _end(self, index: int, *states: str) -> Account:
         step = self.accounts[index]
