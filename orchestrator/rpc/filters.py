@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
@@ -180,14 +181,10 @@ def _instant(field: str, value: _Token) -> int:
     if match is not None:
         date, clock, fraction, offset = match.groups()
         zone = "+00:00" if offset in "Zz" else offset
-        try:
+        with suppress(ValueError, OverflowError):
             moment = datetime.fromisoformat(f"{date}T{clock}{zone}")
-            whole_us = (moment - _EPOCH) // timedelta(microseconds=1)
-        except (ValueError, OverflowError):
-            pass
-        else:
-            return whole_us + int((fraction or "0")[:6].ljust(6, "0"))
-    _refuse(value.position, f"`{value.text}` is not a time such as `2026-01-01T00:00:00Z` (RFC 3339)", field)
+            return (moment - _EPOCH) // timedelta(microseconds=1) + int((fraction or "0")[:6].ljust(6, "0"))
+    raise _refusal(value.position, f"`{value.text}` is not a time such as `2026-01-01T00:00:00Z` (RFC 3339)", field)
 
 
 def _names(allowed: frozenset[Comparison]) -> str:
@@ -195,8 +192,12 @@ def _names(allowed: frozenset[Comparison]) -> str:
 
 
 def _refuse(position: int, text: str, field: str = "") -> NoReturn:
+    raise _refusal(position, text, field)
+
+
+def _refusal(position: int, text: str, field: str = "") -> InvalidFilter:
     message = f"filter, character {position}: {text}"
     metadata = {"position": str(position)}
     if field:
         metadata["field"] = field
-    raise InvalidFilter(message, metadata=metadata, faults=[FieldFault("filter", "INVALID_FILTER", message)])
+    return InvalidFilter(message, metadata=metadata, faults=[FieldFault("filter", "INVALID_FILTER", message)])

@@ -134,7 +134,12 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError as error:
                 # grpc leaves a call that it has not cancelled itself without an answer.
                 await _abort(method, self._cause_of_cancellation(error), context)
-            except Exception as error:  # noqa: BLE001 (whatever it is, the caller is told nothing of it)
+            except NotImplementedError as error:
+                # What generated servicers raise for a method that is not served, with this code set.
+                if context.code() != grpc.StatusCode.UNIMPLEMENTED:
+                    await _abort(method, error, context)
+                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served")
+            except Exception as error:  # whatever it is, the caller is told nothing of it
                 await _abort(method, error, context)
             finally:
                 self._leave(background)
@@ -186,16 +191,20 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
 
 
 async def _abort(method: str, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:
-    await context.abort_with_status(rpc_status.to_status(errors.to_status(_tellable(method, error))))
+    """Ends a call with what its caller is told of `error`.
 
-
-def _tellable(method: str, error: BaseException) -> BatonError:
-    """Returns what the caller is told of `error`; the whole of an unforeseen one goes to the log and nowhere else."""
+    The whole of an error that nobody foresaw goes to the log and nowhere else; so does one that cannot be rendered.
+    """
     if isinstance(error, BatonError) and errors.is_expected(error):
-        return error
+        try:
+            status = errors.to_status(error)
+        except Exception as fault:  # it must not get past this, whatever it is
+            error = fault
+        else:
+            await context.abort_with_status(rpc_status.to_status(status))
     error_id = errors.new_error_id()
     _log.error("call failed", method=method, error_id=error_id, exc_info=error)
-    return errors.internal_error(error_id)
+    await context.abort_with_status(rpc_status.to_status(errors.to_status(errors.internal_error(error_id))))
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any, Any], Any]:

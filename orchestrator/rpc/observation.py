@@ -56,7 +56,7 @@ class ObservationLayer:
             end_ns = start_ns + time.perf_counter_ns() - begun_ns
             try:
                 self._observer(call.method, start_ns, end_ns, code, call.caller)
-            except Exception:  # noqa: BLE001 (telemetry fails no call)
+            except Exception:  # telemetry fails no call
                 _log.exception("call observer failed", method=call.method)
 
 
@@ -80,7 +80,7 @@ class SpanLayer:
             if finish is not None:
                 try:
                     finish(code)
-                except Exception:  # noqa: BLE001 (telemetry fails no call)
+                except Exception:  # telemetry fails no call
                     _log.exception("span could not be ended", method=call.method)
 
     def _start(self, call: Call) -> FinishSpan | None:
@@ -89,7 +89,7 @@ class SpanLayer:
             return None
         try:
             traceparent, finish = self._start_span(call.method, caller.traceparent)
-        except Exception:  # noqa: BLE001 (telemetry fails no call)
+        except Exception:  # telemetry fails no call
             _log.exception("span could not be started", method=call.method)
             return None
         call.set_caller(replace(caller, traceparent=traceparent))

@@ -1,5 +1,7 @@
 """RunService: requests of the wire to calls of the engine, and back."""
 
+# ruff: noqa: N802 (gRPC methods are named as in the proto)
+
 from __future__ import annotations
 
 from collections.abc import AsyncIterator

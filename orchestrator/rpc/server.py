@@ -126,13 +126,12 @@ class RpcServer:
         if self._server is None:
             return
         await self.drain()
-        stopping = asyncio.create_task(self._server.stop(grace_seconds))
-        idle = asyncio.create_task(self._interceptor.wait_idle())
-        try:
+        async with asyncio.TaskGroup() as group:
+            stopping = group.create_task(self._server.stop(grace_seconds))
+            idle = group.create_task(self._interceptor.wait_idle())
             await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
             self._interceptor.end_background()
             await stopping
-        finally:
             idle.cancel()
         self._server = None
 

@@ -1,5 +1,7 @@
 """WorkerService: requests of the wire to calls of the engine, and back."""
 
+# ruff: noqa: N802 (gRPC methods are named as in the proto)
+
 from __future__ import annotations
 
 from baton.v1 import worker_service_pb2, worker_service_pb2_grpc

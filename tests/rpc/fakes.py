@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,7 +60,7 @@ class FakeEngine:
 
     def last(self, name: str) -> tuple[Any, ...]:
         """Returns the arguments of the last call, which must be of `name`."""
-        assert self.calls and self.calls[-1][0] == name, self.calls
+        assert self.calls[-1][0] == name, self.calls
         return self.calls[-1][2]
 
 
@@ -81,7 +82,7 @@ class FakeRuns:
 
     async def list(
         self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
-    ) -> list[run_pb2.Run]:
+    ) -> builtins.list[run_pb2.Run]:
         await self._engine.record("list", caller, list(terms), before, limit, view)
         known = [run for run in self._engine.run_list if before is None or UUID(run.run_id) < before]
         return known[:limit]
@@ -108,7 +109,7 @@ class FakeRuns:
 
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
-    ) -> list[event_pb2.RunEvent]:
+    ) -> builtins.list[event_pb2.RunEvent]:
         await self._engine.record("list_events", caller, run_id, after_sequence, limit, view)
         return [event for event in self._engine.event_list if event.sequence > after_sequence][:limit]
 
@@ -139,13 +140,13 @@ class FakeWorkflows:
         await self._engine.record("get_workflow", caller, workflow, revision)
         return workflow_pb2.WorkflowRevision(workflow=workflow)
 
-    async def list(self, caller: Caller, after: str, limit: int) -> list[workflow_pb2.WorkflowRevision]:
+    async def list(self, caller: Caller, after: str, limit: int) -> builtins.list[workflow_pb2.WorkflowRevision]:
         await self._engine.record("list_workflows", caller, after, limit)
         return [each for each in self._engine.revision_list if each.workflow > after][:limit]
 
     async def list_revisions(
         self, caller: Caller, workflow: str, offset: int, limit: int
-    ) -> list[workflow_pb2.WorkflowRevision]:
+    ) -> builtins.list[workflow_pb2.WorkflowRevision]:
         await self._engine.record("list_revisions", caller, workflow, offset, limit)
         return self._engine.revision_list[offset : offset + limit]
 
@@ -168,7 +169,7 @@ class FakeWorkers:
         await self._engine.record("get_worker", caller, worker)
         return worker_pb2.Worker(name=worker)
 
-    async def list(self, caller: Caller, after: str, limit: int) -> list[worker_pb2.Worker]:
+    async def list(self, caller: Caller, after: str, limit: int) -> builtins.list[worker_pb2.Worker]:
         await self._engine.record("list_workers", caller, after, limit)
         return [each for each in self._engine.worker_list if each.name > after][:limit]
 

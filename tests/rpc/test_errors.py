@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from typing import Any
 
 import grpc
 import pytest
 from baton.v1 import error_reason_pb2, run_service_pb2, run_service_pb2_grpc
-from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
+from google.rpc.error_details_pb2 import RetryInfo
 from structlog.testing import capture_logs
 
 from orchestrator.domain import errors as domain_errors
@@ -24,18 +25,16 @@ SECRET = "postgres://root:hunter2@db/secret"
 
 def _classes() -> dict[str, type[BatonError]]:
     found = inspect.getmembers(domain_errors, inspect.isclass)
-    return {
-        each.reason: each for _, each in found if issubclass(each, BatonError)
-    }
+    return {each.reason: each for _, each in found if issubclass(each, BatonError)}
 
 
 CLASSES = _classes()
 METHODS = [method for service in SERVICES for method in service.methods]
 
 
-def valid_request(input_type: object) -> Message:
+def valid_request(input_type: Any) -> Any:
     """Makes a request of a type that breaks no rule."""
-    request = GetMessageClass(input_type)()  # type: ignore[arg-type]
+    request: Any = GetMessageClass(input_type)()
     for field in request.DESCRIPTOR.fields:
         if field.name == "run_id":
             request.run_id = RUN_ID
@@ -51,9 +50,9 @@ def valid_request(input_type: object) -> Message:
     return request
 
 
-async def call(channel: grpc.aio.Channel, method: object, request: bytes) -> bytes:
-    path = f"/{method.containing_service.full_name}/{method.name}"  # type: ignore[attr-defined]
-    if method.server_streaming:  # type: ignore[attr-defined]
+async def call(channel: Any, method: Any, request: bytes) -> Any:
+    path = f"/{method.containing_service.full_name}/{method.name}"
+    if method.server_streaming:
         parts = [part async for part in channel.unary_stream(path)(request)]
         return b"".join(parts)
     return await channel.unary_unary(path)(request)
@@ -61,9 +60,7 @@ async def call(channel: grpc.aio.Channel, method: object, request: bytes) -> byt
 
 def test_reasons_classes_and_codes_agree() -> None:
     known = {
-        name.removeprefix("ERROR_REASON_")
-        for name, number in error_reason_pb2.ErrorReason.items()
-        if 1 <= number <= 39
+        name.removeprefix("ERROR_REASON_") for name, number in error_reason_pb2.ErrorReason.items() if 1 <= number <= 39
     }
     assert set(CODES) == known
     assert set(CLASSES) == known
@@ -83,8 +80,10 @@ async def test_each_class_over_the_wire(
         await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
     answer = told(caught.value)
     assert (answer.code, answer.text, answer.reason) == (CODES[reason], "give another one", reason)
-    assert answer.info is not None and dict(answer.info.metadata) == {"key": "value"}
-    assert answer.bad_request is not None and answer.retry is not None
+    assert answer.info is not None
+    assert dict(answer.info.metadata) == {"key": "value"}
+    assert answer.bad_request is not None
+    assert answer.retry is not None
     fault = answer.bad_request.field_violations[0]
     assert (fault.field, fault.reason) == ('steps[2].request["amount"]', "TYPE_MISMATCH")
     assert fault.description == "int32 where string is needed"
@@ -92,13 +91,13 @@ async def test_each_class_over_the_wire(
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
-@pytest.mark.parametrize("error", [RuntimeError, KeyError, TimeoutError, BatonError, grpc.aio.UsageError])
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, TimeoutError, BatonError, grpc.aio.UsageError])
 async def test_no_exception_text_reaches_a_caller(
-    method: object, error: type[Exception], engine: FakeEngine, channel: grpc.aio.Channel
+    method: Any, error: type[Exception], engine: FakeEngine, channel: grpc.aio.Channel
 ) -> None:
     engine.error = error(SECRET)
     with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
-        await call(channel, method, valid_request(method.input_type).SerializeToString())  # type: ignore[attr-defined]
+        await call(channel, method, valid_request(method.input_type).SerializeToString())
     answer = told(caught.value)
     assert (answer.code, answer.text, answer.reason) == (grpc.StatusCode.INTERNAL, "internal error", "INTERNAL")
     assert answer.info is not None
@@ -109,25 +108,50 @@ async def test_no_exception_text_reaches_a_caller(
         assert leak not in answer.raw
 
 
+@pytest.mark.parametrize("reason", ["DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "TOO_MANY_RUNS"])
+async def test_errors_that_pass_always_say_when_to_try_again(reason: str) -> None:
+    assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in to_status(CLASSES[reason]("later")).details)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        domain_errors.RunNotFound(SECRET, metadata={"key": 7}),  # type: ignore[dict-item]
+        domain_errors.RunNotFound(SECRET, faults=[FieldFault("a", "\ud800", SECRET)]),
+        domain_errors.RunNotFound(7),  # type: ignore[arg-type]
+    ],
+)
+async def test_errors_that_cannot_be_rendered_are_internal(
+    error: BatonError, engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    engine.error = error
+    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+        await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
+    assert told(caught.value).reason == "INTERNAL"
+    assert SECRET not in told(caught.value).raw
+    assert len(logs) == 1
+
+
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
-async def test_garbage_is_refused_with_a_reason(method: object, engine: FakeEngine, channel: grpc.aio.Channel) -> None:
+async def test_garbage_is_refused_with_a_reason(method: Any, engine: FakeEngine, channel: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(channel, method, b"\xff\xff\xff garbage")
     answer = told(caught.value)
     assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
-    assert "DecodeError" not in answer.raw and "parse" not in answer.raw.lower()
+    assert "DecodeError" not in answer.raw
+    assert "parse" not in answer.raw.lower()
     assert engine.calls == []
 
 
-async def test_unknown_methods_are_unimplemented(channel: grpc.aio.Channel) -> None:
-    for path in ("/baton.v1.RunService/Nothing", "/no.Service/Nothing"):
+async def test_unknown_methods_are_unimplemented(channel: Any) -> None:
+    for path in ("/baton.v1.RunService/Nothing", "/no.Service/Nothing", "/grpc.health.v1.Health/List"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary(path)(b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
 @pytest.mark.parametrize(("size", "rich"), [(5 << 20, True), (12 << 20, False)])
-async def test_large_messages_are_refused(size: int, rich: bool, channel: grpc.aio.Channel) -> None:
+async def test_large_messages_are_refused(size: int, rich: bool, channel: Any) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await channel.unary_unary("/baton.v1.RunService/SubmitRun")(b"\0" * size)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -165,7 +189,9 @@ async def test_a_flood_of_faults_still_arrives(
             await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
         answer = told(caught.value)
         assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "WORKFLOW_INVALID")
-        assert answer.info is not None and answer.bad_request is not None
+        assert answer.info is not None
+        assert answer.bad_request is not None
         shown = len(answer.bad_request.field_violations)
-        assert 5 < shown < 100 and answer.info.metadata["faults_left_out"] == str(100 - shown)
+        assert 5 < shown < 100
+        assert answer.info.metadata["faults_left_out"] == str(100 - shown)
     assert to_status(engine.error).ByteSize() <= STATUS_LIMIT_BYTES

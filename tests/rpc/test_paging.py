@@ -6,8 +6,18 @@ from uuid import UUID
 
 import grpc
 import pytest
-from baton.v1 import event_pb2, run_pb2, run_service_pb2, worker_pb2, worker_service_pb2, workflow_pb2
-from baton.v1 import run_service_pb2_grpc, worker_service_pb2_grpc, workflow_service_pb2, workflow_service_pb2_grpc
+from baton.v1 import (
+    event_pb2,
+    run_pb2,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    worker_pb2,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2,
+    workflow_service_pb2_grpc,
+)
 
 from orchestrator.domain.errors import InvalidPageToken
 from orchestrator.rpc.paging import PAGE_LIMIT_BYTES, Listing, cut_page, page_size
@@ -22,7 +32,8 @@ def test_tokens_give_their_position_back() -> None:
     assert listing.position(listing.token("ü/1")) == "ü/1"
     assert listing.run_position(listing.token(RUN_ID)) == UUID(RUN_ID)
     assert listing.number_position(listing.token("7")) == 7
-    assert listing.number_position("") == 0 and listing.run_position("") is None
+    assert listing.number_position("") == 0
+    assert listing.run_position("") is None
 
 
 @pytest.mark.parametrize(
@@ -121,9 +132,7 @@ async def test_workers_and_workflows_are_paged(
     rest = await workers.ListWorkers(worker_service_pb2.ListWorkersRequest(page_token=first.next_page_token))
     assert [each.name for each in (*first.workers, *rest.workers)] == names
     page = await workflows.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest(page_size=2))
-    more = await workflows.ListWorkflows(
-        workflow_service_pb2.ListWorkflowsRequest(page_token=page.next_page_token)
-    )
+    more = await workflows.ListWorkflows(workflow_service_pb2.ListWorkflowsRequest(page_token=page.next_page_token))
     assert [each.workflow for each in (*page.workflows, *more.workflows)] == names
     asked = workflow_service_pb2.ListWorkflowRevisionsRequest(workflow="w", page_size=2)
     start = await workflows.ListWorkflowRevisions(asked)

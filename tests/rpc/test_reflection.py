@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -38,9 +39,7 @@ def contract() -> list[descriptor_pb2.FileDescriptorProto]:
     request.enum_type.add(name="Kind").value.add(name="KIND", number=0)
     service = stock.service.add(name="Stock")
     service.method.add(name="Reserve", input_type=".shop.v1.ReserveRequest", output_type=".shop.v1.Money")
-    stock.extension.add(
-        name="owner", number=50_001, type=TYPE, label=1, extendee=".google.protobuf.MethodOptions"
-    )
+    stock.extension.add(name="owner", number=50_001, type=TYPE, label=1, extendee=".google.protobuf.MethodOptions")
     return [stock, money]
 
 
@@ -54,7 +53,8 @@ async def ask(channel: grpc.aio.Channel, version: str, requests: Sequence[Reques
             yield request.SerializeToString()
 
     answers = []
-    async for raw in channel.stream_stream(f"/{version}/ServerReflectionInfo")(send(), timeout=10):
+    call: Any = channel.stream_stream(f"/{version}/ServerReflectionInfo")
+    async for raw in call(send(), timeout=10):
         answers.append(Response.FromString(raw))
         answered.release()
     return answers

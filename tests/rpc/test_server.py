@@ -70,7 +70,8 @@ async def test_stop_waits_for_calls_but_not_for_health_watches(
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 break
-    assert not stopping.done() and not call.done()
+    assert not stopping.done()
+    assert not call.done()
     engine.hold.set()
     assert (await asyncio.wait_for(call, 5)).run.run_id == RUN_ID
     await asyncio.wait_for(stopping, 5)
@@ -187,5 +188,6 @@ async def test_authentication_that_breaks_tells_nothing(engine: FakeEngine) -> N
         stub: Any = run_service_pb2_grpc.RunServiceStub(channel)
         with capture_logs(), pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.GetRun(GET)
-    assert told(caught.value).reason == "INTERNAL" and "hunter2" not in told(caught.value).raw
+    assert told(caught.value).reason == "INTERNAL"
+    assert "hunter2" not in told(caught.value).raw
     await server.stop(0)

@@ -18,12 +18,11 @@ from tests.rpc.fakes import FakeEngine, Told, told
 
 if TYPE_CHECKING:
     from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub as Runs
-    from baton.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub as Workflows
     from baton.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub as Workers
+    from baton.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub as Workflows
 
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 STEP = workflow_pb2.Step(id="a", method="shop.v1.Stock/Reserve")
-
 
 
 async def refusal(call: object) -> Told:
@@ -69,17 +68,21 @@ async def test_answers_carry_what_the_engine_gave(
     got = await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID.upper()))
     assert (got.run.run_id, got.cursor) == (RUN_ID, "cursor")
     cancelled = await runs.CancelRun(run_service_pb2.CancelRunRequest(run_id=RUN_ID, reason="enough"))
-    assert cancelled.run.run_id == RUN_ID and engine.last("cancel") == (UUID(RUN_ID), "enough")
+    assert cancelled.run.run_id == RUN_ID
+    assert engine.last("cancel") == (UUID(RUN_ID), "enough")
     applied = await workflows.ApplyWorkflow(
         workflow_service_pb2.ApplyWorkflowRequest(workflow=workflow_pb2.Workflow(name="w", steps=[STEP]))
     )
-    assert applied.existing and applied.revision.workflow == "w"
+    assert applied.existing
+    assert applied.revision.workflow == "w"
     deleted = await workflows.DeleteWorkflow(workflow_service_pb2.DeleteWorkflowRequest(workflow="w"))
     assert deleted.revision.workflow == "w"
     drained = await workers.DrainWorker(worker_service_pb2.DrainWorkerRequest(worker="p", address="a:1"))
-    assert drained.worker.name == "p" and engine.last("drain") == ("p", "a:1")
+    assert drained.worker.name == "p"
+    assert engine.last("drain") == ("p", "a:1")
     removed = await workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker="p"))
-    assert removed.worker.name == "p" and engine.last("delete_worker") == ("p", "")
+    assert removed.worker.name == "p"
+    assert engine.last("delete_worker") == ("p", "")
 
 
 @pytest.mark.parametrize(
@@ -111,20 +114,20 @@ async def test_invalid_requests_name_their_fields(
     assert answer.paths == paths
     assert answer.bad_request is not None
     assert all(each.reason == "INVALID_REQUEST" and each.description for each in answer.bad_request.field_violations)
-    assert answer.text.startswith(paths[0]) and engine.calls == []
+    assert answer.text.startswith(paths[0])
+    assert engine.calls == []
 
 
 async def test_a_filter_is_refused_over_the_wire(engine: FakeEngine, runs: Runs) -> None:
     answer = await refusal(runs.ListRuns(run_service_pb2.ListRunsRequest(filter="stat = FAILED")))
     assert (answer.reason, answer.paths) == ("INVALID_FILTER", ["filter"])
-    assert "did you mean `state`?" in answer.text and engine.calls == []
+    assert "did you mean `state`?" in answer.text
+    assert engine.calls == []
 
 
 async def test_an_applied_workflow_needs_a_name(engine: FakeEngine, workflows: Workflows) -> None:
     answer = await refusal(
-        workflows.ApplyWorkflow(
-            workflow_service_pb2.ApplyWorkflowRequest(workflow=workflow_pb2.Workflow(steps=[STEP]))
-        )
+        workflows.ApplyWorkflow(workflow_service_pb2.ApplyWorkflowRequest(workflow=workflow_pb2.Workflow(steps=[STEP])))
     )
     assert (answer.reason, answer.paths, engine.calls) == ("INVALID_REQUEST", ["workflow.name"], [])
 
@@ -138,7 +141,8 @@ async def test_a_checked_workflow_is_answered_with_its_faults(engine: FakeEngine
     assert engine.calls == []
     valid = workflow_pb2.Workflow(steps=[STEP])
     checked = await workflows.CheckWorkflow(workflow_service_pb2.CheckWorkflowRequest(workflow=valid))
-    assert checked.revision == "rev" and engine.last("check") == (valid,)
+    assert checked.revision == "rev"
+    assert engine.last("check") == (valid,)
     assert (await refusal(workflows.CheckWorkflow(workflow_service_pb2.CheckWorkflowRequest()))).paths == ["workflow"]
 
 

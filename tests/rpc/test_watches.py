@@ -23,7 +23,6 @@ REQUEST = run_service_pb2.WatchRunRequest(run_id=RUN_ID, cursor="c0")
 UPDATES = [WatchRunResponse(cursor=f"c{n}", event={"sequence": n}) for n in (1, 2, 3)]  # type: ignore[arg-type]
 
 
-
 async def test_updates_pass_until_the_engine_ends_them(engine: FakeEngine, runs: Runs) -> None:
     engine.updates = UPDATES
     assert [update async for update in runs.WatchRun(REQUEST)] == UPDATES
@@ -32,11 +31,10 @@ async def test_updates_pass_until_the_engine_ends_them(engine: FakeEngine, runs:
 
 async def test_errors_after_updates_are_rich(engine: FakeEngine, runs: Runs) -> None:
     engine.updates, engine.error = UPDATES, CursorExpired("watch again without a cursor")
-    seen = []
+    watch = aiter(runs.WatchRun(REQUEST))
+    assert [await anext(watch) for _ in UPDATES] == UPDATES
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        async for update in runs.WatchRun(REQUEST):
-            seen.append(update)
-    assert seen == UPDATES
+        await anext(watch)
     assert (told(caught.value).code, told(caught.value).reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
 
 
@@ -76,7 +74,8 @@ async def test_draining_asks_watchers_to_reconnect(engine: FakeEngine, server: R
         if len(seen) == 3:
             await engine.entered.wait()
             await server.drain()
-    assert seen[:3] == UPDATES and len(seen) == 4
+    assert seen[:3] == UPDATES
+    assert len(seen) == 4
     assert (seen[3].cursor, seen[3].progress.reconnect) == ("c3", True)
     assert seen[3].progress.time.seconds > 0
     await asyncio.wait_for(engine.ended.wait(), 5)
