@@ -68,7 +68,14 @@ def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
     if settings.as_json:
         ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
     else:
-        ending.append(structlog.dev.ConsoleRenderer(colors=stream.isatty(), timestamp_key="time"))
+        ending.append(
+            structlog.dev.ConsoleRenderer(
+                colors=stream.isatty(),
+                timestamp_key="time",
+                # Not the default, which shows local variables and with them what a workflow carries.
+                exception_formatter=structlog.dev.plain_traceback,
+            )
+        )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending))
     root = logging.getLogger()
