@@ -1,0 +1,115 @@
+"""Errors, as the command line tells them: what happened, each fault with its line, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+from baton.cli.output import clean, error_console, styled
+from baton.cli.session import Choices, CommandFailed, ExitCode
+from baton.connection import ADDRESS_VARIABLE, DEFAULT_ADDRESS
+from baton.errors import BatonError, NotFound, Violation, WaitTimeout
+
+Locate = Callable[[str], int | None]
+"""From the path of a fault to the line it stands on, None where that is not known."""
+
+_CURES = {
+    "WORKFLOW_NOT_FOUND": "see the names with `baton workflow ls`",
+    "REVISION_NOT_FOUND": "see the revisions with `baton workflow revisions NAME`",
+    "WORKER_NOT_FOUND": "see the names with `baton worker ls`",
+    "RUN_NOT_FOUND": "see the runs with `baton run ls`",
+    "RUN_ENDED": "see how it ended with `baton run get RUN`",
+    "REQUEST_ID_REUSED": "give another --request-id, or the same input",
+    "REFLECTION_UNAVAILABLE": "give the contract with --descriptor-set FILE "
+    "(protoc --include_imports --descriptor_set_out=FILE …)",
+    "WORKER_UNREACHABLE": "start the worker, or check its address as Baton's host sees it",
+    "SHUTTING_DOWN": "try again in a moment",
+    "TOO_MANY_RUNS": "try again in a moment",
+    "INTERNAL": "look for the error_id in the server's log",
+}
+
+
+def report_error(error: Exception, chosen: Choices, *, source: str = "", locate: Locate | None = None) -> ExitCode:
+    """Writes an error to standard error, as JSON where that was chosen, and returns the exit code."""
+    if isinstance(error, CommandFailed):
+        _write(chosen, message=error.message, cure=error.cure)
+        return error.code
+    if isinstance(error, WaitTimeout):
+        _write(chosen, message=str(error), cure=f"go on with: baton run wait {error.run_id}")
+        return ExitCode.WAIT_OVER
+    if not isinstance(error, BatonError):
+        raise error
+    if error.code == "UNAVAILABLE" and not error.reason:
+        _write(chosen, message=f"cannot reach Baton at {_address(chosen)}", cure=_REACH, code=error.code)
+        return ExitCode.FAILED
+    _write(
+        chosen,
+        message=error.message,
+        reason=error.reason or error.code,
+        code=error.code,
+        cure=_CURES.get(error.reason, ""),
+        metadata=dict(error.metadata),
+        violations=error.violations,
+        source=source,
+        locate=locate,
+    )
+    return ExitCode.NOT_FOUND if isinstance(error, NotFound) else ExitCode.FAILED
+
+
+_REACH = f"start one with `baton dev`, or name another with --server or {ADDRESS_VARIABLE}"
+
+
+def _address(chosen: Choices) -> str:
+    import os
+
+    return chosen.address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+
+
+def _write(
+    chosen: Choices,
+    *,
+    message: str,
+    cure: str = "",
+    reason: str = "",
+    code: str = "",
+    metadata: dict[str, str] | None = None,
+    violations: Sequence[Violation] = (),
+    source: str = "",
+    locate: Locate | None = None,
+) -> None:
+    if chosen.as_json:
+        told: dict[str, object] = {"message": message, "code": code, "reason": reason, "cure": cure}
+        told |= {"metadata": metadata or {}, "violations": [violation_as_json(each, locate) for each in violations]}
+        sys.stderr.write(json.dumps({"error": {key: value for key, value in told.items() if value}}) + "\n")
+        return
+    console = error_console()
+    console.print(
+        styled("error: ", "bold red"), clean(message), styled(f" [{reason}]" if reason else "", "dim"), sep=""
+    )
+    print_violations(violations, source, locate)
+    for key, value in sorted((metadata or {}).items()):
+        console.print(f"  {clean(key)}: {clean(value)}")
+    if cure:
+        console.print(styled("  " + cure, "cyan"))
+
+
+def print_violations(violations: Sequence[Violation], source: str, locate: Locate | None) -> None:
+    """Writes each fault to standard error: where it is, what is wrong, and its stable reason."""
+    console = error_console()
+    for each in violations:
+        line = locate(each.path) if locate is not None else None
+        where = f"{source}:{line}: " if line else ""
+        console.print(f"  {where}", styled(clean(each.path) or "(workflow)", "bold"), sep="")
+        console.print(f"    {clean(each.message)}", styled(f" [{each.reason}]" if each.reason else "", "dim"), sep="")
+
+
+def violation_as_json(violation: Violation, locate: Locate | None) -> dict[str, object]:
+    """Returns a fault as JSON, with its line where it is known."""
+    told: dict[str, object] = {
+        "path": violation.path,
+        "reason": violation.reason,
+        "message": violation.message,
+    }
+    line = locate(violation.path) if locate is not None else None
+    return told | {"line": line} if line else told

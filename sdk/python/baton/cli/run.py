@@ -1,0 +1,198 @@
+"""`baton run`: submit runs, follow them and look at them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
+from baton.cli.submit import submit
+
+if TYPE_CHECKING:
+    from baton.client import Client
+
+app = typer.Typer(help="Submit runs, follow them and look at them.", no_args_is_help=True, rich_markup_mode=None)
+app.command()(submit)
+
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
+
+
+@app.command()
+def watch(context: typer.Context, run_id: RunId, server: ServerOption = None, output: OutputOption = None) -> None:
+    """Follow a run until it ends: a live table on a terminal, else a line for each event."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> int:
+        from baton.cli.watching import watch
+
+        return await watch(client, client.run(run_id), chosen)
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def wait(
+    context: typer.Context,
+    run_id: RunId,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Longest wait, such as 30s or 5m.")] = None,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Wait until a run has ended, and show its output."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> int:
+        from baton.cli.output import print_json
+        from baton.cli.times import seconds_of
+        from baton.cli.types import Types
+        from baton.cli.watching import exit_code, print_end
+
+        run = await client.run(run_id).wait(seconds_of(timeout) if timeout else None)
+        if chosen.as_json:
+            print_json(await Types(client.address).to_json(run))
+        else:
+            await print_end(client, run)
+        return exit_code(run)
+
+    run_with_client(chosen, work)
+
+
+@app.command("ls")
+def list_(
+    context: typer.Context,
+    filter_: Annotated[
+        str, typer.Option("--filter", metavar="TERMS", help='Such as: attributes.team = "pay" AND state = FAILED.')
+    ] = "",
+    state: Annotated[str, typer.Option(metavar="STATE", help="Such as FAILED.")] = "",
+    workflow: Annotated[str, typer.Option(metavar="NAME", help="Runs of this workflow.")] = "",
+    limit: Annotated[int, typer.Option(metavar="N", min=1, help="Most runs to list.")] = 50,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """List runs, newest first."""
+    chosen = choices(context, server, output)
+    terms = [filter_] if filter_ else []
+    if state:
+        terms.append(f"state = {state.upper()}")
+    if workflow:
+        terms.append(f'workflow = "{workflow}"')
+
+    async def work(client: Client) -> None:
+        from baton.cli.output import instant, print_json, print_table, state_text
+        from baton.cli.run_view import run_state, run_time, why
+        from baton.cli.types import Types
+
+        runs = []
+        async for run in client.list_runs(" AND ".join(terms), page_size=min(limit, 1_000)):
+            runs.append(run)
+            if len(runs) == limit:
+                break
+        if chosen.as_json:
+            types = Types(client.address)
+            print_json([await types.to_json(run) for run in runs])
+            return
+        rows = [
+            (
+                run.run_id,
+                run.workflow or "(inline)",
+                state_text(run_state(run)),
+                instant(run.create_time),
+                run_time(run),
+                f"{run.failure.step} {why(run.failure)}".strip() if run.HasField("failure") else "",
+            )
+            for run in runs
+        ]
+        print_table(("RUN", "WORKFLOW", "STATE", "SUBMITTED", "TIME", "FAILURE"), rows, "no runs")
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    run_id: RunId,
+    waterfall: Annotated[bool, typer.Option("--waterfall", help="Draw where the time went.")] = False,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Show a run: its steps, why they wait or failed, its output."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        from baton.cli.output import print_json, show, styled, write
+        from baton.cli.run_view import facts, head, steps_table
+        from baton.cli.types import Types
+
+        run = await client.get_run(run_id)
+        types = Types(client.address)
+        if chosen.as_json:
+            print_json(await types.to_json(run))
+            return
+        show(head(run))
+        for name, value in facts(run):
+            show(styled(f"  {name:<11}{value}", "red" if name == "failure" else ""))
+        write()
+        show(steps_table(run.steps))
+        if waterfall:
+            from baton.cli.waterfalls import print_waterfall
+
+            write()
+            print_waterfall(run)
+        told = await types.payload_to_json(run.output)
+        if told is not None:
+            write("\noutput")
+            print_json(told)
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def events(
+    context: typer.Context,
+    run_id: RunId,
+    full: Annotated[bool, typer.Option("--full", help="With inputs and outputs (JSON).")] = False,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """List the journal of a run, oldest first."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        from baton.cli.output import print_json_line, show
+        from baton.cli.run_view import event_line
+        from baton.cli.types import Types
+
+        types = Types(client.address)
+        async for event in client.list_events(run_id, full=full):
+            if chosen.as_json:
+                print_json_line(await types.to_json(event))
+            else:
+                show(event_line(event))
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def cancel(
+    context: typer.Context,
+    run_id: RunId,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Kept in the journal.")] = "",
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Cancel a run and the calls that it is making."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        from baton.cli.output import print_json, show
+        from baton.cli.run_view import head
+        from baton.cli.types import Types
+
+        run = await client.cancel_run(run_id, reason)
+        if chosen.as_json:
+            print_json(await Types(client.address).to_json(run))
+        else:
+            show(head(run))
+
+    run_with_client(chosen, work)

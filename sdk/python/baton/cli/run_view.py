@@ -1,0 +1,183 @@
+"""One run as text: its head, its steps with attempts and reasons to wait, and one line for each event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from google.protobuf.message import Message
+from google.rpc import code_pb2
+from rich.table import Table
+from rich.text import Text
+
+from baton.cli.output import clean, clock, instant, length, micros, new_table, state_text
+from baton.v1 import event_pb2, failure_pb2, run_pb2
+
+STEP_HEADERS = ("STEP", "STATE", "ATTEMPTS", "TIME", "METHOD", "DETAIL")
+
+
+def run_state(run: run_pb2.Run) -> str:
+    """Name of the state of a run."""
+    return run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
+
+
+def step_state(step: run_pb2.RunStep) -> str:
+    """Name of the state of a step."""
+    return run_pb2.StepState.Name(step.state).removeprefix("STEP_STATE_")
+
+
+def why(failure: failure_pb2.Failure) -> str:
+    """A failure in one line."""
+    reason = failure.reason or code_pb2.Code.Name(failure.code)
+    text = f"{reason}: {failure.message}" if failure.message else reason
+    return clean(text + (" (it may have taken effect)" if failure.outcome_unknown else "")).replace("\n", " ")
+
+
+def run_time(run: run_pb2.Run) -> str:
+    """How long a run took, or has taken so far."""
+    if run.HasField("end_time"):
+        return length(micros(run.end_time) - micros(run.create_time))
+    return length(max(0, time.time_ns() // 1_000 - micros(run.create_time))) + "+"
+
+
+def head(run: run_pb2.Run) -> Text:
+    """The first line about a run."""
+    text = Text.assemble(("run ", "bold"), clean(run.run_id), "  ", clean(run.workflow or "(inline)"), "  ")
+    return text.append_text(state_text(run_state(run))).append(f"  {run_time(run)}")
+
+
+def facts(run: run_pb2.Run) -> list[tuple[str, str]]:
+    """What else is known of a run, as names and values; what is not set is left out."""
+    attributes = ", ".join(f"{key}={value}" for key, value in sorted(run.attributes.items()))
+    told = [
+        ("revision", run.revision),
+        ("submitted", instant(run.create_time)),
+        ("started", instant(run.start_time)),
+        ("ended", instant(run.end_time)),
+        ("expires", "" if run.HasField("end_time") else instant(run.expire_time)),
+        ("by", f"{run.principal} over {run.channel}" if run.principal else ""),
+        ("workspace", run.workspace),
+        ("labels", ", ".join(run.labels)),
+        ("attributes", attributes),
+        ("trace", run.trace_id),
+        ("failure", f"{run.failure.step}: {why(run.failure)}" if run.failure.step else _run_failure(run)),
+    ]
+    return [(name, clean(value)) for name, value in told if value]
+
+
+def _run_failure(run: run_pb2.Run) -> str:
+    return why(run.failure) if run.HasField("failure") else ""
+
+
+def steps_table(steps: Sequence[run_pb2.RunStep]) -> Table:
+    """The steps of a run."""
+    table = new_table(STEP_HEADERS)
+    for step in steps:
+        table.add_row(
+            clean(step.step),
+            state_text(step_state(step)),
+            str(len(step.attempts) or ""),
+            _step_time(step),
+            clean(step.method),
+            Text(_detail(step)),
+        )
+    return table
+
+
+def _step_time(step: run_pb2.RunStep) -> str:
+    if not step.HasField("ready_time") or step.state == run_pb2.STEP_STATE_SKIPPED:
+        return ""
+    end = micros(step.end_time) if step.HasField("end_time") else time.time_ns() // 1_000
+    return length(max(0, end - micros(step.ready_time))) + ("" if step.HasField("end_time") else "+")
+
+
+def _detail(step: run_pb2.RunStep) -> str:
+    if step.HasField("failure"):
+        return why(step.failure)
+    if step.HasField("wait_reason"):
+        return wait_text(step.wait_reason)
+    if step.target:
+        return f"by fallback {step.target}"
+    if len(step.attempts) > 1:
+        failed = [each for each in step.attempts if each.HasField("failure")]
+        return f"after {why(failed[-1].failure)}" if failed else ""
+    return ""
+
+
+def wait_text(reason: run_pb2.WaitReason) -> str:
+    """Why a step waits, and until when."""
+    kind = run_pb2.WaitKind.Name(reason.kind).removeprefix("WAIT_KIND_")
+    until = f", until {clock(reason.until_time)}" if reason.HasField("until_time") else ""
+    return clean(f"{reason.message or kind}{until}")
+
+
+def event_line(event: event_pb2.RunEvent) -> Text:
+    """One event in one line."""
+    kind = event.WhichOneof("kind") or "unknown"
+    step = event.step + (f"#{event.attempt}" if event.attempt else "")
+    text = Text.assemble(
+        (f"{event.sequence:>5}  ", "dim"), (clock(event.time), "dim"), f"  {kind.replace('_', ' '):<17} ", clean(step)
+    )
+    said = event_detail(event)
+    if said:
+        text.append(f"  {said}", _EVENT_STYLES.get(kind, ""))
+    elif kind in _EVENT_STYLES:
+        text.stylize(_EVENT_STYLES[kind])
+    return text
+
+
+_EVENT_STYLES = {
+    "attempt_failed": "yellow",
+    "fallback_taken": "yellow",
+    "step_failed": "red",
+    "run_failed": "red",
+    "run_cancelled": "yellow",
+    "run_succeeded": "green",
+}
+
+
+def event_detail(event: event_pb2.RunEvent) -> str:
+    """What an event tells beyond its kind."""
+    match event.WhichOneof("kind"):
+        case "run_submitted":
+            told = event.run_submitted
+            return clean(f"{told.workflow or '(inline)'} {told.revision}")
+        case "attempt_started":
+            started = event.attempt_started
+            return clean(f"{started.method} at {started.worker} ({started.address})")
+        case "delivery_started":
+            sent = event.delivery_started
+            return clean(f"sending {sent.delivery} to {sent.worker} ({sent.address})")
+        case "attempt_failed":
+            failed = event.attempt_failed
+            again = f"; again at {clock(failed.retry_time)}" if failed.HasField("retry_time") else ""
+            return why(failed.failure) + again
+        case "fallback_taken":
+            return clean(f"{event.fallback_taken.method} after {why(event.fallback_taken.failure)}")
+        case "step_failed":
+            step = event.step_failed
+            way = f"; goes on with {step.branch}" if step.branch else "; the run goes on" if step.handled else ""
+            return why(step.failure) + clean(way)
+        case "step_skipped":
+            reason = event_pb2.SkipReason.Name(event.step_skipped.reason).removeprefix("SKIP_REASON_")
+            return _SKIPS.get(reason, reason)
+        case "run_failed":
+            return f"{clean(event.run_failed.failure.step)} {why(event.run_failed.failure)}".strip()
+        case "run_cancelled":
+            cancelled = event.run_cancelled
+            return clean(f"by {cancelled.principal}" + (f": {cancelled.reason}" if cancelled.reason else ""))
+    return ""
+
+
+_SKIPS = {"CONDITION": "its condition was false", "BRANCH_NOT_TAKEN": "its branch was not taken"}
+
+
+def without_payloads(run: run_pb2.Run) -> Message:
+    """A copy of a run without its inputs and outputs."""
+    copy = run_pb2.Run()
+    copy.CopyFrom(run)
+    copy.ClearField("input")
+    copy.ClearField("output")
+    for step in copy.steps:
+        step.ClearField("output")
+    return copy

@@ -1,0 +1,151 @@
+"""`baton run submit`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from baton.cli.session import Choices, CommandFailed, ExitCode, OutputOption, ServerOption, choices, run_with_client
+
+if TYPE_CHECKING:
+    from baton.client import Client
+    from baton.v1 import run_service_pb2
+
+
+def submit(
+    context: typer.Context,
+    workflow: Annotated[str | None, typer.Argument(metavar="WORKFLOW", help="Name of an applied workflow.")] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option("-i", "--field", metavar="PATH=VALUE", help="Set a field of the input; may be repeated."),
+    ] = None,
+    input_: Annotated[
+        str | None, typer.Option("--input", "-f", metavar="FILE", help="Input as JSON; `-` is standard input.")
+    ] = None,
+    inline: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Run this workflow as it is, without applying it.")
+    ] = None,
+    revision: Annotated[str, typer.Option(metavar="REVISION", help="Default: the newest.")] = "",
+    request_id: Annotated[str, typer.Option(metavar="ID", help="The same id gives the same run.")] = "",
+    attribute: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Searchable attribute; may be repeated.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="LABEL", help="Mark of the input; may be repeated.")
+    ] = None,
+    workspace: Annotated[str, typer.Option(metavar="NAME", help="Context boundary inside the namespace.")] = "",
+    run_timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Time the run may take, such as 90s.")] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show the output.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Longest wait with --wait.")] = None,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Make every check and run nothing.")] = False,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Submit a run and print its id."""
+    if (workflow is None) == (inline is None):
+        raise typer.BadParameter("give either the name of a workflow or --inline FILE")
+    if wait and watch:
+        raise typer.BadParameter("give --wait or --watch, not both")
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> int:
+        from baton.cli.times import seconds_of
+        from baton.v1 import run_service_pb2
+
+        request = run_service_pb2.SubmitRunRequest(
+            workflow=workflow or "",
+            revision=revision,
+            request_id=request_id or str(uuid.uuid4()),
+            attributes=_pairs(attribute or ()),
+            labels=label or (),
+            workspace=workspace,
+            validate_only=check_only,
+        )
+        if run_timeout:
+            request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))
+        await _complete(client, request, inline, input_, field or ())
+        # Not Client.submit: it takes messages of the program's own types, and makes no check-only calls.
+        answer = await client._connection.call(lambda link: link.runs.SubmitRun, request)
+        return await _answer(client, chosen, answer, wait, watch, timeout, check_only)
+
+    run_with_client(chosen, work)
+
+
+async def _complete(
+    client: Client,
+    request: run_service_pb2.SubmitRunRequest,
+    inline: str | None,
+    input_: str | None,
+    fields: Iterable[str],
+) -> None:
+    """Adds the inline workflow, and the input as the type that the workflow takes."""
+    from baton.cli.inputs import build_input, read_json
+    from baton.cli.types import Types
+    from baton.cli.workflow_files import read_workflow
+
+    if inline is not None:
+        if inline == "-" == input_:
+            raise CommandFailed("standard input cannot be both the workflow and the input")
+        definition = read_workflow(inline).workflow
+        request.inline_workflow.CopyFrom(definition)
+    else:
+        definition = (await client.get_workflow(request.workflow, request.revision)).definition
+    document = read_json(input_) if input_ is not None else None
+    types = Types(client.address, definition.types)
+    packed = await build_input(definition.input_type, document, fields, types)
+    if packed is not None:
+        request.input.CopyFrom(packed)
+
+
+async def _answer(
+    client: Client,
+    chosen: Choices,
+    answer: run_service_pb2.SubmitRunResponse,
+    wait: bool,
+    watch: bool,
+    longest_wait: str | None,
+    check_only: bool,
+) -> int:
+    from baton.cli.output import note, print_json, write
+    from baton.cli.times import seconds_of
+    from baton.cli.types import Types
+    from baton.cli.watching import exit_code, print_end
+    from baton.cli.watching import watch as follow
+
+    if check_only:
+        if chosen.as_json:
+            print_json({"valid": True})
+        else:
+            note("valid; nothing was run")
+        return ExitCode.SUCCESS
+    run_id = answer.run.run_id
+    if watch:
+        return await follow(client, client.run(run_id), chosen)
+    types = Types(client.address)
+    if not wait:
+        if chosen.as_json:
+            print_json(await types.to_json(answer.run))
+        else:
+            write(run_id)
+            note(f"{'there already; ' if answer.existing else ''}follow it with: baton run watch {run_id}")
+        return ExitCode.SUCCESS
+    run = await client.run(run_id).wait(seconds_of(longest_wait) if longest_wait else None)
+    if chosen.as_json:
+        print_json(await types.to_json(run))
+    else:
+        await print_end(client, run)
+    return exit_code(run)
+
+
+def _pairs(given: Iterable[str]) -> dict[str, str]:
+    pairs = {}
+    for each in given:
+        key, equals, value = each.partition("=")
+        if not equals:
+            raise CommandFailed(f"--attribute {each}: give KEY=VALUE")
+        pairs[key] = value
+    return pairs

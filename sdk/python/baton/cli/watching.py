@@ -1,0 +1,109 @@
+"""Following a run until it ends: a live table on a terminal, else a line for each event, or JSON lines."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from contextlib import suppress
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from baton.cli.output import console, print_json, print_json_line, show
+from baton.cli.run_view import event_line, facts, head, steps_table
+from baton.cli.session import Choices, ExitCode
+from baton.cli.types import Types
+from baton.client import Client
+from baton.runs import RunHandle
+from baton.v1 import run_pb2
+
+_READ_AGAIN_SECONDS = 1.0
+"""A table is read anew this often without an event: reasons to wait are no events."""
+
+_LEAST_SECONDS = 0.1
+
+_CODES = {
+    run_pb2.RUN_STATE_SUCCEEDED: ExitCode.SUCCESS,
+    run_pb2.RUN_STATE_FAILED: ExitCode.RUN_FAILED,
+    run_pb2.RUN_STATE_CANCELLED: ExitCode.RUN_CANCELLED,
+}
+
+
+def exit_code(run: run_pb2.Run) -> ExitCode:
+    """The exit code that tells how a run ended."""
+    return _CODES.get(run.state, ExitCode.WAIT_OVER)
+
+
+async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> ExitCode:
+    """Shows what a run does until it has ended, then how it ended; returns the exit code."""
+    if chosen.as_json:
+        async for update in handle.watch():
+            print_json_line(MessageToDict(update, preserving_proto_field_name=True))
+        return exit_code(await handle.refresh())
+    if sys.stdout.isatty():
+        await _watch_live(client, handle)
+    else:
+        async for update in handle.watch():
+            if update.HasField("snapshot"):
+                show(head(update.snapshot))
+            else:
+                show(event_line(update.event))
+            sys.stdout.flush()
+    run = await handle.refresh()
+    await print_end(client, run)
+    return exit_code(run)
+
+
+async def print_end(client: Client, run: run_pb2.Run) -> None:
+    """Writes how a run ended: its failure, or its output."""
+    if not sys.stdout.isatty():
+        show(head(run))
+    for name, value in facts(run):
+        if name == "failure":
+            show(Text(f"  {value}", "red"))
+    output = await Types(client.address).payload_to_json(run.output)
+    if output is not None:
+        print_json(output)
+
+
+async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
+    changed = asyncio.Event()
+    ended = False
+
+    async def follow() -> None:
+        nonlocal ended
+        try:
+            async for _ in handle.watch():
+                changed.set()
+        finally:
+            ended = True
+            changed.set()
+
+    run = await client.get_run(handle.id, full=False)
+    with Live(_picture(run), console=console(), auto_refresh=False) as live:
+        following = asyncio.create_task(follow())
+        try:
+            while True:
+                start = time.monotonic()
+                last = ended
+                changed.clear()
+                run = await client.get_run(handle.id, full=False)
+                live.update(_picture(run), refresh=True)
+                if last:
+                    break
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), _READ_AGAIN_SECONDS)
+                await asyncio.sleep(max(0.0, _LEAST_SECONDS - (time.monotonic() - start)))
+        finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+    if not following.cancelled():
+        following.result()
+
+
+def _picture(run: run_pb2.Run) -> Group:
+    return Group(head(run), Text(), steps_table(run.steps), Text())

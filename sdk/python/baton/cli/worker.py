@@ -1,0 +1,174 @@
+"""`baton worker`: register workers and look at them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from baton.cli.session import CommandFailed, OutputOption, ServerOption, choices, run_with_client
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from rich.text import Text
+
+    from baton.client import Client
+    from baton.v1 import worker_pb2
+
+app = typer.Typer(help="Register workers and look at them.", no_args_is_help=True, rich_markup_mode=None)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the worker.")]
+Address = Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="One address of it. Default: all.")]
+
+
+@app.command()
+def add(
+    context: typer.Context,
+    name: Name,
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="gRPC target, as Baton's host reaches it.")],
+    descriptor_set: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="FileDescriptorSet of a worker without reflection.")
+    ] = None,
+    service: Annotated[
+        list[str] | None, typer.Option(metavar="SERVICE", help="Service to take, by full name; may be repeated.")
+    ] = None,
+    max_in_flight: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Calls in flight at each address. Default: 100.")
+    ] = 0,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Register a worker, or one more address of it. Its contract is read by server reflection."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        contract = _read_contract(descriptor_set) if descriptor_set is not None else None
+        worker = await client.register_worker(
+            name, address, contract=contract, services=service or (), max_in_flight=max_in_flight
+        )
+        _print_worker(worker, chosen.as_json)
+
+    run_with_client(chosen, work)
+
+
+@app.command("ls")
+def list_(context: typer.Context, server: ServerOption = None, output: OutputOption = None) -> None:
+    """List workers."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        from google.protobuf.json_format import MessageToDict
+
+        from baton.cli.output import print_json, print_table
+
+        workers = [worker async for worker in client.list_workers()]
+        if chosen.as_json:
+            print_json([MessageToDict(worker, preserving_proto_field_name=True) for worker in workers])
+            return
+        rows = [
+            [worker.name if not position else "", *_endpoint_row(endpoint), services if not position else ""]
+            for worker in workers
+            for services in [", ".join(each.service for each in worker.services)]
+            for position, endpoint in enumerate(worker.endpoints)
+        ]
+        headers = ("WORKER", "ADDRESS", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT", "SERVICES")
+        print_table(headers, rows, "no worker is registered: baton worker add NAME ADDRESS")
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def get(context: typer.Context, name: Name, server: ServerOption = None, output: OutputOption = None) -> None:
+    """Show a worker: its addresses, their health and circuits, and its methods."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        _print_worker(await client.get_worker(name), chosen.as_json)
+
+    run_with_client(chosen, work)
+
+
+@app.command()
+def drain(
+    context: typer.Context,
+    name: Name,
+    address: Address = None,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Stop new calls to a worker, or to one address of it; calls in flight go on."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        _print_worker(await client.drain_worker(name, address or ""), chosen.as_json)
+
+    run_with_client(chosen, work)
+
+
+@app.command("rm")
+def remove(
+    context: typer.Context,
+    name: Name,
+    address: Address = None,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Remove a worker, or one address of it. Steps that call it wait for another."""
+    chosen = choices(context, server, output)
+
+    async def work(client: Client) -> None:
+        from baton.cli.output import note
+
+        await client.delete_worker(name, address or "")
+        note(f"removed {name}{f' at {address}' if address else ''}")
+
+    run_with_client(chosen, work)
+
+
+def _read_contract(path: Path) -> FileDescriptorSet:
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
+    from google.protobuf.message import DecodeError
+
+    try:
+        return FileDescriptorSet.FromString(path.read_bytes())
+    except OSError as error:
+        raise CommandFailed(f"cannot read {path}: {error.strerror}") from None
+    except DecodeError:
+        raise CommandFailed(
+            f"{path} is not a FileDescriptorSet", "make one with protoc --include_imports --descriptor_set_out=FILE …"
+        ) from None
+
+
+def _endpoint_row(endpoint: worker_pb2.Endpoint) -> list[str | Text]:
+    from baton.cli.output import state_text
+    from baton.v1 import worker_pb2
+
+    health = worker_pb2.EndpointHealth.Name(endpoint.health).removeprefix("ENDPOINT_HEALTH_")
+    return [
+        endpoint.address,
+        state_text(worker_pb2.EndpointState.Name(endpoint.state).removeprefix("ENDPOINT_STATE_")),
+        state_text("-" if health == "UNSPECIFIED" else health),
+        state_text(worker_pb2.CircuitState.Name(endpoint.circuit).removeprefix("CIRCUIT_STATE_")),
+        str(endpoint.in_flight),
+    ]
+
+
+def _print_worker(worker: worker_pb2.Worker, as_json: bool) -> None:
+    from google.protobuf.json_format import MessageToDict
+
+    from baton.cli.output import print_json, print_table, write
+
+    if as_json:
+        print_json(MessageToDict(worker, preserving_proto_field_name=True))
+        return
+    headers = ("ADDRESS", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT")
+    write(f"worker {worker.name}, at most {worker.max_in_flight} calls in flight at each address\n")
+    print_table(headers, [_endpoint_row(each) for each in worker.endpoints], "no address")
+    write()
+    methods = [
+        (f"{contract.service}/{method.method}", method.input_type, method.output_type, method.idempotency_level)
+        for contract in worker.services
+        for method in contract.methods
+    ]
+    print_table(("METHOD", "REQUEST", "RESPONSE", "IDEMPOTENCY"), methods, "no methods that steps can call")

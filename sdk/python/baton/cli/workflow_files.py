@@ -1,0 +1,188 @@
+"""Workflows from files: YAML or JSON of a baton.v1.Workflow, or a Python file with a workflow object; and the line on
+which each part of it stands."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf import json_format
+
+from baton.cli.session import CommandFailed
+from baton.v1 import workflow_pb2
+
+FILE_LIMIT_BYTES = 16 * 1024 * 1024
+
+_PYTHON = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
+_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|(\w+)')
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as JSON has it: dates stay text, and a key stands once."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowSource:
+    """One workflow and where it came from. `node` is None where there are no lines to tell."""
+
+    file: str
+    workflow: workflow_pb2.Workflow
+    node: yaml.Node | None = None
+
+    def line(self, path: str) -> int | None:
+        """Returns the line of what `path` names, such as `steps[2].request["amount"]`, or of its nearest parent."""
+        if self.node is None:
+            return None
+        node = self.node
+        line = node.start_mark.line
+        for quoted, plain in _TOKEN.findall(path.removeprefix("workflow.")):
+            found = _child(node, quoted or plain)
+            if found is None:
+                break
+            line, node = found
+        return int(line) + 1
+
+
+def read_workflows(name: str) -> Iterator[WorkflowSource]:
+    """Reads the workflows of a file: `-` is standard input, `module.py:object` Python. Raises CommandFailed."""
+    python = _PYTHON.fullmatch(name)
+    if python is not None:
+        yield from _from_python(Path(python["file"]), python["name"])
+        return
+    text = _text_of(name)
+    loader = _Loader(text)
+    count = 0
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
+                continue  # an empty document, such as after a closing `---`
+            count += 1
+            yield _from_node(name, loader, node)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
+        raise CommandFailed(f"{name}:{line}: {error.problem or 'not YAML'}") from None
+    except yaml.YAMLError:
+        raise CommandFailed(f"{name}: not YAML: it holds a character that YAML forbids") from None
+    except RecursionError:
+        raise CommandFailed(f"{name}: nested too deeply") from None
+    finally:
+        loader.dispose()
+    if not count:
+        raise CommandFailed(f"{name}: holds no workflow")
+
+
+def read_workflow(name: str) -> WorkflowSource:
+    """Reads the only workflow of a file. Raises CommandFailed."""
+    found = list(read_workflows(name))
+    if len(found) > 1:
+        raise CommandFailed(f"{name}: holds {len(found)} workflows; one is wanted here")
+    return found[0]
+
+
+def _text_of(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        path = Path(name)
+        if path.stat().st_size > FILE_LIMIT_BYTES:
+            raise CommandFailed(f"{name}: larger than {FILE_LIMIT_BYTES >> 20} MiB")
+        return path.read_text("utf-8")
+    except OSError as error:
+        raise CommandFailed(f"cannot read {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CommandFailed(f"cannot read {name}: it is not UTF-8") from None
+
+
+def _from_node(name: str, loader: _Loader, node: yaml.Node) -> WorkflowSource:
+    _refuse_twice(name, node, set())
+    document = loader.construct_document(node)
+    if not isinstance(document, dict):
+        raise CommandFailed(f"{name}:{node.start_mark.line + 1}: a workflow is a mapping with `name`, `steps`, …")
+    workflow = workflow_pb2.Workflow()
+    source = WorkflowSource(name, workflow, node)
+    try:
+        json_format.ParseDict(document, workflow)
+    except json_format.ParseError as error:
+        raise CommandFailed(_parse_fault(source, str(error))) from None
+    return source
+
+
+def _parse_fault(source: WorkflowSource, text: str) -> str:
+    """Names the line of what protobuf could not read, where its text has a path such as `Workflow.steps[0].when`."""
+    path = re.search(r'(?:at|parse) "?(?:Workflow\.)?([\w.\[\]]+)"?', text)
+    field = re.search(r'no field named "([^"]+)"', text)
+    line = None
+    if path is not None or field is not None:
+        steps = "" if path is None or path[1] == "Workflow" else path[1]
+        line = source.line(f"{steps}.{field[1]}" if field is not None else steps)
+    return f"{source.file}:{line or 1}: {text}"
+
+
+def _refuse_twice(name: str, node: yaml.Node, seen: set[int]) -> None:
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for each in node.value:
+            _refuse_twice(name, each, seen)
+    if isinstance(node, yaml.MappingNode):
+        keys: set[Any] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in keys:
+                raise CommandFailed(f"{name}:{key.start_mark.line + 1}: the key {key.value} stands twice")
+            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
+            _refuse_twice(name, value, seen)
+
+
+def _child(node: yaml.Node, token: str) -> tuple[int, yaml.Node] | None:
+    """Finds a child by field name, key or index: the line it begins on, and the child."""
+    if isinstance(node, yaml.SequenceNode) and token.isdigit() and int(token) < len(node.value):
+        child: yaml.Node = node.value[int(token)]
+        return child.start_mark.line, child
+    if isinstance(node, yaml.MappingNode):
+        camel = re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), token)
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in (token, camel):
+                return key.start_mark.line, value
+    return None
+
+
+def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:
+    """Runs a Python file and takes the named workflow, or all that it holds."""
+    from baton.workflows import WorkflowDefinition
+
+    if not path.is_file():
+        raise CommandFailed(f"cannot read {path}: no such file")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise CommandFailed(f"cannot read {path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the file's own code, with whatever it raises
+        raise CommandFailed(f"{path}: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    values = {key: value for key, value in vars(module).items() if isinstance(value, WorkflowDefinition)}
+    if name is not None and name not in values:
+        known = ", ".join(values) or "none"
+        raise CommandFailed(f"{path}: no workflow named {name} (workflows here: {known})")
+    if not values:
+        raise CommandFailed(f"{path}: holds no object made by @workflow")
+    for key in [name] if name is not None else values:
+        yield WorkflowSource(str(path), values[key].with_types())
