@@ -1,12 +1,12 @@
 """Bindings compiled to builders: what turns a scope into a typed request or output.
 
-Constants are parsed once and merged into a template that every build starts from; paths become direct field access; only
-expressions go through CEL. Each fault is reported at the path of its binding, and nothing is raised for one.
+Constants are parsed once and merged into a template that every build starts from; paths become direct field access;
+only expressions go through CEL. Each fault is reported at the path of its binding, and nothing is raised for one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from orchestrator.contracts.descriptors import TypePool
-from orchestrator.contracts.expressions import ExpressionCompiler, ExpressionFault
+from orchestrator.contracts.expressions import ExpressionCompiler, ExpressionFault, Use
 from orchestrator.contracts.literals import InvalidLiteral
 from orchestrator.contracts.paths import (
     UNSET,
@@ -232,7 +232,7 @@ class BindingCompiler:
 
     def _expression(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
         try:
-            compiled = self.expressions.compile(binding.expression, place.reader)
+            compiled = self.expressions.compile(Use(binding.expression, place.reader))
         except ExpressionFault as error:
             self.report.add(place.path, error.reason, error.message)
             self._note(place, error.reads, binding)
@@ -304,7 +304,7 @@ class BindingCompiler:
 
     def _part(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> list[Put]:
         # Parts keep their order, so a literal cannot go into the template: it is merged in its turn.
-        holder = self.types.message_class(slot.field.containing_type)()
+        holder = self.types.new(slot.field.containing_type)
         put = self._field(slot, binding, place, holder)
         if put is not None:
             return [put]
@@ -368,7 +368,7 @@ class BindingCompiler:
             try:
                 self._note(
                     place,
-                    self.expressions.compile(binding.expression, place.reader).reads,
+                    self.expressions.compile(Use(binding.expression, place.reader)).reads,
                     binding,
                 )
             except ExpressionFault as error:
@@ -385,6 +385,22 @@ class BindingCompiler:
             for key in sorted(binding.map.entries):
                 inner = key_path(f"{place.path}.map.entries", key)
                 self._note_reads(binding.map.entries[key], Place(inner, place.reader))
+
+
+def expressions_in(binding: workflow_pb2.Binding) -> Iterator[str]:
+    """Yields the expressions of a binding and of those within it."""
+    kind = binding.WhichOneof("kind")
+    if kind == "expression":
+        yield binding.expression
+    elif kind == "message":
+        for inner in binding.message.fields.values():
+            yield from expressions_in(inner)
+    elif kind == "list":
+        for inner in binding.list.elements:
+            yield from expressions_in(inner)
+    elif kind == "map":
+        for inner in binding.map.entries.values():
+            yield from expressions_in(inner)
 
 
 def _read_put(read: Callable[[Scope], Any], assign: Callable[[Message, Any], None]) -> Put:

@@ -1,9 +1,9 @@
 """Which static types of CEL fit which fields, and how values of CEL become values of fields.
 
 int fits every integer field and uint the unsigned ones, both range-checked when they run; double fits float. CEL sees
-enums as int: an int fits an enum field only where the expression surely gives a value of that enum (a field of that type,
-a constant by its full name, or a choice between such). A value of dynamic type is checked when it runs. null leaves the
-field unset, as does an optional without a value.
+enums as int: an int fits an enum field only where the expression surely gives a value of that enum (a field of that
+type, a constant by its full name, or a choice between such). A value of dynamic type is checked when it runs. null
+leaves the field unset, as does an optional without a value.
 """
 
 from __future__ import annotations
@@ -344,7 +344,8 @@ def _list_converter(target: ValueType, types: TypePool) -> _Convert:
 
 
 def _map_converter(target: ValueType, types: TypePool) -> _Convert:
-    assert target.element is not None and target.key is not None
+    assert target.element is not None
+    assert target.key is not None
     key_of, element = _converter(target.key, types), _converter(target.element, types)
 
     def convert(value: Any, budget: _Budget) -> dict[Any, Any]:

@@ -1,18 +1,18 @@
-"""Checks a workflow against contracts and compiles it: either every violation with its path, or what the engine runs."""
+"""Checks a workflow against contracts and compiles it: either all its violations, or what the engine runs."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
 
 from baton.v1 import workflow_pb2
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorSet, MethodOptions
+from google.protobuf.descriptor_pb2 import MethodOptions
 from google.protobuf.message import Message
 
-from orchestrator.contracts.bindings import BindingCompiler, Builder, Place
+from orchestrator.contracts.assembly import assemble
+from orchestrator.contracts.bindings import BindingCompiler, Builder, Place, expressions_in
 from orchestrator.contracts.compiled import (
     CompiledStep,
     CompiledTarget,
@@ -20,15 +20,9 @@ from orchestrator.contracts.compiled import (
 )
 from orchestrator.contracts.descriptors import (
     Contract,
-    InvalidContract,
     TypePool,
-    message_names,
 )
-from orchestrator.contracts.expressions import (
-    Expression,
-    ExpressionCompiler,
-    ExpressionFault,
-)
+from orchestrator.contracts.expressions import Expression, ExpressionCompiler, ExpressionFault, Use
 from orchestrator.contracts.graph import (
     Wiring,
     check_missing_outputs,
@@ -36,19 +30,13 @@ from orchestrator.contracts.graph import (
     find_cycles,
     wire,
 )
-from orchestrator.contracts.merge import OWN_TYPES, ContractConflict, merge
 from orchestrator.contracts.paths import Names
+from orchestrator.contracts.pinning import merge_pinned, pin
 from orchestrator.contracts.reads import Site
 from orchestrator.contracts.required import Requirements
-from orchestrator.contracts.settings import (
-    check_timeouts,
-    delivery_of,
-    duration_us,
-    failure_match,
-    retry_policy,
-)
-from orchestrator.contracts.violations import Report, Violation, closest
-from orchestrator.domain.workflow import FailureBranch, Graph, RetryPolicy, Step, Target
+from orchestrator.contracts.settings import check_timeouts, duration_us, failure_match, retry_policy
+from orchestrator.contracts.violations import Report, Violation
+from orchestrator.domain.workflow import RetryPolicy
 
 _REPEATABLE = (MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS)
 
@@ -96,31 +84,6 @@ def check_workflow(
     return _Check(workflow, contracts, require_name).run()
 
 
-@lru_cache(maxsize=256)
-def _message_names(contract: Contract) -> frozenset[str]:
-    files = FileDescriptorSet.FromString(contract.files).file
-    return frozenset(name for file in files for name in message_names(file))
-
-
-@dataclass(slots=True)
-class _Pinned:
-    """Contracts that a workflow uses, by worker, with the path of the first use of each."""
-
-    parts: dict[str, Contract] = field(default_factory=dict)
-    paths: dict[str, str] = field(default_factory=dict)
-
-    def add(self, worker: str, contract: Contract, path: str) -> None:
-        self.parts.setdefault(worker, contract)
-        self.paths.setdefault(worker, path)
-
-    def unique(self) -> list[tuple[str, Contract]]:
-        """Returns one worker for each digest."""
-        found: dict[str, tuple[str, Contract]] = {}
-        for worker, contract in self.parts.items():
-            found.setdefault(contract.digest, (worker, contract))
-        return list(found.values())
-
-
 class _Check:
     def __init__(
         self,
@@ -140,8 +103,8 @@ class _Check:
     def run(self) -> Checked:
         wiring = wire(self.workflow, self.steps, self.report)
         check_timeouts(self.workflow, self.report)
-        pinned = self._pin()
-        types = self._merge(pinned)
+        pinned = pin(self.workflow, self.contracts, self.report)
+        types = merge_pinned(pinned, self.workflow, self.report)
         if types is None:
             return Checked(self.report.violations(), None, ())
         input_type = self._message_type(self.workflow.input_type, "input_type", types)
@@ -153,10 +116,12 @@ class _Check:
             input_type,
             self.steps,
             [found[0].output_type if found[0] is not None else None for found in methods],
+            failure_type,
             types.message_class(failure_type),
             bool(self.workflow.input_type),
         )
         expressions = ExpressionCompiler(types, names)
+        expressions.prepare(self._expressions(names))
         requirements = Requirements()
         bindings = BindingCompiler(
             types,
@@ -185,7 +150,7 @@ class _Check:
             return Checked(violations, None, listed)
         digests = tuple(sorted({contract.digest for contract in pinned.parts.values()}))
         compiled = CompiledWorkflow(
-            graph=self._graph(wiring, edges, steps),
+            graph=assemble(self.workflow, self.steps, wiring, edges, steps),
             definition=self.workflow,
             revision=_revision(self.workflow, digests),
             contract_digests=digests,
@@ -199,60 +164,6 @@ class _Check:
             output=output,
         )
         return Checked((), compiled, listed)
-
-    def _pin(self) -> _Pinned:
-        serving: dict[str, list[tuple[str, Contract]]] = {}
-        for worker, contract in self.contracts:
-            for name, _ in contract.methods():
-                serving.setdefault(name, []).append((worker, contract))
-        pinned = _Pinned()
-        for path, method in self._uses():
-            found = serving.get(method)
-            if found is None:
-                self._unknown_method(path, method, serving)
-                continue
-            for worker, contract in found:
-                pinned.add(worker, contract, path)
-        own = {name for file in self.workflow.types.file for name in message_names(file)}
-        for path, name in (
-            ("input_type", self.workflow.input_type),
-            ("output_type", self.workflow.output_type),
-        ):
-            if not name or name in own or any(name in _message_names(one) for one in pinned.parts.values()):
-                continue
-            for worker, contract in self.contracts:
-                if name in _message_names(contract):
-                    pinned.add(worker, contract, path)
-                    break
-        return pinned
-
-    def _uses(self) -> Iterable[tuple[str, str]]:
-        for index, step in enumerate(self.workflow.steps):
-            yield f"steps[{index}].method", step.method
-            for number, fallback in enumerate(step.fallback):
-                yield f"steps[{index}].fallback[{number}].method", fallback.method
-
-    def _unknown_method(self, path: str, method: str, serving: dict[str, list[tuple[str, Contract]]]) -> None:
-        service, _, name = method.partition("/")
-        methods = [known.partition("/")[2] for known in serving if known.partition("/")[0] == service]
-        if methods:
-            message = f"{service} has no method `{name}`{closest(name, methods)}"
-        elif serving:
-            message = f"no registered worker serves {method}{closest(method, serving)}"
-        else:
-            message = f"no registered worker serves {method}: no worker is registered"
-        self.report.add(path, "UNKNOWN_METHOD", message)
-
-    def _merge(self, pinned: _Pinned) -> TypePool | None:
-        own = self.workflow.types if self.workflow.HasField("types") else None
-        try:
-            return merge(pinned.unique(), own)
-        except ContractConflict as error:
-            path = "types" if error.second == OWN_TYPES else pinned.paths.get(error.second, "types")
-            self.report.add(path, "CONTRACT_CONFLICT", str(error))
-        except InvalidContract as error:
-            self.report.add("types", "INVALID_CONTRACT", str(error))
-        return None
 
     def _message_type(self, name: str, path: str, types: TypePool) -> Descriptor | None:
         if not name:
@@ -283,6 +194,19 @@ class _Check:
             self.report.add(path, "STREAMING_METHOD", f"{name} streams; a step calls a unary method")
         return method
 
+    def _expressions(self, names: Names) -> Iterable[Use]:
+        for index, step in enumerate(self.workflow.steps):
+            holders: list[workflow_pb2.Step | workflow_pb2.Fallback] = [step, *step.fallback]
+            for holder in holders:
+                for binding in (*holder.request.values(), holder.whole_request):
+                    yield from (Use(source, index) for source in expressions_in(binding))
+            if step.when:
+                yield Use(step.when, index)
+            if step.expect:
+                yield Use(step.expect, index, names.outputs[index], in_expect=True)
+        for binding in (*self.workflow.output.values(), self.workflow.whole_output):
+            yield from (Use(source, None) for source in expressions_in(binding))
+
     def _step(
         self,
         index: int,
@@ -292,6 +216,7 @@ class _Check:
         wiring: Wiring,
     ) -> tuple[CompiledStep, list[RetryPolicy]]:
         path = f"steps[{index}]"
+        self._check_codes(step, path)
         request = self._request(step, methods[0], bindings, f"{path}.", index)
         targets = [_target(step.method, methods[0], request, bindings.types)]
         policies = [
@@ -328,6 +253,12 @@ class _Check:
                 )
             )
         return CompiledStep(step.id, tuple(one for one in targets if one is not None), when, expect), policies
+
+    def _check_codes(self, step: workflow_pb2.Step, path: str) -> None:
+        for number, fallback in enumerate(step.fallback):
+            failure_match(fallback.codes, fallback.reasons, f"{path}.fallback[{number}]", self.report)
+        for number, branch in enumerate(step.on_failure):
+            failure_match(branch.codes, branch.reasons, f"{path}.on_failure[{number}]", self.report)
 
     def _retry(
         self,
@@ -409,7 +340,7 @@ class _Check:
         if not source:
             return None
         try:
-            compiled = bindings.expressions.compile(source, index, output_type, in_expect)
+            compiled = bindings.expressions.compile(Use(source, index, output_type, in_expect))
         except ExpressionFault as error:
             self.report.add(path, error.reason, error.message)
             if error.reads:
@@ -455,62 +386,6 @@ class _Check:
     def _edges(self, wiring: Wiring) -> tuple[list[dict[int, str]], list[dict[int, str]]]:
         data = [wiring.reads_from(index) for index in range(len(wiring.ids))]
         return [{**wiring.after[index], **found} for index, found in enumerate(data)], data
-
-    def _graph(
-        self,
-        wiring: Wiring,
-        edges: list[dict[int, str]],
-        compiled: list[tuple[CompiledStep, list[RetryPolicy]]],
-    ) -> Graph:
-        successors: list[list[int]] = [[] for _ in edges]
-        for index, found in enumerate(edges):
-            for before in found:
-                successors[before].append(index)
-        steps = []
-        for index, step in enumerate(self.workflow.steps):
-            steps.append(
-                Step(
-                    index=index,
-                    id=step.id,
-                    targets=self._targets(step, *compiled[index]),
-                    predecessors=tuple(sorted(edges[index])),
-                    successors=tuple(successors[index]),
-                    has_condition=bool(step.when),
-                    delivery=delivery_of(step),
-                    queue_timeout_us=duration_us(step.queue_timeout) if step.HasField("queue_timeout") else None,
-                    step_timeout_us=duration_us(step.step_timeout) if step.HasField("step_timeout") else None,
-                    on_failure=tuple(
-                        FailureBranch(
-                            failure_match(branch.codes, branch.reasons, "", Report()),
-                            self.steps[branch.step] if branch.step else None,
-                        )
-                        for branch in step.on_failure
-                    ),
-                    handles=tuple(sorted(wiring.handles[index])),
-                )
-            )
-        return Graph(tuple(steps), has_output=bool(self.workflow.output_type))
-
-    def _targets(
-        self,
-        step: workflow_pb2.Step,
-        compiled: CompiledStep,
-        policies: list[RetryPolicy],
-    ) -> tuple[Target, ...]:
-        own_timeout = duration_us(step.attempt_timeout) if step.HasField("attempt_timeout") else None
-        found = [Target(step.method, policies[0], compiled.targets[0].repeatable, own_timeout)]
-        for number, fallback in enumerate(step.fallback):
-            timeout = duration_us(fallback.attempt_timeout) if fallback.HasField("attempt_timeout") else own_timeout
-            found.append(
-                Target(
-                    fallback.method,
-                    policies[number + 1],
-                    compiled.targets[number + 1].repeatable,
-                    timeout,
-                    failure_match(fallback.codes, fallback.reasons, "", Report()),
-                )
-            )
-        return tuple(found)
 
 
 def _repeatable(method: MethodDescriptor | None) -> bool:

@@ -248,6 +248,11 @@ class TypePool:
             return None
         return service.methods_by_name.get(method_name)
 
+    def new(self, descriptor: Descriptor | None) -> Message:
+        """Returns a new, empty message of a type of this pool."""
+        assert descriptor is not None
+        return self.message_class(descriptor)()
+
     def message_class(self, descriptor: Descriptor) -> type[Message]:
         """Returns the Python class of a message type of this pool."""
         found = self._classes.get(descriptor.full_name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cel_expr_python import cel
@@ -113,8 +113,14 @@ class Expression:
                     value = prune(value, variable.fields)
                     length = value.ByteSize()
                 size += length
-            elif isinstance(value, (str, bytes)):
+            elif isinstance(value, str):
                 size += len(value)
+                if "\0" in value:
+                    # The library would cut the string there without a word.
+                    raise EvaluationFailed("a string that the expression reads holds the character NUL")
+            elif isinstance(value, bytes):
+                size += len(value)
+                value = bytearray(value)  # bytes are cut at the first NUL, a bytearray is not
             data[variable.name] = value
         if size > self._limit_bytes:
             raise EvaluationFailed(
@@ -154,78 +160,136 @@ def _run_time_fault(text: str) -> str:
     return "the expression failed on these values"
 
 
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One expression of a workflow: read by the step `reader` (None: the run's output).
+
+    `in_expect` makes `output`, of the type `own_output`, visible.
+    """
+
+    source: str
+    reader: int | None
+    own_output: Descriptor | None = None
+    in_expect: bool = False
+
+    @property
+    def environment(self) -> str:
+        """Key of the environment that it is compiled in: `output` has one type in each."""
+        return self.own_output.full_name if self.in_expect and self.own_output is not None else ""
+
+
+@dataclass(slots=True)
+class _Environment:
+    """Variables of many expressions; the environment of CEL is built once, since its first use takes milliseconds."""
+
+    tested: set[str] = field(default_factory=set)
+    types: dict[str, cel.Type] = field(default_factory=dict)
+    env: Any = None
+
+
 class ExpressionCompiler:
     """Compiles the expressions of one workflow."""
 
     def __init__(self, types: TypePool, names: Names) -> None:
         self._types = types
         self._names = names
-        self._extensions = [
-            ext_optional.ExtOptional(),
-            ext_math.ExtMath(),
-            ext_strings.ExtStrings(),
-        ]
-        self._syntax = cel.NewEnv(types.pool, variables={}, extensions=self._extensions)
+        self._extensions = [ext_optional.ExtOptional(), ext_math.ExtMath(), ext_strings.ExtStrings()]
+        self._syntax: Any = None
+        self._parsed: dict[str, Node | ExpressionFault] = {}
+        self._environments: dict[str, _Environment] = {}
 
-    def compile(
-        self,
-        source: str,
-        reader: int | None,
-        own_output: Descriptor | None = None,
-        in_expect: bool = False,
-    ) -> Expression:
-        """Compiles an expression read by the step `reader` (None: the run's output). Raises ExpressionFault."""
-        root = self._parse(source)
-        reads = _unique(reads_of(root, self._names.steps))
-        reads = tuple(read for read in reads if read.step != reader)
-        table = VariableTable(self._types, self._names, reader, own_output, in_expect)
+    def prepare(self, uses: Iterable[Use]) -> None:
+        """Declares the variables of all expressions that are going to be compiled. Faults are left to `compile`."""
+        parsed = []
+        for use in uses:
+            try:
+                root = self._parse(use.source)
+            except ExpressionFault:
+                continue
+            parsed.append((use, root))
+            tested = self._environment(use).tested
+            tested.update(".".join(name.parts) for name in names_in(root) if name.tested)
+        for use, root in parsed:
+            try:
+                self._declare(use, root)
+            except (InvalidName, UnknownType):
+                continue
+
+    def compile(self, use: Use) -> Expression:
+        """Compiles an expression that was prepared. Raises ExpressionFault."""
+        root = self._parse(use.source)
+        steps = self._names.steps
+        reads = tuple(read for read in _unique(reads_of(root, steps)) if read.step != use.reader)
+        when_true = implied(root, True, steps)
         try:
-            self._check_names(root, table)
+            variables = self._declare(use, root)
+            program, checked = self._compile(use)
+            limit = input_limit(checked.root, checked.types)
+        except UnknownType:
+            return Expression(use.source, reads, when_true, complete=False)
         except InvalidName as error:
             raise ExpressionFault(error.reason, error.message, reads) from None
-        except UnknownType:
-            return Expression(source, reads, implied(root, True, self._names.steps), complete=False)
-        variables = tuple(table.found.values())
-        env = cel.NewEnv(
-            self._types.pool,
-            variables={variable.name: variable.type for variable in variables},
-            extensions=self._extensions,
-        )
-        try:
-            program = env.compile(source)
-            checked = syntax.decode_checked(program.serialize())
-            limit = input_limit(checked.root, checked.types)
-            if checked.type.kind == "optional":
-                # The library cannot hand over an optional; a list of at most one element says the same.
-                program = env.compile(f"[?({source}\n)]")
         except TooCostly as error:
             raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error), reads) from None
         except (RuntimeError, MalformedWire, RecursionError) as error:
             raise ExpressionFault("INVALID_EXPRESSION", _compile_fault(str(error)), reads) from None
         return Expression(
-            source,
+            use.source,
             reads,
-            implied(root, True, self._names.steps),
+            when_true,
             complete=True,
             type=checked.type,
-            enum=enum_name(
-                checked,
-                {variable.name: variable.enum for variable in variables},
-                self._types,
-            ),
+            enum=enum_name(checked, {variable.name: variable.enum for variable in variables}, self._types),
             _program=program,
             _variables=variables,
             _limit_bytes=limit,
             _types=self._types,
         )
 
+    def _environment(self, use: Use) -> _Environment:
+        return self._environments.setdefault(use.environment, _Environment())
+
+    def _declare(self, use: Use, root: Node) -> tuple[Variable, ...]:
+        environment = self._environment(use)
+        table = VariableTable(self._types, self._names, use.reader, use.own_output, use.in_expect, environment.tested)
+        self._check_names(root, table)
+        for variable in table.found.values():
+            if variable.name not in environment.types:
+                environment.types[variable.name] = variable.type
+                environment.env = None
+        return tuple(table.found.values())
+
+    def _compile(self, use: Use) -> tuple[Any, syntax.Checked]:
+        environment = self._environment(use)
+        if environment.env is None:
+            environment.env = cel.NewEnv(self._types.pool, variables=environment.types, extensions=self._extensions)
+        program = environment.env.compile(use.source)
+        checked = syntax.decode_checked(program.serialize())
+        if checked.type.kind == "optional":
+            # The library cannot hand over an optional; a list of at most one element says the same.
+            program = environment.env.compile(f"[?({use.source}\n)]")
+        return program, checked
+
     def _parse(self, source: str) -> Node:
+        found = self._parsed.get(source)
+        if found is None:
+            try:
+                found = self._parse_anew(source)
+            except ExpressionFault as fault:
+                found = fault
+            self._parsed[source] = found
+        if isinstance(found, ExpressionFault):
+            raise found
+        return found
+
+    def _parse_anew(self, source: str) -> Node:
         size = len(source.encode("utf-8", "replace"))
         if size > SOURCE_LIMIT_BYTES:
             raise ExpressionFault(
-                "EXPRESSION_TOO_COSTLY",
-                f"the expression has {size} bytes; the limit is {SOURCE_LIMIT_BYTES}",
+                "EXPRESSION_TOO_COSTLY", f"the expression has {size} bytes; the limit is {SOURCE_LIMIT_BYTES}"
             )
+        if self._syntax is None:
+            self._syntax = cel.NewEnv(self._types.pool, variables={}, extensions=self._extensions)
         try:
             root = syntax.decode_parsed(self._syntax.compile(source, disable_check=True).serialize())
             check_shape(root)

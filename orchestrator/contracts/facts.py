@@ -1,7 +1,7 @@
 """What an expression reads, and what it says about how steps ended: the guards of missing outputs.
 
-`names_in` finds the dotted names (`input.a`, `steps.x.output.b`) of a tree; `reads_of` finds the reads of steps with the
-facts that hold where each stands; `implied` tells what is known once an expression is true, or false.
+`names_in` finds the dotted names (`input.a`, `steps.x.output.b`) of a tree; `reads_of` finds the reads of steps with
+the facts that hold where each stands; `implied` tells what is known once an expression is true, or false.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,11 +12,13 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from orchestrator.contracts.descriptors import TypePool
-from orchestrator.contracts.types import VALUE, is_map, type_of_field
+from orchestrator.contracts.types import BYTES_VALUE, VALUE, is_map, type_of_field
 from orchestrator.contracts.violations import closest, key_path
 
 _EXACT = 2**53
 """Beyond this a JSON number may not be the integer that was written."""
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 
 _FORMS = {
     "int64": "a whole number, as a string beyond 2^53",
@@ -69,7 +72,7 @@ def parse_literal(
     element = type_of_field(field)
     if json is None and (element.element or element).name != VALUE:
         raise InvalidLiteral(f"null is no value of {field.full_name}; leave the binding out to leave the field unset")
-    holder = types.message_class(field.containing_type)()
+    holder = types.new(field.containing_type)
     wrapped = wrap(json)
     if _parses(wrapped, field, holder, types):
         return holder
@@ -77,6 +80,8 @@ def parse_literal(
 
 
 def _parses(json: Any, field: FieldDescriptor, holder: Message, types: TypePool) -> bool:
+    if not _is_base64_throughout(json, field):
+        return False
     try:
         json_format.ParseDict({field.name: json}, holder, descriptor_pool=types.pool)
     except (
@@ -89,6 +94,28 @@ def _parses(json: Any, field: FieldDescriptor, holder: Message, types: TypePool)
         RecursionError,
     ):
         return False
+    return True
+
+
+def _is_base64_throughout(json: Any, field: FieldDescriptor) -> bool:
+    """Tells whether every value for a bytes field is base64; the JSON parser drops what is not."""
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        values = json if isinstance(json, list) else [json]
+        return all(_BASE64.fullmatch(value) is not None for value in values if isinstance(value, str))
+    message = field.message_type
+    if message is None:
+        return True
+    if is_map(field):
+        value_field = message.fields_by_name["value"]
+        return not isinstance(json, dict) or all(_is_base64_throughout(one, value_field) for one in json.values())
+    if message.full_name == BYTES_VALUE:
+        return not isinstance(json, str) or _BASE64.fullmatch(json) is not None
+    for one in json if isinstance(json, list) else [json]:
+        if isinstance(one, dict):
+            for name, value in one.items():
+                inner = message.fields_by_name.get(name) or message.fields_by_camelcase_name.get(name)
+                if inner is not None and not _is_base64_throughout(value, inner):
+                    return False
     return True
 
 
@@ -112,7 +139,7 @@ def _explain(json: Any, field: FieldDescriptor, types: TypePool, place: str) -> 
             listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
             return f"{here} is {field.enum_type.full_name} ({listed}), but the literal is {_show(one)}{hint}"
         elif field.is_repeated:
-            probe = types.message_class(field.containing_type)()
+            probe = types.new(field.containing_type)
             if not _parses([one], field, probe, types):
                 return f"{here} is {kind.element}, but the literal is {_show(one)}"
     name = str(kind.element if field.is_repeated else kind)
@@ -128,7 +155,7 @@ def explain_message(json: dict[str, Any], message: Descriptor, types: TypePool, 
         field = names.get(key)
         if field is None:
             return f"{message.full_name} has no field `{key}`{closest(key, message.fields_by_name)}"
-        if not _parses(one, field, types.message_class(message)(), types):
+        if not _parses(one, field, types.new(message), types):
             return _explain(
                 one,
                 field,

@@ -1,9 +1,9 @@
 """Merging the contracts of several workers into one pool of types.
 
-A file that several of them bring is taken once. Where its content differs, the larger one is taken if it is a compatible
-superset of the other: everything that both define is the same on the wire, and what it adds is not required. Anything
-else is a conflict that names both. Options that mean nothing for bindings (a Java package, a deprecation) do not matter,
-and no comparison looks at the order of declarations.
+A file that several of them bring is taken once. Where its content differs, the larger one is taken if it is a
+compatible superset of the other: everything that both define is the same on the wire, and what it adds is not required.
+Anything else is a conflict that names both. Options that mean nothing for bindings (a Java package, a deprecation) do
+not matter, and no comparison looks at the order of declarations.
 """
 
 from __future__ import annotations
@@ -59,10 +59,12 @@ class _Taken:
 def merge(parts: Sequence[tuple[str, Contract]], own_types: FileDescriptorSet | None = None) -> TypePool:
     """Returns the pool of the types of all `parts` (worker name, contract), of a workflow's own and of failures.
 
-    Raises ContractConflict where two of them cannot live together, InvalidContract where `own_types` is not a valid set.
+    Raises ContractConflict where two of them cannot live together, InvalidContract where `own_types` is not valid.
     """
     files: dict[str, _Taken] = {}
-    sources = [(name, FileDescriptorSet.FromString(contract.files).file) for name, contract in parts]
+    sources: list[tuple[str, Iterable[FileDescriptorProto]]] = [
+        (name, FileDescriptorSet.FromString(contract.files).file) for name, contract in parts
+    ]
     if own_types is not None:
         sources.append((OWN_TYPES, own_types.file))
     sources.append((_BATON, _baton_files()))

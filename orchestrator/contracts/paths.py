@@ -72,6 +72,7 @@ class Names:
     input_type: Descriptor | None
     steps: dict[str, int]
     outputs: Sequence[Descriptor | None]
+    failure_type: Descriptor
     failure_class: type[Message]
     input_declared: bool
 
@@ -139,7 +140,7 @@ def _step_source(text: str, names: Names, index: int, parts: Sequence[str]) -> S
     if name == "output":
         return _source(text, "output", index, names.outputs[index], parts[3:])
     if name == "failure":
-        return _source(text, "failure", index, names.failure_class.DESCRIPTOR, parts[3:])
+        return _source(text, "failure", index, names.failure_type, parts[3:])
     if name not in STEP_NAMES:
         hint = closest(name, STEP_NAMES)
         raise InvalidName(

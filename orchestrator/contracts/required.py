@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, OneofDescriptor
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
@@ -115,7 +116,7 @@ class Requirements:
 
     def missing(self, message: Message, path: str = "") -> Iterator[str]:
         """Yields the paths of required fields that the message or one within it lacks."""
-        descriptor = message.DESCRIPTOR
+        descriptor = cast(Descriptor, message.DESCRIPTOR)
         if not self._anywhere(descriptor):
             return
         prefix = f"{path}." if path else ""

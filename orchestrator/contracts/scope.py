@@ -1,4 +1,4 @@
-"""Scope: what a run's bindings and conditions can read. The engine holds one for each run and tells it how steps end."""
+"""Scope: what a run's bindings and conditions can read. The engine holds one for each run, and tells it of ends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Slots: the places that a binding can fill: a field, one element of a repeated field, one entry of a map, a whole message.
+"""Slots: the places that a binding can fill: a field, an element of a list, an entry of a map, a whole message.
 
 A slot knows its type, how a literal for it is parsed and how a value is written into it.
 """
@@ -88,13 +88,16 @@ class ElementSlot(Slot):
         return f"an element of {self.field.full_name}"
 
     def parse(self, value: struct_pb2.Value, types: TypePool) -> Message:
+        """Returns a message that holds only this, set to the literal. Raises InvalidLiteral."""
         return parse_literal(value, self.field, types, lambda json: [json])
 
     def child(self, message: Message) -> Message:
+        """Returns the message in this slot, for filling."""
         child: Message = getattr(message, self.field.name).add()
         return child
 
     def assigner(self, how: Fit) -> Assign:
+        """Returns what writes a value that fits as `how` says."""
         name, merge, convert = self.field.name, how.merge, how.convert
         if merge is not None:
             return lambda message, value: merge(getattr(message, name).add(), value)
@@ -103,6 +106,7 @@ class ElementSlot(Slot):
         return lambda message, value: getattr(message, name).append(value)
 
     def value_assigner(self) -> Assign:
+        """Returns what writes a converted value."""
         return self.assigner(Fit(merge=_copy) if self.type.kind is Kind.MESSAGE else Fit())
 
 
@@ -119,13 +123,16 @@ class EntrySlot(Slot):
         return f"a value of {self.field.full_name}"
 
     def parse(self, value: struct_pb2.Value, types: TypePool) -> Message:
+        """Returns a message that holds only this, set to the literal. Raises InvalidLiteral."""
         return parse_literal(value, self.field, types, lambda json: {self.key: json})
 
     def child(self, message: Message) -> Message:
+        """Returns the message in this slot, for filling."""
         child: Message = getattr(message, self.field.name)[self.key]
         return child
 
     def assigner(self, how: Fit) -> Assign:
+        """Returns what writes a value that fits as `how` says."""
         name, key, merge, convert = self.field.name, self.key, how.merge, how.convert
         if merge is not None:
             return lambda message, value: merge(getattr(message, name)[key], value)
@@ -136,6 +143,7 @@ class EntrySlot(Slot):
         return assign
 
     def value_assigner(self) -> Assign:
+        """Returns what writes a converted value."""
         return self.assigner(Fit(merge=_copy) if self.type.kind is Kind.MESSAGE else Fit())
 
 
@@ -152,6 +160,7 @@ class WholeSlot(Slot):
         return f"the whole {self.descriptor.full_name}"
 
     def parse(self, value: struct_pb2.Value, types: TypePool) -> Message:
+        """Returns a message that holds only this, set to the literal. Raises InvalidLiteral."""
         json = to_json(value)
         message = types.message_class(self.descriptor)()
         try:
@@ -170,13 +179,16 @@ class WholeSlot(Slot):
         return message
 
     def child(self, message: Message) -> Message:
+        """Returns the message in this slot, for filling."""
         return message
 
     def assigner(self, how: Fit) -> Assign:
+        """Returns what writes a value that fits as `how` says."""
         merge: Callable[[Message, Any], None] = how.merge or _copy
         return merge
 
     def value_assigner(self) -> Assign:
+        """Returns what writes a converted value."""
         return _copy
 
 

@@ -188,7 +188,8 @@ def _node(data: bytes) -> Node:
         if number == 2 and isinstance(value, int):
             node_id = value
         elif isinstance(value, bytes) and number in _DECODERS:
-            return _DECODERS[number](node_id, value)
+            decode = _DECODERS[number]
+            return decode(node_id, value)
     return Const(node_id, None)
 
 
@@ -280,7 +281,7 @@ def _comprehension(node_id: int, data: bytes) -> Comprehension:
     )
 
 
-_DECODERS = {
+_DECODERS: dict[int, Callable[[int, bytes], Node]] = {
     3: _const,
     4: _ident,
     5: _select,

@@ -56,6 +56,7 @@ ANY = "google.protobuf.Any"
 TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
 STRUCT = "google.protobuf.Struct"
+BYTES_VALUE = "google.protobuf.BytesValue"
 VALUE = "google.protobuf.Value"
 LIST_VALUE = "google.protobuf.ListValue"
 
@@ -120,7 +121,7 @@ def type_of_element(field: FieldDescriptor) -> ValueType:
 
 def type_of_field(field: FieldDescriptor) -> ValueType:
     """Returns the type of a field."""
-    if is_map(field):
+    if is_map(field) and field.message_type is not None:
         entry = field.message_type.fields_by_name
         return ValueType(
             Kind.MAP,

@@ -1,8 +1,9 @@
 """Variables: how the dotted names of an expression become values for CEL.
 
-Each variable is a dotted name of its own (`steps.reserve.output.lot`), as deep as singular fields go: a scalar is handed
-to CEL as such, so that a large message is not copied for one of its fields. What is below a list, a map or a well-known
-type is read by CEL from the message that holds it; if that message is large, only the fields in use are handed over.
+Each variable is a dotted name of its own (`steps.reserve.output.lot`), as deep as singular fields go: a scalar is
+handed to CEL as such, so that a large message is not copied for one of its fields. What is below a list, a map or a
+well-known type is read by CEL from the message that holds it; if that message is large, only the fields in use are
+handed over.
 """
 
 from __future__ import annotations
@@ -80,13 +81,18 @@ class UnknownType(Exception):
 
 @dataclass(slots=True)
 class VariableTable:
-    """Collects the variables of one expression."""
+    """Collects the variables of one expression.
+
+    `tested` are names that some expression of the same environment tests with `has`. None of them may be a variable:
+    the CEL library would take the test for the variable itself.
+    """
 
     types: TypePool
     names: Names
     reader: int | None
     own_output: Descriptor | None
     in_expect: bool
+    tested: set[str] = field(default_factory=set)
     found: dict[str, Variable] = field(default_factory=dict)
 
     def add(self, name: Name) -> None:
@@ -141,7 +147,7 @@ class VariableTable:
         if kind == "output":
             self._descend(name, 3, self.names.outputs[index], read, index)
         elif kind == "failure":
-            self._descend(name, 3, self.names.failure_class.DESCRIPTOR, read, None)
+            self._descend(name, 3, self.names.failure_type, read, None)
         else:
             plain = cel.Type.BOOL if kind in STATE_FLAGS else cel.Type.STRING
             self._put(Variable(".".join(parts[:3]), plain, read))
@@ -177,6 +183,10 @@ class VariableTable:
                 leaf = descriptor
                 break
             message = inner
+        while position > start and ".".join(parts[:position]) in self.tested:
+            position -= 1
+            used, leaf = parts[position], None
+            message = _message_at(root, parts[start:position])
         path = parts[start:position]
         variable_name = ".".join(parts[:position])
         get = attrgetter(".".join(path)) if path else None
@@ -193,6 +203,12 @@ class VariableTable:
         known = self.found.setdefault(variable.name, variable)
         if known is not variable:
             known.fields = None if known.fields is None or variable.fields is None else known.fields | variable.fields
+
+
+def _message_at(root: Descriptor, path: tuple[str, ...]) -> Descriptor:
+    for name in path:
+        root = root.fields_by_name[name].message_type or root
+    return root
 
 
 def _leaf_type(leaf: FieldDescriptor) -> cel.Type:

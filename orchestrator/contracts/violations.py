@@ -1,4 +1,4 @@
-"""Violations: what is wrong with a workflow, each at an exact path. No rule lives here; the checks report into `Report`."""
+"""Violations: what is wrong with a workflow, each at an exact path. No rule lives here."""
 
 from __future__ import annotations
 

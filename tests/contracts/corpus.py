@@ -9,11 +9,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from baton.v1 import workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from grpc_tools import protoc
 
-from baton.v1 import workflow_pb2
 from orchestrator.contracts.compile import Checked, check_workflow
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.descriptors import Contract, read_contract

@@ -1,0 +1,101 @@
+"""Which workers' contracts a workflow uses, and the pool of types merged from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from baton.v1 import workflow_pb2
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+from orchestrator.contracts.descriptors import Contract, InvalidContract, TypePool, message_names
+from orchestrator.contracts.merge import OWN_TYPES, ContractConflict, merge
+from orchestrator.contracts.violations import Report, closest
+
+
+@lru_cache(maxsize=256)
+def _message_names(contract: Contract) -> frozenset[str]:
+    files = FileDescriptorSet.FromString(contract.files).file
+    return frozenset(name for file in files for name in message_names(file))
+
+
+@dataclass(slots=True)
+class Pinned:
+    """Contracts that a workflow uses, by worker, with the path of the first use of each."""
+
+    parts: dict[str, Contract] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
+
+    def add(self, worker: str, contract: Contract, path: str) -> None:
+        """Pins the contract of a worker, used at `path`."""
+        self.parts.setdefault(worker, contract)
+        self.paths.setdefault(worker, path)
+
+    def unique(self) -> list[tuple[str, Contract]]:
+        """Returns one worker for each digest."""
+        found: dict[str, tuple[str, Contract]] = {}
+        for worker, contract in self.parts.items():
+            found.setdefault(contract.digest, (worker, contract))
+        return list(found.values())
+
+
+def pin(workflow: workflow_pb2.Workflow, contracts: Sequence[tuple[str, Contract]], report: Report) -> Pinned:
+    """Returns the contracts of every worker that serves a method of the workflow, and of those that define its input
+    or output type where none of these does. Reports methods that nobody serves."""
+    serving: dict[str, list[tuple[str, Contract]]] = {}
+    for worker, contract in contracts:
+        for name, _ in contract.methods():
+            serving.setdefault(name, []).append((worker, contract))
+    pinned = Pinned()
+    for path, method in _uses(workflow):
+        found = serving.get(method)
+        if found is None:
+            _unknown_method(path, method, serving, report)
+            continue
+        for worker, contract in found:
+            pinned.add(worker, contract, path)
+    own = {name for file in workflow.types.file for name in message_names(file)}
+    for path, name in (
+        ("input_type", workflow.input_type),
+        ("output_type", workflow.output_type),
+    ):
+        if not name or name in own or any(name in _message_names(one) for one in pinned.parts.values()):
+            continue
+        for worker, contract in contracts:
+            if name in _message_names(contract):
+                pinned.add(worker, contract, path)
+                break
+    return pinned
+
+
+def _uses(workflow: workflow_pb2.Workflow) -> Iterable[tuple[str, str]]:
+    for index, step in enumerate(workflow.steps):
+        yield f"steps[{index}].method", step.method
+        for number, fallback in enumerate(step.fallback):
+            yield f"steps[{index}].fallback[{number}].method", fallback.method
+
+
+def _unknown_method(path: str, method: str, serving: dict[str, list[tuple[str, Contract]]], report: Report) -> None:
+    service, _, name = method.partition("/")
+    methods = [known.partition("/")[2] for known in serving if known.partition("/")[0] == service]
+    if methods:
+        message = f"{service} has no method `{name}`{closest(name, methods)}"
+    elif serving:
+        message = f"no registered worker serves {method}{closest(method, serving)}"
+    else:
+        message = f"no registered worker serves {method}: no worker is registered"
+    report.add(path, "UNKNOWN_METHOD", message)
+
+
+def merge_pinned(pinned: Pinned, workflow: workflow_pb2.Workflow, report: Report) -> TypePool | None:
+    """Returns the merged types; None, with a violation, where the contracts cannot live together."""
+    own = workflow.types if workflow.HasField("types") else None
+    try:
+        return merge(pinned.unique(), own)
+    except ContractConflict as error:
+        path = "types" if error.second == OWN_TYPES else pinned.paths.get(error.second, "types")
+        report.add(path, "CONTRACT_CONFLICT", str(error))
+    except InvalidContract as error:
+        report.add("types", "INVALID_CONTRACT", str(error))
+    return None
