@@ -1,4 +1,4 @@
-"""Inputs: everything that can happen to a run, as values for `plan.decide`. What may not enter: anything the core does."""
+"""Inputs: all that can happen to a run, as values for `plan.decide`. What may not enter: anything the core does."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Conditions(Protocol):
         """Evaluates the `when` of a step whose predecessors have all ended."""
         ...
 
-    def output(self) -> Payload | None | Failure:
+    def output(self) -> Payload | Failure | None:
         """Builds the output of a run whose steps have all ended."""
         ...
 
@@ -125,7 +125,8 @@ class _Planner:
             case CircuitOpen():
                 self._circuit_open(given.step)
             case RequestUnbuildable():
-                if self.run.steps[given.step].state is StepState.READY:
+                ready = self.run.steps[given.step].state is StepState.READY
+                if ready and not self._take_fallback(given.step, given.failure):
                     self._fail_step(given.step, given.failure)
             case Resumption():
                 self._resume()

@@ -1,7 +1,7 @@
 """The graph of a workflow, as the core needs it: who waits for whom, which targets a step has, what a failure leads to.
 
-Bindings, conditions and types are not here: `contracts` compiles them and hands the core this graph. Durations are whole
-microseconds and end in `_us`; instants are whole microseconds since the Unix epoch and end in `_time`.
+Bindings, conditions and types are not here: `contracts` compiles them and hands the core this graph. Durations are
+whole microseconds and end in `_us`; instants are whole microseconds since the Unix epoch and end in `_time`.
 """
 
 from __future__ import annotations

@@ -33,9 +33,11 @@ class _DeliveryEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Delivery.Val
     DELIVERY_UNSPECIFIED: _Delivery.ValueType  # 0
     """The same as DELIVERY_AT_LEAST_ONCE."""
     DELIVERY_AT_LEAST_ONCE: _Delivery.ValueType  # 1
-    """The call is made again with the same idempotency key."""
+    """The call may be made again with the same idempotency key: always after its replica died, and after a failure that
+    the retry policy tries again.
+    """
     DELIVERY_AT_MOST_ONCE: _Delivery.ValueType  # 2
-    """The call is not made again: the step fails with the reason OUTCOME_UNKNOWN."""
+    """The call is not made again, whatever the retry policy says: the step fails with the reason OUTCOME_UNKNOWN."""
 
 class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
     """Delivery says what happens where a call may have taken effect but no answer was seen (a lost connection, a timeout, a
@@ -45,9 +47,11 @@ class Delivery(_Delivery, metaclass=_DeliveryEnumTypeWrapper):
 DELIVERY_UNSPECIFIED: Delivery.ValueType  # 0
 """The same as DELIVERY_AT_LEAST_ONCE."""
 DELIVERY_AT_LEAST_ONCE: Delivery.ValueType  # 1
-"""The call is made again with the same idempotency key."""
+"""The call may be made again with the same idempotency key: always after its replica died, and after a failure that
+the retry policy tries again.
+"""
 DELIVERY_AT_MOST_ONCE: Delivery.ValueType  # 2
-"""The call is not made again: the step fails with the reason OUTCOME_UNKNOWN."""
+"""The call is not made again, whatever the retry policy says: the step fails with the reason OUTCOME_UNKNOWN."""
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
 
 @_typing.final
