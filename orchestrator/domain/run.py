@@ -1,6 +1,6 @@
 """The state of a run: the fold of its events. Every change goes through `Run.apply`, nothing else changes a run.
 
-Counters are folded in place, so that applying an event costs O(affected steps). What may not enter: decisions (plan.py).
+Counters are folded in place, so that applying an event costs O(affected steps). What may not enter: decisions.
 """
 
 from __future__ import annotations

@@ -388,8 +388,10 @@ class WorkerGateway(Protocol):
         ...
 
     async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
-        """Reads serialized FileDescriptorProtos, and the full names of the services served, by reflection. Errors: WorkerUnreachable, ReflectionUnavailable,
-        InvalidContract."""
+        """Reads serialized FileDescriptorProtos, and the full names of the services served, by reflection.
+
+        Errors: WorkerUnreachable, ReflectionUnavailable, InvalidContract.
+        """
         ...
 
 

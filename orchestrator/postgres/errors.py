@@ -11,6 +11,16 @@ from orchestrator.domain.errors import DatabaseUnavailable, InvalidRequest
 
 RETRY_DELAY_SECONDS = 1.0
 
+DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # A connection that died at an awkward moment.
+    OSError,  # TimeoutError is one.
+    UnicodeError,
+    OverflowError,
+)
+"""Everything that the driver raises because of the database, the network, or what it was given."""
+
 _CONTENT_CLASSES = ("22", "23", "44", "54")
 """SQLSTATE classes that blame the data: data exception, constraint, check option, program limit."""
 
@@ -36,7 +46,7 @@ def is_about_content(error: BaseException) -> bool:
     """Tells whether `error` blames the data that was sent, so that sending it again is of no use."""
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(_CONTENT_CLASSES)
-    return isinstance(error, asyncpg.exceptions.DataError | UnicodeError)
+    return isinstance(error, ValueError | OverflowError)  # What the driver cannot encode; UnicodeError is one.
 
 
 @contextmanager
@@ -44,7 +54,7 @@ def domain_errors() -> Iterator[None]:
     """Turns every error of the driver into DatabaseUnavailable, or InvalidRequest where it blames the data."""
     try:
         yield
-    except (TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, UnicodeError) as error:
+    except DRIVER_ERRORS as error:
         if is_about_content(error):
             raise InvalidRequest(
                 "the request holds something that cannot be stored: the character U+0000, or more than a limit allows"

@@ -22,7 +22,7 @@ from orchestrator.engine.ports import (
     WriteResult,
     WriteState,
 )
-from orchestrator.postgres.errors import is_about_content, unavailable
+from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content, unavailable
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 
@@ -52,14 +52,7 @@ class PostgresJournalStore:
             if len(entries) > 1:
                 raise WriteRefused("events stand under these sequences already") from error
             return [_FENCED]
-        except (
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            OSError,
-            TimeoutError,
-            UnicodeError,
-            OverflowError,
-        ) as error:
+        except DRIVER_ERRORS as error:
             if is_about_content(error):
                 raise WriteRefused("the database refused the content of the batch") from error
             raise unavailable() from error
@@ -71,7 +64,7 @@ class PostgresJournalStore:
         return [_journal_row(row) for row in rows]
 
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
-        arguments = [replica_id, *_entry_arrays(entries), *_submission_arrays(entries), *_event_arrays(entries)]
+        arguments = arguments_of(replica_id, entries)
         async with self._journal.lend() as connection:
             answer = await connection.fetchrow(_QUERIES["write_batch"], *arguments)
             if answer is None or not answer["leased"]:
@@ -140,6 +133,11 @@ def _journal_row(row: asyncpg.Record) -> JournalRow:
         payload=row["payload"],
         payload_type=row["payload_type"],
     )
+
+
+def arguments_of(replica_id: UUID, entries: Sequence[RunEntry]) -> list[object]:
+    """Lays a batch out as the arguments of `write_batch`: arrays of the same length for each kind of row."""
+    return [replica_id, *_entry_arrays(entries), *_submission_arrays(entries), *_event_arrays(entries)]
 
 
 def _entry_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import asyncpg
 
-from orchestrator.postgres.errors import RoleError, SchemaError, unavailable
+from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, SchemaError, unavailable
 from orchestrator.postgres.sql import load
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
@@ -134,7 +134,7 @@ def _partition_name(start_ms: int) -> str:
 async def _connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     try:
         return await asyncpg.connect(dsn, timeout=10, command_timeout=300)
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    except DRIVER_ERRORS as error:
         raise unavailable() from error
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from orchestrator.postgres.errors import RoleError, domain_errors, unavailable
+from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, domain_errors, unavailable
 from orchestrator.postgres.sql import load
 
 POSTGRES_EPOCH_TIME = 946_684_800_000_000
@@ -87,7 +87,7 @@ class Pool:
             raise RoleError(
                 f"this database user may not act as {role.value}: run `baton migrate` with this user"
             ) from error
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+        except DRIVER_ERRORS as error:
             raise unavailable() from error
         return cls(pool, settings)
 

@@ -317,6 +317,7 @@ class JournalStoreConformance:
             dataclasses.replace(step(bad, 2), rows=(dataclasses.replace(rows(2)[0], step="half \ud800"),)),
             dataclasses.replace(step(bad, 2), state=SUCCEEDED, end_time=None),
             dataclasses.replace(step(bad, 2), state=99),
+            dataclasses.replace(step(bad, 2), state=1 << 40),
             submission(run_key(), "request", body_hash=b"short"),
         ):
             with pytest.raises(WriteRefused):

@@ -174,6 +174,14 @@ async def test_errors_hold_every_violation(double: Double, client: Client) -> No
     ]
 
 
+async def test_a_single_violation_is_told_once(double: Double, client: Client) -> None:
+    fault = error_details_pb2.BadRequest(field_violations=[{"field": "a", "reason": "R", "description": "b"}])
+    double.fail_next["ApplyWorkflow"] = [rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST", "a: b", fault)]
+    with pytest.raises(InvalidRequest) as caught:
+        await client.apply(fulfil)
+    assert str(caught.value).splitlines() == ["INVALID_ARGUMENT (INVALID_REQUEST)", "  a: b [R]", "  key=value"]
+
+
 @pytest.mark.parametrize(
     ("code", "kind"),
     [

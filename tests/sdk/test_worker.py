@@ -119,6 +119,7 @@ async def test_handlers_know_their_call(serve: Any, method: str) -> None:
     serving = await serve(charge if method == "Charge" else charge_plain)
     answer = await getattr(serving.payments, method)(ChargeRequest(order_id="o-1"), metadata=METADATA, timeout=5)
     assert answer.payment_id == "o-1"
+    assert seen[0].step_token not in repr(seen[0])
     deadline_seconds = seen[0].deadline_seconds
     assert deadline_seconds is not None
     assert 0 < deadline_seconds < 6

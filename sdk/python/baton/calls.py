@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One call of a handler, as Baton told it in the metadata; empty where the caller is not Baton.
 
-    `idempotency_key` is the same for every attempt and delivery of a step. `delivery` counts the sendings of one
+    `idempotency_key` is the same for every attempt and delivery of a step. `step_token` is a secret. `delivery` counts the sendings of one
     attempt, `epoch` the owners of the run. `deadline_seconds` is the time left when the call arrived, None without one.
     """
 
@@ -22,7 +22,7 @@ class Call:
     delivery: int = 0
     epoch: int = 0
     idempotency_key: str = ""
-    step_token: str = ""
+    step_token: str = field(default="", repr=False)
     traceparent: str = ""
     deadline_seconds: float | None = None
 

@@ -58,7 +58,10 @@ class BatonError(Exception):
         super().__init__(code, reason, message)
 
     def __str__(self) -> str:
-        lines = [f"{self.code} ({self.reason}): {self.message}" if self.reason else f"{self.code}: {self.message}"]
+        kind = f"{self.code} ({self.reason})" if self.reason else self.code
+        only = self.violations[0] if len(self.violations) == 1 else None
+        told_below = only is not None and self.message in (only.message, f"{only.path}: {only.message}")
+        lines = [kind if told_below else f"{kind}: {self.message}"]
         lines += [f"  {violation}" for violation in self.violations]
         if self.metadata:
             lines.append("  " + ", ".join(f"{key}={value}" for key, value in sorted(self.metadata.items())))
