@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 class Call:
     """One call of a handler, as Baton told it in the metadata; empty where the caller is not Baton.
 
-    `idempotency_key` is the same for every attempt and delivery of a step. `step_token` is a secret. `delivery` counts the sendings of one
-    attempt, `epoch` the owners of the run. `deadline_seconds` is the time left when the call arrived, None without one.
+    `idempotency_key` is the same for every attempt and delivery of a step. `delivery` counts the sendings of one
+    attempt, `epoch` the owners of the run. `step_token` is a secret: never log it. `deadline_seconds` is the time left
+    when the call arrived, None without one.
     """
 
     method: str
