@@ -38,6 +38,7 @@ class FakeEngine:
         self.ended = asyncio.Event()
         self.run_list: list[run_pb2.Run] = []
         self.event_list: list[event_pb2.RunEvent] = []
+        self.streams: list[AsyncIterator[run_service_pb2.WatchRunResponse]] = []
         self.updates: list[run_service_pb2.WatchRunResponse] = []
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
@@ -87,11 +88,16 @@ class FakeRuns:
         known = [run for run in self._engine.run_list if before is None or UUID(run.run_id) < before]
         return known[:limit]
 
-    async def watch(
+    def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        self._engine.calls.append(("watch", caller, (run_id, cursor, view)))
+        # Kept, so that a stream ends because it is closed and not because nothing refers to it any more.
+        self._engine.streams.append(self._updates())
+        return self._engine.streams[-1]
+
+    async def _updates(self) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         engine = self._engine
-        engine.calls.append(("watch", caller, (run_id, cursor, view)))
         try:
             for update in engine.updates:
                 yield update

@@ -100,7 +100,8 @@ async def test_runs_are_paged(engine: FakeEngine, runs: run_service_pb2_grpc.Run
             break
     assert (seen, pages) == ([run.run_id for run in engine.run_list], 3)
 
-    request.page_token = Listing("ListRuns", "default", "state = PENDING").token(RUN_ID)
+    other = await runs.ListRuns(run_service_pb2.ListRunsRequest(page_size=3, filter="state = PENDING"))
+    request.page_token = other.next_page_token
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await runs.ListRuns(request)
     assert told(caught.value).reason == "INVALID_PAGE_TOKEN"
