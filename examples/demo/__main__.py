@@ -1,0 +1,54 @@
+"""`python -m examples.demo`."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "build" / "demo"
+
+
+def main() -> int:
+    """Runs the demo; returns 0 only if everything went as told."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER.parent / "demo.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("a demo is running here already", file=sys.stderr)
+            return 1
+        _empty()
+        # The Postgres is forked before grpc is imported: grpc's threads do not survive a fork.
+        from orchestrator.postgres.embedded import EmbeddedPostgres
+        from orchestrator.postgres.errors import EmbeddedPostgresError
+
+        try:
+            with EmbeddedPostgres(FOLDER / "postgres") as postgres:
+                from examples.demo.story import Story
+
+                return asyncio.run(Story(ROOT, FOLDER, postgres.dsn).tell())
+        except EmbeddedPostgresError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt:
+            print("\nstopped", file=sys.stderr)
+            return 130
+
+
+def _empty() -> None:
+    """Removes what the last demo left; where root runs Postgres, its data may lie elsewhere, behind a link."""
+    data = FOLDER / "postgres" / "data"
+    if data.is_symlink():
+        shutil.rmtree(data.resolve(), ignore_errors=True)
+    shutil.rmtree(FOLDER)
+    FOLDER.mkdir()
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(main())
