@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from uuid import UUID
 
@@ -77,7 +76,7 @@ class RunReader:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
         self.draining = asyncio.Event()
-        """Set when the replica drains: streams end, so that their watchers go elsewhere."""
+        """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
 
     async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
         """See GetRun."""
@@ -143,10 +142,8 @@ class RunReader:
     async def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
-        """See WatchRun."""
+        """See WatchRun. How long a stream may last is the door's business."""
         key = RunKey(caller.namespace, run_id)
-        loop = asyncio.get_running_loop()
-        end_seconds = loop.time() + self._limits.watch_max_age_seconds * random.uniform(0.5, 1.0)
         if cursor:
             sequence = decode_cursor(run_id, cursor)
             if sequence >= (await self._row(key)).next_sequence:
@@ -166,16 +163,13 @@ class RunReader:
                 )
                 if row.kind in TERMINAL_EVENTS:
                     return
-            if loop.time() >= end_seconds or self.draining.is_set():
-                yield self._progress(run_id, sequence, reconnect=True)
-                return
-            if not rows and not await self._wait_rows(key, sequence, end_seconds):
+            if not rows and not await self._wait_rows(key, sequence):
                 if cursor and await self._already_ended(key, sequence):
                     return
-                yield self._progress(run_id, sequence, reconnect=False)
+                yield self._progress(run_id, sequence)
 
-    def _progress(self, run_id: UUID, sequence: int, reconnect: bool) -> run_service_pb2.WatchRunResponse:
-        progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()), reconnect=reconnect)
+    def _progress(self, run_id: UUID, sequence: int) -> run_service_pb2.WatchRunResponse:
+        progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()))
         return run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), progress=progress)
 
     async def _already_ended(self, key: RunKey, sequence: int) -> bool:
@@ -189,13 +183,11 @@ class RunReader:
             rows = await self._journal.read(key, sequence, WATCH_PAGE_ROWS, view == FULL)
         return rows
 
-    async def _wait_rows(self, key: RunKey, sequence: int, end_seconds: float) -> bool:
+    async def _wait_rows(self, key: RunKey, sequence: int) -> bool:
         """Waits until there may be rows above `sequence`; False where a progress mark is due."""
         loop = asyncio.get_running_loop()
-        mark_seconds = min(end_seconds, loop.time() + self._limits.watch_progress_seconds)
+        mark_seconds = loop.time() + self._limits.watch_progress_seconds
         while (left_seconds := mark_seconds - loop.time()) > 0:
-            if self.draining.is_set():
-                return True
             live = self._driver.runs.get(key)
             if live is not None:
                 if live.durable_sequence > sequence or await live.changed(left_seconds):

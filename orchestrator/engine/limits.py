@@ -25,7 +25,6 @@ class EngineLimits:
     adoption_batch: int = 200
     drain_seconds: float = 10.0
     watch_progress_seconds: float = 15.0
-    watch_max_age_seconds: float = 1_800.0
     foreign_poll_seconds: float = 0.25
     default_wait_seconds: float = 60.0
     flush_max_events: int = 1_000
