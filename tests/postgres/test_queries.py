@@ -1,0 +1,87 @@
+"""Prepares every named query on the newest schema, as the role that runs it, so that none is only right in theory."""
+
+from __future__ import annotations
+
+from importlib import resources
+from itertools import pairwise
+
+import asyncpg
+import pytest
+
+from orchestrator.engine.ports import Comparison, FilterTerm
+from orchestrator.postgres.pool import Pool
+from orchestrator.postgres.runs import compose_list
+from orchestrator.postgres.sql import load
+from tests.conformance.journal_store import run_key
+from tests.postgres.conftest import Pools
+
+FILES = ("catalogue", "journal", "replicas", "runs")
+OF_ENGINE = {"list_namespaces", "put_signing_key", "get_signing_key"}
+
+
+def test_every_file_is_prepared_here() -> None:
+    names = {file.name for file in resources.files("orchestrator.postgres").joinpath("queries").iterdir()}
+    assert names == {f"{name}.sql" for name in (*FILES, "migrate", "pool")}
+
+
+@pytest.mark.parametrize("file", FILES)
+async def test_every_query_can_be_prepared(pools: Pools, file: str) -> None:
+    for name, text in load(file).items():
+        if name == "list_runs" or name.startswith("term_"):
+            continue
+        engine = file == "replicas" or name in OF_ENGINE or (file == "journal" and not name.startswith("read_"))
+        pool: Pool = pools.claims if engine else pools.reads
+        async with pool.lend() as connection:
+            await connection.prepare(text)
+
+
+async def test_every_term_can_be_prepared_with_every_operator(pools: Pools) -> None:
+    names = [name.removeprefix("term_") for name in load("runs") if name.startswith("term_") and name != "term_before"]
+    assert len(names) == 10
+    for name in names:
+        field = "attributes.key" if name == "attributes" else name
+        operators = [Comparison.HAS] if name == "labels" else [one for one in Comparison if one is not Comparison.HAS]
+        for operator in operators:
+            query, values = compose_list([FilterTerm(field, operator, "x")], run_key().run_id)
+            async with pools.reads.lend() as connection:
+                statement = await connection.prepare(query)
+                assert len(statement.get_parameters()) == 2 + len(values)
+
+
+def test_every_query_has_a_sentence() -> None:
+    for file in (*FILES, "migrate", "pool"):
+        text = resources.files("orchestrator.postgres").joinpath("queries", f"{file}.sql").read_text()
+        lines = text.splitlines()
+        for line, following in pairwise(lines):
+            if line.startswith("-- name: "):
+                assert following.startswith("-- "), line
+        assert len(load(file)) == text.count("-- name: ")
+
+
+async def plan_of(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], name: str, query: str) -> str:
+    """The plan that a statement gets once and for all, whatever its arguments are."""
+    await connection.execute("SET plan_cache_mode = force_generic_plan")
+    await connection.execute(f"PREPARE {name} AS {query}")
+    parameters = await connection.fetchval(
+        "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1", name
+    )
+    rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE {name} ({', '.join(['NULL'] * parameters)})")
+    return "\n".join(row[0] for row in rows)
+
+
+async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_tables(
+    pools: Pools, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """A statement that is planned while the tables are empty must not scan them, or a prefix of a key, ever after."""
+    for vacuumed in (0, 1):
+        if vacuumed:
+            await administrator.execute("VACUUM ANALYZE runs, requests, replicas")
+        async with pools.journal.lend() as connection:
+            plan = await plan_of(connection, f"write_{vacuumed}", load("journal")["write_batch"])
+            assert "Index Cond: ((namespace = ANY (ARRAY[e.namespace])) AND (run_id = e.run_id))" in plan
+            assert plan.count(" on runs r") == 2  # the update, and one look by the primary key below it
+            assert "Seq Scan" not in plan
+        async with pools.claims.lend() as connection:
+            plan = await plan_of(connection, f"adopt_{vacuumed}", load("replicas")["adopt"])
+            assert "Seq Scan on runs" not in plan
+            assert "Index Cond: ((namespace = ANY (ARRAY[c.namespace])) AND (run_id = c.run_id))" in plan

@@ -1,0 +1,133 @@
+"""What the stores say and do when the database goes away, and when it is not known whether a commit took place."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.ports import WriteRefused
+from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.pool import Pool, PoolSettings, Role
+from tests.conformance.journal_store import (
+    WRITTEN,
+    Stores,
+    ending,
+    journal_of,
+    replica,
+    rows,
+    run_key,
+    states,
+    step,
+    submission,
+)
+from tests.postgres.conftest import Pools, opened
+from tests.postgres.proxy import lossy_proxy
+
+
+async def test_an_ambiguous_commit_is_settled_by_the_identical_batch(
+    stores: Stores, pools: Pools, database: str
+) -> None:
+    me, old, dying = await replica(stores), run_key(), run_key()
+    await states(stores, me, submission(old), submission(dying))
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as directory:
+        async with lossy_proxy(database, Path(directory)) as (proxy, dsn), AsyncExitStack() as stack:
+            far = await opened(stack, dsn, Role.ENGINE, PoolSettings(max_size=1, generic_plans=True))
+            store = PostgresJournalStore(far, pools.reads)
+            assert [result.state for result in await store.write(me, [step(old, 2)])] == [WRITTEN]
+            batch = [step(old, 3, 2), submission(run_key(), "request-1", count=2), ending(dying, 2)]
+            proxy.loses_answers = True
+            with pytest.raises(DatabaseUnavailable):
+                await store.write(me, batch)
+            assert await journal_of(stores, old) == rows(1, 4)  # It did take place.
+            proxy.loses_answers = False
+            assert [result.state for result in await store.write(me, batch)] == [WRITTEN] * 3
+            assert [result.state for result in await store.write(me, [step(old, 5)])] == [WRITTEN]
+    assert await journal_of(stores, old) == rows(1, 5)
+    assert await journal_of(stores, dying) == rows(1, 2)
+
+
+async def test_connections_that_were_killed_are_replaced(
+    stores: Stores, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    me, key = await replica(stores), run_key()
+    await states(stores, me, submission(key))
+    await administrator.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    outcomes: list[str | None] = []
+    while not outcomes or outcomes[-1] is not None:
+        try:
+            outcomes.append(None if await states(stores, me, step(key, 2)) == [WRITTEN] else "wrong")
+        except DatabaseUnavailable as error:
+            outcomes.append(str(error))
+    assert set(outcomes) <= {None, "the database does not answer; try again"}
+
+
+@pytest.mark.parametrize("code", ["57014", "53300", "40001", "40P01", "55P03", "25006", "57P01", "53100", "58030"])
+async def test_errors_that_do_not_blame_the_data_are_unavailability(
+    stores: Stores, administrator: asyncpg.Connection[asyncpg.Record], code: str
+) -> None:
+    me, key = await replica(stores), run_key()
+    await states(stores, me, submission(key))
+    await fail_with(administrator, code)
+    with pytest.raises(DatabaseUnavailable) as caught:
+        await stores.journal.write(me, [step(key, 2)])
+    assert "injected" not in str(caught.value)
+    await administrator.execute("DROP TRIGGER failing ON events")
+    assert await states(stores, me, step(key, 2)) == [WRITTEN]
+
+
+@pytest.mark.parametrize("code", ["22021", "23514", "54000"])
+async def test_errors_that_blame_the_data_are_refusals(
+    stores: Stores, administrator: asyncpg.Connection[asyncpg.Record], code: str
+) -> None:
+    me, key = await replica(stores), run_key()
+    await states(stores, me, submission(key))
+    await fail_with(administrator, code)
+    with pytest.raises(WriteRefused):
+        await stores.journal.write(me, [step(key, 2)])
+
+
+async def fail_with(administrator: asyncpg.Connection[asyncpg.Record], code: str) -> None:
+    """Lets every insert into the journal fail with an SQLSTATE."""
+    await administrator.execute(
+        f"""
+        CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE EXCEPTION 'injected' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER failing BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION fail()
+        """
+    )
+
+
+async def test_a_database_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailable):
+        await Pool.open(f"postgresql://postgres@/postgres?host={tmp_path}", Role.API, PoolSettings())
+
+
+async def test_a_pool_that_is_exhausted_says_so_in_time(database: str) -> None:
+    async with AsyncExitStack() as stack:
+        pool = await opened(stack, database, Role.API, PoolSettings(max_size=1, acquire_timeout_seconds=0.05))
+        async with pool.connection():
+            with pytest.raises(DatabaseUnavailable):
+                await pool.fetch("SELECT 1")
+        assert len(await pool.fetch("SELECT 1")) == 1
+
+
+async def test_cancelled_reads_leave_no_transaction_and_no_namespace_behind(database: str) -> None:
+    async with AsyncExitStack() as stack:
+        pool = await opened(stack, database, Role.API, PoolSettings(max_size=1))
+        for _ in range(20):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.01):
+                    await pool.fetch_in("shop", "SELECT pg_sleep(10)")
+        (row,) = await pool.fetch("SELECT current_setting('baton.namespace', true) AS namespace")
+        assert not row["namespace"]
+        (row,) = await pool.fetch("SELECT count(*) AS idle FROM pg_stat_activity WHERE state LIKE 'idle in%'")
+        assert row["idle"] == 0
