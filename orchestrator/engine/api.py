@@ -6,7 +6,7 @@ domain.errors. `after`, `before` and `limit` are paging positions that the door 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Protocol
 from uuid import UUID
 
@@ -46,7 +46,7 @@ class Runs(Protocol):
 
     def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
-    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
         """Streams a run; see WatchRun."""
         ...
 

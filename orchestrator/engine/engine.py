@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -61,7 +61,7 @@ class Runs:
     def __init__(self, driver: Driver, submitter: Submitter, reader: RunReader) -> None:
         self._driver, self._submitter, self._reader = driver, submitter, reader
         self.get = reader.get
-        self.watch: Callable[[Caller, UUID, str, int], AsyncIterator[run_service_pb2.WatchRunResponse]] = reader.watch
+        self.watch: Callable[[Caller, UUID, str, int], AsyncGenerator[run_service_pb2.WatchRunResponse, None]] = reader.watch
         self.wait = reader.wait
         self.submit = submitter.submit
 

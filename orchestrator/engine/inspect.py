@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from uuid import UUID
 
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
@@ -141,7 +141,7 @@ class RunReader:
 
     async def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
-    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
         """See WatchRun. How long a stream may last is the door's business."""
         key = RunKey(caller.namespace, run_id)
         if cursor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 from baton.v1.run_service_pb2 import WatchRunResponse
@@ -21,13 +21,13 @@ class Watches:
         self._waiting: set[asyncio.Timeout] = set()
         self._ending = False
 
-    async def follow(self, updates: AsyncIterator[WatchRunResponse], cursor: str) -> AsyncIterator[WatchRunResponse]:
+    async def follow(self, updates: AsyncGenerator[WatchRunResponse, None], cursor: str) -> AsyncIterator[WatchRunResponse]:
         """Passes `updates` on until they end, this server drains, or the stream is old.
 
         In the latter two the last message asks the caller to reconnect, with the cursor of the message before it.
         """
         end_time = asyncio.get_running_loop().time() + self._watch_seconds * random.uniform(1.0, 4 / 3)
-        async with aclosing(updates) as open_updates:  # type: ignore[type-var]
+        async with aclosing(updates) as open_updates:
             while not self._ending:
                 try:
                     async with asyncio.timeout_at(end_time) as waiting:

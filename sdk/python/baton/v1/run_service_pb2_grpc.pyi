@@ -41,7 +41,8 @@ class RunServiceStub:
     ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (TOO_MANY_RUNS, with RetryInfo).
+    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
+    RetryInfo).
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
     """GetRun reads one run with its steps.
@@ -91,7 +92,8 @@ class RunServiceAsyncStub(RunServiceStub):
     ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (TOO_MANY_RUNS, with RetryInfo).
+    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
+    RetryInfo).
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun reads one run with its steps.
@@ -144,7 +146,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (TOO_MANY_RUNS, with RetryInfo).
+        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
+        RetryInfo).
         """
 
     @_abc_1.abstractmethod

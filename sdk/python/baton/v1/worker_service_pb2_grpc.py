@@ -75,7 +75,7 @@ class WorkerServiceServicer:
         Registering the same address again renews its contract and puts a draining endpoint back to work.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-        REFLECTION_UNAVAILABLE).
+        REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,7 +41,7 @@ class WorkerServiceStub:
     Registering the same address again renews its contract and puts a draining endpoint back to work.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-    REFLECTION_UNAVAILABLE).
+    REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
     """
     GetWorker: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetWorkerRequest, _worker_service_pb2.GetWorkerResponse]
     """GetWorker reads one worker.
@@ -77,7 +77,7 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Registering the same address again renews its contract and puts a draining endpoint back to work.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-    REFLECTION_UNAVAILABLE).
+    REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
     """
     GetWorker: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetWorkerRequest, _worker_service_pb2.GetWorkerResponse]  # type: ignore[assignment]
     """GetWorker reads one worker.
@@ -116,7 +116,7 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         Registering the same address again renews its contract and puts a draining endpoint back to work.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-        REFLECTION_UNAVAILABLE).
+        REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
         """
 
     @_abc_1.abstractmethod
