@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ _DEFAULT_PORT = 5432
 _PR_SET_PDEATHSIG = 1
 _REFUGE = Path("/var/lib/baton")
 _UNPRIVILEGED = "nobody"
+_PLAIN_PATH = re.compile(r"[\w/.+-]+", re.ASCII)
+"""Paths that a DSN holds without ambiguity: a comma there separates hosts."""
 
 
 class EmbeddedPostgres:
@@ -92,6 +95,7 @@ class EmbeddedPostgres:
         """
         if self.process_id is not None:
             return self.dsn
+        self.stop()  # Clears what a server that died by itself left here.
         self._directory.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
@@ -223,7 +227,8 @@ class EmbeddedPostgres:
 
     def _make_socket_directory(self) -> Path:
         directory = self._data / "socket"
-        if len(os.fsencode(directory / f".s.PGSQL.{self._port}.lock")) >= SOCKET_PATH_LIMIT_BYTES:
+        too_long = len(os.fsencode(directory / f".s.PGSQL.{self._port}.lock")) >= SOCKET_PATH_LIMIT_BYTES
+        if too_long or not _PLAIN_PATH.fullmatch(str(directory)):
             base = "/tmp" if len(os.fsencode(tempfile.gettempdir())) > SOCKET_PATH_LIMIT_BYTES // 2 else None
             directory = Path(tempfile.mkdtemp(prefix="baton-", dir=base))
             self._temporary_socket = True
@@ -239,6 +244,7 @@ class EmbeddedPostgres:
         if log_path.is_file() and log_path.stat().st_size > LOG_LIMIT_BYTES:
             log_path.replace(log_path.with_name("log.1"))
         while True:
+            log_path.touch(mode=0o600)
             with log_path.open("ab") as log:
                 log_start = log.tell()
                 self._process = subprocess.Popen(

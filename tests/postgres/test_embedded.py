@@ -115,7 +115,7 @@ async def test_it_recovers_from_a_kill_of_the_server_itself(directory: Path) -> 
         await query(server.dsn, "CREATE TABLE kept AS SELECT 42 AS answer")
         assert server.process_id is not None
         os.kill(server.process_id, signal.SIGKILL)
-        while server.process_id is not None:
+        while server.process_id is not None:  # noqa: ASYNC110 - the fact is in the kernel
             await asyncio.sleep(0.005)
         server.start()
         assert await query(server.dsn, "SELECT answer FROM kept") == 42
@@ -159,9 +159,10 @@ async def test_a_long_path_gets_a_short_socket(directory: Path) -> None:
     deep = directory / ("long-" * 12) / ("path-" * 12)
     with EmbeddedPostgres(deep, durable=False) as server:
         assert await query(server.dsn, "SELECT 1") == 1
-        short = Path(server.dsn.partition("host=")[2].partition("&")[0])
-        assert len(str(short)) < 80
-    assert not short.exists()
+        short = server.dsn.partition("host=")[2].partition("&")[0]
+        assert len(short) < 80
+    with pytest.raises(OSError, match="No such file"):
+        os.stat(short)
 
 
 async def test_odd_characters_in_the_path(directory: Path) -> None:
