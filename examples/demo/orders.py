@@ -47,7 +47,11 @@ class Orders:
 
     def shipped_by_fallback(self) -> list[run_pb2.Run]:
         """Runs whose express carrier did not answer, so that the other one shipped."""
-        return [run for run in self.runs.values() if _lost_carrier(run)]
+        return [run for run in self.runs.values() if _lost_carrier(run) and not _was_hit(run)]
+
+    def hit_by_crash(self) -> list[run_pb2.Run]:
+        """Runs that had a call out when the server died."""
+        return [run for run in self.runs.values() if _was_hit(run)]
 
     def retried(self) -> int:
         """Attempts that failed and were made again or elsewhere."""
@@ -55,12 +59,7 @@ class Orders:
 
     def redelivered(self) -> int:
         """Calls that were sent again because the server died while they were out."""
-        return sum(
-            max(0, attempt.deliveries - 1)
-            for run in self.runs.values()
-            for step in run.steps
-            for attempt in step.attempts
-        )
+        return sum(max(0, attempt.deliveries - 1) for run in self.runs.values() for attempt in _attempts(run))
 
 
 def read_orders(path: Path) -> Orders:
@@ -110,6 +109,14 @@ def _record(orders: Orders, order_id: str, run: run_pb2.Run) -> None:
 def status_of(output: order_pb2.OrderOutput) -> str:
     """How an order ended, as a word."""
     return order_pb2.OrderStatus.Name(output.status).removeprefix("ORDER_STATUS_")
+
+
+def _attempts(run: run_pb2.Run) -> list[run_pb2.Attempt]:
+    return [attempt for step in run.steps for attempt in step.attempts]
+
+
+def _was_hit(run: run_pb2.Run) -> bool:
+    return any(attempt.deliveries > 1 for attempt in _attempts(run))
 
 
 def _lost_carrier(run: run_pb2.Run) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asyncpg
 from baton import BatonError, Client, WaitTimeout
-from baton.v1 import run_pb2
+from baton.v1 import event_pb2, run_pb2
 
 from examples.demo import documents, orders
 from examples.demo.processes import Processes, StartFailed
@@ -170,13 +170,19 @@ class Story:
             self._screen.title("A declined card takes another branch")
             await self._command("run", "get", declined.run_id)
         lost = found.shipped_by_fallback()
-        if not lost:
+        if lost:
+            self._screen.title(f"The dead carrier: {len(lost)} orders went by the other one; here is one of them")
+            await self._command("run", "get", _fullest(lost).run_id)
+        else:
             self._wrong.append("no order was shipped by the fallback although the express carrier was dead")
-            return
-        self._screen.title(
-            f"The dead carrier: {len(lost)} orders went by the fallback; where the time of one of them went"
-        )
-        await self._command("run", "get", _slowest(lost).run_id, "--waterfall")
+        hit = found.hit_by_crash()
+        if hit:
+            self._screen.title(
+                f"The killed server: {len(hit)} runs were in the middle of a call; where the time of one went"
+            )
+            await self._command("run", "get", _fullest(hit).run_id, "--waterfall")
+        else:
+            self._wrong.append("no run was in the middle of a call when the server was killed")
 
     async def _documents(self, client: Client) -> None:
         self._screen.title(
@@ -204,7 +210,8 @@ class Story:
 
     async def _look(self, client: Client) -> None:
         self._screen.title("Where it all is: in Postgres")
-        run = await anext(aiter(client.list_runs('workflow = "fulfil-order"', page_size=1)))
+        newest = await anext(aiter(client.list_runs('workflow = "fulfil-order"', page_size=1)))
+        run = await client.get_run(newest.run_id)
         connection = await asyncpg.connect(self._dsn)
         try:
             states = await connection.fetch(_RUNS)
@@ -218,8 +225,10 @@ class Story:
             [(f"{row['state']} {names[row['state']]}", str(row["runs"]), str(row["events"])) for row in states],
         )
         self._screen.say(f"   SELECT … FROM events WHERE run_id = '{run.run_id}' LIMIT 6", "dim")
+        kinds = {field.number: field.name.upper() for field in event_pb2.RunEvent.DESCRIPTOR.fields}
         headers = ("sequence", "time", "kind", "step", "attempt", "payload_type")
-        self._screen.table(headers, [[str(row[name]) for name in headers] for row in events])
+        rows = [{**row, "kind": f"{row['kind']} {kinds[row['kind']]}"} for row in events]
+        self._screen.table(headers, [[str(row[name]) for name in headers] for row in rows])
         self._screen.say(f"   trace of that run: {run.trace_id} (set OTEL_EXPORTER_OTLP_ENDPOINT to export it)")
         unended = sum(row["runs"] for row in states if row["state"] < run_pb2.RUN_STATE_SUCCEEDED)
         if unended:
@@ -265,5 +274,6 @@ def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
             yield each
 
 
-def _slowest(runs: list[run_pb2.Run]) -> run_pb2.Run:
-    return max(runs, key=lambda run: run.end_time.ToMicroseconds() - run.create_time.ToMicroseconds())
+def _fullest(runs: list[run_pb2.Run]) -> run_pb2.Run:
+    """The run of which there is most to tell."""
+    return max(runs, key=lambda run: sum(len(step.attempts) for step in run.steps))

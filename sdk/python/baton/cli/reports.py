@@ -43,9 +43,12 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
     if error.code == "UNAVAILABLE" and not error.reason:
         _write(chosen, message=f"cannot reach Baton at {_address(chosen)}", cure=_REACH, code=error.code)
         return ExitCode.FAILED
+    message = error.message
+    if error.reason == "WORKFLOW_INVALID":
+        message = f"{source or 'the workflow'} is not valid"  # its faults follow, each with its path
     _write(
         chosen,
-        message=error.message,
+        message=message,
         reason=error.reason or error.code,
         code=error.code,
         cure=_CURES.get(error.reason, ""),
@@ -87,7 +90,8 @@ def _write(
     console.print(
         styled("error: ", "bold red"), clean(message), styled(f" [{reason}]" if reason else "", "dim"), sep=""
     )
-    print_violations(violations, source, locate)
+    if len(violations) > 1 or not any(each.message in message for each in violations):
+        print_violations(violations, source, locate)
     for key, value in sorted((metadata or {}).items()):
         console.print(f"  {clean(key)}: {clean(value)}")
     if cure:
@@ -97,19 +101,24 @@ def _write(
 def print_violations(violations: Sequence[Violation], source: str, locate: Locate | None) -> None:
     """Writes each fault to standard error: where it is, what is wrong, and its stable reason."""
     console = error_console()
-    for each in violations:
-        line = locate(each.path) if locate is not None else None
-        where = f"{source}:{line}: " if line else ""
-        console.print(f"  {where}", styled(clean(each.path) or "(workflow)", "bold"), sep="")
+    lines = {each.path: (locate(each.path) if locate is not None else None) or 0 for each in violations}
+    for each in sorted(violations, key=lambda each: lines[each.path]):
+        where = f"{source}:{lines[each.path]}: " if lines[each.path] else ""
+        console.print(f"  {where}", styled(clean(_path(each)), "bold"), sep="")
         console.print(f"    {clean(each.message)}", styled(f" [{each.reason}]" if each.reason else "", "dim"), sep="")
 
 
 def violation_as_json(violation: Violation, locate: Locate | None) -> dict[str, object]:
     """Returns a fault as JSON, with its line where it is known."""
     told: dict[str, object] = {
-        "path": violation.path,
+        "path": _path(violation) if locate is not None else violation.path,
         "reason": violation.reason,
         "message": violation.message,
     }
     line = locate(violation.path) if locate is not None else None
     return told | {"line": line} if line else told
+
+
+def _path(violation: Violation) -> str:
+    """The path into the file: a fault of the request that carries the workflow begins with `workflow.`."""
+    return violation.path.removeprefix("workflow.") or "(workflow)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -115,6 +115,7 @@ async def _answer(
     from baton.cli.types import Types
     from baton.cli.watching import exit_code, print_end
     from baton.cli.watching import watch as follow
+    from baton.runs import RunHandle
 
     if check_only:
         if chosen.as_json:
@@ -124,7 +125,9 @@ async def _answer(
         return ExitCode.SUCCESS
     run_id = answer.run.run_id
     if watch:
-        return await follow(client, client.run(run_id), chosen)
+        # From the submission on, so that no event is missed although the run may have gone far by now.
+        handle: RunHandle[Any] = RunHandle(client._connection, run_id, None, run=answer.run, cursor=answer.cursor)
+        return await follow(client, handle, chosen)
     types = Types(client.address)
     if not wait:
         if chosen.as_json:

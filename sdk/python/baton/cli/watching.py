@@ -47,6 +47,8 @@ async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> Exit
     if sys.stdout.isatty():
         await _watch_live(client, handle)
     else:
+        if handle.cursor:
+            show(head(handle.run))
         async for update in handle.watch():
             if update.HasField("snapshot"):
                 show(head(update.snapshot))

@@ -9,12 +9,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 from google.protobuf import json_format
 
 from baton.cli.session import CommandFailed
+from baton.cli.yaml_fields import check_fields
 from baton.v1 import workflow_pb2
 
 FILE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -107,7 +107,7 @@ def _text_of(name: str) -> str:
 
 
 def _from_node(name: str, loader: _Loader, node: yaml.Node) -> WorkflowSource:
-    _refuse_twice(name, node, set())
+    check_fields(name, node, workflow_pb2.Workflow.DESCRIPTOR)
     document = loader.construct_document(node)
     if not isinstance(document, dict):
         raise CommandFailed(f"{name}:{node.start_mark.line + 1}: a workflow is a mapping with `name`, `steps`, …")
@@ -122,29 +122,10 @@ def _from_node(name: str, loader: _Loader, node: yaml.Node) -> WorkflowSource:
 
 def _parse_fault(source: WorkflowSource, text: str) -> str:
     """Names the line of what protobuf could not read, where its text has a path such as `Workflow.steps[0].when`."""
-    path = re.search(r'(?:at|parse) "?(?:Workflow\.)?([\w.\[\]]+)"?', text)
-    field = re.search(r'no field named "([^"]+)"', text)
-    line = None
-    if path is not None or field is not None:
-        steps = "" if path is None or path[1] == "Workflow" else path[1]
-        line = source.line(f"{steps}.{field[1]}" if field is not None else steps)
-    return f"{source.file}:{line or 1}: {text}"
-
-
-def _refuse_twice(name: str, node: yaml.Node, seen: set[int]) -> None:
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for each in node.value:
-            _refuse_twice(name, each, seen)
-    if isinstance(node, yaml.MappingNode):
-        keys: set[Any] = set()
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in keys:
-                raise CommandFailed(f"{name}:{key.start_mark.line + 1}: the key {key.value} stands twice")
-            keys.add(key.value if isinstance(key, yaml.ScalarNode) else None)
-            _refuse_twice(name, value, seen)
+    path = re.search(r"at \"?Workflow\.([\w.\[\]]+?)[.\"]*$", text)
+    said = text.rpartition(" field: ")[2].partition(" at Workflow")[0]
+    where = path[1] if path is not None else ""
+    return f"{source.file}:{source.line(where) or 1}: {where}: {said}"
 
 
 def _child(node: yaml.Node, token: str) -> tuple[int, yaml.Node] | None:
