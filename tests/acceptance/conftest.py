@@ -1,0 +1,107 @@
+"""Servers and workers of the acceptance tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from tests.acceptance.contracts import Contract, new_lab
+from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.wire import Baton
+from tests.conftest import dsn_of
+
+StartServer = Callable[..., Awaitable[ServerProcess]]
+
+
+@pytest.fixture(scope="session")
+async def shared_server(
+    postgres_server: EmbeddedPostgres, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[ServerProcess]:
+    """A server that no test harms."""
+    connection = await asyncpg.connect(postgres_server.dsn)
+    await connection.execute(f"CREATE DATABASE acceptance TEMPLATE {template_database} STRATEGY file_copy")
+    await connection.close()
+    dsn = dsn_of(postgres_server.dsn, "acceptance")
+    server = ServerProcess(dsn, tmp_path_factory.mktemp("shared") / "server.log")
+    await server.start()
+    yield server
+    await server.kill()
+
+
+@pytest.fixture
+async def baton(shared_server: ServerProcess) -> AsyncIterator[Baton]:
+    """A connection to the shared server."""
+    connection = Baton(shared_server.address)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+def contract() -> Contract:
+    """A lab's contract of this test alone."""
+    return new_lab()
+
+
+@pytest.fixture
+async def lab(contract: Contract) -> AsyncIterator[LabWorker]:
+    """A lab in this process, started."""
+    worker = LabWorker(contract)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+@pytest.fixture
+async def registered(baton: Baton, lab: LabWorker) -> LabWorker:
+    """A lab that the shared server knows, under the name of its package without the version."""
+    await baton.register(name_of(lab), lab.address)
+    return lab
+
+
+@pytest.fixture
+async def start_server(database: str, tmp_path: Path) -> AsyncIterator[StartServer]:
+    """Starts servers on this test's own database; keyword arguments are settings."""
+    servers: list[ServerProcess] = []
+
+    async def start(**settings: str) -> ServerProcess:
+        server = ServerProcess(database, tmp_path / f"server{len(servers)}.log", settings)
+        servers.append(server)
+        await server.start()
+        return server
+
+    yield start
+    for server in servers:
+        await server.kill()
+
+
+@pytest.fixture
+async def lab_process(contract: Contract, tmp_path: Path) -> AsyncIterator[LabProcess]:
+    """A lab in a process of its own, started."""
+    worker = LabProcess(contract, tmp_path)
+    await worker.start()
+    yield worker
+    await worker.kill()
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Callable[[ServerProcess], Baton]]:
+    """Makes connections to servers of this test."""
+    connections: list[Baton] = []
+
+    def make(server: ServerProcess) -> Baton:
+        connections.append(Baton(server.address))
+        return connections[-1]
+
+    yield make
+    for connection in connections:
+        await connection.close()
+
+
+def name_of(lab: LabWorker) -> str:
+    """The name that a lab is registered under."""
+    return lab.contract.package.partition(".")[0]

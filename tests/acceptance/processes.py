@@ -1,0 +1,119 @@
+"""Real processes of the tests: servers of Baton and labs, which can be killed, stopped and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.acceptance.contracts import Contract
+from tests.acceptance.lab_worker import Note
+
+ROOT = Path(__file__).parents[2]
+START_SECONDS = 40.0
+
+QUICK = {
+    "BATON_LEASE_SECONDS": "1",
+    "BATON_ADOPTION_INTERVAL_SECONDS": "0.2",
+    "BATON_FOREIGN_POLL_SECONDS": "0.05",
+    "BATON_WATCH_PROGRESS_SECONDS": "0.5",
+    "BATON_CIRCUIT_FAIL_MAX": "3",
+    "BATON_CIRCUIT_RESET_SECONDS": "1",
+}
+"""Settings that make a server wait less than one in earnest."""
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+class _Process:
+    """A Python program that says in its first line that it is ready."""
+
+    def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._arguments, self._environment, self._log = arguments, environment, log
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> str:
+        """Starts the program; returns its first line."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BATON_", "OTEL_", "PG"))}
+        with self._log.open("ab") as log:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *self._arguments,
+                cwd=ROOT,
+                env=kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk/python'}"} | dict(self._environment),
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+            )
+        assert self.process.stdout is not None
+        async with asyncio.timeout(START_SECONDS):
+            line = await self.process.stdout.readline()
+        assert line, f"it did not start: {self.log()[-3000:]}"
+        return line.decode().strip()
+
+    async def kill(self) -> None:
+        """Ends it with SIGKILL."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """Sends a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def wait(self, timeout_seconds: float = 30.0) -> int:
+        """Waits for the end; returns the exit code."""
+        assert self.process is not None
+        async with asyncio.timeout(timeout_seconds):
+            return await self.process.wait()
+
+    def log(self) -> str:
+        """What it wrote to standard error."""
+        return self._log.read_text(errors="replace")
+
+
+class ServerProcess(_Process):
+    """`baton serve` on a port that stays the same over starts."""
+
+    def __init__(self, dsn: str, log: Path, settings: Mapping[str, str] | None = None) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.dsn = dsn
+        environment = QUICK | dict(settings or {}) | {"BATON_DATABASE_URL": dsn}
+        super().__init__(
+            ["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"], environment, log
+        )
+
+
+class LabProcess(_Process):
+    """A lab in a process of its own, whose notes are in a file."""
+
+    def __init__(self, contract: Contract, directory: Path, port: int = 0) -> None:
+        self.address = ""
+        self._notes = directory / f"{contract.package}.notes"
+        file = directory / f"{contract.package}.binpb"
+        file.write_bytes(contract.files.SerializeToString())
+        self._port = port or free_port()
+        arguments = ["-m", "tests.acceptance.lab_worker", str(file), contract.package, str(self._port)]
+        super().__init__([*arguments, str(self._notes)], {}, directory / "lab.log")
+
+    async def start(self) -> str:
+        """Serves, at the same port each time; returns the address."""
+        self.address = await super().start()
+        return self.address
+
+    def notes(self) -> list[Note]:
+        """Everything noted so far, by every start of it."""
+        if not self._notes.exists():
+            return []
+        return [Note(**json.loads(line)) for line in self._notes.read_text().splitlines()]

@@ -1,0 +1,192 @@
+"""A client of the tests: the three services as generated, and short ways to say what tests say often."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from baton.v1 import (
+    event_pb2,
+    run_pb2,
+    run_service_pb2,
+    run_service_pb2_grpc,
+    worker_pb2,
+    worker_service_pb2,
+    worker_service_pb2_grpc,
+    workflow_pb2,
+    workflow_service_pb2_grpc,
+)
+from google.protobuf import json_format
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+T = TypeVar("T")
+
+ENDED = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
+ENDING = frozenset({"run_succeeded", "run_failed", "run_cancelled"})
+BASIC, FULL = run_service_pb2.RUN_VIEW_BASIC, run_service_pb2.RUN_VIEW_FULL
+
+
+def workflow(definition: dict[str, Any]) -> workflow_pb2.Workflow:
+    """A workflow from its JSON form."""
+    return json_format.ParseDict(definition, workflow_pb2.Workflow())
+
+
+async def eventually(look: Callable[[], Awaitable[T]], timeout_seconds: float = 20.0) -> T:
+    """Looks again and again until what is seen is true; returns it."""
+    end = time.monotonic() + timeout_seconds
+    while True:
+        seen = await look()
+        if seen:
+            return seen
+        assert time.monotonic() < end, f"not seen within {timeout_seconds} s; last: {seen!r}"
+        await asyncio.sleep(0.02)
+
+
+class Baton:
+    """One connection to one server."""
+
+    def __init__(self, address: str) -> None:
+        options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.initial_reconnect_backoff_ms", 100)]
+        options += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
+        self.channel = grpc.aio.insecure_channel(address, options=[*options, ("grpc.use_local_subchannel_pool", 1)])
+        self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
+        self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
+        self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
+
+    async def close(self) -> None:
+        """Closes the connection."""
+        await self.channel.close()
+
+    async def register(self, worker: str, address: str, **fields: Any) -> worker_pb2.Worker:
+        """Registers a worker's address."""
+        request = worker_service_pb2.RegisterWorkerRequest(worker=worker, address=address, **fields)
+        return (await self.workers.RegisterWorker(request, timeout=20, wait_for_ready=True)).worker
+
+    async def worker(self, name: str) -> worker_pb2.Worker:
+        """Reads a worker."""
+        return (await self.workers.GetWorker(worker_service_pb2.GetWorkerRequest(worker=name), timeout=20)).worker
+
+    async def submit(
+        self,
+        definition: dict[str, Any],
+        given: AnyMessage | None = None,
+        *,
+        wait_seconds: float = 0,
+        **fields: Any,
+    ) -> run_pb2.Run:
+        """Submits an inline workflow; with `wait_seconds`, waits for its end."""
+        request = submission(definition, given, wait_seconds=wait_seconds, **fields)
+        answer = await self.runs.SubmitRun(request, timeout=wait_seconds + 30, wait_for_ready=True)
+        return answer.run
+
+    async def run(self, definition: dict[str, Any], given: AnyMessage | None = None, **fields: Any) -> run_pb2.Run:
+        """Submits an inline workflow and waits until it has ended."""
+        run = await self.submit(definition, given, wait_seconds=30, **fields)
+        assert run.state in ENDED, f"it has not ended: {run}"
+        return run
+
+    async def get(self, run_id: str, view: Any = FULL) -> run_pb2.Run:
+        """Reads a run."""
+        request = run_service_pb2.GetRunRequest(run_id=run_id, view=view)
+        return (await self.runs.GetRun(request, timeout=20, wait_for_ready=True)).run
+
+    async def end(self, run_id: str, wait_seconds: float = 30) -> run_pb2.Run:
+        """Waits until a run has ended."""
+        request = run_service_pb2.WaitRunRequest(run_id=run_id)
+        request.wait_timeout.FromMilliseconds(int(wait_seconds * 1000))
+        run = (await self.runs.WaitRun(request, timeout=wait_seconds + 10, wait_for_ready=True)).run
+        assert run.state in ENDED, f"it has not ended: {run}"
+        return run
+
+    async def cancel(self, run_id: str, reason: str = "") -> run_pb2.Run:
+        """Cancels a run."""
+        request = run_service_pb2.CancelRunRequest(run_id=run_id, reason=reason)
+        return (await self.runs.CancelRun(request, timeout=20)).run
+
+    async def events(self, run_id: str, view: Any = BASIC, page_size: int = 0) -> list[event_pb2.RunEvent]:
+        """Reads the whole journal of a run, page by page."""
+        events: list[event_pb2.RunEvent] = []
+        request = run_service_pb2.ListRunEventsRequest(run_id=run_id, view=view, page_size=page_size)
+        while True:
+            page = await self.runs.ListRunEvents(request, timeout=20, wait_for_ready=True)
+            assert not page_size or len(page.events) <= page_size
+            events.extend(page.events)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return events
+
+    def watch(self, run_id: str, cursor: str = "", view: Any = BASIC) -> Any:
+        """Opens a watch."""
+        request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=cursor, view=view)
+        return self.runs.WatchRun(request, timeout=120, wait_for_ready=True)
+
+    async def waiting(self, run_id: str, step: str, kind: Any) -> run_pb2.WaitReason:
+        """Waits until a step says that it waits for `kind`; returns what it says."""
+
+        async def look() -> run_pb2.WaitReason | None:
+            run = await self.get(run_id)
+            found = next(each for each in run.steps if each.step == step)
+            return found.wait_reason if found.wait_reason.kind == kind else None
+
+        reason = await eventually(look)
+        assert reason is not None
+        return reason
+
+
+def submission(
+    definition: dict[str, Any] | str, given: AnyMessage | None = None, *, wait_seconds: float = 0, **fields: Any
+) -> run_service_pb2.SubmitRunRequest:
+    """A request to run an inline workflow, or one by name."""
+    request = run_service_pb2.SubmitRunRequest(**fields)
+    if isinstance(definition, str):
+        request.workflow = definition
+    else:
+        request.inline_workflow.CopyFrom(workflow(definition))
+    if given is not None:
+        request.input.CopyFrom(given)
+    if wait_seconds:
+        request.wait_timeout.FromMilliseconds(int(wait_seconds * 1000))
+    return request
+
+
+def kinds(events: list[event_pb2.RunEvent]) -> list[str]:
+    """What the events are, in order, with their steps: `step_succeeded a`."""
+    return [f"{event.WhichOneof('kind')} {event.step}".strip() for event in events]
+
+
+def step_of(run: run_pb2.Run, name: str) -> run_pb2.RunStep:
+    """One step of a run."""
+    return next(step for step in run.steps if step.step == name)
+
+
+class Refusal:
+    """What a call was refused with."""
+
+    def __init__(self, error: grpc.aio.AioRpcError) -> None:
+        self.code, self.text = error.code(), error.details() or ""
+        self.reason, self.retry_seconds = "", None
+        self.paths: dict[str, str] = {}
+        status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
+        for detail in status.details if status is not None else ():
+            info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+            if detail.Unpack(info):
+                self.reason, self.domain, self.metadata = info.reason, info.domain, dict(info.metadata)
+            elif detail.Unpack(bad):
+                self.paths = {violation.field: violation.description for violation in bad.field_violations}
+            elif detail.Unpack(retry):
+                self.retry_seconds = retry.retry_delay.ToMilliseconds() / 1000
+
+
+async def refused(call: Awaitable[Any]) -> Refusal:
+    """Awaits a call that must be refused; returns how."""
+    try:
+        answer = await call
+    except grpc.aio.AioRpcError as error:
+        return Refusal(error)
+    raise AssertionError(f"it was not refused: {answer}")
