@@ -43,7 +43,7 @@ from orchestrator.contracts.types import (
 )
 from orchestrator.contracts.violations import EvaluationFailed
 
-ELEMENT_LIMIT = 10_000
+ELEMENT_LIMIT = 5_000
 RESULT_LIMIT_BYTES = 1024 * 1024
 
 _ACCEPTED = {

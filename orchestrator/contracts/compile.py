@@ -35,7 +35,7 @@ from orchestrator.contracts.pinning import merge_pinned, pin
 from orchestrator.contracts.reads import Site
 from orchestrator.contracts.required import Requirements
 from orchestrator.contracts.settings import check_timeouts, duration_us, failure_match, retry_policy
-from orchestrator.contracts.violations import Report, Violation
+from orchestrator.contracts.violations import Report, Violation, limited_hints
 from orchestrator.domain.workflow import RetryPolicy
 
 _REPEATABLE = (MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS)
@@ -81,7 +81,8 @@ def check_workflow(
     Only the contracts of workers that serve a method used, or that alone define the input or output type, are merged
     and pinned. With `require_name`, a workflow without a name is a violation. Raises nothing for a wrong workflow.
     """
-    return _Check(workflow, contracts, require_name).run()
+    with limited_hints():
+        return _Check(workflow, contracts, require_name).run()
 
 
 class _Check:

@@ -1,13 +1,17 @@
 """How much an expression may cost, decided before it runs: no evaluation may hold the event loop for over 10 ms.
 
 CEL itself bounds iterations and nesting, but not the work of one iteration nor the memory of a result. So what can grow
-is bounded here: nesting of loops, joining of strings, and, for an expression that does work as large as its inputs in
-every iteration, the size of these inputs.
+is bounded here: nesting of loops, joining of strings, and the size of what an expression reads. An expression that does
+work as large as its inputs in every iteration may read less; so may one with `map` or `filter`, whose time grows with
+the square of the list, since the library copies the list for each element that it adds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+
+from google.protobuf.message import Message
 
 from orchestrator.contracts.facts import children
 from orchestrator.contracts.syntax import (
@@ -34,6 +38,22 @@ INPUT_LIMIT_BYTES = 256 * 1024
 
 HEAVY_INPUT_LIMIT_BYTES = 16 * 1024
 """Most that an expression may read whose every iteration can go over all of its inputs."""
+
+HEAVY_ELEMENT_LIMIT = 250
+"""Most elements of lists and maps that such an expression may read in all."""
+
+COMPARED_ELEMENT_LIMIT = 4_000
+"""Most elements that an expression may read that compares lists, maps or messages as a whole."""
+
+SCANNED_INPUT_LIMIT_BYTES = 64 * 1024
+"""Most that an expression may read that splits a string, or has more than SCAN_LIMIT functions that go over one."""
+
+SCAN_LIMIT = 8
+GATHERING_LIMIT = 3
+"""Most calls of `map` and `filter` in one expression."""
+
+GATHERED_ELEMENT_LIMIT = 400
+"""Longest list that `map` and `filter` may go through."""
 
 _FORBIDDEN = frozenset({"replace", "format", "strings.quote", "reverse"})
 _LINEAR = frozenset(
@@ -62,6 +82,7 @@ _LINEAR = frozenset(
     ]
 )
 _COMPARISONS = frozenset({"_==_", "_!=_"})
+_SPLIT_INPUT_LIMIT_BYTES = 1_024
 _SMALL = frozenset({"bool", "int", "uint", "double", "timestamp", "duration", "null", "type"})
 _JOINED = frozenset({"join", "split"})
 
@@ -89,13 +110,59 @@ def check_shape(root: Node) -> None:
         raise TooCostly(f"the expression has {count} parts; the limit is {NODE_LIMIT}")
 
 
-def input_limit(root: Node, types: Mapping[int, CelType]) -> int:
-    """Checks what a type-checked expression does and returns how many bytes it may read. Raises TooCostly."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an expression may read: bytes in all, elements of lists and maps in all (None: any number).
+
+    `lists` are those that `map` and `filter` go through, each as the name of a variable and the fields below it; none
+    may be longer than GATHERED_ELEMENT_LIMIT.
+    """
+
+    input_bytes: int = INPUT_LIMIT_BYTES
+    elements: int | None = None
+    lists: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def read_limits(root: Node, types: Mapping[int, CelType]) -> Limits:
+    """Checks what a type-checked expression does and returns what it may read. Raises TooCostly."""
     examined = _Examination(types)
     examined.walk(root, 0, frozenset())
     if examined.concatenations > CONCATENATION_LIMIT:
         raise TooCostly(f"more than {CONCATENATION_LIMIT} strings or lists are joined; use a step for this")
-    return HEAVY_INPUT_LIMIT_BYTES if examined.heavy else INPUT_LIMIT_BYTES
+    if examined.gatherings > GATHERING_LIMIT:
+        raise TooCostly(f"more than {GATHERING_LIMIT} calls of map or filter; use a step for this")
+    input_bytes: int = INPUT_LIMIT_BYTES
+    elements: int | None = None
+    if examined.compares:
+        elements = COMPARED_ELEMENT_LIMIT
+    if examined.gathers_anything:
+        elements = GATHERED_ELEMENT_LIMIT
+    if examined.splits or examined.scans > SCAN_LIMIT:
+        input_bytes = SCANNED_INPUT_LIMIT_BYTES
+    if examined.heavy:
+        input_bytes, elements = HEAVY_INPUT_LIMIT_BYTES, HEAVY_ELEMENT_LIMIT
+    if examined.gathers_split:
+        input_bytes = _SPLIT_INPUT_LIMIT_BYTES
+    return Limits(input_bytes, elements, tuple(examined.lists))
+
+
+def count_elements(message: Message, limit: int) -> int:
+    """Counts the elements of all lists and maps within a message; stops once there are more than `limit`."""
+    count = 0
+    pending = [message]
+    while pending and count <= limit:
+        for field, value in pending.pop().ListFields():
+            if field.is_repeated:
+                count += len(value)
+                if field.message_type is None or count > limit:
+                    continue
+                if not field.message_type.GetOptions().map_entry:
+                    pending.extend(value)
+                elif field.message_type.fields_by_name["value"].message_type is not None:
+                    pending.extend(value.values())
+            elif field.message_type is not None:
+                pending.append(value)
+    return count
 
 
 class _Examination:
@@ -103,6 +170,13 @@ class _Examination:
         self.types = types
         self.heavy = False
         self.concatenations = 0
+        self.compares = False
+        self.splits = False
+        self.scans = 0
+        self.gatherings = 0
+        self.gathers_anything = False
+        self.gathers_split = False
+        self.lists: list[tuple[str, tuple[str, ...]]] = []
 
     def walk(self, node: Node, depth: int, bound: frozenset[str]) -> None:
         if isinstance(node, Comprehension):
@@ -119,10 +193,35 @@ class _Examination:
         self.walk(node.range_, depth, bound)
         inner = bound | {*node.variables, node.accumulator}
         step = node.step
+        if self._gathers(step, node.accumulator):
+            self.gatherings += 1
+            self._note_gathered(node.range_, depth)
         for part in (node.initial, node.condition, node.result):
             self.walk(part, depth + 1, inner)
         # What `map` and `filter` expand to joins the accumulator with a list of one: that is not a concatenation.
         self._step(step, node.accumulator, depth + 1, inner)
+
+    def _gathers(self, step: Node, accumulator: str) -> bool:
+        if isinstance(step, Call) and step.function == "_?_:_":
+            return any(self._gathers(branch, accumulator) for branch in step.arguments[1:])
+        return isinstance(step, Call) and step.function == "_+_" and self._type(step).kind not in _SMALL
+
+    def _note_gathered(self, range_: Node, depth: int) -> None:
+        """Notes the list that a `map` or `filter` goes through, so that its length can be checked before."""
+        if isinstance(range_, Comprehension):
+            return  # it is no longer than the list of that loop, which is noted by itself
+        fields: list[str] = []
+        current: Node = range_
+        while isinstance(current, Select):
+            fields.append(current.field)
+            current = current.operand
+        if isinstance(current, Ident) and fields and not depth:
+            self.lists.append((current.name, tuple(reversed(fields))))
+        elif isinstance(range_, ListOf) and not depth:
+            return
+        else:
+            self.gathers_anything = True
+            self.gathers_split = self.gathers_split or not isinstance(current, Ident)
 
     def _step(self, node: Node, accumulator: str, depth: int, bound: frozenset[str]) -> None:
         if isinstance(node, Call) and node.function == "_?_:_":
@@ -151,11 +250,18 @@ class _Examination:
             if depth:
                 raise TooCostly("strings or lists are joined inside a loop; use a step for this")
             self.concatenations += 1
-        if not depth:
-            return
-        linear = function in _LINEAR or (
-            function in _COMPARISONS and self._type(node.arguments[0]).kind not in (*_SMALL, "string", "bytes")
-        )
+        compares = function in _COMPARISONS and self._type(node.arguments[0]).kind not in (*_SMALL, "string", "bytes")
+        self.compares = self.compares or compares
+        self.splits = self.splits or function == "split"
+        self.scans += function in _LINEAR
+        if depth:
+            self._call_in_loop(node, compares or function in _LINEAR, depth, bound)
+
+    def _call_in_loop(self, node: Call, linear: bool, depth: int, bound: frozenset[str]) -> None:
+        if node.function == "matches":
+            if depth >= LOOP_DEPTH_LIMIT:
+                raise TooCostly("`matches` is called in a loop within a loop; use a step for this")
+            self.heavy = True
         if linear and (depth >= LOOP_DEPTH_LIMIT or self._outer(node, bound)):
             self.heavy = True
 

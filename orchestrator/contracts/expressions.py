@@ -7,7 +7,7 @@ none of its texts reaches a caller when an expression runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,10 +19,13 @@ from google.protobuf.message import Message
 from orchestrator.contracts import syntax
 from orchestrator.contracts.cel_values import converter, enum_name, mismatch, plain
 from orchestrator.contracts.cost import (
+    GATHERED_ELEMENT_LIMIT,
     SOURCE_LIMIT_BYTES,
+    Limits,
     TooCostly,
     check_shape,
-    input_limit,
+    count_elements,
+    read_limits,
 )
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.facts import (
@@ -92,7 +95,7 @@ class Expression:
     enum: str = ""
     _program: Any = None
     _variables: tuple[Variable, ...] = ()
-    _limit_bytes: int = 0
+    _limits: Limits = field(default_factory=Limits)
     _types: TypePool | None = None
 
     def mismatch(self, target: ValueType) -> str | None:
@@ -122,10 +125,7 @@ class Expression:
                 size += len(value)
                 value = bytearray(value)  # bytes are cut at the first NUL, a bytearray is not
             data[variable.name] = value
-        if size > self._limit_bytes:
-            raise EvaluationFailed(
-                f"the expression reads {size} bytes; the limit is {self._limit_bytes}: use a step for this"
-            )
+        self._check_limits(data, size)
         try:
             result = self._program.eval(data=data)
         except RuntimeError:
@@ -136,6 +136,28 @@ class Expression:
         if kind == cel.Type.UNKNOWN:
             raise EvaluationFailed("the expression reads the output of a step that did not succeed")
         return result
+
+    def _check_limits(self, data: Mapping[str, Any], size: int) -> None:
+        limits = self._limits
+        if size > limits.input_bytes:
+            raise EvaluationFailed(
+                f"the expression reads {size} bytes; the limit is {limits.input_bytes}: use a step for this"
+            )
+        for name, fields in limits.lists:
+            if name in data and _length(data[name], fields) > GATHERED_ELEMENT_LIMIT:
+                raise EvaluationFailed(
+                    f"the expression goes through {name}.{'.'.join(fields)} with map or filter, which is longer than "
+                    f"{GATHERED_ELEMENT_LIMIT}: use a step for this"
+                )
+        if limits.elements is not None:
+            left = limits.elements
+            for value in data.values():
+                if isinstance(value, Message):
+                    left -= count_elements(value, left)
+            if left < 0:
+                raise EvaluationFailed(
+                    f"the expression reads more than {limits.elements} elements of lists: use a step for this"
+                )
 
     def truth(self, scope: Scope, output: Message | None = None) -> bool:
         """Evaluates a condition. Raises EvaluationFailed, also where the value is not a bool."""
@@ -150,6 +172,17 @@ class Expression:
         convert = converter(target, self._types, optional=self.type.kind == "optional")
         evaluate = self.evaluate
         return lambda scope: convert(evaluate(scope))
+
+
+def _length(value: Any, fields: tuple[str, ...]) -> int:
+    """Returns the length of the list below a variable, or that of the longest list where it is of dynamic type."""
+    for name in fields:
+        if not isinstance(value, Message) or name not in value.DESCRIPTOR.fields_by_name:
+            break
+        value = getattr(value, name)
+    if isinstance(value, Message):
+        return count_elements(value, GATHERED_ELEMENT_LIMIT)
+    return len(value) if hasattr(value, "__len__") else 0
 
 
 def _run_time_fault(text: str) -> str:
@@ -224,7 +257,7 @@ class ExpressionCompiler:
         try:
             variables = self._declare(use, root)
             program, checked = self._compile(use)
-            limit = input_limit(checked.root, checked.types)
+            limits = read_limits(checked.root, checked.types)
         except UnknownType:
             return Expression(use.source, reads, when_true, complete=False)
         except InvalidName as error:
@@ -242,7 +275,7 @@ class ExpressionCompiler:
             enum=enum_name(checked, {variable.name: variable.enum for variable in variables}, self._types),
             _program=program,
             _variables=variables,
-            _limit_bytes=limit,
+            _limits=limits,
             _types=self._types,
         )
 

@@ -24,6 +24,7 @@ from orchestrator.contracts.violations import Report, closest
 
 _FOLLOWED_FOR_REACHABILITY = 100
 _FOLLOWED_FOR_A_READ = 1_000
+_FOLLOWED_IN_ALL = 500_000
 
 
 @dataclass(slots=True)
@@ -175,6 +176,7 @@ class Knowledge:
     """Follows what conditions imply through the conditions of the steps that they require."""
 
     wiring: Wiring
+    left: int = _FOLLOWED_IN_ALL
 
     def follow(self, facts: Facts, limit: int, target: int | None = None) -> Facts:
         """Returns the facts with what they imply, after at most `limit` steps; None where they contradict each other.
@@ -184,8 +186,9 @@ class Knowledge:
         known: dict[int, int] = {}
         pending: list[Facts] = [facts]
         followed = 0
-        while pending and followed <= limit:
+        while pending and followed <= limit and self.left > 0:
             followed += 1
+            self.left -= 1
             more = pending.pop()
             if more is None:
                 return None

@@ -38,6 +38,8 @@ OWN_TYPES = "the workflow's types"
 
 _BATON = "Baton itself"
 
+_ONLY_ONE = "only one has the"
+
 
 class ContractConflict(Exception):
     """Two contracts define the same file or type differently; the text names both and is fit for callers.
@@ -128,14 +130,16 @@ def _replace(owner: str, file: FileDescriptorProto, files: dict[str, _Taken], na
     against = _compare(known.file, file)
     if against == "":
         return
-    if _compare(file, known.file) == "":
+    backwards = _compare(file, known.file)
+    if backwards == "":
         larger = FileDescriptorProto()
         larger.CopyFrom(file)
         larger.name = name
         files[name] = _Taken(owner, larger)
         return
+    difference = backwards if _ONLY_ONE in against else against
     raise ContractConflict(
-        f"{known.owner} and {owner} define the file {file.name} differently ({against}); "
+        f"{known.owner} and {owner} define the file {file.name} differently ({difference}); "
         "give both workers the same version, or a version that only adds to the other",
         owner,
     )
@@ -172,7 +176,7 @@ def _each(large: Iterable[Any], small: Iterable[Any], what: str, compare: Any) -
     for one in small:
         other = there.get(one.name)
         if other is None:
-            return f"only one has the {what} {one.name}"
+            return f"{_ONLY_ONE} {what} {one.name}"
         if difference := compare(other, one):
             return f"{one.name}: {difference}" if what != "field" else str(difference)
     return ""
@@ -253,7 +257,7 @@ def _compare_service(large: ServiceDescriptorProto, small: ServiceDescriptorProt
     for method in small.method:
         other = methods.get(method.name)
         if other is None:
-            return f"only one has the method {method.name}"
+            return f"{_ONLY_ONE} method {method.name}"
         shape = (
             method.input_type,
             method.output_type,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 
 VIOLATION_LIMIT = 100
@@ -13,6 +15,12 @@ VIOLATION_LIMIT = 100
 
 COLLECTED_LIMIT = 5_000
 """Most violations that are kept before they are sorted and cut to VIOLATION_LIMIT."""
+
+HINT_LIMIT = 2 * VIOLATION_LIMIT
+"""Most names that one check compares with the known ones."""
+
+CANDIDATE_LIMIT = 300
+"""Most known names that one wrong name is compared with."""
 
 _STEP_PATH = re.compile(r"steps\[(\d+)\]")
 _HEADS = {
@@ -72,9 +80,29 @@ def key_path(path: str, key: str) -> str:
     return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
 
 
+_hints_left: ContextVar[int] = ContextVar("hints_left", default=HINT_LIMIT)
+
+
+@contextmanager
+def limited_hints() -> Iterator[None]:
+    """Within it, only the first HINT_LIMIT wrong names get a hint, so that many of them stay cheap."""
+    token = _hints_left.set(HINT_LIMIT)
+    try:
+        yield
+    finally:
+        _hints_left.reset(token)
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean `x`?" with the known name closest to `name`, or "" where none is close."""
-    candidates = list(known)
+    left = _hints_left.get()
+    if left <= 0:
+        return ""
+    _hints_left.set(left - 1)
+    candidates = [one for one in known if abs(len(one) - len(name)) <= 2 + len(name) // 2]
+    if len(candidates) > CANDIDATE_LIMIT:
+        same_start = [one for one in candidates if one[:2] == name[:2] and abs(len(one) - len(name)) <= 2]
+        candidates = (same_start or candidates)[:CANDIDATE_LIMIT]
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if not found:
         lowered = {candidate.lower(): candidate for candidate in candidates}

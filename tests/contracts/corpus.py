@@ -12,7 +12,7 @@ from typing import Any
 from baton.v1 import workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
-from grpc_tools import protoc
+from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from orchestrator.contracts.compile import Checked, check_workflow
 from orchestrator.contracts.compiled import CompiledWorkflow

@@ -8,9 +8,13 @@ import pytest
 
 from tests.contracts.corpus import check
 
-RESERVE = {"id": "reserve", "method": "shop.v1.Inventory/Reserve", "request": {"order_id": {"path": "input.order_id"}}}
-MAYBE = RESERVE | {"when": "input.express"}
-HANDLED = RESERVE | {"onFailure": [{}]}
+RESERVE: dict[str, Any] = {
+    "id": "reserve",
+    "method": "shop.v1.Inventory/Reserve",
+    "request": {"order_id": {"path": "input.order_id"}},
+}
+MAYBE: dict[str, Any] = RESERVE | {"when": "input.express"}
+HANDLED: dict[str, Any] = RESERVE | {"onFailure": [{}]}
 
 
 def charge(**request: Any) -> dict[str, Any]:
