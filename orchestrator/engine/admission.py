@@ -222,10 +222,10 @@ class Admission:
             ticket = endpoint.take()
             if ticket is not None:
                 return endpoint, ticket
-        if free:
-            return self._all_open(key, free)
+        if all(one.circuit.state != "closed" for one in able):
+            return self._all_open(key, able)
         limit = sum(one.max_in_flight for one in able)
-        text = f"the endpoints that serve {key.method} have {limit} calls in flight, their max_in_flight"
+        text = f"the endpoints that serve {key.method} have as many calls in flight as they take, {limit} in all"
         return Wait(run_pb2.WAIT_KIND_LIMIT, text)
 
     @staticmethod
@@ -255,6 +255,9 @@ class Admission:
             queue.timer = self._timers.at(wait.until_time, lambda: self._pump_soon(queue))
         if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             for live, step in list(queue.steps):
-                if len(live.compiled.graph.steps[step].targets) > 1 and self._circuit_open(live, step):
+                if len(live.compiled.graph.steps[step].targets) > 1:
+                    # Out of the queue first: a fallback may call the same method, and be queued here again.
                     queue.queued.discard((live, step))
+                    if not self._circuit_open(live, step):
+                        queue.queued.add((live, step))
             queue.steps = deque(item for item in queue.steps if item in queue.queued)

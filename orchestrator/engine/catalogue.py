@@ -6,6 +6,7 @@ not enter: decisions about which step goes where (admission.py).
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
@@ -35,12 +36,13 @@ def restore_contract(row: ContractRow) -> Contract:
 class _Namespace:
     """What one namespace's catalogue holds."""
 
-    __slots__ = ("by_method", "endpoints", "workers")
+    __slots__ = ("by_method", "endpoints", "refreshing", "workers")
 
     def __init__(self) -> None:
         self.workers: dict[str, WorkerRow] = {}
         self.endpoints: dict[EndpointKey, Endpoint] = {}
         self.by_method: dict[str, list[Endpoint]] = {}
+        self.refreshing = asyncio.Lock()
 
 
 class Catalogue:
@@ -81,10 +83,15 @@ class Catalogue:
 
     async def refresh(self, namespace: str) -> None:
         """Reads a namespace's workers again, keeping what is known of endpoints that stay."""
-        rows = await self._workers.list_workers(namespace)
-        digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
-        await self._load_contracts(namespace, digests)
         entry = self._namespaces.setdefault(namespace, _Namespace())
+        # One after the other: what was read earlier must not replace what was read later.
+        async with entry.refreshing:
+            rows = await self._workers.list_workers(namespace)
+            digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
+            await self._load_contracts(namespace, digests)
+            self._replace(namespace, entry, rows)
+
+    def _replace(self, namespace: str, entry: _Namespace, rows: Sequence[WorkerRow]) -> None:
         known, entry.endpoints = entry.endpoints, {}
         entry.workers = {row.key.worker: row for row in rows}
         for row in rows:

@@ -15,6 +15,7 @@ class DatabaseClock:
         self._offset_us = time.time_ns() // 1_000 - time.monotonic_ns() // 1_000
         self._set_us = time.monotonic_ns() // 1_000
         self._read_error_us = 0
+        self._has_reading = False
 
     def now(self) -> int:
         """Microseconds since the Unix epoch, as estimated."""
@@ -27,7 +28,15 @@ class DatabaseClock:
         return self._read_error_us + since_us * DRIFT_US_PER_SECOND // 1_000_000
 
     def set(self, database_time: int, sent_us: int, received_us: int) -> None:
-        """Takes a reading: the database said `database_time` between two monotonic instants in microseconds."""
-        self._offset_us = database_time - (sent_us + received_us) // 2
-        self._read_error_us = (received_us - sent_us) // 2
-        self._set_us = received_us
+        """Takes a reading: the database said `database_time` between two monotonic instants in microseconds.
+
+        A slow answer tells little: it is left where what is known is more exact and does not contradict it.
+        """
+        offset_us = database_time - (sent_us + received_us) // 2
+        read_error_us = (received_us - sent_us) // 2
+        known_error_us = self.error_us
+        agrees = abs(offset_us - self._offset_us) <= read_error_us + known_error_us
+        if self._has_reading and agrees and read_error_us > known_error_us:
+            return
+        self._offset_us, self._read_error_us, self._set_us = offset_us, read_error_us, received_us
+        self._has_reading = True

@@ -185,6 +185,9 @@ class Driver:
                 flight = live.flights.get(index)
                 if flight is not None and flight.attempt == attempt:
                     self._land(live, flight)
+                    # Admission passes over a step that still has a call; its next attempt may be due by now.
+                    if live.run.steps[index].state is StepState.READY and not live.run.ended:
+                        self._queue(live, index)
         live.publish(part.entry.rows)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)

@@ -40,6 +40,9 @@ from orchestrator.engine.timers import Timers
 from orchestrator.engine.workers import WorkerRegistry
 from orchestrator.engine.workflows import WorkflowCatalogue
 
+END_SECONDS = 10.0
+"""Time that the end of a run has to become durable while its canceller waits."""
+
 STALL_SECONDS = 0.1
 """An event loop that answers later than this is reported."""
 
@@ -80,15 +83,17 @@ class Runs:
     async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
         """See CancelRun."""
         key = RunKey(caller.namespace, run_id)
-        full = run_service_pb2.RUN_VIEW_BASIC
+        view = run_service_pb2.RUN_VIEW_BASIC
         live = self._driver.runs.get(key)
         if live is not None and not live.run.ended:
             self._driver.advance(live, CancelRequest(reason, caller.principal))
-            return await self._reader.wait_for_end(key, 10.0, full)
-        run, _ = await self._reader.get(caller, run_id, full)
-        if live is None and run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
+        if live is not None:
+            run = await self._reader.wait_for_end(key, END_SECONDS, view)
+        else:
+            run, _ = await self._reader.get(caller, run_id, view)
+        if run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
             raise DatabaseUnavailable(
-                "no replica drives the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
+                "this replica does not drive the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
             )
         if run.state == run_pb2.RUN_STATE_CANCELLED:
             return run
@@ -215,7 +220,7 @@ class Engine:
         while True:
             try:
                 return await self._take_lease()
-            except DatabaseUnavailable:
+            except (DatabaseUnavailable, LeaseLost):
                 await asyncio.sleep(0.5)
 
     async def _watch_lease(self) -> None:

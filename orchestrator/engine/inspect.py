@@ -120,7 +120,7 @@ class RunReader:
             live = self._driver.runs.get(key)
             if live is not None:
                 await self._wait_live(live, end_seconds)
-                if live.run.ended and live.settled:
+                if live.settled and (live.run.ended or (loop.time() >= end_seconds and not live.forgotten)):
                     return self._render_live(live, view)
             row = await self._row(key)
             left_seconds = end_seconds - loop.time()
@@ -210,7 +210,7 @@ class RunReader:
 
     async def _read(self, key: RunKey, view: int) -> run_pb2.Run:
         live = self._driver.runs.get(key)
-        if live is not None and live.settled and live.durable_sequence > 0:
+        if live is not None and live.settled:
             return self._render_live(live, view)
         row = await self._row(key)
         compiled = await self._catalogue.compiled(row.revision)

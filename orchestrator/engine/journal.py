@@ -114,6 +114,10 @@ class GroupCommit:
         events = size = 0
         while self._queue and events < self._limits.flush_max_events and size < self._limits.flush_max_bytes:
             live = self._queue.popleft()
+            if live.forgotten:
+                # Another may drive the run by now: of a batch, each run has one entry at most.
+                self.queued_events -= sum(len(staged.events) for staged in live.staged)
+                live.staged.clear()
             taken: list[Staged] = []
             count = 0
             while live.staged and count < self._limits.flush_max_events_of_run and size < self._limits.flush_max_bytes:

@@ -26,7 +26,6 @@ class EngineLimits:
     drain_seconds: float = 10.0
     watch_progress_seconds: float = 15.0
     foreign_poll_seconds: float = 0.25
-    default_wait_seconds: float = 60.0
     flush_max_events: int = 1_000
     flush_max_bytes: int = 4 << 20
     flush_max_events_of_run: int = 256

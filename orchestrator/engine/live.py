@@ -146,7 +146,7 @@ class LiveRun:
     @property
     def settled(self) -> bool:
         """Whether everything decided so far is durable, so that memory may be shown."""
-        return not self.staged and not self.in_journal_queue
+        return self.durable_sequence == self.run.sequence > 0
 
     def cancel_timers(self) -> None:
         """Disarms every timer of the run."""

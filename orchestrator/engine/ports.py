@@ -201,7 +201,14 @@ class ReplicaStore(Protocol):
         ...
 
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
-        """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch."""
+        """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch.
+
+        Errors: DatabaseUnavailable (it is not known which runs were taken over; `list_owned` tells).
+        """
+        ...
+
+    async def list_owned(self, replica_id: UUID) -> list[RunRow]:
+        """Lists the unfinished runs that a replica owns."""
         ...
 
 

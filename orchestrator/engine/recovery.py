@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from uuid import UUID
 
 from orchestrator.contracts.scope import Scope
-from orchestrator.domain.errors import BatonError, DatabaseUnavailable
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Abandonment, Resumption
-from orchestrator.domain.run import SequenceGap
-from orchestrator.domain.states import ENDED_RUN, IllegalTransition
-from orchestrator.engine.catalogue import Catalogue, RevisionBroken
-from orchestrator.engine.codec import UnknownEvent
+from orchestrator.domain.states import ENDED_RUN
+from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
-from orchestrator.engine.rebuild import FormatUnknown, read_rows, refold, require_format
+from orchestrator.engine.rebuild import read_rows, refold, require_format
 
 UNSTORABLE = Failure(Code.INTERNAL, "INTERNAL", "the database refused the run's events", Origin.ORCHESTRATOR)
 
@@ -43,26 +41,32 @@ class Recovery:
 
     async def run(self, replica_id: UUID) -> None:
         """Adopts for ever."""
+        doubtful = False
         while True:
+            adopted = 0
             try:
-                adopted = await self._adopt(replica_id)
+                rows = await (self._find_lost(replica_id) if doubtful else self._adopt(replica_id))
+                for row in rows:
+                    live = await self._rebuild(row)
+                    if live is not None:
+                        self._driver.advance(live, Resumption())
                 await self._fail_refused()
+                adopted, doubtful = len(rows), False
             except DatabaseUnavailable:
-                adopted = 0
+                doubtful = True
             if adopted < self._limits.adoption_batch:
                 await asyncio.sleep(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0))
 
-    async def _adopt(self, replica_id: UUID) -> int:
+    async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
         room = self._limits.max_active_runs - len(self._driver.runs)
         limit = min(self._limits.adoption_batch, room)
-        if limit <= 0:
-            return 0
-        rows = await self._replicas.adopt(replica_id, limit)
-        for row in rows:
-            live = await self._rebuild(row)
-            if live is not None:
-                self._driver.advance(live, Resumption())
-        return len(rows)
+        return await self._replicas.adopt(replica_id, limit) if limit > 0 else ()
+
+    async def _find_lost(self, replica_id: UUID) -> Sequence[RunRow]:
+        """Finds runs that this replica owns and does not hold: the database went away after it had given them."""
+        rows = await self._replicas.list_owned(replica_id)
+        held = self._driver.runs.keys() | set(self._driver.refused)
+        return [row for row in rows if row.key not in held]
 
     async def _fail_refused(self) -> None:
         """Ends runs whose events the database refused, from what it does hold of them."""
@@ -81,11 +85,11 @@ class Recovery:
             return await self._load(row)
         except DatabaseUnavailable:
             raise
-        except (BatonError, RevisionBroken, FormatUnknown, UnknownEvent, SequenceGap, IllegalTransition) as error:
-            self._report(row.key, f"cannot be rebuilt: {error}")
+        except Exception as error:  # whatever is wrong with one run, the others go on
+            self._observer.run_forgotten(row.key, f"cannot be rebuilt: {type(error).__name__}: {error}")
             return None
 
-    async def _load(self, row: RunRow) -> LiveRun:
+    async def _load(self, row: RunRow) -> LiveRun | None:
         require_format(row.journal_format)
         compiled = await self._catalogue.compiled(row.revision)
         rows = await read_rows(self._journal, row.key, payloads=True)
@@ -93,8 +97,7 @@ class Recovery:
         live = LiveRun(row.key, row.epoch, compiled, scope, None)
         refold(live.run, rows, scope, compiled)
         live.durable_sequence = live.run.sequence
+        if live.run.ended:
+            return None
         self._driver.adopt(live)
         return live
-
-    def _report(self, key: RunKey, why: str) -> None:
-        self._observer.run_forgotten(key, why)

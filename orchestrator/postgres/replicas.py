@@ -48,3 +48,7 @@ class PostgresReplicaStore:
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
+
+    async def list_owned(self, replica_id: UUID) -> list[RunRow]:
+        """See ReplicaStore.list_owned."""
+        return [run_row(row) for row in await self._claims.fetch(_QUERIES["list_owned"], replica_id)]

@@ -57,6 +57,15 @@ async def lab(contract: Contract) -> AsyncIterator[LabWorker]:
 
 
 @pytest.fixture
+async def spare_lab(contract: Contract) -> AsyncIterator[LabWorker]:
+    """A second lab of the same contract, started and not registered."""
+    worker = LabWorker(contract)
+    await worker.start()
+    yield worker
+    await worker.stop()
+
+
+@pytest.fixture
 async def registered(baton: Baton, lab: LabWorker) -> LabWorker:
     """A lab that the shared server knows, under the name of its package without the version."""
     await baton.register(name_of(lab), lab.address)

@@ -58,6 +58,8 @@ class ReplicaStoreConformance:
         adopted = await stores.replicas.adopt(heir, 10)
         assert [(row.key, row.epoch, row.next_sequence, row.labels) for row in adopted] == [(going, 2, 3, ("pii",))]
         assert await stores.replicas.adopt(heir, 10) == []
+        assert {row.key: row.epoch for row in await stores.replicas.list_owned(heir)} == {going: 2, mine: 1}
+        assert await stores.replicas.list_owned(dead) == []
         assert await states(stores, heir, step(going, 3, epoch=1)) == [FENCED]
         assert await states(stores, heir, step(going, 3, epoch=2), step(mine, 2)) == [WRITTEN] * 2
 
