@@ -263,7 +263,7 @@ class Story:
         return 0
 
     def _short(self, path: Path) -> str:
-        return str(path.relative_to(self._root))
+        return str(path.relative_to(self._root) if path.is_relative_to(self._root) else path)
 
 
 def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from google.protobuf.message import Message
 from google.rpc import code_pb2
 from rich.table import Table
 from rich.text import Text
@@ -78,10 +77,15 @@ def steps_table(steps: Sequence[run_pb2.RunStep]) -> Table:
             state_text(step_state(step)),
             str(len(step.attempts) or ""),
             _step_time(step),
-            clean(step.method),
+            clean(_without_package(step.method)),
             Text(_detail(step)),
         )
     return table
+
+
+def _without_package(method: str) -> str:
+    service, _, name = method.rpartition("/")
+    return f"{service.rpartition('.')[2]}/{name}"
 
 
 def _step_time(step: run_pb2.RunStep) -> str:
@@ -170,14 +174,3 @@ def event_detail(event: event_pb2.RunEvent) -> str:
 
 
 _SKIPS = {"CONDITION": "its condition was false", "BRANCH_NOT_TAKEN": "its branch was not taken"}
-
-
-def without_payloads(run: run_pb2.Run) -> Message:
-    """A copy of a run without its inputs and outputs."""
-    copy = run_pb2.Run()
-    copy.CopyFrom(run)
-    copy.ClearField("input")
-    copy.ClearField("output")
-    for step in copy.steps:
-        step.ClearField("output")
-    return copy

@@ -4,6 +4,7 @@ which each part of it stands."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -152,13 +153,15 @@ def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:
         raise CommandFailed(f"cannot read {path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
-    sys.path.insert(0, str(path.parent))
+    # Its imports are found beside it and, as with `python -m`, from the folder that one stands in.
+    before = list(sys.path)
+    sys.path[:0] = [str(path.parent.absolute()), os.getcwd()]
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the file's own code, with whatever it raises
         raise CommandFailed(f"{path}: {type(error).__name__}: {error}") from error
     finally:
-        sys.path.remove(str(path.parent))
+        sys.path[:] = before
     values = {key: value for key, value in vars(module).items() if isinstance(value, WorkflowDefinition)}
     if name is not None and name not in values:
         known = ", ".join(values) or "none"

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from .programs import baton, environment
+
+HEAVY = ("google.protobuf", "grpc", "rich.console", "orchestrator", "asyncpg", "asyncio", "yaml")
+
+CHECK = f"""
+import sys
+from baton.cli import main
+sys.argv = ["baton", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    code = end.code
+print(code, [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--help",), ("run", "--help"), ("run", "submit", "--help"), ("dev", "--help"), ("--version",)],
+    ids=" ".join,
+)
+def test_help_imports_nothing_heavy(arguments: tuple[str, ...]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK, *arguments], capture_output=True, text=True, env=environment(), check=True
+    )
+    assert done.stderr.strip() == "0 []"
+    assert "baton" in done.stdout
+
+
+async def test_help_tells_the_exit_codes() -> None:
+    answer = await baton("--help")
+    for line in ("0  success", "3  the run ended as FAILED", "5  the wait was over", "6  no worker"):
+        assert line in answer.out
+
+
+async def test_what_is_no_command_is_a_usage_error() -> None:
+    answer = await baton("run", "sumbit")
+    assert (answer.code, answer.out) == (2, "")
+    assert "sumbit" in answer.error
+
+
+async def test_a_run_needs_a_workflow_by_name_or_file() -> None:
+    assert (await baton("run", "submit")).code == 2
+    assert (await baton("run", "submit", "a", "--inline", "b.yaml")).code == 2
+
+
+async def test_where_nobody_serves_the_cure_is_told() -> None:
+    answer = await baton("--server", "127.0.0.1:1", "run", "ls")
+    assert (answer.code, answer.out) == (1, "")
+    assert "127.0.0.1:1" in answer.error
+    assert "baton dev" in answer.error

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import asyncpg
+
+from .programs import Program, baton
+
+
+async def _start_dev(directory: Path) -> Program:
+    return await Program.start(
+        "baton.cli", "dev", "--directory", str(directory), "--listen", "127.0.0.1:0", "-o", "json"
+    )
+
+
+async def test_dev_serves_with_a_postgres_of_its_own_and_keeps_its_data(tmp_path: Path) -> None:
+    directory = tmp_path / "dev"
+    first = await _start_dev(directory)
+    try:
+        told = json.loads(first.first_line)
+        connection = await asyncpg.connect(told["dsn"])
+        assert await connection.fetchval("SELECT count(*) FROM runs") == 0
+        await connection.execute("CREATE TABLE kept AS SELECT 42 AS value")
+        await connection.close()
+        assert (await baton("-s", first.address, "run", "ls", "-o", "json")).json == []
+
+        second = await baton("dev", "--directory", str(directory), "--listen", "127.0.0.1:0")
+        assert (second.code, second.out) == (1, "")
+        assert f"{directory} is in use by another process" in second.error
+    finally:
+        assert await first.stop(signal.SIGINT) == 0
+
+    again = await _start_dev(directory)
+    try:
+        connection = await asyncpg.connect(json.loads(again.first_line)["dsn"])
+        assert await connection.fetchval("SELECT value FROM kept") == 42
+        await connection.close()
+    finally:
+        assert await again.stop(signal.SIGTERM) == 0
+
+
+async def test_serve_without_a_database_says_how_to_name_one() -> None:
+    answer = await baton("serve")
+    assert answer.code == 1
+    assert "BATON_DATABASE_URL" in answer.error
+    assert "baton dev" in answer.error
+
+
+async def test_serve_where_no_database_answers() -> None:
+    answer = await baton("serve", changes={"BATON_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
+    assert answer.code == 1
+    assert "the database does not answer" in answer.error
+
+
+async def test_serve_asks_for_the_migration_that_migrate_makes(empty_database: str) -> None:
+    changes = {"BATON_DATABASE_URL": empty_database}
+    answer = await baton("serve", changes=changes)
+    assert answer.code == 1
+    assert "baton migrate" in answer.error
+
+    first = await baton("migrate", "--database-url", empty_database, "-o", "json")
+    assert "0001_initial" in first.json["applied"]
+    again = await baton("migrate", changes=changes)
+    assert (again.code, again.out) == (0, "")
+    assert "up to date" in again.error
+
+
+async def test_serve_on_an_address_in_use(database: str, server: Program) -> None:
+    answer = await baton("serve", "--listen", server.address, changes={"BATON_DATABASE_URL": database})
+    assert answer.code == 1
+    assert f"cannot listen on {server.address}" in answer.error
+
+
+async def test_a_setting_that_does_not_exist_is_refused(database: str) -> None:
+    answer = await baton("serve", changes={"BATON_DATABASE_URL": database, "BATON_LISTEN_ADRESS": "x"})
+    assert answer.code == 1
+    assert "BATON_LISTEN_ADRESS is not a setting of Baton; did you mean BATON_LISTEN_ADDRESS?" in answer.error
+
+
+async def test_errors_are_json_for_programs() -> None:
+    answer = await baton("serve", "-o", "json")
+    assert (answer.code, answer.out) == (1, "")
+    assert json.loads(answer.error)["error"]["message"] == "no database is named"
