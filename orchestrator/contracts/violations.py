@@ -80,7 +80,7 @@ def key_path(path: str, key: str) -> str:
     return f"{path}[{json.dumps(key, ensure_ascii=False)}]"
 
 
-_hints_left: ContextVar[int] = ContextVar("hints_left", default=HINT_LIMIT)
+_hints_left: ContextVar[int | None] = ContextVar("hints_left", default=None)
 
 
 @contextmanager
@@ -96,9 +96,10 @@ def limited_hints() -> Iterator[None]:
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean `x`?" with the known name closest to `name`, or "" where none is close."""
     left = _hints_left.get()
-    if left <= 0:
-        return ""
-    _hints_left.set(left - 1)
+    if left is not None:
+        if left <= 0:
+            return ""
+        _hints_left.set(left - 1)
     candidates = [one for one in known if abs(len(one) - len(name)) <= 2 + len(name) // 2]
     if len(candidates) > CANDIDATE_LIMIT:
         same_start = [one for one in candidates if one[:2] == name[:2] and abs(len(one) - len(name)) <= 2]

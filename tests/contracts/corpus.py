@@ -12,6 +12,7 @@ from typing import Any
 from baton.v1 import workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.message import Message
 from grpc_tools import protoc  # type: ignore[import-untyped]
 
 from orchestrator.contracts.compile import Checked, check_workflow
@@ -71,3 +72,60 @@ def compiled(definition: Mapping[str, Any]) -> CompiledWorkflow:
     checked = check(definition)
     assert checked.compiled is not None, checked.violations
     return checked.compiled
+
+
+FULL: dict[str, Any] = {
+    "doubleValue": 1.5,
+    "floatValue": 2.5,
+    "int32Value": -3,
+    "int64Value": "-4",
+    "uint32Value": 5,
+    "uint64Value": "6",
+    "sint32Value": 7,
+    "fixed64Value": "8",
+    "boolValue": True,
+    "stringValue": "text",
+    "bytesValue": "AAE=",
+    "currency": "EUR",
+    "priority": "HIGH",
+    "money": {"units": "9", "currencyCode": "EUR"},
+    "optionalInt32": 0,
+    "int32List": [1, 2],
+    "int64List": ["3"],
+    "strings": ["a", "b"],
+    "moneys": [{"units": "1"}, {"units": "2"}],
+    "currencies": ["USD", "EUR"],
+    "counts": {"x": "1", "y": "2"},
+    "prices": {"p": {"units": "10"}},
+    "names": {"7": "seven"},
+    "labels": {"l": "m"},
+    "email": "a@b.c",
+    "time": "2030-01-31T12:00:00.000001Z",
+    "duration": "1.500s",
+    "details": {"a": [1, "x", {"b": None}]},
+    "json": "plain",
+    "jsonList": [1, True],
+    "any": {"@type": "type.googleapis.com/shop.v1.Money", "units": "11"},
+    "wrappedInt32": 12,
+    "wrappedInt64": "13",
+    "wrappedString": "",
+    "wrappedBool": False,
+    "wrappedStrings": ["w"],
+    "category": {"name": "leaf", "parent": {"name": "root"}, "image": {"url": "u", "data": "AA=="}},
+    "currencyByName": {"euro": "EUR"},
+    "items": [{"sku": "s", "quantity": 2, "price": {"units": "5"}}],
+}
+
+
+def mirror(request: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Returns a workflow that copies from an Everything into an Everything."""
+    return {
+        "inputType": "shop.v1.Everything",
+        "steps": [{"id": "mirror", "method": "shop.v1.Mirror/Reflect", "request": request}],
+    } | more
+
+
+def message(workflow: CompiledWorkflow, name: str, value: dict[str, Any]) -> Message:
+    descriptor = workflow.types.find_message(name)
+    assert descriptor is not None
+    return json_format.ParseDict(value, workflow.types.message_class(descriptor)(), descriptor_pool=workflow.types.pool)
