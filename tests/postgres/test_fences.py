@@ -36,10 +36,10 @@ async def write_within(connection: asyncpg.Connection[asyncpg.Record], me: UUID,
 
 async def is_waiting_for_a_lock(administrator: asyncpg.Connection[asyncpg.Record]) -> None:
     """Returns once some statement of this database waits for a lock."""
-    while not await administrator.fetchval(  # noqa: ASYNC110 - the fact is in the database
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    ):
-        await asyncio.sleep(0.005)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with asyncio.timeout(10):
+        while not await administrator.fetchval(count):  # noqa: ASYNC110 - the fact is in the database
+            await asyncio.sleep(0.005)
 
 
 async def expire(administrator: asyncpg.Connection[asyncpg.Record], replica_id: UUID) -> None:
@@ -62,6 +62,20 @@ async def test_a_zombie_writes_nothing_after_the_theft(
         await stores.replicas.renew(zombie, 60.0)
     assert await journal_of(stores, key) == rows(1)
     assert await states(stores, thief, step(key, 2, epoch=2)) == [WRITTEN]
+
+
+async def test_a_lease_that_ran_out_is_over_before_anyone_marks_it(
+    stores: Stores, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    zombie, heir, key = await replica(stores), await replica(stores), run_key()
+    await states(stores, heir, submission(key))
+    await expire(administrator, zombie)
+    with pytest.raises(LeaseLost):
+        await stores.journal.write(zombie, [submission(run_key())])
+    with pytest.raises(LeaseLost):
+        await stores.replicas.renew(zombie, 60.0)
+    await stores.replicas.release(heir)
+    assert await stores.replicas.adopt(zombie, 10) == []
 
 
 async def test_a_marked_replica_cannot_come_back(
@@ -97,6 +111,8 @@ async def test_the_thief_waits_for_a_statement_in_flight_and_sees_what_it_wrote(
         ):
             await asyncio.sleep(0.02)
         assert await stores.replicas.adopt(thief, 10) == []
+        mark = "SELECT end_time FROM replicas WHERE replica_id = $1"
+        assert await administrator.fetchval(mark, zombie) is None
         await transaction.commit()
     finally:
         await slow.close()
