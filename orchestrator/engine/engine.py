@@ -64,7 +64,9 @@ class Runs:
     def __init__(self, driver: Driver, submitter: Submitter, reader: RunReader) -> None:
         self._driver, self._submitter, self._reader = driver, submitter, reader
         self.get = reader.get
-        self.watch: Callable[[Caller, UUID, str, int], AsyncGenerator[run_service_pb2.WatchRunResponse, None]] = reader.watch
+        self.watch: Callable[[Caller, UUID, str, int], AsyncGenerator[run_service_pb2.WatchRunResponse, None]] = (
+            reader.watch
+        )
         self.wait = reader.wait
         self.submit = submitter.submit
 

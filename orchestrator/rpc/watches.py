@@ -21,7 +21,9 @@ class Watches:
         self._waiting: set[asyncio.Timeout] = set()
         self._ending = False
 
-    async def follow(self, updates: AsyncGenerator[WatchRunResponse, None], cursor: str) -> AsyncIterator[WatchRunResponse]:
+    async def follow(
+        self, updates: AsyncGenerator[WatchRunResponse, None], cursor: str
+    ) -> AsyncIterator[WatchRunResponse]:
         """Passes `updates` on until they end, this server drains, or the stream is old.
 
         In the latter two the last message asks the caller to reconnect, with the cursor of the message before it.
