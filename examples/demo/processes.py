@@ -23,6 +23,11 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
+def _inherited() -> dict[str, str]:
+    """The demo's environment without settings of another Baton or Postgres."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("BATON_", "PG"))}
+
+
 class StartFailed(Exception):
     """A process did not say where it listens; the text tells where its log is."""
 
@@ -46,7 +51,7 @@ class Processes:
                 _LAUNCH,
                 *command,
                 cwd=self._root,
-                env={**os.environ, **(environment or {})},
+                env={**_inherited(), **(environment or {})},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=log,

@@ -195,7 +195,7 @@ async def test_a_failed_run_ends_the_command_with_3(shop: Command, charge: str) 
     assert (await shop("run", "wait", run_id, "-o", "json")).code == 3
     shown = await shop("run", "get", run_id)
     assert shown.code == 0
-    assert "charge: CARD_DECLINED: the card ending in 1111 was declined" in shown.out
+    assert "CARD_DECLINED: step charge failed: the card ending in 1111 was declined" in shown.out
 
 
 async def test_a_wait_that_is_over_and_a_cancelled_run(shop: Command, slow: str) -> None:

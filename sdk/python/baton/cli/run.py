@@ -99,7 +99,7 @@ def list_(
                 state_text(run_state(run)),
                 instant(run.create_time),
                 run_time(run),
-                f"{run.failure.step} {why(run.failure)}".strip() if run.HasField("failure") else "",
+                why(run.failure) if run.HasField("failure") else "",
             )
             for run in runs
         ]

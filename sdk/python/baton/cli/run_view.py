@@ -59,13 +59,9 @@ def facts(run: run_pb2.Run) -> list[tuple[str, str]]:
         ("labels", ", ".join(run.labels)),
         ("attributes", attributes),
         ("trace", run.trace_id),
-        ("failure", f"{run.failure.step}: {why(run.failure)}" if run.failure.step else _run_failure(run)),
+        ("failure", why(run.failure) if run.HasField("failure") else ""),
     ]
     return [(name, clean(value)) for name, value in told if value]
-
-
-def _run_failure(run: run_pb2.Run) -> str:
-    return why(run.failure) if run.HasField("failure") else ""
 
 
 def steps_table(steps: Sequence[run_pb2.RunStep]) -> Table:
@@ -166,7 +162,7 @@ def event_detail(event: event_pb2.RunEvent) -> str:
             reason = event_pb2.SkipReason.Name(event.step_skipped.reason).removeprefix("SKIP_REASON_")
             return _SKIPS.get(reason, reason)
         case "run_failed":
-            return f"{clean(event.run_failed.failure.step)} {why(event.run_failed.failure)}".strip()
+            return why(event.run_failed.failure)
         case "run_cancelled":
             cancelled = event.run_cancelled
             return clean(f"by {cancelled.principal}" + (f": {cancelled.reason}" if cancelled.reason else ""))

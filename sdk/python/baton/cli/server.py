@@ -253,7 +253,7 @@ def _tell_dev(chosen: Choices, settings: Settings, port: int, dsn: str, place: P
         (f'psql "{dsn}"', ""),
     ):
         show.print(f"  {command}", styled(f"   {why}" if why else "", "dim"), sep="", soft_wrap=True)
-    show.print(styled("\nCtrl-C drains and stops.\n", "dim"))
+    show.print(styled("\nCtrl-C drains and stops; once more stops at once.\n", "dim"))
     sys.stdout.flush()
 
 
