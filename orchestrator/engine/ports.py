@@ -255,7 +255,7 @@ class WorkerRow:
 
 
 class WorkflowStore(Protocol):
-    """Keeps workflow revisions."""
+    """Keeps workflow revisions. A new newest revision or a deletion raises the namespace's catalogue version."""
 
     async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
         """Stores a revision and makes it the newest of its name; answers the stored row and whether it was the newest
@@ -263,7 +263,7 @@ class WorkflowStore(Protocol):
         ...
 
     async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
-        """Reads one revision; an empty `key.revision` means the newest of a name that is not deleted."""
+        """Reads one revision, also of a deleted name; an empty `key.revision` means the newest of one that is not."""
         ...
 
     async def list_workflows(self, namespace: str, after: str, limit: int) -> list[RevisionRow]:

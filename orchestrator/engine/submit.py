@@ -101,8 +101,11 @@ class Submitter:
     ) -> tuple[RevisionKey, CompiledWorkflow]:
         if request.HasField("inline_workflow"):
             return await self._workflows.inline(caller, request.inline_workflow, not request.validate_only)
-        key = RevisionKey(caller.namespace, request.workflow, request.revision)
+        key = RevisionKey(caller.namespace, request.workflow, "")
         compiled = await self._catalogue.compiled(key)
+        if request.revision and request.revision != compiled.revision:
+            # Only now, so that a deleted name is refused whatever the revision.
+            compiled = await self._catalogue.compiled(key._replace(revision=request.revision))
         return key._replace(revision=compiled.revision), compiled
 
     @staticmethod

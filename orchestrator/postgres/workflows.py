@@ -33,6 +33,7 @@ class PostgresWorkflowStore:
             assert stored is not None  # INSERT … DO UPDATE … RETURNING always answers a row.
             if workflow and not existing:
                 await connection.execute(_QUERIES["set_newest"], *row.key)
+                await connection.execute(_QUERIES["raise_version"], namespace)
         return _revision_row(stored), existing
 
     async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
@@ -61,6 +62,7 @@ class PostgresWorkflowStore:
             if newest is None:
                 return None
             row = await connection.fetchrow(_QUERIES["get_revision"], namespace, workflow, newest)
+            await connection.execute(_QUERIES["raise_version"], namespace)
         return None if row is None else _revision_row(row)
 
 

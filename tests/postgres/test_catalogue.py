@@ -51,6 +51,20 @@ async def test_the_revision_put_last_is_the_newest(workflows: PostgresWorkflowSt
     assert await workflows.list_revisions("shop", "order", 1, 1) == [second]
 
 
+async def test_a_new_newest_revision_and_a_deletion_raise_the_catalogue_version(
+    workflows: PostgresWorkflowStore, workers: PostgresWorkerStore
+) -> None:
+    await workflows.put_revision(revision("order", 1))
+    assert await workers.list_namespaces() == {"shop": 1}
+    await workflows.put_revision(revision("order", 1))
+    assert await workers.list_namespaces() == {"shop": 1}
+    await workflows.put_revision(revision("order", 2))
+    await workflows.delete_workflow("shop", "order")
+    assert await workers.list_namespaces() == {"shop": 3}
+    await workflows.put_revision(revision("", 3))  # Inline: nothing's newest.
+    assert await workers.list_namespaces() == {"shop": 3}
+
+
 async def test_a_revision_never_changes(workflows: PostgresWorkflowStore) -> None:
     first = revision("order", 1)
     await workflows.put_revision(first)

@@ -1,5 +1,6 @@
 -- name: raise_version
--- Raises the version of a namespace's catalogue. First of every change: its row orders the changes of a namespace.
+-- Raises the version of a namespace's catalogue, of which every replica learns with its next lease renewal. In a change
+-- of workers it comes first: its row orders them.
 INSERT INTO catalogues (namespace, version, change_time)
 VALUES ($1, 1, clock_timestamp())
 ON CONFLICT (namespace) DO UPDATE SET version = catalogues.version + 1, change_time = clock_timestamp()
