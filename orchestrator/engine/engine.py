@@ -169,9 +169,12 @@ class Engine:
         self._reader.draining.set()
         for live in list(self._driver.runs.values()):
             live.wake()
-        await self._dispatcher.wait_idle(self._limits.drain_seconds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._driver.journal.wait_idle(), self._limits.drain_seconds)
+            async with asyncio.timeout(self._limits.drain_seconds):
+                # What is staged may hold attempts, whose calls follow; and what the calls give is staged again.
+                await self._driver.journal.wait_idle()
+                await self._dispatcher.wait_idle(self._limits.drain_seconds)
+                await self._driver.journal.wait_idle()
 
     async def stop(self) -> None:
         """Ends everything and releases the lease."""
@@ -187,7 +190,8 @@ class Engine:
     async def wait_stopped(self) -> None:
         """Waits for the engine's loops; returns only where one of them failed. Errors: what it failed with."""
         if self._loops is not None:
-            await self._loops
+            # Shielded: who waits here may give up, and the journal must then still be written.
+            await asyncio.shield(self._loops)
 
     async def _take_lease(self) -> UUID:
         replica_id = UUID(int=uuid_utils.compat.uuid7().int)

@@ -1,0 +1,188 @@
+"""Watching a run: a snapshot, then every event once and in order to the end, from any cursor and over a crash."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import grpc.aio
+from baton.v1 import run_pb2, run_service_pb2
+
+from tests.acceptance.conftest import StartServer
+from tests.acceptance.contracts import Contract
+from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.test_attempts import one_step
+from tests.acceptance.wire import BASIC, ENDING, FULL, Baton, kinds, refused
+
+
+def chain(contract: Contract, length: int, conduct: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Steps `s0` to the last, one after the other."""
+    do = contract.method("Lab/Do")
+    request = {"conduct": {"literal": conduct or {}}}
+    steps: list[dict[str, Any]] = [{"id": "s0", "method": do, "request": request}]
+    for number in range(1, length):
+        results = {"list": {"elements": [{"path": f"steps.s{number - 1}.output"}]}}
+        steps.append({"id": f"s{number}", "method": do, "request": request | {"results": results}})
+    return {"steps": steps}
+
+
+async def read(call: Any) -> list[run_service_pb2.WatchRunResponse]:
+    """Everything that a watch tells until it ends."""
+    updates = []
+    while (update := await call.read()) is not grpc.aio.EOF:
+        updates.append(update)
+    return updates
+
+
+def events_of(updates: list[run_service_pb2.WatchRunResponse]) -> list[Any]:
+    return [update.event for update in updates if update.HasField("event")]
+
+
+async def test_a_watch_tells_everything_once_and_ends(baton: Baton, registered: LabWorker) -> None:
+    definition = chain(registered.contract, 10)
+    definition["steps"][0]["request"] = {"conduct": {"literal": {"gate": "open"}}}
+    run = await baton.submit(definition)
+    call = baton.watch(run.run_id)
+    first = await call.read()
+    assert first.snapshot.run_id == run.run_id
+    registered.gates["open"].set()
+    events = events_of(await read(call))
+    sequences = [event.sequence for event in events]
+    assert sequences == list(range(first.snapshot.last_sequence + 1, sequences[-1] + 1))
+    journal = await baton.events(run.run_id)
+    assert events == journal[first.snapshot.last_sequence :]
+    assert events[-1].WhichOneof("kind") == "run_succeeded"
+
+
+async def test_every_cursor_resumes_with_exactly_what_follows(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.submit(chain(registered.contract, 3))
+    updates = await read(baton.watch(run.run_id))
+    await baton.end(run.run_id)
+    journal = await baton.events(run.run_id)
+    for update in updates:
+        at = update.snapshot.last_sequence if update.HasField("snapshot") else update.event.sequence
+        rest = await read(baton.watch(run.run_id, update.cursor))
+        assert events_of(rest) == journal[at:]
+        assert all(each.HasField("event") for each in rest)
+
+
+async def test_the_cursor_of_an_answer_leads_on_from_it(baton: Baton, registered: LabWorker) -> None:
+    run_id = (await baton.run(chain(registered.contract, 3))).run_id
+    answer = await baton.runs.GetRun(run_service_pb2.GetRunRequest(run_id=run_id))
+    assert await read(baton.watch(run_id, answer.cursor)) == []
+
+
+async def test_watching_a_run_that_has_ended_gives_its_snapshot(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.run(one_step(registered))
+    updates = await read(baton.watch(run.run_id, view=FULL))
+    assert [update.WhichOneof("update") for update in updates] == ["snapshot"]
+    assert updates[0].snapshot == await baton.get(run.run_id)
+
+
+async def test_pages_of_events_equal_the_watch(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.run(chain(registered.contract, 4))
+    whole = await baton.events(run.run_id)
+    assert await baton.events(run.run_id, page_size=3) == whole
+    assert [event.sequence for event in whole] == list(range(1, len(whole) + 1))
+
+
+async def test_payloads_come_in_the_full_view_alone(baton: Baton, registered: LabWorker) -> None:
+    contract = registered.contract
+    definition = one_step(registered, {"gate": "open"}) | {"input_type": contract.type("Task")}
+    run = await baton.submit(definition, contract.pack("Task", {"text": "given"}))
+    assert contract.unpack("Task", run.input).text == "given"
+    calls = [baton.watch(run.run_id, view=view) for view in (BASIC, FULL)]
+    snapshots = [await call.read() for call in calls]
+    assert [snapshot.snapshot.HasField("input") for snapshot in snapshots] == [False, True]
+    registered.gates["open"].set()
+    basic, full = [events_of(await read(call)) for call in calls]
+    assert not any(event.HasField("payload") for event in basic)
+    outputs = [contract.unpack("Result", event.payload).text for event in full if event.HasField("payload")]
+    assert outputs == ["a", "a"]
+    for event in full:
+        event.ClearField("payload")
+    assert basic == full
+    stored = await baton.events(run.run_id, FULL)
+    assert contract.unpack("Task", stored[0].payload).text == "given"
+
+
+async def test_a_quiet_watch_gets_progress_marks_that_resume(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.submit(one_step(registered, {"gate": "open"}))
+    await registered.arrived()
+    call = baton.watch(run.run_id)
+    while not (update := await call.read()).HasField("progress"):
+        pass
+    assert not update.progress.reconnect
+    call.cancel()
+    registered.gates["open"].set()
+    rest = events_of(await read(baton.watch(run.run_id, update.cursor)))
+    assert kinds(rest)[-2:] == ["step_succeeded a", "run_succeeded"]
+
+
+async def test_a_watcher_that_does_not_read_delays_nobody(baton: Baton, registered: LabWorker) -> None:
+    definition = chain(registered.contract, 40, {"size": 200_000})
+    definition["steps"][0]["request"] = {"conduct": {"literal": {"gate": "open", "size": 200_000}}}
+    run = await baton.submit(definition)
+    slow = baton.watch(run.run_id, view=FULL)
+    first = await slow.read()
+    registered.gates["open"].set()
+    assert (await baton.end(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+    events = events_of(await read(slow))
+    sequences = [event.sequence for event in events]
+    assert sequences == list(range(first.snapshot.last_sequence + 1, sequences[-1] + 1))
+
+
+async def test_cursors_that_are_not_of_this_run_are_refused(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.run(one_step(registered))
+    other = await baton.run(one_step(registered))
+    cursor = (await baton.runs.GetRun(run_service_pb2.GetRunRequest(run_id=other.run_id))).cursor
+    for wrong in (cursor, "nonsense", "AAAA", cursor + "A"):
+        refusal = await refused(baton.watch(run.run_id, wrong).read())
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CURSOR")
+        assert refusal.text.startswith("cursor:")
+
+
+async def follow(baton: Baton, run_id: str, seen: list[Any], broken: list[Exception]) -> None:
+    """Watches a run to its end, resuming each time the stream breaks."""
+    cursor = ""
+    while True:
+        try:
+            async for update in baton.watch(run_id, cursor):
+                cursor = update.cursor
+                if update.HasField("event"):
+                    seen.append(update.event)
+                    if update.event.WhichOneof("kind") in ENDING:
+                        return
+        except grpc.aio.AioRpcError as error:
+            broken.append(error)
+            await asyncio.sleep(0.02)
+
+
+async def test_a_watcher_that_reconnects_over_crashes_misses_nothing(
+    start_server: StartServer,
+    connect: Callable[[ServerProcess], Baton],
+    contract: Contract,
+    lab_process: LabProcess,
+) -> None:
+    server = await start_server()
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    run = await baton.submit(chain(contract, 60, {"delay": "0.03s"}))
+    watchers: list[tuple[list[Any], list[Exception]]] = [([], []) for _ in range(3)]
+    tasks = [asyncio.ensure_future(follow(baton, run.run_id, *watcher)) for watcher in watchers]
+    for goal in (15, 60):
+        async with asyncio.timeout(40):
+            while len(watchers[0][0]) < goal:
+                await asyncio.sleep(0.01)
+        await server.kill()
+        await server.start()
+    await asyncio.gather(*tasks)
+    journal = await baton.events(run.run_id)
+    for seen, broken in watchers:
+        assert broken
+        assert seen == journal[seen[0].sequence - 1 :]
+    assert len([note for note in lab_process.notes() if note.what == "answered"]) >= 60
+    assert (await baton.end(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
