@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -76,7 +77,7 @@ def list_(
     if state:
         terms.append(f"state = {state.upper()}")
     if workflow:
-        terms.append(f'workflow = "{workflow}"')
+        terms.append(f"workflow = {json.dumps(workflow)}")
 
     async def work(client: Client) -> None:
         from baton.cli.output import instant, print_json, print_table, state_text

@@ -20,6 +20,7 @@ from baton.cli.types import Types
 from baton.client import Client
 from baton.runs import RunHandle
 from baton.v1 import run_pb2
+from baton.watch import ENDED_STATES
 
 _READ_AGAIN_SECONDS = 1.0
 """A table is read anew this often without an event: reasons to wait are no events."""
@@ -47,22 +48,15 @@ async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> Exit
     if sys.stdout.isatty():
         await _watch_live(client, handle)
     else:
-        if handle.cursor:
-            show(head(handle.run))
-        async for update in handle.watch():
-            if update.HasField("snapshot"):
-                show(head(update.snapshot))
-            else:
-                show(event_line(update.event))
-            sys.stdout.flush()
+        await _watch_lines(handle)
     run = await handle.refresh()
-    await print_end(client, run)
+    await print_end(client, run, with_head=not sys.stdout.isatty())  # the live table has said it
     return exit_code(run)
 
 
-async def print_end(client: Client, run: run_pb2.Run) -> None:
-    """Writes how a run ended: its failure, or its output."""
-    if not sys.stdout.isatty():
+async def print_end(client: Client, run: run_pb2.Run, *, with_head: bool = True) -> None:
+    """Writes how a run ended: its state, then its failure or its output."""
+    if with_head:
         show(head(run))
     for name, value in facts(run):
         if name == "failure":
@@ -70,6 +64,16 @@ async def print_end(client: Client, run: run_pb2.Run) -> None:
     output = await Types(client.address).payload_to_json(run.output)
     if output is not None:
         print_json(output)
+
+
+async def _watch_lines(handle: RunHandle[Any]) -> None:
+    if handle.cursor:
+        show(head(handle.run))
+    async for update in handle.watch():
+        if update.HasField("event"):
+            show(event_line(update.event))
+        elif update.snapshot.state not in ENDED_STATES:
+            show(head(update.snapshot))
 
 
 async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:

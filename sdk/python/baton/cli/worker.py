@@ -34,8 +34,8 @@ def add(
         list[str] | None, typer.Option(metavar="SERVICE", help="Service to take, by full name; may be repeated.")
     ] = None,
     max_in_flight: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Calls in flight at each address. Default: 100.")
-    ] = 0,
+        int | None, typer.Option(metavar="N", min=1, help="Calls in flight at each address. Default: 100.")
+    ] = None,
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -45,7 +45,7 @@ def add(
     async def work(client: Client) -> None:
         contract = _read_contract(descriptor_set) if descriptor_set is not None else None
         worker = await client.register_worker(
-            name, address, contract=contract, services=service or (), max_in_flight=max_in_flight
+            name, address, contract=contract, services=service or (), max_in_flight=max_in_flight or 0
         )
         _print_worker(worker, chosen.as_json)
 
