@@ -25,7 +25,10 @@ EXPECTED = {"SHIPPED": 258, "PAYMENT_DECLINED": 24, "OUT_OF_STOCK": 18}
 
 @dataclass(slots=True)
 class Orders:
-    """What became of the orders: `runs` by order id, `outcomes` counted, `under_way` now."""
+    """What became of the orders: `runs` by order id, `outcomes` counted, `under_way` now, `wrong` what should not be.
+
+    `crash_time` is when the server was killed, in microseconds since the Unix epoch.
+    """
 
     inputs: list[order_pb2.OrderInput]
     runs: dict[str, run_pb2.Run] = field(default_factory=dict)
@@ -33,6 +36,7 @@ class Orders:
     outcomes: Counter[str] = field(default_factory=Counter)
     under_way: int = 0
     wrong: list[str] = field(default_factory=list)
+    crash_time: int = 0
 
     @property
     def ended(self) -> int:
@@ -47,11 +51,11 @@ class Orders:
 
     def shipped_by_fallback(self) -> list[run_pb2.Run]:
         """Runs whose express carrier did not answer, so that the other one shipped."""
-        return [run for run in self.runs.values() if _lost_carrier(run) and not _was_hit(run)]
+        return [run for run in self.runs.values() if _lost_carrier(run) and not self._was_hit(run)]
 
     def hit_by_crash(self) -> list[run_pb2.Run]:
         """Runs that had a call out when the server died."""
-        return [run for run in self.runs.values() if _was_hit(run)]
+        return [run for run in self.runs.values() if self._was_hit(run)]
 
     def retried(self) -> int:
         """Attempts that failed and were made again or elsewhere."""
@@ -60,6 +64,12 @@ class Orders:
     def redelivered(self) -> int:
         """Calls that were sent again because the server died while they were out."""
         return sum(max(0, attempt.deliveries - 1) for run in self.runs.values() for attempt in _attempts(run))
+
+    def _was_hit(self, run: run_pb2.Run) -> bool:
+        return any(
+            attempt.start_time.ToMicroseconds() < self.crash_time < attempt.end_time.ToMicroseconds()
+            for attempt in _attempts(run)
+        )
 
 
 def read_orders(path: Path) -> Orders:
@@ -113,10 +123,6 @@ def status_of(output: order_pb2.OrderOutput) -> str:
 
 def _attempts(run: run_pb2.Run) -> list[run_pb2.Attempt]:
     return [attempt for step in run.steps for attempt in step.attempts]
-
-
-def _was_hit(run: run_pb2.Run) -> bool:
-    return any(attempt.deliveries > 1 for attempt in _attempts(run))
 
 
 def _lost_carrier(run: run_pb2.Run) -> bool:

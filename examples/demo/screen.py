@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.live import Live
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -44,12 +45,12 @@ class Screen:
 
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Writes a table."""
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 2))
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
         for header in headers:
             table.add_column(header, overflow="fold", justify="right" if header.startswith("#") else "left")
         for row in rows:
             table.add_row(*map(Text, row))
-        self._console.print(table)
+        self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
 
     @contextmanager
     def progress(self) -> Iterator[None]:

@@ -138,6 +138,7 @@ class Story:
         await ended(SERVER_DIES_AT)
         under_way = found.under_way
         await self._processes.kill("server")
+        found.crash_time = time.time_ns() // 1_000
         self._say(found, f"kill -9 server, with {under_way} runs under way")
         start = time.monotonic()
         await self._start_server(self._server)

@@ -149,8 +149,3 @@ def length(length_us: int) -> str:
     if seconds < 3_600:
         return f"{seconds // 60} min {seconds % 60} s"
     return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"
-
-
-def short(name: str, prefix: str) -> str:
-    """The name of an enum's value without the prefix that protobuf asks for."""
-    return name.removeprefix(prefix)

@@ -130,16 +130,21 @@ def _run(chosen: Choices, work: Callable[[], None]) -> None:
                 f"the server is not installed: {package or error} is missing",
                 "pip install 'baton[server,embedded]'",
             ) from error
+        except CommandFailed:
+            raise
         except Exception as error:
-            raise _foreseen(error) from error
+            told = _foreseen(error)
+            if told is None:
+                raise
+            raise told from error
     except CommandFailed as failed:
         raise typer.Exit(report_error(failed, chosen)) from None
     except KeyboardInterrupt:
         raise typer.Exit(ExitCode.INTERRUPTED) from None
 
 
-def _foreseen(error: Exception) -> Exception:
-    """Turns an error whose text is for a person into one of this command; returns any other as it is."""
+def _foreseen(error: Exception) -> CommandFailed | None:
+    """Turns an error whose text is for a person into one of this command; None for any other."""
     from orchestrator.config import SettingInvalid
     from orchestrator.domain.errors import DatabaseUnavailable
     from orchestrator.postgres.errors import EmbeddedPostgresError, RoleError, SchemaError
@@ -154,7 +159,7 @@ def _foreseen(error: Exception) -> Exception:
     rpc_server = sys.modules.get("orchestrator.rpc.server")
     if isinstance(error, known) or (rpc_server is not None and isinstance(error, rpc_server.AddressUnavailable)):
         return CommandFailed(str(error))
-    return error
+    return None
 
 
 def _settings(listen: str | None) -> Settings:
