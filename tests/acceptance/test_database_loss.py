@@ -1,0 +1,110 @@
+"""Postgres goes away and comes back while runs go: nothing acknowledged is lost, and the server recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.migrate import migrate
+from tests.acceptance.contracts import Contract
+from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.test_kills import Submitter, diamond, require_sound
+from tests.acceptance.test_replicas import require_results, start_runs
+from tests.acceptance.wire import Baton, refused, submission
+
+Connect = Callable[[ServerProcess], Baton]
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A Postgres of this test alone, which keeps what it committed when it is killed."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-lost-"))
+    postgres = EmbeddedPostgres(directory)
+    await migrate(postgres.start())
+    yield postgres
+    postgres.stop()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+async def server(own_postgres: EmbeddedPostgres, tmp_path: Path) -> AsyncIterator[ServerProcess]:
+    """A server on that Postgres."""
+    process = ServerProcess(own_postgres.dsn, tmp_path / "server.log")
+    await process.start()
+    yield process
+    await process.kill()
+
+
+def kill(postgres: EmbeddedPostgres) -> None:
+    """Ends Postgres as a crash would: every backend is gone, nothing is written in good order."""
+    assert postgres.process_id is not None
+    os.kill(postgres.process_id, signal.SIGQUIT)
+    postgres.stop()
+
+
+async def test_runs_go_on_after_the_database_was_killed(
+    own_postgres: EmbeddedPostgres,
+    server: ServerProcess,
+    connect: Connect,
+    contract: Contract,
+    lab_process: LabProcess,
+) -> None:
+    baton = connect(server)
+    submitter = await start_runs(baton, contract, lab_process, 40, "0.1s")
+    kill(own_postgres)
+
+    late = Submitter(baton, contract)
+    waiting = [asyncio.ensure_future(late.submit(number, diamond(contract))) for number in range(100, 105)]
+    dropped = submission(diamond(contract), contract.pack("Task"), request_id="impatient")
+    with pytest.raises(grpc.aio.AioRpcError) as refusal:
+        await baton.runs.SubmitRun(dropped, timeout=2)
+    assert refusal.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert not any(call.done() for call in waiting)
+    own_postgres.start()
+    await asyncio.gather(*waiting)
+    submitter.acknowledged |= late.acknowledged
+    answer = await baton.runs.SubmitRun(dropped, timeout=20)
+    submitter.acknowledged["impatient"] = answer.run.run_id
+    assert server.process is not None
+    assert server.process.returncode is None
+    given = submitter.acknowledged.pop("impatient")
+    await require_results(baton, contract, submitter)
+    submitter.acknowledged["impatient"] = given
+    await baton.end(given)
+    await require_sound(server.dsn, submitter.acknowledged, lab_process)
+
+
+async def test_reads_say_that_the_database_is_away(
+    own_postgres: EmbeddedPostgres,
+    server: ServerProcess,
+    connect: Connect,
+    contract: Contract,
+    lab_process: LabProcess,
+) -> None:
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    run = await baton.run(diamond(contract), contract.pack("Task"))
+    kill(own_postgres)
+    refusal = await refused(baton.get(run.run_id))
+    assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+    assert refusal.retry_seconds
+    for word in ("asyncpg", "Connection", "Errno", "socket"):
+        assert word not in refusal.text
+    own_postgres.start()
+
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                assert (await baton.get(run.run_id)).run_id == run.run_id
+                break
+            except grpc.aio.AioRpcError:
+                await asyncio.sleep(0.05)
