@@ -1,0 +1,197 @@
+"""The pages say what is: their links, names, settings, limits, reasons, workflows and command lines are checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer
+import yaml
+from baton.cli import app
+from baton.v1 import error_reason_pb2, workflow_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from shop.v1 import inventory_pb2, notifications_pb2, payments_pb2, shipping_pb2
+
+from orchestrator import config
+from orchestrator.contracts.compile import check_workflow
+from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.rpc.errors import CODES
+from tests.contracts.corpus import contract_of
+from tests.docs.pages import DOCS, ROOT, anchors, blocks, files_named, headings, links, pages, prose, rows
+
+ALL_PAGES = pages()
+NAMES = [str(page.relative_to(ROOT)) for page in ALL_PAGES]
+OWN = [page for page in ALL_PAGES if page.parent in (DOCS, DOCS / "decisions")]
+
+
+def shop() -> Contract:
+    files: dict[str, FileDescriptorProto] = {}
+
+    def add(file: FileDescriptor) -> None:
+        for dependency in file.dependencies:
+            add(dependency)
+        files[file.name] = FileDescriptorProto.FromString(file.serialized_pb)
+
+    for module in (inventory_pb2, notifications_pb2, payments_pb2, shipping_pb2):
+        add(module.DESCRIPTOR)
+    return read_contract(files.values())
+
+
+def greeter() -> Contract:
+    proto = next(block for block in blocks(DOCS / "quickstart.md") if block.file == "greeter.proto")
+    return contract_of(proto.text, "greeter.proto")
+
+
+@pytest.mark.parametrize("page", ALL_PAGES, ids=NAMES)
+def test_links_lead_somewhere(page: Path) -> None:
+    wrong = []
+    for target in links(page):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        place = (page.parent / name).resolve() if name else page
+        if not place.exists() or (anchor and anchor not in anchors(place)):
+            wrong.append(target)
+    assert not wrong
+
+
+@pytest.mark.parametrize("page", OWN, ids=[page.name for page in OWN])
+def test_files_that_are_named_are_there(page: Path) -> None:
+    made_by_the_reader = {block.file for own in OWN for block in blocks(own)}
+    folders = [found for found in (ROOT / "orchestrator").iterdir() if found.is_dir()]
+    more = ("orchestrator", "orchestrator/postgres/queries", "docs", "sdk/python", "third_party/protovalidate")
+    places = (ROOT, *(ROOT / name for name in more), *folders)
+    missing = [
+        name
+        for name in files_named(page)
+        if name not in made_by_the_reader and not any(list(place.glob(name)) for place in places)
+    ]
+    assert not missing
+
+
+@pytest.mark.parametrize("page", OWN, ids=[page.name for page in OWN])
+def test_tests_that_are_named_are_there(page: Path) -> None:
+    text = prose(page)
+    for folder in re.findall(r"`(tests/[\w/]+)/?`", text):
+        assert (ROOT / folder).is_dir(), folder
+    code = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    missing = [name for name in re.findall(r"`(test_\w+)`", text) if f"def {name}(" not in code]
+    assert not missing
+
+
+def test_every_page_is_on_the_map() -> None:
+    listed = set(links(DOCS / "index.md"))
+    assert {page.name for page in DOCS.glob("*.md")} - {"index.md"} <= listed
+
+
+def test_the_module_map_is_whole() -> None:
+    text = prose(DOCS / "architecture.md")
+    modules = [
+        path
+        for package in ("domain", "contracts", "engine", "postgres", "rpc", "outbound", "security", "telemetry")
+        for path in (ROOT / "orchestrator" / package).glob("*.py")
+        if path.stem != "__init__"
+    ]
+    assert [path for path in modules if f"`{path.stem}`" not in text] == []
+
+
+def test_decisions_have_their_three_parts() -> None:
+    found = sorted((DOCS / "decisions").glob("*.md"))
+    assert [page.name[:3] for page in found] == [f"{number:03}" for number in range(1, len(found) + 1)]
+    for page in found:
+        assert headings(page, "##") == ["Context", "Decision", "Consequences"], page.name
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for page in OWN for block in blocks(page) if block.language == "yaml"],
+    ids=lambda block: f"{block.page}:{block.line}",
+)
+def test_workflows_are_valid(block: object) -> None:
+    text = block.text  # type: ignore[attr-defined]
+    workflow = json_format.ParseDict(yaml.safe_load(text), workflow_pb2.Workflow())
+    checked = check_workflow(workflow, [("shop", shop()), ("greeter", greeter())])
+    assert checked.violations == ()
+
+
+def test_python_can_be_read() -> None:
+    for page in ALL_PAGES:
+        for block in blocks(page):
+            if block.language == "python":
+                compile(block.text, f"{block.page}:{block.line}", "exec")
+
+
+def command_lines() -> list[tuple[str, str]]:
+    found = []
+    for page in ALL_PAGES:
+        for block in blocks(page):
+            if block.language in ("sh", "", "console"):
+                lines = re.findall(r"(?:^|[|(=] ?)(baton [^|)\n]*)", block.text, re.MULTILINE)
+                found += [(f"{block.page}:{block.line}", line.rstrip(" &")) for line in lines]
+    return found
+
+
+@pytest.mark.parametrize(("place", "line"), command_lines())
+def test_command_lines_are_understood(place: str, line: str) -> None:
+    command = typer.main.get_command(app)
+    words = shlex.split(line, comments=True)[1:]
+    context = command.make_context("baton", words, resilient_parsing=False)
+    while rest := [*context._protected_args, *context.args]:
+        name, inner, words = context.command.resolve_command(context, rest)  # type: ignore[attr-defined]
+        assert inner is not None
+        context = inner.make_context(name, words, parent=context)
+        if not hasattr(inner, "commands"):
+            break
+
+
+def test_every_reason_has_a_section() -> None:
+    sections = headings(DOCS / "errors.md", "###")
+    reasons = [name.removeprefix("ERROR_REASON_") for name, number in error_reason_pb2.ErrorReason.items() if number]
+    assert sorted(sections) == sorted(reasons)
+
+
+def test_errors_have_the_code_that_is_sent() -> None:
+    text = prose(DOCS / "errors.md")
+    for reason, code in CODES.items():
+        assert re.search(rf"^### {reason}\n\n{code.name}[.,]", text, re.MULTILINE), reason
+
+
+def test_every_setting_is_told_with_its_default() -> None:
+    defaults = config.Settings()
+    wanted = {f"BATON_{one.name.upper()}": getattr(defaults, one.name) for one in fields(defaults)}
+    del wanted["BATON_LIMITS"]
+    wanted |= {f"BATON_{one.name.upper()}": getattr(defaults.limits, one.name) for one in fields(defaults.limits)}
+    told = {row[0].strip("`"): row[1].strip("`") for row in rows(DOCS / "configuration.md") if "`BATON_" in row[0]}
+    assert {name: told.pop(name, "not told") for name in wanted} == {name: str(value) for name, value in wanted.items()}
+    assert set(told) == set(config.OTHER_NAMES)
+
+
+def test_limits_of_expressions_are_told() -> None:
+    told = [(row[1].strip("`"), row[2]) for row in rows(DOCS / "workflows.md") if re.search(r"`\w+\.[A-Z_]+`", row[1])]
+    assert told
+    for name, value in told:
+        module, _, constant = name.partition(".")
+        assert value == str(getattr(importlib.import_module(f"orchestrator.contracts.{module}"), constant)), name
+
+
+def generator(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_command_line_is_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("COLUMNS", "TERMINAL_WIDTH"):
+        monkeypatch.setenv(name, "100")
+    assert (DOCS / "cli.md").read_text() == generator("generate_cli").page(), "run python docs/generate_cli.py"
