@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -19,6 +20,12 @@ from orchestrator.postgres.migrate import migrate
 
 TEMPLATE = "baton_template"
 _numbers = itertools.count(1)
+
+
+def pytest_configure() -> None:
+    """Lets the programs that tests start be interrupted: what runs in the background of a script ignores SIGINT."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
