@@ -119,11 +119,12 @@ def test_the_python_page_works(dev: Dev) -> None:
     said = dev.run(
         f"""set -e
         {generate} 2> /dev/null
-        {serve} > worker.log 2>&1 & trap 'kill %1; wait %1' EXIT
+        {serve} > worker.log 2>&1 & trap 'kill -KILL %1' EXIT
         until grep -q 'is registered' worker.log; do kill -0 %1; done
         {check}
         python client.py"""
     )
+    dev.run("baton worker rm greeter")
     assert "Hello, Ada! 16" in said
     assert "event run_succeeded" in said
     assert "greet INVALID_ARGUMENT UNKNOWN_LANGUAGE" in said
