@@ -217,7 +217,11 @@ class Admission:
             names = ", ".join(sorted({one.key.worker for one in fitting}))
             text = f"every endpoint that serves {key.method} (worker {names}) is draining or says NOT_SERVING"
             return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
-        free = sorted((one for one in able if one.in_flight < one.max_in_flight), key=lambda one: one.in_flight)
+        # One without a connection is called where there is no other: its circuit decides then.
+        free = sorted(
+            (one for one in able if one.in_flight < one.max_in_flight),
+            key=lambda one: (one.health == "unreachable", one.in_flight),
+        )
         for endpoint in free:
             ticket = endpoint.take()
             if ticket is not None:

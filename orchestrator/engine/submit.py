@@ -39,6 +39,19 @@ def body_hash(request: run_service_pb2.SubmitRunRequest) -> bytes:
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
 
 
+def _require_storable(request: run_service_pb2.SubmitRunRequest) -> None:
+    """Refuses text that no database row can hold. Errors: InvalidRequest."""
+    texts = [("request_id", request.request_id), ("workspace", request.workspace)]
+    texts += [(f'attributes["{key}"]', value) for key, value in request.attributes.items()]
+    faults = [
+        errors.FieldFault(path, "INVALID_REQUEST", "holds the character U+0000; leave it out")
+        for path, text in texts
+        if "\0" in text
+    ]
+    if faults:
+        raise errors.InvalidRequest(f"{faults[0].path}: {faults[0].message}", faults=faults)
+
+
 class Submitter:
     """Accepts runs for the caller's namespace."""
 
@@ -60,6 +73,7 @@ class Submitter:
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest
     ) -> run_service_pb2.SubmitRunResponse:
         """See SubmitRun."""
+        _require_storable(request)
         self._require_room()
         revision, compiled = await self._revision(caller, request)
         run_input = self._input(compiled, request)

@@ -58,7 +58,9 @@ async def read_runs(dsn: str) -> dict[str, StoredRun]:
             )
             for row in rows
         }
-        for row in await connection.fetch("SELECT run_id, epoch, sequence, header FROM events ORDER BY run_id, sequence"):
+        for row in await connection.fetch(
+            "SELECT run_id, epoch, sequence, header FROM events ORDER BY run_id, sequence"
+        ):
             run = runs[str(row["run_id"])]
             event = event_pb2.RunEvent.FromString(row["header"])
             event.sequence = row["sequence"]

@@ -90,9 +90,7 @@ class ServerProcess(_Process):
         self.address = f"127.0.0.1:{free_port()}"
         self.dsn = dsn
         environment = QUICK | dict(settings or {}) | {"BATON_DATABASE_URL": dsn}
-        super().__init__(
-            ["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"], environment, log
-        )
+        super().__init__(["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"], environment, log)
 
 
 class LabProcess(_Process):

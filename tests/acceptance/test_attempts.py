@@ -15,7 +15,9 @@ from tests.acceptance.wire import Baton, kinds, step_of
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
 
-def one_step(lab: LabWorker, conduct: dict[str, Any] | None = None, method: str = "Lab/Do", **step: Any) -> dict[str, Any]:
+def one_step(
+    lab: LabWorker, conduct: dict[str, Any] | None = None, method: str = "Lab/Do", **step: Any
+) -> dict[str, Any]:
     """A workflow of one step, `a`, whose worker behaves as told."""
     request = {"text": {"literal": "a"}, "conduct": {"literal": conduct or {}}}
     return {
@@ -133,7 +135,9 @@ async def test_a_failure_branch_runs_its_step_and_no_other(baton: Baton, registe
     }
 
 
-async def test_an_output_that_is_not_expected_is_tried_again_and_then_fails(baton: Baton, registered: LabWorker) -> None:
+async def test_an_output_that_is_not_expected_is_tried_again_and_then_fails(
+    baton: Baton, registered: LabWorker
+) -> None:
     policy = quick(3, reasons=["OUTPUT_REJECTED"])
     run = await baton.run(one_step(registered, expect="output.attempt >= 2", retry=policy))
     assert (run.state, len(registered.arrivals())) == (SUCCEEDED, 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,7 @@ from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.contracts import Contract
 from tests.acceptance.processes import LabProcess, ServerProcess
-from tests.acceptance.wire import ENDED, Baton, eventually, kinds, refused, submission
+from tests.acceptance.wire import Baton, eventually, submission
 
 Connect = Callable[[ServerProcess], Baton]
 
@@ -117,9 +116,7 @@ async def test_every_run_ends_though_the_server_is_killed_three_times(
 
     await asyncio.gather(kill(), *(submit(first) for first in range(10)))
     assert len(submitter.acknowledged) == RUNS
-    for request_id, run in zip(
-        submitter.acknowledged, await all_ended(baton, submitter.acknowledged), strict=True
-    ):
+    for request_id, run in zip(submitter.acknowledged, await all_ended(baton, submitter.acknowledged), strict=True):
         assert run.state == run_pb2.RUN_STATE_SUCCEEDED, run.failure
         number = int(request_id.partition("-")[2])
         assert contract.unpack("Result", run.output).number == diamond_output(number)

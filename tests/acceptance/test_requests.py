@@ -38,10 +38,14 @@ async def test_of_different_bodies_at_once_one_wins_and_the_others_are_refused(
     ]
     calls = (baton.runs.SubmitRun(request) for request in requests)
     answers = await asyncio.gather(*calls, return_exceptions=True)
-    runs = [(answer.run.run_id, answer.run.attributes["number"]) for answer in answers if not isinstance(answer, Exception)]
+    runs = [
+        (answer.run.run_id, answer.run.attributes["number"]) for answer in answers if not isinstance(answer, Exception)
+    ]
     assert len(set(runs)) == 1
     assert len(runs) == 5
-    refusal = await refused(baton.runs.SubmitRun(next(each for each in requests if each.attributes["number"] != runs[0][1])))
+    refusal = await refused(
+        baton.runs.SubmitRun(next(each for each in requests if each.attributes["number"] != runs[0][1]))
+    )
     assert (refusal.code, refusal.reason) == (grpc.StatusCode.ALREADY_EXISTS, "REQUEST_ID_REUSED")
     assert refusal.text.startswith("request_id:")
 

@@ -181,6 +181,22 @@ async def test_a_busy_worker_beside_a_dead_one_is_waited_for(
     assert {note.method.rpartition(".")[2] for note in alive.arrivals()} == {"Lab/Do"}
 
 
+async def test_a_dead_address_costs_nothing_where_another_is_alive(
+    baton: Baton, registered: LabWorker, spare_lab: LabWorker
+) -> None:
+    await baton.register(name_of(registered), spare_lab.address)
+    await registered.stop()
+
+    async def noticed() -> bool:
+        health = [each.health for each in (await baton.worker(name_of(registered))).endpoints]
+        return worker_pb2.ENDPOINT_HEALTH_UNREACHABLE in health
+
+    await eventually(noticed)
+    for _ in range(5):
+        run = await baton.run(one_step(registered))
+        assert (run.state, len(run.steps[0].attempts)) == (SUCCEEDED, 1)
+
+
 def lab_service(lab: LabWorker) -> str:
     return lab.contract.type("Lab")
 

@@ -174,7 +174,11 @@ class Refusal:
         self.paths: dict[str, str] = {}
         status: Any = rpc_status.from_call(error)  # type: ignore[arg-type]
         for detail in status.details if status is not None else ():
-            info, bad, retry = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()
+            info, bad, retry = (
+                error_details_pb2.ErrorInfo(),
+                error_details_pb2.BadRequest(),
+                error_details_pb2.RetryInfo(),
+            )
             if detail.Unpack(info):
                 self.reason, self.domain, self.metadata = info.reason, info.domain, dict(info.metadata)
             elif detail.Unpack(bad):
