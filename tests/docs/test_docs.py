@@ -14,7 +14,7 @@ import pytest
 import typer
 import yaml
 from baton.cli import app
-from baton.v1 import error_reason_pb2, workflow_pb2
+from baton.v1 import error_reason_pb2, run_pb2, workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FileDescriptor
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
@@ -180,6 +180,21 @@ def test_limits_of_expressions_are_told() -> None:
     for name, value in told:
         module, _, constant = name.partition(".")
         assert value == str(getattr(importlib.import_module(f"orchestrator.contracts.{module}"), constant)), name
+
+
+def test_every_reason_to_wait_is_told() -> None:
+    told = {row[0] for row in rows(DOCS / "observability.md")}
+    assert {name.removeprefix("WAIT_KIND_") for name, number in run_pb2.WaitKind.items() if number} <= told
+
+
+def test_what_a_worker_and_a_trace_carry_is_told() -> None:
+    sent = (ROOT / "orchestrator" / "engine" / "dispatch.py").read_text()
+    keys = set(re.findall(r'"((?:baton-[a-z-]+)|idempotency-key|traceparent)"', sent))
+    assert len(keys) > 5
+    assert keys == {row[0].strip("`") for row in rows(DOCS / "workers.md") if row[0].strip("`") in keys}
+    spans = (ROOT / "orchestrator" / "telemetry" / "spans.py").read_text()
+    attributes = set(re.findall(r'"(baton\.[a-z_.]+)"', spans))
+    assert attributes <= set(re.findall(r"`(baton\.[a-z_.]+)`", prose(DOCS / "observability.md")))
 
 
 def generator(name: str) -> ModuleType:
