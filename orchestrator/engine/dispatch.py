@@ -22,15 +22,26 @@ from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
 from orchestrator.engine.ports import Answer, Call, Clock, WorkerGateway
 
 StepToken = Callable[[LiveRun, Flight], str]
+LEASE_LOOK_SECONDS = 0.02
+"""How often a call looks whether it may be made, where the replica is not sure of its lease."""
+
 OnAnswer = Callable[[LiveRun, Flight, "tuple[Message, Payload] | CallFailed"], None]
 
 
 class Dispatcher:
     """Makes the calls of this replica."""
 
-    def __init__(self, gateway: WorkerGateway, clock: Clock, step_token: StepToken, trace_calls: bool) -> None:
+    def __init__(
+        self,
+        gateway: WorkerGateway,
+        clock: Clock,
+        step_token: StepToken,
+        trace_calls: bool,
+        holds_lease: Callable[[], bool],
+    ) -> None:
         self._gateway, self._clock, self._step_token = gateway, clock, step_token
         self._trace_calls = trace_calls
+        self._holds_lease = holds_lease
         self._tasks: set[asyncio.Task[None]] = set()
         self.on_answer: OnAnswer
 
@@ -56,6 +67,9 @@ class Dispatcher:
         return not pending
 
     async def _call(self, live: LiveRun, flight: Flight) -> None:
+        # A replica that slept may have lost its runs: it forgets them, and with them this call, or its lease is renewed.
+        while not self._holds_lease():
+            await asyncio.sleep(LEASE_LOOK_SECONDS)
         record = live.run.steps[flight.step].attempts[-1]
         remaining_seconds = (record.expire_time - self._clock.now()) / 1_000_000
         if remaining_seconds <= 0:

@@ -121,7 +121,7 @@ class Engine:
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer, self._address = limits, observer, address
         self._clock = DatabaseClock()
-        self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls)
+        self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
         self._driver = Driver(self._clock, Timers(self._clock), limits, observer, stores.journal, self._dispatcher)
         admission = self._driver.admission
         self._catalogue = Catalogue(
@@ -149,6 +149,9 @@ class Engine:
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None
         self._loops: asyncio.Task[None] | None = None
+
+    def _holds_lease(self) -> bool:
+        return self._lease is not None and self._lease.holds
 
     def now(self) -> int:
         """Gives the time that journals are stamped with: the database's, as estimated, in microseconds."""

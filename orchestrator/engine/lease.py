@@ -35,6 +35,12 @@ class LeaseKeeper:
         self._on_renewal, self._on_lost = on_renewal, on_lost
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._end_us = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lease surely goes on at this moment, by this process's own clock."""
+        return time.monotonic_ns() // 1_000 < self._end_us
 
     async def start(self, replica_id: UUID, address: str) -> None:
         """Inserts the replica's row; its lease is then kept. Errors: DatabaseUnavailable."""
@@ -89,6 +95,8 @@ class LeaseKeeper:
 
     def _take(self, renewal: Renewal, sent_us: int, loop: asyncio.AbstractEventLoop) -> None:
         self._clock.set(renewal.database_time, sent_us, time.monotonic_ns() // 1_000)
+        # Counted from before the request: the database gave the lease later, so it ends there no sooner.
+        self._end_us = sent_us + renewal.lease_expire_time - renewal.database_time
         loop.call_soon_threadsafe(self._on_renewal, renewal)
 
 

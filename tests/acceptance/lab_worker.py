@@ -210,8 +210,7 @@ async def _fail(conduct: Any, attempt: int, context: Context) -> None:
     await context.abort_with_status(rpc_status.to_status(status))
 
 
-async def _main(contract_file: str, package: str, port: int, notes_file: str) -> None:
-    files = descriptor_pb2.FileDescriptorSet.FromString(Path(contract_file).read_bytes())
+async def _main(files: descriptor_pb2.FileDescriptorSet, package: str, port: int, notes_file: str) -> None:
     notes = os.open(notes_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(note: Note) -> None:
@@ -224,4 +223,5 @@ async def _main(contract_file: str, package: str, port: int, notes_file: str) ->
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))
+    contract_files = descriptor_pb2.FileDescriptorSet.FromString(Path(sys.argv[1]).read_bytes())
+    asyncio.run(_main(contract_files, sys.argv[2], int(sys.argv[3]), sys.argv[4]))

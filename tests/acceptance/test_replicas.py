@@ -92,7 +92,7 @@ async def test_a_server_that_was_paused_beyond_its_lease_writes_nothing_stale(
     # What it held is gone to the other; it takes work again under a new lease.
     back = connect(paused)
     number = await _submit_more(back, contract, submitter)
-    await require_sound(heir.dsn, submitter.acknowledged, lab_process)
+    await require_sound(heir.dsn, submitter.acknowledged, lab_process, paused=True)
     runs = await invariants.read_runs(heir.dsn)
     assert runs[submitter.acknowledged[f"request-{number}"]].epoch == 1
 

@@ -1,4 +1,4 @@
-"""Services that know nothing of Baton, with messages of every kind: registered by reflection, orchestrated as they are."""
+"""Services that know nothing of Baton, with messages of every kind: registered by reflection and orchestrated."""
 
 from __future__ import annotations
 

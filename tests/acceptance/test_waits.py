@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from baton.v1 import run_pb2, worker_pb2, worker_service_pb2, workflow_service_pb2
@@ -131,7 +132,7 @@ async def test_a_dead_worker_is_left_alone_until_it_is_back(baton: Baton, regist
     # All twenty went at once before the circuit opened; from then on there is one trial at a time, one a second.
     trials = sorted((await attempts()), key=lambda attempt: micros(attempt.start_time))[20 + FAIL_MAX :]
     starts = [micros(attempt.start_time) for attempt in trials]
-    assert all(two - one > 900_000 for one, two in zip(starts, starts[1:], strict=False)), starts
+    assert all(two - one > 900_000 for one, two in itertools.pairwise(starts)), starts
     await registered.start(registered.port)
     for run in runs:
         assert (await baton.end(run.run_id)).state == SUCCEEDED

@@ -15,7 +15,7 @@ from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_attempts import one_step
-from tests.acceptance.wire import BASIC, ENDING, FULL, Baton, kinds, refused
+from tests.acceptance.wire import BASIC, ENDING, FULL, Baton, eventually, kinds, refused
 
 
 def chain(contract: Contract, length: int, conduct: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -174,9 +174,11 @@ async def test_a_watcher_that_reconnects_over_crashes_misses_nothing(
     watchers: list[tuple[list[Any], list[Exception]]] = [([], []) for _ in range(3)]
     tasks = [asyncio.ensure_future(follow(baton, run.run_id, *watcher)) for watcher in watchers]
     for goal in (15, 60):
-        async with asyncio.timeout(40):
-            while len(watchers[0][0]) < goal:
-                await asyncio.sleep(0.01)
+
+        async def seen_enough(goal: int = goal) -> bool:
+            return len(watchers[0][0]) >= goal
+
+        await eventually(seen_enough, 40)
         await server.kill()
         await server.start()
     await asyncio.gather(*tasks)
