@@ -81,6 +81,7 @@ class DeliveryStarted:
     delivery: int
     worker: str
     address: str
+    expire_time: int
 
 
 @dataclass(frozen=True, slots=True)

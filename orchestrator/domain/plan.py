@@ -89,6 +89,16 @@ def step_expire_time(run: Run, step: int) -> int:
     return min(run.expire_time, ready_time + timeout)
 
 
+def redelivery_expire_time(run: Run, step: int, now: int) -> int:
+    """Returns until when a running step that was queued at `now` for redelivery may wait for it."""
+    return max(run.steps[step].attempts[-1].expire_time, _attempt_expire_time(run, step, now))
+
+
+def _attempt_expire_time(run: Run, step: int, time: int) -> int:
+    timeout = run.graph.steps[step].targets[run.steps[step].target].attempt_timeout_us
+    return run.expire_time if timeout is None else min(run.expire_time, time + timeout)
+
+
 def queue_expire_time(run: Run, step: int) -> int | None:
     """Returns when a queued step fails unless an attempt has started; None without a queue timeout."""
     timeout, queue_time = run.graph.steps[step].queue_timeout_us, run.steps[step].queue_time
@@ -176,8 +186,11 @@ class _Planner:
         elif again:
             delivery = step.attempts[-1].deliveries + 1
             sequence, time = self._stamp()
+            expire_time = self._call_expire_time(given.step, time)
             self._emit(
-                ev.DeliveryStarted(sequence, time, given.step, step.attempt, delivery, given.worker, given.address)
+                ev.DeliveryStarted(
+                    sequence, time, given.step, step.attempt, delivery, given.worker, given.address, expire_time
+                )
             )
         else:
             self._start_attempt(given)
@@ -186,9 +199,7 @@ class _Planner:
         step = self.run.steps[given.step]
         target = self.run.graph.steps[given.step].targets[step.target]
         sequence, time = self._stamp()
-        expire_time = step_expire_time(self.run, given.step)
-        if target.attempt_timeout_us is not None:
-            expire_time = min(expire_time, time + target.attempt_timeout_us)
+        expire_time = self._call_expire_time(given.step, time)
         self._emit(
             ev.AttemptStarted(
                 sequence,
@@ -203,6 +214,11 @@ class _Planner:
                 expire_time,
             )
         )
+
+    def _call_expire_time(self, index: int, time: int) -> int:
+        """The deadline of a call that starts at `time`. A redelivery has the attempt's whole time again: while no
+        replica drove the run, no worker worked on it."""
+        return min(step_expire_time(self.run, index), _attempt_expire_time(self.run, index, time))
 
     def _succeed(self, given: CallSucceeded) -> None:
         if not self.run.is_current(given.step, given.attempt):

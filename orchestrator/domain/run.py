@@ -230,6 +230,7 @@ class Run:
         record = step.attempts[-1]
         record.deliveries = event.delivery
         record.worker, record.address = event.worker, event.address
+        record.expire_time = event.expire_time
         return []
 
     def _attempt_failed(self, event: AttemptFailed) -> list[int]:

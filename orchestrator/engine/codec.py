@@ -143,6 +143,7 @@ def _encode_rare(
         case ev.DeliveryStarted():
             started = message.delivery_started
             started.delivery, started.worker, started.address = event.delivery, event.worker, event.address
+            started.expire_time.CopyFrom(to_timestamp(event.expire_time))
             return event.attempt
         case ev.AttemptFailed():
             message.attempt_failed.failure.CopyFrom(to_failure(event.failure))
@@ -190,7 +191,16 @@ def decode(row: JournalRow, step_indexes: dict[str, int]) -> Event:
             )
         case EventKind.DELIVERY_STARTED:
             sent = message.delivery_started
-            return ev.DeliveryStarted(sequence, time, index, message.attempt, sent.delivery, sent.worker, sent.address)
+            return ev.DeliveryStarted(
+                sequence,
+                time,
+                index,
+                message.attempt,
+                sent.delivery,
+                sent.worker,
+                sent.address,
+                from_timestamp(sent.expire_time),
+            )
         case EventKind.ATTEMPT_FAILED:
             failed = message.attempt_failed
             retry_time = from_timestamp(failed.retry_time) if failed.HasField("retry_time") else None

@@ -24,7 +24,7 @@ from orchestrator.domain.inputs import (
     RunTimeoutPassed,
     TimeoutPassed,
 )
-from orchestrator.domain.plan import Decision, decide, queue_expire_time, step_expire_time
+from orchestrator.domain.plan import Decision, decide, queue_expire_time, redelivery_expire_time, step_expire_time
 from orchestrator.domain.states import StepState
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.codec import encode
@@ -105,7 +105,7 @@ class Driver:
         if spec.step_timeout_us is not None and ("step", index) not in live.timers:
             self._time_step(live, "step", index, step_expire_time(live.run, index))
         if step.state is StepState.RUNNING:
-            self._time_step(live, "attempt", index, step.attempts[-1].expire_time)
+            self._time_step(live, "attempt", index, redelivery_expire_time(live.run, index, self._clock.now()))
             self.admission.enqueue(live, index)
             return
         queue_expires = queue_expire_time(live.run, index)

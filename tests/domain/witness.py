@@ -151,7 +151,11 @@ class Witness:
         assert event.attempt == step.attempt
         assert event.delivery == step.delivery + 1 <= 3
         assert spec.delivery is Delivery.AT_LEAST_ONCE or spec.targets[step.target].repeatable
+        timeout_us = spec.targets[step.target].attempt_timeout_us
+        assert event.expire_time <= self.expire_time
+        assert timeout_us is None or event.expire_time <= event.time + timeout_us
         step.delivery = event.delivery
+        step.expire_time = event.expire_time
         self.waiting.discard(event.step)
 
     def _attempt_failed(self, event: ev.AttemptFailed, now: int) -> None:

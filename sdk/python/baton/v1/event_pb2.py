@@ -27,7 +27,7 @@ from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/event.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/v1/failure.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x05\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\x12/\n\rrun_submitted\x18\n \x01(\x0b\x32\x16.baton.v1.RunSubmittedH\x00\x12\x33\n\x0f\x61ttempt_started\x18\x0b \x01(\x0b\x32\x18.baton.v1.AttemptStartedH\x00\x12\x35\n\x10\x64\x65livery_started\x18\x0c \x01(\x0b\x32\x19.baton.v1.DeliveryStartedH\x00\x12\x31\n\x0e\x61ttempt_failed\x18\r \x01(\x0b\x32\x17.baton.v1.AttemptFailedH\x00\x12\x31\n\x0e\x66\x61llback_taken\x18\x0e \x01(\x0b\x32\x17.baton.v1.FallbackTakenH\x00\x12\x31\n\x0estep_succeeded\x18\x0f \x01(\x0b\x32\x17.baton.v1.StepSucceededH\x00\x12+\n\x0bstep_failed\x18\x10 \x01(\x0b\x32\x14.baton.v1.StepFailedH\x00\x12-\n\x0cstep_skipped\x18\x11 \x01(\x0b\x32\x15.baton.v1.StepSkippedH\x00\x12\x31\n\x0estep_cancelled\x18\x12 \x01(\x0b\x32\x17.baton.v1.StepCancelledH\x00\x12/\n\rrun_succeeded\x18\x13 \x01(\x0b\x32\x16.baton.v1.RunSucceededH\x00\x12)\n\nrun_failed\x18\x14 \x01(\x0b\x32\x13.baton.v1.RunFailedH\x00\x12/\n\rrun_cancelled\x18\x15 \x01(\x0b\x32\x16.baton.v1.RunCancelledH\x00\x42\x06\n\x04kind\"\xc2\x02\n\x0cRunSubmitted\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12:\n\nattributes\x18\x08 \x03(\x0b\x32&.baton.v1.RunSubmitted.AttributesEntry\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb2\x01\n\x0e\x41ttemptStarted\x12\x0e\n\x06target\x18\x01 \x01(\x05\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12.\n\nready_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"D\n\x0f\x44\x65liveryStarted\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\"c\n\rAttemptFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\x12.\n\nretry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\rFallbackTaken\x12\x0e\n\x06target\x18\x01 \x01(\x05\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\"\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x11.baton.v1.Failure\"\x0f\n\rStepSucceeded\"Q\n\nStepFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\x12\x0f\n\x07handled\x18\x02 \x01(\x08\x12\x0e\n\x06\x62ranch\x18\x03 \x01(\t\"3\n\x0bStepSkipped\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.baton.v1.SkipReason\"\x0f\n\rStepCancelled\"\x0e\n\x0cRunSucceeded\"/\n\tRunFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\"1\n\x0cRunCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t*f\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SKIP_REASON_CONDITION\x10\x01\x12 \n\x1cSKIP_REASON_BRANCH_NOT_TAKEN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/event.proto\x12\x08\x62\x61ton.v1\x1a\x16\x62\x61ton/v1/failure.proto\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x05\n\x08RunEvent\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12(\n\x04time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04step\x18\x03 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x12%\n\x07payload\x18\x05 \x01(\x0b\x32\x14.google.protobuf.Any\x12/\n\rrun_submitted\x18\n \x01(\x0b\x32\x16.baton.v1.RunSubmittedH\x00\x12\x33\n\x0f\x61ttempt_started\x18\x0b \x01(\x0b\x32\x18.baton.v1.AttemptStartedH\x00\x12\x35\n\x10\x64\x65livery_started\x18\x0c \x01(\x0b\x32\x19.baton.v1.DeliveryStartedH\x00\x12\x31\n\x0e\x61ttempt_failed\x18\r \x01(\x0b\x32\x17.baton.v1.AttemptFailedH\x00\x12\x31\n\x0e\x66\x61llback_taken\x18\x0e \x01(\x0b\x32\x17.baton.v1.FallbackTakenH\x00\x12\x31\n\x0estep_succeeded\x18\x0f \x01(\x0b\x32\x17.baton.v1.StepSucceededH\x00\x12+\n\x0bstep_failed\x18\x10 \x01(\x0b\x32\x14.baton.v1.StepFailedH\x00\x12-\n\x0cstep_skipped\x18\x11 \x01(\x0b\x32\x15.baton.v1.StepSkippedH\x00\x12\x31\n\x0estep_cancelled\x18\x12 \x01(\x0b\x32\x17.baton.v1.StepCancelledH\x00\x12/\n\rrun_succeeded\x18\x13 \x01(\x0b\x32\x16.baton.v1.RunSucceededH\x00\x12)\n\nrun_failed\x18\x14 \x01(\x0b\x32\x13.baton.v1.RunFailedH\x00\x12/\n\rrun_cancelled\x18\x15 \x01(\x0b\x32\x16.baton.v1.RunCancelledH\x00\x42\x06\n\x04kind\"\xc2\x02\n\x0cRunSubmitted\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tprincipal\x18\x04 \x01(\t\x12\x0f\n\x07\x63hannel\x18\x05 \x01(\t\x12\x11\n\tworkspace\x18\x06 \x01(\t\x12\x0e\n\x06labels\x18\x07 \x03(\t\x12:\n\nattributes\x18\x08 \x03(\x0b\x32&.baton.v1.RunSubmitted.AttributesEntry\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12\x12\n\nrequest_id\x18\n \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb2\x01\n\x0e\x41ttemptStarted\x12\x0e\n\x06target\x18\x01 \x01(\x05\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0e\n\x06worker\x18\x03 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12.\n\nready_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12/\n\x0b\x65xpire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"u\n\x0f\x44\x65liveryStarted\x12\x10\n\x08\x64\x65livery\x18\x01 \x01(\x05\x12\x0e\n\x06worker\x18\x02 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12/\n\x0b\x65xpire_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"c\n\rAttemptFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\x12.\n\nretry_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"S\n\rFallbackTaken\x12\x0e\n\x06target\x18\x01 \x01(\x05\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\"\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x11.baton.v1.Failure\"\x0f\n\rStepSucceeded\"Q\n\nStepFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\x12\x0f\n\x07handled\x18\x02 \x01(\x08\x12\x0e\n\x06\x62ranch\x18\x03 \x01(\t\"3\n\x0bStepSkipped\x12$\n\x06reason\x18\x01 \x01(\x0e\x32\x14.baton.v1.SkipReason\"\x0f\n\rStepCancelled\"\x0e\n\x0cRunSucceeded\"/\n\tRunFailed\x12\"\n\x07\x66\x61ilure\x18\x01 \x01(\x0b\x32\x11.baton.v1.Failure\"1\n\x0cRunCancelled\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tprincipal\x18\x02 \x01(\t*f\n\nSkipReason\x12\x1b\n\x17SKIP_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15SKIP_REASON_CONDITION\x10\x01\x12 \n\x1cSKIP_REASON_BRANCH_NOT_TAKEN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,8 +36,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_RUNSUBMITTED_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_RUNSUBMITTED_ATTRIBUTESENTRY']._serialized_options = b'8\001'
-  _globals['_SKIPREASON']._serialized_start=1911
-  _globals['_SKIPREASON']._serialized_end=2013
+  _globals['_SKIPREASON']._serialized_start=1960
+  _globals['_SKIPREASON']._serialized_end=2062
   _globals['_RUNEVENT']._serialized_start=119
   _globals['_RUNEVENT']._serialized_end=861
   _globals['_RUNSUBMITTED']._serialized_start=864
@@ -47,23 +47,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTEMPTSTARTED']._serialized_start=1189
   _globals['_ATTEMPTSTARTED']._serialized_end=1367
   _globals['_DELIVERYSTARTED']._serialized_start=1369
-  _globals['_DELIVERYSTARTED']._serialized_end=1437
-  _globals['_ATTEMPTFAILED']._serialized_start=1439
-  _globals['_ATTEMPTFAILED']._serialized_end=1538
-  _globals['_FALLBACKTAKEN']._serialized_start=1540
-  _globals['_FALLBACKTAKEN']._serialized_end=1623
-  _globals['_STEPSUCCEEDED']._serialized_start=1625
-  _globals['_STEPSUCCEEDED']._serialized_end=1640
-  _globals['_STEPFAILED']._serialized_start=1642
-  _globals['_STEPFAILED']._serialized_end=1723
-  _globals['_STEPSKIPPED']._serialized_start=1725
-  _globals['_STEPSKIPPED']._serialized_end=1776
-  _globals['_STEPCANCELLED']._serialized_start=1778
-  _globals['_STEPCANCELLED']._serialized_end=1793
-  _globals['_RUNSUCCEEDED']._serialized_start=1795
-  _globals['_RUNSUCCEEDED']._serialized_end=1809
-  _globals['_RUNFAILED']._serialized_start=1811
-  _globals['_RUNFAILED']._serialized_end=1858
-  _globals['_RUNCANCELLED']._serialized_start=1860
-  _globals['_RUNCANCELLED']._serialized_end=1909
+  _globals['_DELIVERYSTARTED']._serialized_end=1486
+  _globals['_ATTEMPTFAILED']._serialized_start=1488
+  _globals['_ATTEMPTFAILED']._serialized_end=1587
+  _globals['_FALLBACKTAKEN']._serialized_start=1589
+  _globals['_FALLBACKTAKEN']._serialized_end=1672
+  _globals['_STEPSUCCEEDED']._serialized_start=1674
+  _globals['_STEPSUCCEEDED']._serialized_end=1689
+  _globals['_STEPFAILED']._serialized_start=1691
+  _globals['_STEPFAILED']._serialized_end=1772
+  _globals['_STEPSKIPPED']._serialized_start=1774
+  _globals['_STEPSKIPPED']._serialized_end=1825
+  _globals['_STEPCANCELLED']._serialized_start=1827
+  _globals['_STEPCANCELLED']._serialized_end=1842
+  _globals['_RUNSUCCEEDED']._serialized_start=1844
+  _globals['_RUNSUCCEEDED']._serialized_end=1858
+  _globals['_RUNFAILED']._serialized_start=1860
+  _globals['_RUNFAILED']._serialized_end=1907
+  _globals['_RUNCANCELLED']._serialized_start=1909
+  _globals['_RUNCANCELLED']._serialized_end=1958
 # @@protoc_insertion_point(module_scope)
