@@ -116,16 +116,14 @@ def syllables_of(word: str) -> int:
     letters = re.sub(r"[^a-z]", "", word.lower())
     count = len(_VOWELS.findall(letters))
     if (
-        len(letters) > 2
-        and letters.endswith("e")
-        and not letters.endswith(("le", "ee", "ie", "ye"))
-        or len(letters) > 3
-        and letters.endswith("ed")
-        and letters[-3] not in "td"
-        or len(letters) > 3
-        and letters.endswith("es")
-        and letters[-3] not in "cgsxz"
-        and letters[-4:-2] not in ("sh", "ch")
+        (len(letters) > 2 and letters.endswith("e") and not letters.endswith(("le", "ee", "ie", "ye")))
+        or (len(letters) > 3 and letters.endswith("ed") and letters[-3] not in "td")
+        or (
+            len(letters) > 3
+            and letters.endswith("es")
+            and letters[-3] not in "cgsxz"
+            and letters[-4:-2] not in ("sh", "ch")
+        )
     ):
         count -= 1
     return max(1, count)

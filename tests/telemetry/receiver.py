@@ -45,7 +45,7 @@ class _TraceService(trace_service_pb2_grpc.TraceServiceServicer):
     def __init__(self, received: Received) -> None:
         self._received = received
 
-    def Export(
+    def Export(  # noqa: N802 (named as in the proto)
         self, request: trace_service_pb2.ExportTraceServiceRequest, context: grpc.ServicerContext
     ) -> trace_service_pb2.ExportTraceServiceResponse:
         self._received.resource_spans.extend(request.resource_spans)
