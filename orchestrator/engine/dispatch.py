@@ -7,6 +7,7 @@ outcome means for the run.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 from collections.abc import Callable
 
@@ -20,6 +21,8 @@ from orchestrator.domain.tracing import attempt_traceparent
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
 from orchestrator.engine.ports import Answer, Call, Clock, WorkerGateway
+
+_LOGGER = logging.getLogger(__name__)
 
 StepToken = Callable[[LiveRun, Flight], str]
 LEASE_LOOK_SECONDS = 0.02
@@ -67,8 +70,8 @@ class Dispatcher:
         return not pending
 
     async def _call(self, live: LiveRun, flight: Flight) -> None:
-        # A replica that slept may have lost its runs: it forgets them, and with them this call, or its lease is renewed.
-        while not self._holds_lease():
+        # A replica that slept may have lost its runs: it forgets them and ends this call, or its lease is renewed.
+        while not self._holds_lease():  # noqa: ASYNC110 (time alone decides; nobody could set an event)
             await asyncio.sleep(LEASE_LOOK_SECONDS)
         record = live.run.steps[flight.step].attempts[-1]
         remaining_seconds = (record.expire_time - self._clock.now()) / 1_000_000
@@ -91,7 +94,13 @@ class Dispatcher:
             flight.ticket.succeeded()
         else:
             flight.ticket.released()
-        self.on_answer(live, flight, self._judge(live, flight, answer))
+        try:
+            outcome = self._judge(live, flight, answer)
+        except Exception:
+            _LOGGER.exception("an answer of %s could not be judged", flight.path)
+            failure = Failure(Code.INTERNAL, "INTERNAL", "the answer could not be judged", Origin.ORCHESTRATOR)
+            outcome = CallFailed(flight.step, flight.attempt, failure, None, random.random())
+        self.on_answer(live, flight, outcome)
 
     def _metadata(self, live: LiveRun, flight: Flight) -> tuple[tuple[str, str], ...]:
         run_id, step_id = str(live.key.run_id), live.run.graph.steps[flight.step].id

@@ -6,6 +6,8 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 
 from __future__ import annotations
 
+import logging
+
 from google.protobuf.message import Message
 
 from orchestrator.contracts.violations import EvaluationFailed
@@ -37,6 +39,8 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import Clock, JournalStore, Ticket, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
 
+_LOGGER = logging.getLogger(__name__)
+
 
 class Driver:
     """Holds the live runs of one replica and drives them. Everything but the journal's loop is synchronous."""
@@ -57,11 +61,20 @@ class Driver:
         self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
         self.admission = Admission(clock, timers, limits.max_calls_in_flight, self._admit, self._circuit_open)
         self.refused: list[RunKey] = []
-        """Runs whose events the database refused; recovery fails them from their last durable state."""
+        """Runs that cannot be driven on; recovery fails them from their last durable state."""
 
     def advance(self, live: LiveRun, given: Input, now: int | None = None) -> Decision:
-        """Lets one input happen to a run: decides, stages the events and queues what became ready."""
-        decision = decide(live.run, given, self._clock.now() if now is None else now, live)
+        """Lets one input happen to a run: decides, stages the events and queues what became ready.
+
+        A decision that cannot be taken is a fault of ours: the run ends as failed, from its last durable state, and
+        the others go on.
+        """
+        try:
+            decision = decide(live.run, given, self._clock.now() if now is None else now, live)
+        except Exception:
+            _LOGGER.exception("run %s: no decision could be taken on %s", live.key.run_id, type(given).__name__)
+            self._give_up(live, "no decision could be taken")
+            return Decision()
         if decision.events:
             rows = [encode(event, live.run.graph) for event in decision.events]
             self.journal.stage(live, Staged(decision.events, rows, decision.cancelled))
@@ -71,6 +84,8 @@ class Driver:
 
     def adopt(self, live: LiveRun) -> None:
         """Takes a run in and watches its time."""
+        if live.forgotten:
+            return
         self.runs[live.key] = live
         self._time_run(live)
 
@@ -148,6 +163,11 @@ class Driver:
         except EvaluationFailed as error:
             self.advance(live, RequestUnbuildable(index, evaluation_failure(error)))
             return False
+        except Exception:
+            _LOGGER.exception("run %s: the request of step %d could not be built", live.key.run_id, index)
+            failure = Failure(Code.INTERNAL, "INTERNAL", "the request could not be built", Origin.ORCHESTRATOR)
+            self.advance(live, RequestUnbuildable(index, failure))
+            return False
         if len(request) > MAX_PAYLOAD_BYTES:
             text = f"the request has {len(request)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
             failure = Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
@@ -195,12 +215,17 @@ class Driver:
             self.forget(live, "")
 
     def _refused(self, part: Flushed) -> None:
-        live = part.live
+        self._give_up(part.live, "the database refused its events")
+
+    def _give_up(self, live: LiveRun, why: str) -> None:
+        """Drops a run that this replica owns and cannot drive; recovery fails it, where it was accepted."""
+        if live.forgotten:
+            return
         if live.accepted is not None and not live.accepted.done():
             live.accepted.cancel()
         else:
             self.refused.append(live.key)
-        self.forget(live, "the database refused its events")
+        self.forget(live, why)
 
     def _dispatch(self, live: LiveRun, event: ev.AttemptStarted | ev.DeliveryStarted) -> None:
         flight = live.flights.get(event.step)

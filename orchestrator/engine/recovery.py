@@ -20,7 +20,9 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_rows, refold, require_format
 
-UNSTORABLE = Failure(Code.INTERNAL, "INTERNAL", "the database refused the run's events", Origin.ORCHESTRATOR)
+UNSTORABLE = Failure(
+    Code.INTERNAL, "INTERNAL", "the run could not be driven on; the server's log tells why", Origin.ORCHESTRATOR
+)
 
 
 class Recovery:

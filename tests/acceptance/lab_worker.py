@@ -172,7 +172,7 @@ class LabWorker:
 
     async def _behave(self, request: Any, metadata: dict[str, str], context: Context) -> Any:
         conduct, attempt = request.conduct, int(metadata["baton-attempt"])
-        if conduct.crash and metadata["baton-delivery"] == "1":
+        if conduct.crash and attempt == 1:
             os._exit(9)
         if conduct.gate:
             await self.gates[conduct.gate].wait()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from datetime import timedelta
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from baton.v1 import event_pb2, failure_pb2, run_pb2
 
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.wire import Baton, kinds, step_of
+from tests.acceptance.wire import Baton, Refusal, kinds, step_of
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
@@ -255,3 +258,40 @@ async def test_a_call_at_most_once_is_made_again_where_nothing_was_sent(baton: B
     run = await baton.end(run.run_id)
     assert run.state == SUCCEEDED
     assert len(registered.arrivals()) == 1
+
+
+async def test_cancelling_while_a_run_ends_tells_one_of_the_two(baton: Baton, registered: LabWorker) -> None:
+    for _ in range(10):
+        run = await baton.submit(one_step(registered, {"gate": "open"}))
+        await registered.arrived()
+        calls = [asyncio.ensure_future(baton.cancel(run.run_id)) for _ in range(3)]
+        registered.gates["open"].set()
+        for answer in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(answer, grpc.aio.AioRpcError):
+                refusal = Refusal(answer)
+                assert (refusal.reason, refusal.metadata["state"]) == ("RUN_ENDED", "SUCCEEDED")
+            else:
+                assert answer.state == CANCELLED
+        ended = await baton.end(run.run_id)
+        assert ended.state in (SUCCEEDED, CANCELLED)
+        registered.gates["open"].clear()
+        registered.notes.clear()
+
+
+async def test_a_worker_that_answers_with_rubbish_fails_its_step(baton: Baton, registered: LabWorker) -> None:
+    async def rubbish(request: bytes, context: object) -> bytes:
+        return b"\xff\xff\xff\xff"
+
+    server = grpc.aio.server()
+    handler = {"Do": grpc.unary_unary_rpc_method_handler(rubbish)}
+    service = registered.contract.type("Lab")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handler),))
+    await registered.stop()
+    assert server.add_insecure_port(registered.address) == registered.port
+    await server.start()
+    try:
+        run = await baton.run(one_step(registered, retry=quick(5, codes=["INTERNAL"])))
+        assert (run.state, run.failure.reason) == (FAILED, "INVALID_OUTPUT")
+        assert registered.contract.type("Result") in run.failure.message
+    finally:
+        await server.stop(None)

@@ -128,3 +128,30 @@ async def test_every_run_ends_though_the_server_is_killed_three_times(
     again = [note for note in lab_process.notes() if note.what == "arrived" and note.delivery > 1]
     assert again, "no call was delivered again: the kills came at the wrong time"
     assert {note.attempt for note in again} == {1}
+
+
+async def test_calls_that_their_worker_did_not_survive_are_made_again_or_not_as_the_step_says(
+    start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
+) -> None:
+    server = await start_server()
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    retry = {"max_attempts": 100, "initial_backoff": "0.05s", "backoff_multiplier": 1.0}
+
+    def step(**more: Any) -> dict[str, Any]:
+        request = {"conduct": {"literal": {"crash": True}}}
+        return {"steps": [{"id": "a", "method": contract.method("Lab/Do"), "request": request, "retry": retry, **more}]}
+
+    run = await baton.submit(step())
+    assert await lab_process.wait() == 9
+    await lab_process.start()
+    run = await baton.end(run.run_id)
+    assert run.state == run_pb2.RUN_STATE_SUCCEEDED
+    first, *_, last = [note for note in lab_process.notes() if note.what == "arrived"]
+    assert (first.attempt, first.key) == (1, last.key)
+    assert last.attempt > 1
+    once = await baton.submit(step(delivery="DELIVERY_AT_MOST_ONCE"))
+    assert await lab_process.wait() == 9
+    once = await baton.end(once.run_id)
+    assert (once.state, once.failure.reason) == (run_pb2.RUN_STATE_FAILED, "OUTCOME_UNKNOWN")
+    assert len([note for note in lab_process.notes() if note.run == once.run_id]) == 1
