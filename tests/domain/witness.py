@@ -27,7 +27,7 @@ class Account:
     of_target: int = 0
     delivery: int = 0
     expire_time: int = 0
-    ready_time: int = 0
+    ready_time: int | None = None
     handled: bool = True
     unknown: bool = False
 
@@ -69,6 +69,10 @@ class Witness:
         for index in decision.queued:
             again = isinstance(given, Resumption) and self.accounts[index].state == "runs"
             assert again or run.steps[index].state is StepState.READY
+            account = self.accounts[index]
+            if account.ready_time is None:
+                # Queued for the first time: what it may start from is when it became ready.
+                account.ready_time = run.steps[index].queue_time
         for index, step in enumerate(run.steps):
             if step.state is StepState.READY:
                 assert index in self.waiting, "a ready step is queued, or it would wait for ever"
@@ -139,8 +143,7 @@ class Witness:
         assert event.method == target.method
         assert event.expire_time <= self.expire_time
         assert target.attempt_timeout_us is None or event.expire_time <= event.time + target.attempt_timeout_us
-        if step.attempt == 1 and step.target == 0:
-            step.ready_time = event.ready_time
+        assert step.ready_time is not None
         assert event.ready_time >= step.ready_time
         step.expire_time = event.expire_time
         self.waiting.discard(event.step)
@@ -170,6 +173,7 @@ class Witness:
             assert not (event.failure.outcome_unknown and at_most_once)
             assert event.failure.reason not in NEVER_RETRIED
             assert event.retry_time < self.expire_time
+            assert step.ready_time is not None
             assert spec.step_timeout_us is None or event.retry_time < step.ready_time + spec.step_timeout_us
         step.state = "failed"
         step.unknown = event.failure.outcome_unknown and at_most_once
