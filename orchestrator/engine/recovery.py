@@ -20,7 +20,7 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_rows, refold, require_format
 
-UNSTORABLE = Failure(
+GIVEN_UP = Failure(
     Code.INTERNAL, "INTERNAL", "the run could not be driven on; the server's log tells why", Origin.ORCHESTRATOR
 )
 
@@ -71,14 +71,14 @@ class Recovery:
         return [row for row in rows if row.key not in held]
 
     async def _fail_refused(self) -> None:
-        """Ends runs whose events the database refused, from what it does hold of them."""
+        """Ends runs that were given up, from their last durable state."""
         while self._driver.refused:
             key = self._driver.refused[-1]
             row = await self._runs.get_run(key)
             if row is not None and row.state not in ENDED_RUN:
                 live = await self._rebuild(row)
                 if live is not None:
-                    self._driver.advance(live, Abandonment(UNSTORABLE))
+                    self._driver.advance(live, Abandonment(GIVEN_UP))
             self._driver.refused.remove(key)
 
     async def _rebuild(self, row: RunRow) -> LiveRun | None:
