@@ -18,8 +18,8 @@ from orchestrator.engine.observer import Observer, fan_out
 from orchestrator.engine.ports import ReplicaStore
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.postgres.journal import PostgresJournalStore
-from orchestrator.postgres.migrate import check_schema
-from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, Role
+from orchestrator.postgres.migrate import check_schema, keep_partitions
+from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
@@ -113,6 +113,8 @@ class Server:
             start_span=tracing.span_starter if tracing is not None else untraced,
         )
         self.port = await self._rpc.start()
+        upkeep = asyncio.create_task(keep_partitions(self._dsn))
+        self._stack.push_async_callback(_end, upkeep)
         return self.port
 
     async def wait_failed(self) -> None:
@@ -126,10 +128,15 @@ class Server:
         await self._rpc.stop(self._settings.stop_grace_seconds)
         await self._stack.aclose()
 
-    async def _open(self, role: Role, settings: object) -> Pool:
-        pool = await Pool.open(self._dsn, role, settings)  # type: ignore[arg-type]
+    async def _open(self, role: Role, settings: PoolSettings) -> Pool:
+        pool = await Pool.open(self._dsn, role, settings)
         self._stack.push_async_callback(pool.close)
         return pool
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def _step_token(signer: TokenSigner) -> Callable[[LiveRun, Flight], str]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import InvalidCursor, RunNotFound
+from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, RunState
 from orchestrator.engine.admission import Admission, Wait
@@ -27,8 +27,9 @@ from orchestrator.engine.view import render, render_row
 FULL = run_service_pb2.RUN_VIEW_FULL
 WATCH_PAGE_ROWS = 500
 
-OWNER_GONE = Wait(
-    run_pb2.WAIT_KIND_OWNER, "the replica that drove the run is gone; another takes the run over within one lease"
+OWNED_ELSEWHERE = Wait(
+    run_pb2.WAIT_KIND_OWNER,
+    "another replica drives the run and knows why; where that one is gone, a live one takes over within one lease",
 )
 
 
@@ -181,6 +182,8 @@ class RunReader:
         rows = live.rows_after(sequence) if live is not None else None
         if rows is None:
             rows = await self._journal.read(key, sequence, WATCH_PAGE_ROWS, view == FULL)
+        if rows and rows[0].sequence != sequence + 1:
+            raise CursorExpired("cursor: the events after it are gone; leave it empty to start with a snapshot")
         return rows
 
     async def _wait_rows(self, key: RunKey, sequence: int) -> bool:
@@ -214,9 +217,14 @@ class RunReader:
             return self._render_live(live, view)
         row = await self._row(key)
         compiled = await self._catalogue.compiled(row.revision)
-        run = fold(compiled, await read_rows(self._journal, key, view == FULL))
+        rows = await read_rows(self._journal, key, view == FULL)
+        if not rows:
+            return render_row(row)  # Its journal is gone; what its row tells is all there is.
+        run = fold(compiled, rows)
         live = self._driver.runs.get(key)
-        wait_of = wait_reasons(live, self._driver.admission, self._clock) if live is not None else lambda _: OWNER_GONE
+        wait_of = (
+            wait_reasons(live, self._driver.admission, self._clock) if live is not None else lambda _: OWNED_ELSEWHERE
+        )
         return render(run, key.run_id, view, wait_of)
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:

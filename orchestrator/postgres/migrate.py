@@ -5,7 +5,10 @@ The lock between starters is a row. The journal's partitions are made here too, 
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import logging
 import re
 import time
 from collections.abc import Sequence
@@ -28,6 +31,11 @@ _RACES = (
     asyncpg.DeadlockDetectedError,
 )
 _TRIES = 10
+
+_log = logging.getLogger(__name__)
+
+PARTITIONS_SECONDS = 24 * 3600.0
+"""How often a server looks whether the journal's next partitions are there."""
 
 WEEK_MS = 7 * 24 * 3600 * 1000
 _FIRST_MONDAY_MS = 4 * 24 * 3600 * 1000
@@ -117,9 +125,28 @@ async def ensure_partitions(
         for name, start_ms in wanted.items():
             if name not in present:
                 first, end = first_run_id(start_ms), first_run_id(start_ms + WEEK_MS)
-                await connection.execute(_QUERIES["make_partition"].format(name=name, first=first, end=end))
-                made.append(name)
+                try:
+                    async with connection.transaction():
+                        await connection.execute(_QUERIES["make_partition"].format(name=name, first=first, end=end))
+                except asyncpg.CheckViolationError:
+                    _log.warning("the default partition holds rows of %s already and keeps that week", name)
+                else:
+                    made.append(name)
         return made
+
+
+async def keep_partitions(dsn: str) -> None:
+    """Makes partitions ahead of time for as long as the server runs, where this user may: they belong to its owner."""
+    while True:
+        with contextlib.suppress(*DRIVER_ERRORS, SchemaError):
+            connection = await asyncpg.connect(dsn, timeout=10, command_timeout=60)
+            try:
+                await ensure_partitions(connection)
+            except asyncpg.InsufficientPrivilegeError:
+                _log.warning("this database user may not make partitions: run `baton migrate` every month")
+            finally:
+                await connection.close()
+        await asyncio.sleep(PARTITIONS_SECONDS)
 
 
 def first_run_id(time_ms: int) -> UUID:

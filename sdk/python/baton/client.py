@@ -37,7 +37,8 @@ class Client(Catalogue):
 
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a
     call is repeated while Baton is unavailable; both in seconds. With `channel` every call takes that one, which the
-    caller closes; without, waits and watches have channels of their own.
+    caller closes; without, waits and watches have channels of their own. `channel_name` is what runs say of where they
+    were submitted from (Run.channel), lower-case; by default `grpc`.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Client(Catalogue):
         channel: grpc.aio.Channel | None = None,
         timeout: float = _CALL_SECONDS,
         retry_timeout: float = _RETRY_SECONDS,
+        channel_name: str = "",
     ) -> None:
-        self._connection = Connection(address, channel, timeout, retry_timeout)
+        self._connection = Connection(address, channel, timeout, retry_timeout, channel_name)
 
     async def __aenter__(self) -> Self:
         return self

@@ -81,15 +81,25 @@ class Connection:
     """The channels of one client: one for short calls, and more for long ones, so that no wait delays a submission."""
 
     def __init__(
-        self, address: str | None, channel: grpc.aio.Channel | None, timeout: float, retry_timeout: float
+        self,
+        address: str | None,
+        channel: grpc.aio.Channel | None,
+        timeout: float,
+        retry_timeout: float,
+        channel_name: str = "",
     ) -> None:
         self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
         self.timeout = timeout
         self.retry_timeout = retry_timeout
+        self._channel_name = channel_name
         self._given = _link(channel) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []
         self._closed = False
+
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Returns what goes with every call: the trace context, and where the caller's requests come from."""
+        return (("baton-channel", self._channel_name), *trace_metadata()) if self._channel_name else trace_metadata()
 
     async def close(self) -> None:
         """Closes the channels; one that was given stays open."""
@@ -120,7 +130,7 @@ class Connection:
             start_time = time.monotonic()
             try:
                 with self.link(long=long) as link:
-                    return await choose(link)(request, timeout=timeout or self.timeout, metadata=trace_metadata())
+                    return await choose(link)(request, timeout=timeout or self.timeout, metadata=self.metadata())
             except grpc.aio.AioRpcError as failed:
                 error = error_of(failed)
             if time.monotonic() - start_time > _HELD_SECONDS and losses < _LOSSES_LIMIT:

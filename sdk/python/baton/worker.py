@@ -30,6 +30,8 @@ _log = logging.getLogger("baton.worker")
 _PORT = re.compile(r".*:\d+")
 _EVERYWHERE = ("0.0.0.0", "[::]", "::")
 _FAREWELL_SECONDS = 5.0
+_STREAMS_SECONDS = 0.5
+"""How long a worker without calls in flight waits for health and reflection streams to end."""
 _OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 1024 * 1024))
 
 
@@ -160,11 +162,14 @@ class Worker:
         # Late calls are still taken while others are in flight: Baton's replicas learn of the drain within a second.
         loop = asyncio.get_running_loop()
         end_time = loop.time() + grace
-        if not await _first_of(serving.in_flight.idle, hurry, grace):
+        idle = await _first_of(serving.in_flight.idle, hurry, grace)
+        if not idle:
             _log.warning("worker %s cancels the calls that are still in flight", self.name)
-        await serving.server.stop(0 if hurry.is_set() else max(0.0, end_time - loop.time()))
         if registered or pending:
             await self._tell("delete", serving.client.delete_worker(self.name, serving.address))
+        # Nobody's health stream, which ends only with the server, may hold up the stop of an idle worker.
+        longest = _STREAMS_SECONDS if idle else end_time - loop.time()
+        await serving.server.stop(0 if hurry.is_set() else max(0.0, min(longest, end_time - loop.time())))
         await serving.client.close()
         if serving.tracing is not None:
             await asyncio.to_thread(serving.tracing.close)

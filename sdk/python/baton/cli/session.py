@@ -82,7 +82,7 @@ def run_with_client(chosen: Choices, work: Callable[[Client], Awaitable[int | No
     from baton.client import Client
 
     async def with_client() -> int | None:
-        async with Client(chosen.address, retry_timeout=RETRY_SECONDS) as client:
+        async with Client(chosen.address, retry_timeout=RETRY_SECONDS, channel_name="cli") as client:
             return await work(client)
 
     run_command(chosen, with_client)

@@ -125,7 +125,9 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     WAIT_KIND_JOURNAL: _WaitKind.ValueType  # 7
     """Admitted: its entry is being made durable."""
     WAIT_KIND_OWNER: _WaitKind.ValueType  # 8
-    """The replica that drove the run is gone; another takes the run over within one lease."""
+    """Another replica drives the run than the one that answers; where that one is gone, a live one takes over within one
+    lease.
+    """
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """WaitKind is the kind of thing a step waits for."""
@@ -147,7 +149,9 @@ WAIT_KIND_LIMIT: WaitKind.ValueType  # 6
 WAIT_KIND_JOURNAL: WaitKind.ValueType  # 7
 """Admitted: its entry is being made durable."""
 WAIT_KIND_OWNER: WaitKind.ValueType  # 8
-"""The replica that drove the run is gone; another takes the run over within one lease."""
+"""Another replica drives the run than the one that answers; where that one is gone, a live one takes over within one
+lease.
+"""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 @_typing.final
