@@ -101,10 +101,6 @@ class Source:
     type: ValueType | None
 
 
-class UnknownInput(Exception):
-    """The input's type is named but unknown, which has its own violation: nothing below it can be checked."""
-
-
 def resolve_path(text: str, names: Names, reader: int | None) -> Source:
     """Resolves a path read by the step of index `reader` (None: the run's output).
 

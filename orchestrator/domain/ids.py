@@ -1,4 +1,4 @@
-"""Identifiers. Every key begins with the namespace: nothing of one tenant is ever found under another's key."""
+"""Identifiers. Every key begins with the namespace: nothing of one is ever found under another's key."""
 
 from __future__ import annotations
 

@@ -26,9 +26,6 @@ from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content, unavai
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 
-BATCH_LIMIT_EVENTS = 1_000
-"""Most events of a batch that callers should send; a batch of one entry may be larger."""
-
 _QUERIES = load("journal")
 _WRITTEN = WriteResult(WriteState.WRITTEN)
 _FENCED = WriteResult(WriteState.FENCED)

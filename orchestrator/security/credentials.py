@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Protocol
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, InvalidRequest
@@ -21,14 +20,6 @@ DEFAULT_CHANNEL = "grpc"
 
 _CHANNEL = re.compile(r"[a-z0-9-]{1,32}")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
-
-
-class Authenticator(Protocol):
-    """Says who calls."""
-
-    def authenticate(self, metadata: Metadata) -> Caller:
-        """Returns the caller. Raises a BatonError where the credential or another value is not taken."""
-        ...
 
 
 class DevelopmentAuthenticator:
