@@ -6,6 +6,7 @@ from pathlib import Path
 
 import asyncpg
 
+from .conftest import Command
 from .programs import Program, baton
 
 
@@ -83,3 +84,11 @@ async def test_errors_are_json_for_programs() -> None:
     answer = await baton("serve", "-o", "json")
     assert (answer.code, answer.out) == (1, "")
     assert json.loads(answer.error)["error"]["message"] == "no database is named"
+
+
+async def test_health_says_by_its_exit_code_whether_a_server_serves(shop: Command) -> None:
+    healthy = await shop("health")
+    assert (healthy.code, "SERVING" in healthy.out) == (0, True)
+    nobody = await shop("health", "--server", "127.0.0.1:1")
+    assert nobody.code == 1
+    assert "baton dev" in nobody.error

@@ -77,6 +77,11 @@ class Backoff:
         self._count = 0
 
 
+def server_address(given: str | None) -> str:
+    """Returns the address of Baton: the one given, else BATON_ADDRESS, else that of a server on this machine."""
+    return given or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+
+
 class Connection:
     """The channels of one client: one for short calls, and more for long ones, so that no wait delays a submission."""
 
@@ -88,7 +93,7 @@ class Connection:
         retry_timeout: float,
         channel_name: str = "",
     ) -> None:
-        self.address = address or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
+        self.address = server_address(address)
         self.timeout = timeout
         self.retry_timeout = retry_timeout
         self._channel_name = channel_name

@@ -162,14 +162,14 @@ class Worker:
         # Late calls are still taken while others are in flight: Baton's replicas learn of the drain within a second.
         loop = asyncio.get_running_loop()
         end_time = loop.time() + grace
-        idle = await _first_of(serving.in_flight.idle, hurry, grace)
-        if not idle:
+        if await _first_of(serving.in_flight.idle, hurry, grace):
+            # Health streams end only with the server, and may not hold up the stop of an idle worker.
+            await serving.server.stop(min(_STREAMS_SECONDS, max(0.0, end_time - loop.time())))
+        else:
             _log.warning("worker %s cancels the calls that are still in flight", self.name)
+            await serving.server.stop(0)
         if registered or pending:
             await self._tell("delete", serving.client.delete_worker(self.name, serving.address))
-        # Nobody's health stream, which ends only with the server, may hold up the stop of an idle worker.
-        longest = _STREAMS_SECONDS if idle else end_time - loop.time()
-        await serving.server.stop(0 if hurry.is_set() else max(0.0, min(longest, end_time - loop.time())))
         await serving.client.close()
         if serving.tracing is not None:
             await asyncio.to_thread(serving.tracing.close)

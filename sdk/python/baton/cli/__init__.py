@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from baton.cli import run, server, worker, workflow
+from baton.cli import health, run, server, worker, workflow
 from baton.cli.session import Choices, OutputForm, OutputOption, ServerOption
 
 _EPILOG = """\b
@@ -63,6 +63,7 @@ def choose(
 
 
 server.add_to(app)
+health.add_to(app)
 app.add_typer(worker.app, name="worker")
 app.add_typer(workflow.app, name="workflow")
 app.add_typer(run.app, name="run")
