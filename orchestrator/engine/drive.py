@@ -99,7 +99,7 @@ class Driver:
         live.cancel_timers()
         for flight in list(live.flights.values()):
             self._land(live, flight)
-        live.wake()
+        live.leave()
         if why:
             self._observer.run_forgotten(live.key, why)
 

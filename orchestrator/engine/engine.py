@@ -171,7 +171,7 @@ class Engine:
         self._driver.admission.paused = True
         self._reader.draining.set()
         for live in list(self._driver.runs.values()):
-            live.wake()
+            live.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.drain_seconds):
                 # What is staged may hold attempts, whose calls follow; and what the calls give is staged again.

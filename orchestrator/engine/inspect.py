@@ -118,25 +118,16 @@ class RunReader:
         loop = asyncio.get_running_loop()
         end_seconds = loop.time() + timeout_seconds
         while True:
+            left_seconds = 0.0 if self.draining.is_set() else end_seconds - loop.time()
             live = self._driver.runs.get(key)
-            if live is not None:
-                await self._wait_live(live, end_seconds)
-                if live.settled and (live.run.ended or (loop.time() >= end_seconds and not live.forgotten)):
+            if live is not None and left_seconds > 0:
+                await live.left(left_seconds)
+                if live.run.ended and live.settled:
                     return self._render_live(live, view)
-            row = await self._row(key)
-            left_seconds = end_seconds - loop.time()
-            if row.state in ENDED_RUN or left_seconds <= 0 or self.draining.is_set():
-                return await self._read(key, view)
-            if self._driver.runs.get(key) is None:
+            elif live is None and (await self._row(key)).state not in ENDED_RUN and left_seconds > 0:
                 await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
-
-    async def _wait_live(self, live: LiveRun, end_seconds: float) -> None:
-        loop = asyncio.get_running_loop()
-        while not live.forgotten and not (live.run.ended and live.settled):
-            left_seconds = end_seconds - loop.time()
-            if left_seconds <= 0 or self.draining.is_set():
-                return
-            await live.changed(left_seconds)
+            else:
+                return await self._read(key, view)
 
     # --- watch
 

@@ -20,14 +20,15 @@ from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
-from orchestrator.engine.codec import indexes
+from orchestrator.engine.codec import indexes, total_bytes
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.ports import JournalRow, NewRun, Ticket, WriteResult
 from orchestrator.engine.timers import Timer
 
 RECENT_ROWS = 256
-"""Durable rows kept in memory for watchers; older ones are read from the journal."""
+RECENT_BYTES = 128 << 10
+"""Durable rows kept in memory for watchers, by number and size; older ones are read from the journal."""
 
 
 @dataclass(slots=True)
@@ -76,9 +77,11 @@ class LiveRun:
         """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
         self.accepted: asyncio.Future[WriteResult] | None = None
         self.durable_sequence = 0
-        self.recent: deque[JournalRow] = deque(maxlen=RECENT_ROWS)
         self.forgotten = False
+        self._recent: deque[JournalRow] = deque()
+        self._recent_bytes = 0
         self._changed: asyncio.Future[None] | None = None
+        self._left: asyncio.Future[None] | None = None
 
     # --- plan.Conditions
 
@@ -118,15 +121,23 @@ class LiveRun:
 
     def publish(self, rows: Sequence[JournalRow]) -> None:
         """Takes note of rows that are durable now and wakes everybody who waits for them."""
-        self.recent.extend(rows)
+        self._recent.extend(rows)
+        self._recent_bytes += total_bytes(rows)
+        while len(self._recent) > RECENT_ROWS or self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= total_bytes((self._recent.popleft(),))
         self.durable_sequence = rows[-1].sequence
-        self.wake()
-
-    def wake(self) -> None:
-        """Wakes everybody who waits in `changed`."""
         if self._changed is not None:
             self._changed.set_result(None)
             self._changed = None
+        if self.run.ended and self.settled:
+            self.leave()
+
+    def leave(self) -> None:
+        """Wakes everybody who waits in `changed` or `left`: the run ended, or this replica gives it up or drains."""
+        for future in (self._changed, self._left):
+            if future is not None:
+                future.set_result(None)
+        self._changed = self._left = None
 
     async def changed(self, timeout_seconds: float) -> bool:
         """Waits for the next durable rows or for the run to leave this replica; False where the time is over."""
@@ -135,13 +146,19 @@ class LiveRun:
         done, _ = await asyncio.wait([self._changed], timeout=timeout_seconds)
         return bool(done)
 
+    async def left(self, timeout_seconds: float) -> None:
+        """Waits for the durable end of the run or for its leaving this replica, or until the time is over."""
+        if self._left is None:
+            self._left = asyncio.get_running_loop().create_future()
+        await asyncio.wait([self._left], timeout=timeout_seconds)
+
     def rows_after(self, sequence: int) -> list[JournalRow] | None:
         """Returns durable rows above `sequence`, None where memory does not reach back so far."""
         if sequence >= self.durable_sequence:
             return []
-        if not self.recent or self.recent[0].sequence > sequence + 1:
+        if not self._recent or self._recent[0].sequence > sequence + 1:
             return None
-        return [row for row in self.recent if row.sequence > sequence]
+        return [row for row in self._recent if row.sequence > sequence]
 
     @property
     def settled(self) -> bool:
