@@ -84,7 +84,8 @@ def new_table(headers: Sequence[str]) -> Table:
     """Makes a table without frames."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for header in headers:
-        table.add_column(header, overflow="fold")
+        # The id of a run stays fit for copying on a narrow terminal.
+        table.add_column(header, overflow="fold", no_wrap=header == "RUN")
     return table
 
 
