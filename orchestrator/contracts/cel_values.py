@@ -29,6 +29,7 @@ from orchestrator.contracts.syntax import (
     ListOf,
     Node,
     Select,
+    StructOf,
 )
 from orchestrator.contracts.types import (
     ANY,
@@ -169,6 +170,9 @@ def _enum_of(
             return of(node.arguments[0])
     if isinstance(node, ListOf) and node.elements:
         found = {of(element) for element in node.elements}
+        return found.pop() if len(found) == 1 else ""
+    if isinstance(node, StructOf) and not node.message and node.parts:
+        found = {of(value) for value in node.parts[1::2]}
         return found.pop() if len(found) == 1 else ""
     if isinstance(node, Comprehension) and isinstance(node.step, Call) and node.step.function == "_+_":
         return of(node.step.arguments[1])

@@ -149,6 +149,8 @@ def _stripped(files: Iterable[FileDescriptorProto]) -> dict[str, FileDescriptorP
         known = found.setdefault(copy.name, copy)
         if known is not copy and known != copy:
             raise InvalidContract(f"the file {copy.name} is there twice, with different content")
+        if copy.name in WELL_KNOWN_FILES and copy.service:
+            raise InvalidContract(f"the file {copy.name} is protobuf's own and holds no service; give it another name")
     return found
 
 

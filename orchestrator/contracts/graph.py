@@ -5,7 +5,7 @@ Everything here is linear in the size of the workflow, but for what follows chai
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from baton.v1 import workflow_pb2
@@ -84,6 +84,13 @@ def wire(workflow: workflow_pb2.Workflow, steps: dict[str, int], report: Report)
             if found is not None:
                 after[index].setdefault(found, path)
         for number, branch in enumerate(step.on_failure):
+            if _is_taken_before(branch, step.on_failure[:number]):
+                report.add(
+                    f"steps[{index}].on_failure[{number}]",
+                    "UNREACHABLE_STEP",
+                    "the branch is never taken: the ones before it match every failure that it matches; "
+                    "put it before them, or leave it out",
+                )
             if branch.step:
                 path = f"steps[{index}].on_failure[{number}].step"
                 found = _named(branch.step, index, steps, ids, path, report)
@@ -96,6 +103,16 @@ def wire(workflow: workflow_pb2.Workflow, steps: dict[str, int], report: Report)
         for index, step in enumerate(workflow.steps)
     ]
     return Wiring(ids, after, handles, [int(mask) for mask in possible])
+
+
+def _is_taken_before(branch: workflow_pb2.FailureBranch, earlier: Sequence[workflow_pb2.FailureBranch]) -> bool:
+    if any(not one.codes and not one.reasons for one in earlier):
+        return True
+    codes = {code for one in earlier for code in one.codes}
+    reasons = {reason for one in earlier for reason in one.reasons}
+    return (
+        bool(branch.codes or branch.reasons) and codes.issuperset(branch.codes) and reasons.issuperset(branch.reasons)
+    )
 
 
 def _named(

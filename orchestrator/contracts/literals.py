@@ -12,13 +12,22 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 from google.protobuf.message import Message
 
 from orchestrator.contracts.descriptors import TypePool
-from orchestrator.contracts.types import BYTES_VALUE, VALUE, is_map, type_of_field
+from orchestrator.contracts.plain_forms import plain_form
+from orchestrator.contracts.types import VALUE, is_map, type_of_field
 from orchestrator.contracts.violations import closest, key_path
 
 _EXACT = 2**53
-"""Beyond this a JSON number may not be the integer that was written."""
+"""From here on a JSON number may not be the integer that was written."""
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
+_WHOLE = re.compile(r"-?[0-9]+")
+_FRACTION = re.compile(r"-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?|NaN|-?Infinity")
+_WHOLE_KINDS = (
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+)
 
 _FORMS = {
     "int64": "a whole number, as a string beyond 2^53",
@@ -52,7 +61,7 @@ def to_json(value: struct_pb2.Value) -> Any:
         number = value.number_value
         if not math.isfinite(number):
             raise InvalidLiteral("NaN and infinities are written as strings")
-        return int(number) if number.is_integer() and abs(number) <= _EXACT else number
+        return int(number) if number.is_integer() and abs(number) < _EXACT else number
     if kind == "string_value":
         return value.string_value
     return value.bool_value if kind == "bool_value" else None
@@ -80,10 +89,13 @@ def parse_literal(
 
 
 def _parses(json: Any, field: FieldDescriptor, holder: Message, types: TypePool) -> bool:
-    if not _is_base64_throughout(json, field):
+    if not _is_exact_throughout(json, field):
         return False
+    plain = plain_form(field.full_name.rpartition(".")[0])
     try:
-        json_format.ParseDict({field.name: json}, holder, descriptor_pool=types.pool)
+        json_format.ParseDict({field.name: json}, holder if plain is None else plain, descriptor_pool=types.pool)
+        if plain is not None:
+            holder.ParseFromString(plain.SerializeToString())
     except (
         json_format.Error,
         ValueError,
@@ -97,25 +109,36 @@ def _parses(json: Any, field: FieldDescriptor, holder: Message, types: TypePool)
     return True
 
 
-def _is_base64_throughout(json: Any, field: FieldDescriptor) -> bool:
-    """Tells whether every value for a bytes field is base64; the JSON parser drops what is not."""
-    if field.type == FieldDescriptor.TYPE_BYTES:
-        values = json if isinstance(json, list) else [json]
-        return all(_BASE64.fullmatch(value) is not None for value in values if isinstance(value, str))
+def _is_exact_throughout(json: Any, field: FieldDescriptor) -> bool:
+    """Tells whether every scalar in the literal is written as its type asks; the JSON parser rounds and drops parts."""
     message = field.message_type
+    values = json if isinstance(json, list) and field.is_repeated else [json]
     if message is None:
-        return True
+        return all(_is_exact(one, field) for one in values)
     if is_map(field):
         value_field = message.fields_by_name["value"]
-        return not isinstance(json, dict) or all(_is_base64_throughout(one, value_field) for one in json.values())
-    if message.full_name == BYTES_VALUE:
+        return not isinstance(json, dict) or all(_is_exact_throughout(one, value_field) for one in json.values())
+    if message.file.name == "google/protobuf/wrappers.proto":
+        return all(_is_exact(one, message.fields_by_name["value"]) for one in values)
+    names = message.fields_by_name, message.fields_by_camelcase_name
+    for one in values:
+        for name, value in one.items() if isinstance(one, dict) else ():
+            inner = names[0].get(name) or names[1].get(name)
+            if inner is not None and not _is_exact_throughout(value, inner):
+                return False
+    return True
+
+
+def _is_exact(json: Any, field: FieldDescriptor) -> bool:
+    kind = field.cpp_type
+    if field.type == FieldDescriptor.TYPE_BYTES:
         return not isinstance(json, str) or _BASE64.fullmatch(json) is not None
-    for one in json if isinstance(json, list) else [json]:
-        if isinstance(one, dict):
-            for name, value in one.items():
-                inner = message.fields_by_name.get(name) or message.fields_by_camelcase_name.get(name)
-                if inner is not None and not _is_base64_throughout(value, inner):
-                    return False
+    if kind == FieldDescriptor.CPPTYPE_ENUM:
+        return not isinstance(json, (bool, float))
+    if kind in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
+        return not isinstance(json, str) or _FRACTION.fullmatch(json) is not None
+    if kind in _WHOLE_KINDS:
+        return not isinstance(json, float) and (not isinstance(json, str) or _WHOLE.fullmatch(json) is not None)
     return True
 
 

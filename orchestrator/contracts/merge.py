@@ -1,14 +1,16 @@
 """Merging the contracts of several workers into one pool of types.
 
-A file that several of them bring is taken once. Where its content differs, the larger one is taken if it is a
-compatible superset of the other: everything that both define is the same on the wire, and what it adds is not required.
+Types are told apart by their full names. A file that several workers bring is taken once. Where its content differs,
+the larger one is taken if it is a compatible superset of the other: everything that both define is the same on the
+wire, and what it adds is not required. A file whose types stand in several files already keeps only what is new in it
+and imports the others. Files that share nothing but their name live side by side, one of them under another name.
 Anything else is a conflict that names both. Options that mean nothing for bindings (a Java package, a deprecation) do
 not matter, and no comparison looks at the order of declarations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +90,17 @@ def _normalized(brought: Iterable[FileDescriptorProto], renamed: dict[str, str])
         file = FileDescriptorProto()
         file.CopyFrom(original)
         file.ClearField("source_code_info")
-        for index, imported in enumerate(file.dependency):
-            file.dependency[index] = renamed.get(imported, imported)
+        _rename_imports(file, renamed)
         yield file
+
+
+def _rename_imports(file: FileDescriptorProto, renamed: Mapping[str, str]) -> None:
+    names = [renamed.get(imported, imported) for imported in file.dependency]
+    kept = list(dict.fromkeys(names))
+    public = {kept.index(names[index]) for index in file.public_dependency if index < len(names)}
+    file.dependency[:] = kept
+    file.public_dependency[:] = sorted(public)
+    file.ClearField("weak_dependency")
 
 
 def _take(
@@ -104,50 +114,85 @@ def _take(
         # Every protobuf runtime brings its own edition of these; the messages in them are the same on the wire.
         files.setdefault(file.name, _Taken(owner, WELL_KNOWN_FILES[file.name]))
         return
-    known = files.get(file.name)
-    if known is None:
-        twin = next((symbols[symbol] for symbol in _symbols(file) if symbol in symbols), None)
-        if twin is None:
-            files[file.name] = _Taken(owner, file)
-        else:
-            # The same types under another file name: two builds that took different import roots.
-            renamed[file.name] = twin
-            _replace(owner, file, files, twin)
+    original = file.name
+    homes = sorted({symbols[symbol] for symbol in _symbols(file) if symbol in symbols})
+    if len(homes) == 1 and _are_one(owner, file, files, homes[0]):
+        # The same types, perhaps under another file name: two builds that took different import roots.
+        renamed[original] = homes[0]
     else:
-        _replace(owner, file, files, file.name)
-    name = renamed.get(file.name, file.name)
+        if homes:
+            _keep_what_is_new(owner, file, files, symbols)
+        file.name = renamed[original] = _free_name(original, files)
+        files[file.name] = _Taken(owner, file)
+    name = renamed[original]
     for symbol in _symbols(files[name].file):
         first = symbols.setdefault(symbol, name)
         if first != name:
             raise ContractConflict(
-                f"{files[first].owner} and {owner} define `{symbol}` in different files, {first} and {file.name}",
+                f"{files[first].owner} and {owner} define `{symbol}` in different files, {first} and {original}",
                 owner,
             )
 
 
-def _replace(owner: str, file: FileDescriptorProto, files: dict[str, _Taken], name: str) -> None:
-    known = files[name]
-    against = _compare(known.file, file)
-    if against == "":
-        return
-    backwards = _compare(file, known.file)
-    if backwards == "":
-        larger = FileDescriptorProto()
-        larger.CopyFrom(file)
-        larger.name = name
-        files[name] = _Taken(owner, larger)
-        return
-    difference = backwards if _ONLY_ONE in against else against
-    raise ContractConflict(
-        f"{known.owner} and {owner} define the file {file.name} differently ({difference}); "
-        "give both workers the same version, or a version that only adds to the other",
-        owner,
-    )
+def _are_one(owner: str, file: FileDescriptorProto, files: dict[str, _Taken], name: str) -> bool:
+    """Tells whether the file `name` and `file` can be one, and then keeps the larger."""
+    if not _compare(files[name].file, file):
+        return True
+    if name in file.dependency or _compare(file, files[name].file):
+        return False
+    larger = FileDescriptorProto()
+    larger.CopyFrom(file)
+    larger.name = name
+    files[name] = _Taken(owner, larger)
+    return True
+
+
+def _keep_what_is_new(owner: str, file: FileDescriptorProto, files: dict[str, _Taken], symbols: dict[str, str]) -> None:
+    """Takes out of `file` what other files define in the same way, and imports these publicly in its place."""
+    homes = sorted({symbols[symbol] for symbol in _symbols(file) if symbol in symbols})
+    for home in homes:
+        known = files[home]
+        shared = FileDescriptorProto()
+        shared.CopyFrom(file)
+        _keep_symbols(shared, {symbol for symbol in _symbols(file) if symbols.get(symbol) == home})
+        if difference := _compare(known.file, shared):
+            if _ONLY_ONE in difference:
+                difference = _compare(shared, known.file) or difference
+            raise ContractConflict(
+                f"{known.owner} and {owner} define the file {file.name} differently ({difference}); "
+                "give both workers the same version, or a version that only adds to the other",
+                owner,
+            )
+    _keep_symbols(file, {symbol for symbol in _symbols(file) if symbol not in symbols})
+    for home in homes:
+        if home not in file.dependency:
+            file.dependency.append(home)
+        index = list(file.dependency).index(home)
+        if index not in file.public_dependency:
+            file.public_dependency.append(index)
+
+
+def _keep_symbols(file: FileDescriptorProto, kept_symbols: Container[str]) -> None:
+    prefix = f"{file.package}." if file.package else ""
+    groups: tuple[Any, ...] = (file.message_type, file.enum_type, file.service, file.extension)
+    for group in groups:
+        kept = [one for one in group if prefix + one.name in kept_symbols]
+        del group[:]
+        group.extend(kept)
+
+
+def _free_name(name: str, files: Mapping[str, _Taken]) -> str:
+    """Returns `name`, or where another file has it, the first of `name` with a number that is free."""
+    free, number = name, 2
+    while free in files:
+        free, number = f"{name}#{number}", number + 1
+    return free
 
 
 def _symbols(file: FileDescriptorProto) -> Iterable[str]:
     prefix = f"{file.package}." if file.package else ""
-    for group in (file.message_type, file.enum_type, file.service):
+    groups: tuple[Any, ...] = (file.message_type, file.enum_type, file.service, file.extension)
+    for group in groups:
         for one in group:
             yield prefix + one.name
 
@@ -233,13 +278,18 @@ def _compare_field(large: FieldDescriptorProto, small: FieldDescriptorProto) -> 
         and large.type_name == small.type_name
         and large.extendee == small.extendee
         and large.default_value == small.default_value
-        and large.json_name == small.json_name
+        and _same_json_name(large, small)
         and large.proto3_optional == small.proto3_optional
         and large.options.packed == small.options.packed
         and large.options.features == small.options.features
         and declared_required(large) == declared_required(small)
     )
     return "" if same else f"the field {small.name}"
+
+
+def _same_json_name(large: FieldDescriptorProto, small: FieldDescriptorProto) -> bool:
+    """Tells whether the names in JSON are the same; descriptors that do not come from protoc may know none."""
+    return not large.json_name or not small.json_name or large.json_name == small.json_name
 
 
 def _compare_enum(large: EnumDescriptorProto, small: EnumDescriptorProto) -> str:

@@ -18,6 +18,9 @@ from orchestrator.domain.workflow import (
     RetryPolicy,
 )
 
+TIMEOUT_LIMIT_US = 10 * 365 * 86_400 * 1_000_000
+"""Longest timeout: gRPC cannot carry deadlines of some hundred years, nor timestamps the year 10,000."""
+
 _DEFAULT = RetryPolicy(FailureMatch())
 
 
@@ -80,11 +83,14 @@ def _default_match(repeatable: bool) -> FailureMatch:
 
 
 def check_timeouts(workflow: workflow_pb2.Workflow, report: Report) -> None:
-    """Reports every timeout that is longer than one around it, and so could never pass."""
+    """Reports every timeout that is longer than one around it, and so could never pass, or than TIMEOUT_LIMIT_US."""
     run = workflow.run_timeout if workflow.HasField("run_timeout") else None
+    longest: tuple[str, Duration | None] = ("ten years", Duration(seconds=TIMEOUT_LIMIT_US // 1_000_000))
+    if run is not None:
+        _check_within("run_timeout", "run_timeout", run, [longest], report)
     for index, step in enumerate(workflow.steps):
         path = f"steps[{index}]"
-        around = [("run_timeout", run)]
+        around = [("run_timeout", run), longest]
         if step.HasField("step_timeout"):
             _check_within(
                 f"{path}.step_timeout",
@@ -134,4 +140,4 @@ def _check_within(
 
 
 def _seconds(microseconds: int) -> str:
-    return f"{microseconds / 1_000_000:g}s"
+    return f"{microseconds / 1_000_000:.6f}".rstrip("0").rstrip(".") + "s"

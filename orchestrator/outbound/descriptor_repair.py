@@ -2,8 +2,9 @@
 
 Servers whose descriptors come from protoc need none of this. Others build them from the .proto text themselves: the
 usual packages for Node give one file for each protobuf package, without imports, with relative type names, with map
-entries called after their field, and with google.protobuf as one file of its own. Some leave out imports that hold
-nothing but options. All of this can be put right from the files themselves, and nothing else is changed.
+entries called after their field, without marks on optional fields, and with google.protobuf as one file of its own.
+Some leave out imports that hold nothing but options. All of this can be put right from the files themselves, and
+nothing else is changed.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def repair(given: Iterable[FileDescriptorProto]) -> list[FileDescriptorProto]:
     files = {file.name: file for file in given if not _replaces_well_known_files(file)}
     for file in files.values():
         _name_map_entries(file)
+        _mark_optional_fields(file)
     home = {name: file.name for file in files.values() for name in _defined_types(file)}
     for name, well_known in _HOME_OF_WELL_KNOWN_TYPES.items():
         home.setdefault(name, well_known)
@@ -120,6 +122,34 @@ def _name_map_entries(file: FileDescriptorProto) -> None:
             if entry.name != wanted:
                 entry.name = wanted
                 field.type_name = f"{name}.{wanted}"
+
+
+def _mark_optional_fields(file: FileDescriptorProto) -> None:
+    """Marks fields declared `optional` in proto3, of which only the oneof called after the field tells."""
+    if file.syntax != "proto3":
+        return
+    for _, message in _messages(_package_scope(file), file.message_type):
+        members: dict[int, list[FieldDescriptorProto]] = {}
+        for field in message.field:
+            if field.HasField("oneof_index"):
+                members.setdefault(field.oneof_index, []).append(field)
+        synthetic = {
+            index
+            for index, fields in members.items()
+            if len(fields) == 1
+            and index < len(message.oneof_decl)
+            and message.oneof_decl[index].name == f"_{fields[0].name}"
+        }
+        # Protobuf asks for the oneofs that were written first, and those that stand for `optional` after them.
+        order = sorted(range(len(message.oneof_decl)), key=lambda index: index in synthetic)
+        declarations = [message.oneof_decl[index] for index in order]
+        del message.oneof_decl[:]
+        message.oneof_decl.extend(declarations)
+        for index, fields in members.items():
+            for field in fields:
+                field.proto3_optional = field.proto3_optional or index in synthetic
+                if index in order:
+                    field.oneof_index = order.index(index)
 
 
 def _make_names_absolute(file: FileDescriptorProto, home: Mapping[str, str]) -> set[str]:

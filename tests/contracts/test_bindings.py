@@ -52,6 +52,28 @@ def test_an_expression_gives_every_kind_of_field(name: str) -> None:
     assert built({name: {"expression": f"true ? input.{name} : input.{name}"}}) == {camel(name): FULL[camel(name)]}
 
 
+@pytest.mark.parametrize(
+    ("name", "fields", "value"),
+    [
+        ("time", {"seconds": {"literal": "86400"}, "nanos": {"literal": 5}}, "1970-01-02T00:00:00.000000005Z"),
+        ("duration", {"seconds": {"literal": 3}}, "3s"),
+        ("details", {"fields": {"map": {"entries": {"a": {"literal": [1]}}}}}, {"a": [1.0]}),
+        ("json_list", {"values": {"literal": [None, "x"]}}, [None, "x"]),
+        ("wrapped_int64", {"value": {"literal": "9007199254740993"}}, "9007199254740993"),
+    ],
+)
+def test_well_known_types_are_built_field_by_field(name: str, fields: dict[str, Any], value: Any) -> None:
+    assert built({name: {"message": {"fields": fields}}}) == {camel(name): value}
+
+
+def test_an_expression_builds_a_map_of_enum_values() -> None:
+    expression = "{'a': input.currency, 'b': shop.v1.Currency.EUR}"
+    given = {"currency": "EUR"}
+    assert built({"currency_by_name": {"expression": expression}}, given) == {
+        "currencyByName": {"a": "EUR", "b": "EUR"}
+    }
+
+
 def test_whole_messages() -> None:
     assert built({"path": "input"}, form="wholeRequest") == FULL
     assert built({"literal": FULL}, form="wholeRequest") == FULL

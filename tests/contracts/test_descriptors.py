@@ -96,6 +96,10 @@ def test_sets_that_are_no_contract() -> None:
     other.message_type[0].field[1].type_name = ".nowhere.Type"
     with pytest.raises(InvalidContract, match="valid set"):
         read_contract([other, *files[:-1]])
+    disguised = FileDescriptorProto(name="google/protobuf/any.proto", package="google.protobuf")
+    disguised.service.add(name="Service")
+    with pytest.raises(InvalidContract, match=r"any.proto is protobuf's own"):
+        read_contract([disguised])
     circle = [
         FileDescriptorProto(name="a.proto", dependency=["b.proto"]),
         FileDescriptorProto(name="b.proto", dependency=["a.proto"]),
@@ -180,6 +184,46 @@ def test_the_same_types_under_another_file_name_are_merged() -> None:
         found = method.input_type.fields_by_name["money"].message_type
         assert found.full_name == "common.Money"
         assert "nanos" in found.fields_by_name
+
+
+def test_files_that_share_nothing_but_their_name_live_together() -> None:
+    other = 'syntax = "proto3"; package other; message Money { string amount = 1; } enum Kind { NONE = 0; }'
+    second = compile_protos(
+        ["second.proto"],
+        {
+            "common/money.proto": other,
+            "second.proto": 'syntax = "proto3"; package second; import "common/money.proto";'
+            "service Second { rpc Call(other.Money) returns (other.Money); }",
+        },
+    )
+    types = merge([("first", worker("First", money())), ("second", read_contract(second))])
+    assert types.find_message("common.Money") is not None
+    method: Any = types.find_method("second.Second/Call")
+    assert list(method.input_type.fields_by_name) == ["amount"]
+
+
+def test_types_of_several_files_may_come_in_one() -> None:
+    """As from reflection that gives one file for a package: some types are known, some only there."""
+    parts = {
+        "a.proto": 'syntax = "proto3"; package shop; message A { int64 first_value = 1; }',
+        "b.proto": 'syntax = "proto3"; package shop; import "a.proto"; message B { A a = 1; }'
+        "service Split { rpc Call(B) returns (B); }",
+    }
+    whole = (
+        'syntax = "proto3"; package shop; message A { int64 first_value = 1; } message B { A a = 1; }'
+        "message C { B b = 1; } service Whole { rpc Call(C) returns (A); }"
+    )
+    split = read_contract(compile_protos(["b.proto"], parts))
+    by_package = compile_protos(["shop.proto"], {"shop.proto": whole})
+    for field in by_package[0].message_type[0].field:
+        field.ClearField("json_name")
+    for order in (1, -1):
+        types = merge([("split", split), ("whole", read_contract(by_package))][::order])
+        for name in ("shop.Split/Call", "shop.Whole/Call"):
+            assert types.find_method(name) is not None
+    by_package[0].message_type[1].field[0].number = 2
+    with pytest.raises(ContractConflict, match=r"split and whole define the file shop.proto differently"):
+        merge([("split", split), ("whole", read_contract(by_package))])
 
 
 def test_a_type_in_files_that_cannot_be_one_is_a_conflict() -> None:

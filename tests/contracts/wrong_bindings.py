@@ -195,6 +195,18 @@ WRONG_BINDINGS: Wrong = {
         flow(mirror(int32_value=lit(3000000000))),
         [('steps[0].request["int32_value"]', "INVALID_LITERAL")],
     ),
+    "enum value with a fraction": (
+        flow(mirror(currency=lit(1.5))),
+        [('steps[0].request["currency"]', "INVALID_LITERAL")],
+    ),
+    "number of 64 bits that JSON may have rounded": (
+        flow(charge(amount=lit({"units": 9007199254740993}))),
+        [('steps[0].request["amount"]', "INVALID_LITERAL")],
+    ),
+    "whole number with a separator": (
+        flow(charge(amount=lit({"units": "1_0"}))),
+        [('steps[0].request["amount"]', "INVALID_LITERAL")],
+    ),
     "unknown enum value": (flow(mirror(currency=lit("EURO"))), [('steps[0].request["currency"]', "INVALID_LITERAL")]),
     "null": (flow(charge(order_id=lit(None))), [('steps[0].request["order_id"]', "INVALID_LITERAL")]),
     "unknown field in a literal": (

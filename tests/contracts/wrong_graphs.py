@@ -28,7 +28,7 @@ WRONG_GRAPHS: Wrong = {
     ),
     "unknown step in after": (flow(RESERVE | {"after": ["nobody"]}), [("steps[0].after[0]", "UNKNOWN_STEP")]),
     "unknown step in on_failure": (
-        flow(RESERVE | {"onFailure": [{}, {"step": "nobody"}]}),
+        flow(RESERVE | {"onFailure": [{"codes": ["ABORTED"]}, {"step": "nobody"}]}),
         [("steps[0].on_failure[1].step", "UNKNOWN_STEP")],
     ),
     "duplicate step": (flow(RESERVE, RESERVE), [("steps[1].id", "DUPLICATE_STEP")]),
@@ -122,6 +122,14 @@ WRONG_GRAPHS: Wrong = {
         [('steps[1].fallback[0].request["order_id"]', "OUTPUT_MAY_BE_MISSING")],
     ),
     # Steps that never run
+    "branch after one for every failure": (
+        flow(RESERVE | {"onFailure": [{}, {"codes": ["ABORTED"], "step": "notify"}]}, notify(text=lit("x"))),
+        [("steps[0].on_failure[1]", "UNREACHABLE_STEP")],
+    ),
+    "branch for failures that others match": (
+        flow(RESERVE | {"onFailure": [{"reasons": ["A"]}, {"codes": ["ABORTED"]}, {"codes": [10], "reasons": ["A"]}]}),
+        [("steps[0].on_failure[2]", "UNREACHABLE_STEP")],
+    ),
     "failure that ends the run": (
         flow(RESERVE, notify(text=lit("x")) | {"when": "steps.reserve.failed"}),
         [("steps[1].when", "UNREACHABLE_STEP")],
@@ -223,6 +231,10 @@ WRONG_GRAPHS: Wrong = {
     "step longer than run": (
         flow(RESERVE | {"stepTimeout": "5s"}, runTimeout="1s"),
         [("steps[0].step_timeout", "INVALID_SETTING")],
+    ),
+    "run of ten thousand years": (
+        flow(RESERVE | {"attemptTimeout": "315360001s"}, runTimeout="315576000000s"),
+        [("steps[0].attempt_timeout", "INVALID_SETTING"), ("run_timeout", "INVALID_SETTING")],
     ),
     "retry of OK": (
         flow(RESERVE | {"retry": {"codes": ["OK"]}}),

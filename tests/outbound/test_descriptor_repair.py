@@ -50,6 +50,27 @@ def parse(text: str) -> FileDescriptorProto:
     return text_format.Parse(text, FileDescriptorProto())
 
 
+def test_optional_fields_are_marked_and_their_oneofs_come_last() -> None:
+    text = """
+        name: "o.proto" package: "o" syntax: "proto3"
+        message_type {
+          name: "M"
+          field { name: "count" number: 1 type: TYPE_INT32 label: LABEL_OPTIONAL oneof_index: 0 }
+          field { name: "text" number: 2 type: TYPE_STRING label: LABEL_OPTIONAL oneof_index: 1 }
+          field { name: "flag" number: 3 type: TYPE_BOOL label: LABEL_OPTIONAL oneof_index: 1 }
+          oneof_decl { name: "_count" }
+          oneof_decl { name: "choice" }
+        }
+    """
+    (file,) = repair([parse(text)])
+    pool = DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    message = pool.FindMessageTypeByName("o.M")
+    assert [oneof.name for oneof in message.oneofs] == ["choice", "_count"]
+    assert [field.name for field in message.oneofs[0].fields] == ["text", "flag"]
+    assert file.message_type[0].field[0].proto3_optional
+
+
 def test_files_by_package_become_such_as_protoc_writes() -> None:
     files = repair([parse(BY_PACKAGE), parse(BASE), parse(WELL_KNOWN_AS_ONE)])
     assert {file.name for file in files} == {"shop.proto", "base.proto", "google/protobuf/timestamp.proto"}
