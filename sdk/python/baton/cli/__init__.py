@@ -6,6 +6,8 @@ Nothing heavy is imported until a command runs, so that `--help` and completion 
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -71,4 +73,7 @@ app.add_typer(run.app, name="run")
 
 def main() -> None:
     """Runs the command line; the entry point of the script `baton`."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # what workers send is not all in every terminal's letters
     app()

@@ -113,13 +113,17 @@ def show(renderable: RenderableType) -> None:
 
 def print_json(value: Any) -> None:
     """Writes one JSON document to standard output: indented for a terminal, else on one line."""
-    terminal = sys.stdout.isatty()
-    write(json.dumps(value, ensure_ascii=False, indent=2 if terminal else None))
+    write(_json_text(value, indent=2 if sys.stdout.isatty() else None))
 
 
 def print_json_line(value: Any) -> None:
     """Writes one line of a stream of JSON documents."""
-    write(json.dumps(value, ensure_ascii=False))
+    write(_json_text(value, indent=None))
+
+
+def _json_text(value: Any, indent: int | None) -> str:
+    every_letter = sys.stdout.encoding.lower() in ("utf-8", "utf8")
+    return json.dumps(value, ensure_ascii=not every_letter, indent=indent)
 
 
 def instant(time: Timestamp) -> str:

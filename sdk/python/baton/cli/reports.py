@@ -43,6 +43,9 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
     if error.code == "UNAVAILABLE" and not error.reason:
         _write(chosen, message=f"cannot reach Baton at {_address(chosen)}", cure=_REACH, code=error.code)
         return ExitCode.FAILED
+    if error.code == "UNIMPLEMENTED" and not error.reason:
+        _write(chosen, message=f"what answers at {_address(chosen)} is not a Baton of this version", cure=_REACH)
+        return ExitCode.FAILED
     message = error.message
     if error.reason == "WORKFLOW_INVALID":
         message = f"{source or 'the workflow'} is not valid"  # its faults follow, each with its path
