@@ -7,30 +7,31 @@ not enter: decisions about which step goes where (admission.py).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.compiled import CompiledWorkflow
-from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.contracts.descriptors import Contract, InvalidContract, read_contract
 from orchestrator.contracts.merge import ContractConflict, merge
-from orchestrator.domain.errors import RevisionNotFound, WorkflowNotFound
+from orchestrator.domain.errors import FieldFault, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import ContractRow, WorkerGateway, WorkerRow, WorkerStore, WorkflowStore
 
-
-class RevisionBroken(Exception):
-    """A stored revision no longer compiles: its contracts are gone, or the checker became stricter."""
+_LOGGER = logging.getLogger(__name__)
 
 
 def restore_contract(row: ContractRow) -> Contract:
-    """Turns a stored contract back into the checked form."""
-    return read_contract(descriptor_pb2.FileDescriptorSet.FromString(row.files).file, row.services)
+    """Turns a stored contract back into the checked form, under the digest it is known by. Errors: InvalidContract."""
+    contract = read_contract(descriptor_pb2.FileDescriptorSet.FromString(row.files).file, row.services)
+    return replace(contract, digest=row.digest)
 
 
 class _Namespace:
@@ -115,12 +116,17 @@ class Catalogue:
         missing = [digest for digest in digests if digest not in self._contracts]
         if missing:
             for row in await self._workers.get_contracts(namespace, missing):
-                self._contracts[row.digest] = restore_contract(row)
+                try:
+                    self._contracts[row.digest] = restore_contract(row)
+                except InvalidContract as error:
+                    # Stored by a version that took it: its workers serve nothing until they register anew.
+                    _LOGGER.warning("the stored contract %s is not used: %s", row.digest[:12], error)
 
     def _index(self, endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
         by_method: dict[str, list[Endpoint]] = {}
         for endpoint in endpoints:
-            for method, _ in self._contracts[endpoint.contract_digest].methods():
+            contract = self._contracts.get(endpoint.contract_digest)
+            for method, _ in contract.methods() if contract is not None else ():
                 by_method.setdefault(method, []).append(endpoint)
         return by_method
 
@@ -141,11 +147,11 @@ class Catalogue:
             return True
         known = self._fits.get((digest, digests))
         if known is None:
-            parts = [(digest_[:12], self._contracts[digest_]) for digest_ in (*digests, digest)]
+            parts = [(one[:12], self._contracts[one]) for one in (*digests, digest) if one in self._contracts]
             try:
                 merge(parts)
-                known = True
-            except ContractConflict:
+                known = len(parts) == len(digests) + 1
+            except (ContractConflict, InvalidContract):
                 known = False
             self._fits[digest, digests] = known
         return known
@@ -159,6 +165,7 @@ class Catalogue:
             (row.key.worker, endpoint.contract_digest): self._contracts[endpoint.contract_digest]
             for row in entry.workers.values()
             for endpoint in row.endpoints
+            if endpoint.contract_digest in self._contracts
         }
         return [(worker, contract) for (worker, _), contract in sorted(pairs.items(), key=lambda item: item[0])]
 
@@ -192,7 +199,7 @@ class Catalogue:
         """Returns a compiled revision, reading and compiling it where it is not cached; an empty `key.revision` means
         the newest.
 
-        Errors: WorkflowNotFound, RevisionNotFound, RevisionBroken.
+        Errors: WorkflowNotFound, RevisionNotFound, WorkflowInvalid (it was stored by a version that took it).
         """
         newest = not key.revision
         if newest:
@@ -216,6 +223,11 @@ class Catalogue:
         parts = [(digest[:12], self._contracts[digest]) for digest in row.contract_digests if digest in self._contracts]
         checked = check_workflow(workflow_pb2.Workflow.FromString(row.definition), parts)
         if checked.compiled is None:
-            raise RevisionBroken(f"{row.key}: {checked.violations[0].message}")
+            faults = [FieldFault(one.path, one.reason, one.message) for one in checked.violations]
+            raise WorkflowInvalid(
+                f"revision {row.key.revision} no longer passes the checks; apply the workflow anew. "
+                f"{faults[0].path}: {faults[0].message}",
+                faults=faults,
+            )
         self.remember(row.key, checked.compiled)
         return checked.compiled
