@@ -30,7 +30,7 @@ from orchestrator.contracts.reads import Read, Site, surely_succeeded
 from orchestrator.contracts.required import Requirements
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.slots import Slot, WholeSlot
-from orchestrator.contracts.types import Kind, ValueType, fit, type_of_field
+from orchestrator.contracts.types import SPECIAL, Fit, Kind, ValueType, fit, type_of_field
 from orchestrator.contracts.violations import (
     EvaluationFailed,
     Report,
@@ -179,6 +179,10 @@ class BindingCompiler:
         if kind == "path":
             return self._path(slot, binding, place)
         if kind == "expression":
+            source = self._plain_name(binding.expression, place)
+            how = fit(slot.type, source.type) if source is not None and source.type is not None else None
+            if source is not None and how is not None:
+                return self._copy(slot, source, how, binding, place)
             return self._expression(slot, binding, place)
         if kind == "message":
             return self._nested(slot, binding.message, place)
@@ -214,21 +218,43 @@ class BindingCompiler:
         except InvalidName as error:
             self.report.add(place.path, error.reason, error.message)
             return None
-        reads = () if source.step is None else (Read(source.step, source.kind, source.text),)
-        self._note(place, reads, binding)
-        default = self._default(slot, binding, place, reads)
-        if source.type is None:
-            return None
-        how = fit(slot.type, source.type)
-        if how is None:
+        how = fit(slot.type, source.type) if source.type is not None else None
+        put = self._copy(slot, source, how, binding, place)
+        if source.type is not None and how is None:
             hint = _path_hint(slot.type, source)
             self.report.add(
                 place.path,
                 "TYPE_MISMATCH",
                 f"{slot} is {slot.type}, but {source.text} is {source.type}{hint}",
             )
+        return put
+
+    def _copy(
+        self, slot: Slot, source: Source, how: Fit | None, binding: workflow_pb2.Binding, place: Place
+    ) -> Put | None:
+        """Notes the reads and checks the default; the source is copied where it is known how it fits."""
+        reads = _reads(source)
+        self._note(place, reads, binding)
+        default = self._default(slot, binding, place, reads)
+        if how is None:
             return None
         return _with_default(_read_put(reader(source, self.names), slot.assigner(how)), default)
+
+    def _plain_name(self, expression: str, place: Place) -> Source | None:
+        """Returns what an expression names that is nothing but a name, and would be the same as a path; else None.
+
+        CEL loses what a path keeps: nanoseconds, nulls in JSON, and whether a message is set.
+        """
+        text = self.expressions.plain_name(expression)
+        if text is None:
+            return None
+        try:
+            source = resolve_path(text, self.names, place.reader)
+        except InvalidName:
+            return None
+        # Below these, CEL sees JSON where a path sees the fields of the message.
+        roots = [source.root, *(field.message_type for field in source.fields[:-1])]
+        return None if any(one is not None and one.full_name in SPECIAL for one in roots if source.fields) else source
 
     def _expression(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
         try:
@@ -362,9 +388,12 @@ class BindingCompiler:
             except InvalidName as error:
                 self.report.add(place.path, error.reason, error.message)
                 return
-            if source.step is not None:
-                self._note(place, (Read(source.step, source.kind, source.text),), binding)
+            self._note(place, _reads(source), binding)
         elif kind == "expression":
+            named = self._plain_name(binding.expression, place)
+            if named is not None:
+                self._note(place, _reads(named), binding)
+                return
             try:
                 self._note(
                     place,
@@ -385,6 +414,10 @@ class BindingCompiler:
             for key in sorted(binding.map.entries):
                 inner = key_path(f"{place.path}.map.entries", key)
                 self._note_reads(binding.map.entries[key], Place(inner, place.reader))
+
+
+def _reads(source: Source) -> tuple[Read, ...]:
+    return () if source.step is None else (Read(source.step, source.kind, source.text),)
 
 
 def expressions_in(binding: workflow_pb2.Binding) -> Iterator[str]:

@@ -251,6 +251,11 @@ def _converter(target: ValueType, types: TypePool) -> _Convert:
     return _nullable(_scalar_converter(target.name))
 
 
+def _element_converter(target: ValueType, types: TypePool) -> _Convert:
+    """Returns the converter for what is in a list or a map: null is a value of its own where JSON is asked for."""
+    return _message_converter(target, types) if target.name == VALUE else _converter(target, types)
+
+
 def _nullable(convert: _Convert) -> _Convert:
     def run(value: Any, budget: _Budget) -> Any:
         return UNSET if value is None or value is UNSET else convert(value, budget)
@@ -334,7 +339,7 @@ def _enum_converter(target: ValueType) -> _Convert:
 
 def _list_converter(target: ValueType, types: TypePool) -> _Convert:
     assert target.element is not None
-    element = _converter(target.element, types)
+    element = _element_converter(target.element, types)
 
     def convert(value: Any, budget: _Budget) -> list[Any]:
         if value is None or value is UNSET:
@@ -350,7 +355,7 @@ def _list_converter(target: ValueType, types: TypePool) -> _Convert:
 def _map_converter(target: ValueType, types: TypePool) -> _Convert:
     assert target.element is not None
     assert target.key is not None
-    key_of, element = _converter(target.key, types), _converter(target.element, types)
+    key_of, element = _converter(target.key, types), _element_converter(target.element, types)
 
     def convert(value: Any, budget: _Budget) -> dict[Any, Any]:
         if value is None or value is UNSET:

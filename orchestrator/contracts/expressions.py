@@ -33,6 +33,7 @@ from orchestrator.contracts.facts import (
     bound_names,
     implied,
     misspelt_states,
+    name_of,
     names_in,
     reads_of,
 )
@@ -52,6 +53,7 @@ from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.contracts.wire import MalformedWire
 
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+_PLAIN_NAME = re.compile(r"[A-Za-z_]\w*([.][A-Za-z_]\w*)+")
 _RUN_TIME_FAULTS = (
     ("divide by zero", "it divides by zero"),
     ("modulus by zero", "it divides by zero"),
@@ -247,6 +249,16 @@ class ExpressionCompiler:
                 self._declare(use, root)
             except (InvalidName, UnknownType):
                 continue
+
+    def plain_name(self, source: str) -> str | None:
+        """Returns the name, such as `input.a.b`, where the expression is nothing else; else None."""
+        try:
+            name = name_of(self._parse(source))
+        except ExpressionFault:
+            # CEL reads no name with a keyword in it, such as `input.in`; a path does.
+            text = source.strip()
+            return text if _PLAIN_NAME.fullmatch(text) else None
+        return None if name is None or name.tested else ".".join(name.parts)
 
     def compile(self, use: Use) -> Expression:
         """Compiles an expression that was prepared. Raises ExpressionFault."""

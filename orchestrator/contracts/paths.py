@@ -91,7 +91,8 @@ class Source:
     """A resolved name.
 
     `step` is None for the input. `kind` is "input", "output", "state", a key of STATE_FLAGS, or "failure". `fields` go
-    from the root message down. `type` is None where it cannot be known because the step's method is unknown.
+    down from the root message, of the type `root`. `type` is None where it cannot be known because the step's method is
+    unknown.
     """
 
     text: str
@@ -99,6 +100,7 @@ class Source:
     step: int | None
     fields: tuple[FieldDescriptor, ...]
     type: ValueType | None
+    root: Descriptor | None = None
 
 
 def resolve_path(text: str, names: Names, reader: int | None) -> Source:
@@ -170,7 +172,7 @@ def _source(
             raise InvalidName("UNKNOWN_FIELD", f"{current.name} has no field `{name}`{hint}")
         fields.append(field)
         current = type_of_field(field)
-    return Source(text, kind, step, tuple(fields), current)
+    return Source(text, kind, step, tuple(fields), current, root)
 
 
 def reader(source: Source, names: Names) -> Read:

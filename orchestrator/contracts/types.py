@@ -60,6 +60,9 @@ BYTES_VALUE = "google.protobuf.BytesValue"
 VALUE = "google.protobuf.Value"
 LIST_VALUE = "google.protobuf.ListValue"
 
+SPECIAL = frozenset(WRAPPERS) | {ANY, STRUCT, VALUE, LIST_VALUE, TIMESTAMP, DURATION}
+"""Messages that CEL sees as values of its own, not as their fields."""
+
 
 class Kind(enum.Enum):
     """What shape a value has."""

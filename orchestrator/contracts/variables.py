@@ -28,7 +28,7 @@ from orchestrator.contracts.paths import (
     root_reader,
 )
 from orchestrator.contracts.scope import Scope
-from orchestrator.contracts.types import WRAPPERS
+from orchestrator.contracts.types import SPECIAL
 from orchestrator.contracts.violations import closest
 
 PRUNE_BYTES = 4 * 1024
@@ -44,15 +44,6 @@ _CEL_SCALARS = {
     FieldDescriptor.CPPTYPE_BOOL: cel.Type.BOOL,
     FieldDescriptor.CPPTYPE_ENUM: cel.Type.INT,
     FieldDescriptor.CPPTYPE_STRING: cel.Type.STRING,
-}
-
-_SPECIAL = frozenset(WRAPPERS) | {
-    "google.protobuf.Any",
-    "google.protobuf.Struct",
-    "google.protobuf.Value",
-    "google.protobuf.ListValue",
-    "google.protobuf.Timestamp",
-    "google.protobuf.Duration",
 }
 
 Read = Callable[[Scope, Message | None], Any]
@@ -166,7 +157,7 @@ class VariableTable:
         last = len(parts) - 1 if name.tested else len(parts)
         used: str | None = None
         leaf: FieldDescriptor | None = None
-        while position < len(parts) and message.full_name not in _SPECIAL:
+        while position < len(parts) and message.full_name not in SPECIAL:
             descriptor = message.fields_by_name.get(parts[position])
             if descriptor is None:
                 hint = closest(parts[position], message.fields_by_name)
@@ -175,7 +166,7 @@ class VariableTable:
                     f"{message.full_name} has no field `{parts[position]}`{hint}",
                 )
             inner = descriptor.message_type
-            if position >= last or descriptor.is_repeated or (inner is not None and inner.full_name in _SPECIAL):
+            if position >= last or descriptor.is_repeated or (inner is not None and inner.full_name in SPECIAL):
                 used = descriptor.name
                 break
             position += 1

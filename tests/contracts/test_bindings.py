@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 from google.protobuf import json_format
 
+from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.violations import EvaluationFailed
-from tests.contracts.corpus import FULL, check, compiled, message, mirror
+from tests.contracts.corpus import FULL, check, compiled, contract_of, message, mirror, workflow
 
 
 def built(request: dict[str, Any], given: dict[str, Any] | None = None, form: str = "request") -> dict[str, Any]:
@@ -285,3 +286,59 @@ def test_run_time_faults_are_failures_with_a_text_for_callers(target: str, sourc
 def test_timestamps_keep_nanoseconds_on_paths() -> None:
     given = {"time": "2030-01-31T12:00:00.123456789Z"}
     assert built({"time": {"path": "input.time"}}, given) == given
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("time", {"time": "2030-01-31T12:00:00.123456789Z"}),
+        ("duration", {"duration": "0.000000001s"}),
+        ("details", {"details": {"a": None}}),
+        ("json", {"json": None}),
+        ("money", {}),
+        ("optional_int32", {}),
+        ("wrapped_string", {}),
+        ("any", {"any": {"@type": "type.googleapis.com/shop.v1.Money"}}),
+    ],
+)
+@pytest.mark.parametrize("expression", ["input.{}", " (input.{}) ", "input.`{}`"])
+def test_an_expression_that_only_names_a_field_copies_it_like_a_path(
+    name: str, given: dict[str, Any], expression: str
+) -> None:
+    assert built({name: {"expression": expression.format(name)}}, given) == given
+
+
+def test_nulls_in_json_stay_in_lists_and_maps() -> None:
+    source = """
+    syntax = "proto3"; package j; import "google/protobuf/struct.proto";
+    message M { map<string, google.protobuf.Value> map = 1; repeated google.protobuf.Value list = 2; }
+    service S { rpc Call(M) returns (M); }
+    """
+    for expressions in (("input.map", "input.list"), ("{'a': null, 'b': 1}", "[null, 'x']")):
+        request = {name: {"expression": one} for name, one in zip(("map", "list"), expressions, strict=True)}
+        definition = {"inputType": "j.M", "steps": [{"id": "s", "method": "j.S/Call", "request": request}]}
+        found = check_workflow(workflow(definition), [("w", contract_of(source))]).compiled
+        assert found is not None
+        given = {"map": {"a": None, "b": 1.0}, "list": [None, "x"]}
+        answer = found.step(0).targets[0].build_request(Scope(1, message(found, "j.M", given)))
+        assert json_format.MessageToDict(answer) == given
+
+
+def test_below_json_an_expression_is_no_path() -> None:
+    given = {"details": {"fields": {"own": "x"}}}
+    assert built({"details": {"expression": "input.details.fields"}}, given) == {"details": {"own": "x"}}
+
+
+def test_a_name_in_an_expression_is_guarded_and_defaulted_like_a_path() -> None:
+    maybe = {"id": "maybe", "method": "shop.v1.Mirror/Reflect", "when": "input.bool_value"}
+    name = "steps.maybe.output.string_value"
+    for default in ({}, {"defaultValue": "none"}):
+        definition = mirror({"string_value": {"expression": name, **default}})
+        definition["steps"].append(maybe)
+        checked = check(definition)
+        assert [one.reason for one in checked.violations] == ([] if default else ["OUTPUT_MAY_BE_MISSING"])
+    found = checked.compiled
+    assert found is not None
+    scope = Scope(2, message(found, "shop.v1.Everything", {}))
+    answer: Any = found.step(0).targets[0].build_request(scope)
+    assert answer.string_value == "none"
