@@ -33,7 +33,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
-from orchestrator.contracts.violations import closest
+from orchestrator.contracts.violations import closest_dotted
 
 CONTRACT_LIMIT_BYTES = 4 * 1024 * 1024
 """Largest contract, serialized."""
@@ -206,7 +206,7 @@ def _summary(pool: DescriptorPool, name: str, ordered: Sequence[FileDescriptorPr
         service = pool.FindServiceByName(name)
     except KeyError:
         known = [_qualify(file.package, one.name) for file in ordered for one in file.service]
-        raise InvalidContract(f"the contract has no service {name}{closest(name, known)}") from None
+        raise InvalidContract(f"the contract has no service {name}{closest_dotted(name, known)}") from None
     return ServiceSummary(
         name,
         tuple(
@@ -264,7 +264,7 @@ class TypePool:
 
     def closest_message(self, name: str) -> str:
         """Returns a hint at the message type closest to `name`, or ""."""
-        return closest(name, self._names)
+        return closest_dotted(name, self._names)
 
 
 def message_names(file: FileDescriptorProto) -> Iterable[str]:

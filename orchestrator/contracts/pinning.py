@@ -11,7 +11,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from orchestrator.contracts.descriptors import Contract, InvalidContract, TypePool, message_names
 from orchestrator.contracts.merge import OWN_TYPES, ContractConflict, merge
-from orchestrator.contracts.violations import Report, closest
+from orchestrator.contracts.violations import Report, closest, did_you_mean, hints_are_left, nearest
 
 
 @lru_cache(maxsize=256)
@@ -47,11 +47,14 @@ def pin(workflow: workflow_pb2.Workflow, contracts: Sequence[tuple[str, Contract
     for worker, contract in contracts:
         for name, _ in contract.methods():
             serving.setdefault(name, []).append((worker, contract))
+    services: dict[str, list[str]] = {}
+    for known in serving:
+        services.setdefault(known.partition("/")[0], []).append(known.partition("/")[2])
     pinned = Pinned()
     for path, method in _uses(workflow):
         found = serving.get(method)
         if found is None:
-            _unknown_method(path, method, serving, report)
+            _unknown_method(path, method, services, report)
             continue
         for worker, contract in found:
             pinned.add(worker, contract, path)
@@ -76,16 +79,37 @@ def _uses(workflow: workflow_pb2.Workflow) -> Iterable[tuple[str, str]]:
             yield f"steps[{index}].fallback[{number}].method", fallback.method
 
 
-def _unknown_method(path: str, method: str, serving: dict[str, list[tuple[str, Contract]]], report: Report) -> None:
+def _unknown_method(path: str, method: str, services: dict[str, list[str]], report: Report) -> None:
     service, _, name = method.partition("/")
-    methods = [known.partition("/")[2] for known in serving if known.partition("/")[0] == service]
-    if methods:
-        message = f"{service} has no method `{name}`{closest(name, methods)}"
-    elif serving:
-        message = f"no registered worker serves {method}{closest(method, serving)}"
+    if service in services:
+        message = f"{service} has no method `{name}`{closest(name, services[service])}"
+    elif services:
+        message = f"no registered worker serves {method}{_closest_method(method, services)}"
     else:
         message = f"no registered worker serves {method}: no worker is registered"
     report.add(path, "UNKNOWN_METHOD", message)
+
+
+def _closest_method(method: str, services: dict[str, list[str]]) -> str:
+    """Returns a hint at the method of this name in another service, else at a close one of a close service."""
+    if not hints_are_left():
+        return ""
+    service, _, name = method.partition("/")
+    if not name:
+        service, _, name = method.rpartition(".")
+    if name in services.get(service, ()):
+        return did_you_mean(f"{service}/{name}")
+    same = {_simple(other): other for other, methods in services.items() if name in methods}
+    found = nearest(_simple(service), same) or (next(iter(same.values())) if len(same) == 1 else "")
+    if found:
+        return did_you_mean(f"{found}/{name}")
+    found = nearest(_simple(service), {_simple(other): other for other in services})
+    near = nearest(name, {one: one for one in services[found]}) if found else ""
+    return did_you_mean(f"{found}/{near}" if near else found)
+
+
+def _simple(service: str) -> str:
+    return service.rpartition(".")[2].removesuffix("Service")
 
 
 def merge_pinned(pinned: Pinned, workflow: workflow_pb2.Workflow, report: Report) -> TypePool | None:

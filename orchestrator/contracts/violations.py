@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -93,8 +93,45 @@ def limited_hints() -> Iterator[None]:
         _hints_left.reset(token)
 
 
+_CUTOFF = 0.6
+"""Likeness, of at most 1, from which on one name may be meant by another."""
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Returns "; did you mean `x`?" with the known name closest to `name`, or "" where none is close."""
+    return did_you_mean(nearest(name, {one: one for one in known}))
+
+
+def closest_dotted(name: str, known: Iterable[str]) -> str:
+    """The same for names with a package: one with the same last part, else one whose last part is close.
+
+    A common package alone does not make two names alike.
+    """
+    if not hints_are_left():
+        return ""
+    last = name.rpartition(".")[2]
+    by_last: dict[str, str] = {}
+    for one in known:
+        own = one.rpartition(".")[2]
+        if own == last:
+            return did_you_mean(one)
+        if own not in by_last or one.rpartition(".")[0] == name.rpartition(".")[0]:
+            by_last[own] = one
+    return did_you_mean(nearest(last, by_last))
+
+
+def did_you_mean(name: str) -> str:
+    """Returns the hint at a name, "" for none."""
+    return f"; did you mean `{name}`?" if name else ""
+
+
+def hints_are_left() -> bool:
+    """Tells whether `nearest` still looks for names."""
+    return _hints_left.get() != 0
+
+
+def nearest(name: str, known: Mapping[str, str]) -> str:
+    """Returns what stands under the key closest to `name`, upper and lower case being one; "" where none is close."""
     left = _hints_left.get()
     if left is not None:
         if left <= 0:
@@ -104,8 +141,14 @@ def closest(name: str, known: Iterable[str]) -> str:
     if len(candidates) > CANDIDATE_LIMIT:
         same_start = [one for one in candidates if one[:2] == name[:2] and abs(len(one) - len(name)) <= 2]
         candidates = (same_start or candidates)[:CANDIDATE_LIMIT]
-    found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-    if not found:
-        lowered = {candidate.lower(): candidate for candidate in candidates}
-        found = [lowered[near] for near in difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.5)]
-    return f"; did you mean `{found[0]}`?" if found else ""
+    folded: dict[str, str] = {}
+    for one in candidates:
+        if one == name:
+            return known[one]
+        folded.setdefault(_folded(one), one)
+    found = difflib.get_close_matches(_folded(name), folded, n=1, cutoff=_CUTOFF)
+    return known[folded[found[0]]] if found else ""
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("_", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from orchestrator.contracts.violations import closest, closest_dotted
 from tests.contracts.corpus import check
 from tests.contracts.definitions import RESERVE, charge, flow, lit
 from tests.contracts.wrong_bindings import WRONG_BINDINGS
@@ -56,6 +57,43 @@ def test_message_names_types_and_the_closest_name(name: str, parts: list[str]) -
     messages = " ".join(violation.message for violation in check(WRONG[name][0]).violations)
     for part in parts:
         assert part in messages
+
+
+@pytest.mark.parametrize(
+    ("method", "hint"),
+    [
+        ("baton.v1.RunService/GetRun", ""),
+        ("shop.v2.Inventory/Reserve", "; did you mean `shop.v1.Inventory/Reserve`?"),
+        ("stock.v1.InventoryService/Reserve", "; did you mean `shop.v1.Inventory/Reserve`?"),
+        ("shop.v1.Inventry/Resrve", "; did you mean `shop.v1.Inventory/Reserve`?"),
+        ("shop.v1.Inventory.Reserve", "; did you mean `shop.v1.Inventory/Reserve`?"),
+        ("shop.v1.Inventory/resrve", "; did you mean `Reserve`?"),
+        ("shop.v1.Inventory/Teleport", ""),
+    ],
+)
+def test_the_closest_method_is_of_the_same_name_or_service(method: str, hint: str) -> None:
+    message = check(flow(RESERVE | {"method": method})).violations[0].message
+    assert message.partition("; did")[2] == hint.removeprefix("; did"), message
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "found"),
+    [
+        ("code", ["children"], ""),
+        ("reason", ["duration"], ""),
+        ("orderId", ["order_id"], "order_id"),
+        ("EURO", ["EUR", "USD"], "EUR"),
+        ("colour", ["COLOR", "SIZE"], "COLOR"),
+    ],
+)
+def test_no_hint_is_better_than_a_silly_one(name: str, known: list[str], found: str) -> None:
+    assert closest(name, known) == (f"; did you mean `{found}`?" if found else "")
+
+
+def test_a_common_package_makes_no_type_close() -> None:
+    assert closest_dotted("shop.v1.Ordre", ["shop.v1.Money", "shop.v1.Address", "shop.v1.Order"]).count("shop.v1.Order")
+    assert closest_dotted("shop.v1.Zebra", ["shop.v1.Money", "shop.v1.Address"]) == ""
+    assert "shop.v1.Money" in closest_dotted("store.v2.Money", ["shop.v1.Monez", "shop.v1.Money"])
 
 
 def test_at_most_a_hundred_violations_come_in_order() -> None:
