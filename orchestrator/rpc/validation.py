@@ -69,7 +69,7 @@ def _fault(violation: Any) -> FieldFault:
     path = _path(violation.field.elements) if violation.field else ""
     message = str(violation.message) or str(violation.rule_id)
     if violation.for_key:
-        message = f"the key {message}"
+        message = f"in the key, {message}"
     return FieldFault(path, "INVALID_REQUEST", message)
 
 

@@ -34,7 +34,9 @@ class RegisterWorkerRequest(_message.Message):
     worker: _builtins.str
     """Name of the worker, such as `payments`."""
     address: _builtins.str
-    """gRPC target to call, such as `127.0.0.1:50051` or `dns:///payments:50051`."""
+    """gRPC target to call, as the server's host reaches it, such as `127.0.0.1:50051` or `dns:///payments:50051`; without
+    a scheme, always with a port.
+    """
     max_in_flight: _builtins.int
     """Calls that may be in flight at each endpoint of the worker. Default: 100."""
     @_builtins.property

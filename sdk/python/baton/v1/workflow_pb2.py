@@ -30,7 +30,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from google.rpc import code_pb2 as google_dot_rpc_dot_code__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/v1/workflow.proto\x12\x08\x62\x61ton.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15google/rpc/code.proto\"\xfb\x03\n\x08Workflow\x12\x39\n\x04name\x18\x01 \x01(\tB+\xbaH(r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\xd8\x01\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\ninput_type\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x0boutput_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12*\n\x05steps\x18\x05 \x03(\x0b\x32\x0e.baton.v1.StepB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12.\n\x06output\x18\x06 \x03(\x0b\x32\x1e.baton.v1.Workflow.OutputEntry\x12\'\n\x0cwhole_output\x18\x07 \x01(\x0b\x32\x11.baton.v1.Binding\x12\x38\n\x0brun_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12$\n\x05retry\x18\t \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12\x31\n\x05types\x18\n \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x1a@\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\x8c\x06\n\x04Step\x12)\n\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\x12\x62\n\x06method\x18\x02 \x01(\tBR\xbaHOrM2K^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\x12,\n\x07request\x18\x03 \x03(\x0b\x32\x1b.baton.v1.Step.RequestEntry\x12(\n\rwhole_request\x18\x04 \x01(\x0b\x32\x11.baton.v1.Binding\x12\x17\n\x05\x61\x66ter\x18\x05 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x18\x01\x12\x16\n\x04when\x18\x06 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12\x18\n\x06\x65xpect\x18\x07 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12$\n\x05retry\x18\x08 \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12:\n\rqueue_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12<\n\x0f\x61ttempt_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12\x39\n\x0cstep_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12.\n\x08\x64\x65livery\x18\x0c \x01(\x0e\x32\x12.baton.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12.\n\x08\x66\x61llback\x18\r \x03(\x0b\x32\x12.baton.v1.FallbackB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12\x35\n\non_failure\x18\x0e \x03(\x0b\x32\x17.baton.v1.FailureBranchB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\x1d\n\x0b\x64\x65scription\x18\x0f \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x1a\x41\n\x0cRequestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\xa9\x02\n\x07\x42inding\x12)\n\x07literal\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x1a\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x04H\x00\x12 \n\nexpression\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x10H\x00\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x18.baton.v1.MessageBindingH\x00\x12%\n\x04list\x18\x05 \x01(\x0b\x32\x15.baton.v1.ListBindingH\x00\x12#\n\x03map\x18\x06 \x01(\x0b\x32\x14.baton.v1.MapBindingH\x00\x12-\n\rdefault_value\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueB\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\x88\x01\n\x0eMessageBinding\x12\x34\n\x06\x66ields\x18\x01 \x03(\x0b\x32$.baton.v1.MessageBinding.FieldsEntry\x1a@\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"=\n\x0bListBinding\x12.\n\x08\x65lements\x18\x01 \x03(\x0b\x32\x11.baton.v1.BindingB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x83\x01\n\nMapBinding\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.baton.v1.MapBinding.EntriesEntry\x1a\x41\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\xa3\x03\n\x08\x46\x61llback\x12\x1f\n\x05\x63odes\x18\x01 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\x62\n\x06method\x18\x03 \x01(\tBR\xbaHOrM2K^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\x12\x30\n\x07request\x18\x04 \x03(\x0b\x32\x1f.baton.v1.Fallback.RequestEntry\x12(\n\rwhole_request\x18\x05 \x01(\x0b\x32\x11.baton.v1.Binding\x12$\n\x05retry\x18\x06 \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12<\n\x0f\x61ttempt_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x1a\x41\n\x0cRequestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"q\n\rFailureBranch\x12\x1f\n\x05\x63odes\x18\x01 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12.\n\x04step\x18\x03 \x01(\tB \xbaH\x1dr\x18\x32\x16^[a-z][a-z0-9_]{0,62}$\xd8\x01\x01\"\x85\x03\n\x0bRetryPolicy\x12%\n\x0cmax_attempts\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x42\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12>\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x38\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12,\n\x06jitter\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x12\x1f\n\x05\x63odes\x18\x06 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x07 \x03(\tB\x0f\n\r_max_attemptsB\x15\n\x13_backoff_multiplierB\t\n\x07_jitter\"\xae\x01\n\x10WorkflowRevision\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\ndefinition\x18\x03 \x01(\x0b\x32\x12.baton.v1.Workflow\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05\x65\x64ges\x18\x05 \x03(\x0b\x32\x0e.baton.v1.Edge\"8\n\x04\x45\x64ge\x12\x11\n\tfrom_step\x18\x01 \x01(\t\x12\x0f\n\x07to_step\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x08*[\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_AT_LEAST_ONCE\x10\x01\x12\x19\n\x15\x44\x45LIVERY_AT_MOST_ONCE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x62\x61ton/v1/workflow.proto\x12\x08\x62\x61ton.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x15google/rpc/code.proto\"\x9b\x05\n\x08Workflow\x12\xd8\x01\n\x04name\x18\x01 \x01(\tB\xc9\x01\xbaH\xc5\x01\xba\x01\xbe\x01\n\x04name\x12\x82\x01use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `fulfil-order`\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\xd8\x01\x01\x12\x1d\n\x0b\x64\x65scription\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x12\x1c\n\ninput_type\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\x1d\n\x0boutput_type\x18\x04 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12*\n\x05steps\x18\x05 \x03(\x0b\x32\x0e.baton.v1.StepB\x0b\xbaH\x08\x92\x01\x05\x08\x01\x10\x90N\x12.\n\x06output\x18\x06 \x03(\x0b\x32\x1e.baton.v1.Workflow.OutputEntry\x12\'\n\x0cwhole_output\x18\x07 \x01(\x0b\x32\x11.baton.v1.Binding\x12\x38\n\x0brun_timeout\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12$\n\x05retry\x18\t \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12\x31\n\x05types\x18\n \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x1a@\n\x0bOutputEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\xf8\x07\n\x04Step\x12\xaf\x01\n\x02id\x18\x01 \x01(\tB\xa2\x01\xbaH\x9e\x01\xba\x01\x9a\x01\n\x04step\x12juse at most 63 lower-case letters, digits and underscores, starting with a letter, such as `reserve_stock`\x1a&this.matches(\'^[a-z][a-z0-9_]{0,62}$\')\x12\xc6\x01\n\x06method\x18\x02 \x01(\tB\xb5\x01\xbaH\xb1\x01\xba\x01\xad\x01\n\x06method\x12\x46write package.Service/Method, such as `shop.v1.PaymentsService/Charge`\x1a[this.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')\x12,\n\x07request\x18\x03 \x03(\x0b\x32\x1b.baton.v1.Step.RequestEntry\x12(\n\rwhole_request\x18\x04 \x01(\x0b\x32\x11.baton.v1.Binding\x12\x17\n\x05\x61\x66ter\x18\x05 \x03(\tB\x08\xbaH\x05\x92\x01\x02\x18\x01\x12\x16\n\x04when\x18\x06 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12\x18\n\x06\x65xpect\x18\x07 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12$\n\x05retry\x18\x08 \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12:\n\rqueue_timeout\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12<\n\x0f\x61ttempt_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12\x39\n\x0cstep_timeout\x18\x0b \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12.\n\x08\x64\x65livery\x18\x0c \x01(\x0e\x32\x12.baton.v1.DeliveryB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12.\n\x08\x66\x61llback\x18\r \x03(\x0b\x32\x12.baton.v1.FallbackB\x08\xbaH\x05\x92\x01\x02\x10\x08\x12\x35\n\non_failure\x18\x0e \x03(\x0b\x32\x17.baton.v1.FailureBranchB\x08\xbaH\x05\x92\x01\x02\x10\x10\x12\x1d\n\x0b\x64\x65scription\x18\x0f \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\x1a\x41\n\x0cRequestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\xa9\x02\n\x07\x42inding\x12)\n\x07literal\x18\x01 \x01(\x0b\x32\x16.google.protobuf.ValueH\x00\x12\x1a\n\x04path\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x04H\x00\x12 \n\nexpression\x18\x03 \x01(\tB\n\xbaH\x07r\x05\x10\x01(\x80\x10H\x00\x12+\n\x07message\x18\x04 \x01(\x0b\x32\x18.baton.v1.MessageBindingH\x00\x12%\n\x04list\x18\x05 \x01(\x0b\x32\x15.baton.v1.ListBindingH\x00\x12#\n\x03map\x18\x06 \x01(\x0b\x32\x14.baton.v1.MapBindingH\x00\x12-\n\rdefault_value\x18\x07 \x01(\x0b\x32\x16.google.protobuf.ValueB\r\n\x04kind\x12\x05\xbaH\x02\x08\x01\"\x88\x01\n\x0eMessageBinding\x12\x34\n\x06\x66ields\x18\x01 \x03(\x0b\x32$.baton.v1.MessageBinding.FieldsEntry\x1a@\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"=\n\x0bListBinding\x12.\n\x08\x65lements\x18\x01 \x03(\x0b\x32\x11.baton.v1.BindingB\t\xbaH\x06\x92\x01\x03\x10\x90N\"\x83\x01\n\nMapBinding\x12\x32\n\x07\x65ntries\x18\x01 \x03(\x0b\x32!.baton.v1.MapBinding.EntriesEntry\x1a\x41\n\x0c\x45ntriesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\x88\x04\n\x08\x46\x61llback\x12\x1f\n\x05\x63odes\x18\x01 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\xc6\x01\n\x06method\x18\x03 \x01(\tB\xb5\x01\xbaH\xb1\x01\xba\x01\xad\x01\n\x06method\x12\x46write package.Service/Method, such as `shop.v1.PaymentsService/Charge`\x1a[this.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')\x12\x30\n\x07request\x18\x04 \x03(\x0b\x32\x1f.baton.v1.Fallback.RequestEntry\x12(\n\rwhole_request\x18\x05 \x01(\x0b\x32\x11.baton.v1.Binding\x12$\n\x05retry\x18\x06 \x01(\x0b\x32\x15.baton.v1.RetryPolicy\x12<\n\x0f\x61ttempt_timeout\x18\x07 \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x1a\x41\n\x0cRequestEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12 \n\x05value\x18\x02 \x01(\x0b\x32\x11.baton.v1.Binding:\x02\x38\x01\"\xf8\x01\n\rFailureBranch\x12\x1f\n\x05\x63odes\x18\x01 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x02 \x03(\t\x12\xb4\x01\n\x04step\x18\x03 \x01(\tB\xa5\x01\xbaH\xa1\x01\xba\x01\x9a\x01\n\x04step\x12juse at most 63 lower-case letters, digits and underscores, starting with a letter, such as `reserve_stock`\x1a&this.matches(\'^[a-z][a-z0-9_]{0,62}$\')\xd8\x01\x01\"\x85\x03\n\x0bRetryPolicy\x12%\n\x0cmax_attempts\x18\x01 \x01(\x05\x42\n\xbaH\x07\x1a\x05\x18\xe8\x07(\x01H\x00\x88\x01\x01\x12\x42\n\x0finitial_backoff\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12>\n\x0bmax_backoff\x18\x03 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05\x32\x00\x12\x38\n\x12\x62\x61\x63koff_multiplier\x18\x04 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00Y@)\x00\x00\x00\x00\x00\x00\xf0?H\x01\x88\x01\x01\x12,\n\x06jitter\x18\x05 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x02\x88\x01\x01\x12\x1f\n\x05\x63odes\x18\x06 \x03(\x0e\x32\x10.google.rpc.Code\x12\x0f\n\x07reasons\x18\x07 \x03(\tB\x0f\n\r_max_attemptsB\x15\n\x13_backoff_multiplierB\t\n\x07_jitter\"\xae\x01\n\x10WorkflowRevision\x12\x10\n\x08workflow\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12&\n\ndefinition\x18\x03 \x01(\x0b\x32\x12.baton.v1.Workflow\x12/\n\x0b\x63reate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1d\n\x05\x65\x64ges\x18\x05 \x03(\x0b\x32\x0e.baton.v1.Edge\"8\n\x04\x45\x64ge\x12\x11\n\tfrom_step\x18\x01 \x01(\t\x12\x0f\n\x07to_step\x18\x02 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x08*[\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x44\x45LIVERY_AT_LEAST_ONCE\x10\x01\x12\x19\n\x15\x44\x45LIVERY_AT_MOST_ONCE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKFLOW_OUTPUTENTRY']._loaded_options = None
   _globals['_WORKFLOW_OUTPUTENTRY']._serialized_options = b'8\001'
   _globals['_WORKFLOW'].fields_by_name['name']._loaded_options = None
-  _globals['_WORKFLOW'].fields_by_name['name']._serialized_options = b'\272H(r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\330\001\001'
+  _globals['_WORKFLOW'].fields_by_name['name']._serialized_options = b'\272H\305\001\272\001\276\001\n\004name\022\202\001use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `fulfil-order`\0321this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\330\001\001'
   _globals['_WORKFLOW'].fields_by_name['description']._loaded_options = None
   _globals['_WORKFLOW'].fields_by_name['description']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_WORKFLOW'].fields_by_name['input_type']._loaded_options = None
@@ -54,9 +54,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STEP_REQUESTENTRY']._loaded_options = None
   _globals['_STEP_REQUESTENTRY']._serialized_options = b'8\001'
   _globals['_STEP'].fields_by_name['id']._loaded_options = None
-  _globals['_STEP'].fields_by_name['id']._serialized_options = b'\272H\032r\0302\026^[a-z][a-z0-9_]{0,62}$'
+  _globals['_STEP'].fields_by_name['id']._serialized_options = b'\272H\236\001\272\001\232\001\n\004step\022juse at most 63 lower-case letters, digits and underscores, starting with a letter, such as `reserve_stock`\032&this.matches(\'^[a-z][a-z0-9_]{0,62}$\')'
   _globals['_STEP'].fields_by_name['method']._loaded_options = None
-  _globals['_STEP'].fields_by_name['method']._serialized_options = b'\272HOrM2K^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$'
+  _globals['_STEP'].fields_by_name['method']._serialized_options = b'\272H\261\001\272\001\255\001\n\006method\022Fwrite package.Service/Method, such as `shop.v1.PaymentsService/Charge`\032[this.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')'
   _globals['_STEP'].fields_by_name['after']._loaded_options = None
   _globals['_STEP'].fields_by_name['after']._serialized_options = b'\272H\005\222\001\002\030\001'
   _globals['_STEP'].fields_by_name['when']._loaded_options = None
@@ -92,11 +92,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FALLBACK_REQUESTENTRY']._loaded_options = None
   _globals['_FALLBACK_REQUESTENTRY']._serialized_options = b'8\001'
   _globals['_FALLBACK'].fields_by_name['method']._loaded_options = None
-  _globals['_FALLBACK'].fields_by_name['method']._serialized_options = b'\272HOrM2K^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$'
+  _globals['_FALLBACK'].fields_by_name['method']._serialized_options = b'\272H\261\001\272\001\255\001\n\006method\022Fwrite package.Service/Method, such as `shop.v1.PaymentsService/Charge`\032[this.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')'
   _globals['_FALLBACK'].fields_by_name['attempt_timeout']._loaded_options = None
   _globals['_FALLBACK'].fields_by_name['attempt_timeout']._serialized_options = b'\272H\005\252\001\002*\000'
   _globals['_FAILUREBRANCH'].fields_by_name['step']._loaded_options = None
-  _globals['_FAILUREBRANCH'].fields_by_name['step']._serialized_options = b'\272H\035r\0302\026^[a-z][a-z0-9_]{0,62}$\330\001\001'
+  _globals['_FAILUREBRANCH'].fields_by_name['step']._serialized_options = b'\272H\241\001\272\001\232\001\n\004step\022juse at most 63 lower-case letters, digits and underscores, starting with a letter, such as `reserve_stock`\032&this.matches(\'^[a-z][a-z0-9_]{0,62}$\')\330\001\001'
   _globals['_RETRYPOLICY'].fields_by_name['max_attempts']._loaded_options = None
   _globals['_RETRYPOLICY'].fields_by_name['max_attempts']._serialized_options = b'\272H\007\032\005\030\350\007(\001'
   _globals['_RETRYPOLICY'].fields_by_name['initial_backoff']._loaded_options = None
@@ -107,38 +107,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RETRYPOLICY'].fields_by_name['backoff_multiplier']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000Y@)\000\000\000\000\000\000\360?'
   _globals['_RETRYPOLICY'].fields_by_name['jitter']._loaded_options = None
   _globals['_RETRYPOLICY'].fields_by_name['jitter']._serialized_options = b'\272H\024\022\022\031\000\000\000\000\000\000\360?)\000\000\000\000\000\000\000\000'
-  _globals['_DELIVERY']._serialized_start=3311
-  _globals['_DELIVERY']._serialized_end=3402
+  _globals['_DELIVERY']._serialized_start=3944
+  _globals['_DELIVERY']._serialized_end=4035
   _globals['_WORKFLOW']._serialized_start=219
-  _globals['_WORKFLOW']._serialized_end=726
-  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_start=662
-  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_end=726
-  _globals['_STEP']._serialized_start=729
-  _globals['_STEP']._serialized_end=1509
-  _globals['_STEP_REQUESTENTRY']._serialized_start=1444
-  _globals['_STEP_REQUESTENTRY']._serialized_end=1509
-  _globals['_BINDING']._serialized_start=1512
-  _globals['_BINDING']._serialized_end=1809
-  _globals['_MESSAGEBINDING']._serialized_start=1812
-  _globals['_MESSAGEBINDING']._serialized_end=1948
-  _globals['_MESSAGEBINDING_FIELDSENTRY']._serialized_start=1884
-  _globals['_MESSAGEBINDING_FIELDSENTRY']._serialized_end=1948
-  _globals['_LISTBINDING']._serialized_start=1950
-  _globals['_LISTBINDING']._serialized_end=2011
-  _globals['_MAPBINDING']._serialized_start=2014
-  _globals['_MAPBINDING']._serialized_end=2145
-  _globals['_MAPBINDING_ENTRIESENTRY']._serialized_start=2080
-  _globals['_MAPBINDING_ENTRIESENTRY']._serialized_end=2145
-  _globals['_FALLBACK']._serialized_start=2148
-  _globals['_FALLBACK']._serialized_end=2567
-  _globals['_FALLBACK_REQUESTENTRY']._serialized_start=1444
-  _globals['_FALLBACK_REQUESTENTRY']._serialized_end=1509
-  _globals['_FAILUREBRANCH']._serialized_start=2569
-  _globals['_FAILUREBRANCH']._serialized_end=2682
-  _globals['_RETRYPOLICY']._serialized_start=2685
-  _globals['_RETRYPOLICY']._serialized_end=3074
-  _globals['_WORKFLOWREVISION']._serialized_start=3077
-  _globals['_WORKFLOWREVISION']._serialized_end=3251
-  _globals['_EDGE']._serialized_start=3253
-  _globals['_EDGE']._serialized_end=3309
+  _globals['_WORKFLOW']._serialized_end=886
+  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_start=822
+  _globals['_WORKFLOW_OUTPUTENTRY']._serialized_end=886
+  _globals['_STEP']._serialized_start=889
+  _globals['_STEP']._serialized_end=1905
+  _globals['_STEP_REQUESTENTRY']._serialized_start=1840
+  _globals['_STEP_REQUESTENTRY']._serialized_end=1905
+  _globals['_BINDING']._serialized_start=1908
+  _globals['_BINDING']._serialized_end=2205
+  _globals['_MESSAGEBINDING']._serialized_start=2208
+  _globals['_MESSAGEBINDING']._serialized_end=2344
+  _globals['_MESSAGEBINDING_FIELDSENTRY']._serialized_start=2280
+  _globals['_MESSAGEBINDING_FIELDSENTRY']._serialized_end=2344
+  _globals['_LISTBINDING']._serialized_start=2346
+  _globals['_LISTBINDING']._serialized_end=2407
+  _globals['_MAPBINDING']._serialized_start=2410
+  _globals['_MAPBINDING']._serialized_end=2541
+  _globals['_MAPBINDING_ENTRIESENTRY']._serialized_start=2476
+  _globals['_MAPBINDING_ENTRIESENTRY']._serialized_end=2541
+  _globals['_FALLBACK']._serialized_start=2544
+  _globals['_FALLBACK']._serialized_end=3064
+  _globals['_FALLBACK_REQUESTENTRY']._serialized_start=1840
+  _globals['_FALLBACK_REQUESTENTRY']._serialized_end=1905
+  _globals['_FAILUREBRANCH']._serialized_start=3067
+  _globals['_FAILUREBRANCH']._serialized_end=3315
+  _globals['_RETRYPOLICY']._serialized_start=3318
+  _globals['_RETRYPOLICY']._serialized_end=3707
+  _globals['_WORKFLOWREVISION']._serialized_start=3710
+  _globals['_WORKFLOWREVISION']._serialized_end=3884
+  _globals['_EDGE']._serialized_start=3886
+  _globals['_EDGE']._serialized_end=3942
 # @@protoc_insertion_point(module_scope)
