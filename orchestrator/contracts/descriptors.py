@@ -33,7 +33,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
-from orchestrator.contracts.violations import closest_dotted
+from orchestrator.contracts.violations import closest_dotted, nearest
 
 CONTRACT_LIMIT_BYTES = 4 * 1024 * 1024
 """Largest contract, serialized."""
@@ -226,12 +226,14 @@ def _summary(pool: DescriptorPool, name: str, ordered: Sequence[FileDescriptorPr
 class TypePool:
     """The types that one workflow is checked against, in a pool of its own."""
 
-    __slots__ = ("_classes", "_names", "pool")
+    __slots__ = ("_classes", "_constants", "_enums", "_names", "pool")
 
     def __init__(self, ordered: Sequence[FileDescriptorProto]) -> None:
         """Builds the pool from files in dependency order; raises InvalidContract."""
         self.pool = build_pool(ordered)
         self._names = [name for file in ordered for name in message_names(file)]
+        self._enums = [name for file in ordered for name in enum_names(file)]
+        self._constants: dict[str, list[str]] | None = None
         self._classes: dict[str, type[Message]] = {}
 
     def find_message(self, name: str) -> Descriptor | None:
@@ -240,6 +242,36 @@ class TypePool:
             return self.pool.FindMessageTypeByName(name)
         except KeyError:
             return None
+
+    def enum_values(self, name: str) -> list[str] | None:
+        """Returns the names of the values of the enum of this full name; None where there is no such enum."""
+        try:
+            return [value.name for value in self.pool.FindEnumTypeByName(name).values]
+        except KeyError:
+            return None
+
+    def constants_called(self, value: str) -> list[str]:
+        """Returns the full names, as expressions write them, of the enum values of this name."""
+        return self._all_constants().get(value, [])
+
+    def closest_constant(self, name: str) -> str:
+        """Returns the enum value whose full name is closest to `name`, or ""."""
+        enum, _, value = name.rpartition(".")
+        same = {one.rpartition(".")[0].rpartition(".")[2]: one for one in self.constants_called(value)}
+        near = nearest(enum.rpartition(".")[2], same)
+        if near:
+            return near
+        enums = {one.rpartition(".")[2]: one for one in self._enums}
+        found = enums.get(enum.rpartition(".")[2]) or nearest(enum.rpartition(".")[2], enums)
+        return nearest(value, {one: f"{found}.{one}" for one in self.enum_values(found) or ()}) if found else ""
+
+    def _all_constants(self) -> dict[str, list[str]]:
+        if self._constants is None:
+            self._constants = {}
+            for enum in self._enums:
+                for value in self.enum_values(enum) or ():
+                    self._constants.setdefault(value, []).append(f"{enum}.{value}")
+        return self._constants
 
     def find_method(self, name: str) -> MethodDescriptor | None:
         """Returns the method `package.Service/Method`, or None."""
@@ -265,6 +297,16 @@ class TypePool:
     def closest_message(self, name: str) -> str:
         """Returns a hint at the message type closest to `name`, or ""."""
         return closest_dotted(name, self._names)
+
+
+def enum_names(file: FileDescriptorProto) -> Iterable[str]:
+    """Yields the full names of the enums of a file, nested ones too."""
+    yield from (_qualify(file.package, enum.name) for enum in file.enum_type)
+    pending = [(_qualify(file.package, message.name), message) for message in file.message_type]
+    while pending:
+        name, message = pending.pop()
+        yield from (f"{name}.{enum.name}" for enum in message.enum_type)
+        pending.extend((f"{name}.{nested.name}", nested) for nested in message.nested_type)
 
 
 def message_names(file: FileDescriptorProto) -> Iterable[str]:

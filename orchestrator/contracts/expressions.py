@@ -28,6 +28,7 @@ from orchestrator.contracts.cost import (
     read_limits,
 )
 from orchestrator.contracts.descriptors import TypePool
+from orchestrator.contracts.expression_faults import syntax_fault, type_fault
 from orchestrator.contracts.facts import (
     ROOTS,
     bound_names,
@@ -52,7 +53,6 @@ from orchestrator.contracts.variables import (
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.contracts.wire import MalformedWire
 
-_ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 _PLAIN_NAME = re.compile(r"[A-Za-z_]\w*([.][A-Za-z_]\w*)+")
 _RUN_TIME_FAULTS = (
     ("divide by zero", "it divides by zero"),
@@ -277,7 +277,8 @@ class ExpressionCompiler:
         except TooCostly as error:
             raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error), reads) from None
         except (RuntimeError, MalformedWire, RecursionError) as error:
-            raise ExpressionFault("INVALID_EXPRESSION", _compile_fault(str(error)), reads) from None
+            message = type_fault(str(error), root, self._names, self._types)
+            raise ExpressionFault("INVALID_EXPRESSION", message, reads) from None
         return Expression(
             use.source,
             reads,
@@ -341,7 +342,7 @@ class ExpressionCompiler:
         except TooCostly as error:
             raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error)) from None
         except (RuntimeError, MalformedWire, RecursionError, UnicodeError) as error:
-            raise ExpressionFault("INVALID_EXPRESSION", _compile_fault(str(error))) from None
+            raise ExpressionFault("INVALID_EXPRESSION", syntax_fault(str(error), source)) from None
         return root
 
     def _check_names(self, root: Node, table: VariableTable) -> None:
@@ -369,15 +370,3 @@ def _unique(reads: Iterable[Read]) -> tuple[Read, ...]:
     for read in reads:
         unique.setdefault((read.step, read.kind, read.text, repr(read.facts)), read)
     return tuple(unique.values())
-
-
-def _compile_fault(text: str) -> str:
-    found = _ERROR_LINE.findall(text)
-    if not found:
-        return "the expression cannot be read"
-    line, column, message = found[0]
-    message = message.replace(" (in container '')", "").replace(" [INVALID_ARGUMENT]", "")
-    hint = ""
-    if "no matching overload" in message and "double" in message and "int" in message:
-        hint = "; write a whole number as a double, such as 1.0"
-    return f"line {line}, column {int(column)}: {message[:300]}{hint}"
