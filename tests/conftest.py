@@ -6,6 +6,7 @@ With pytest-xdist each worker process has a server of its own.
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 import signal
 import tempfile
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
+import hypothesis
 import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
@@ -26,6 +28,12 @@ def pytest_configure() -> None:
     """Lets the programs that tests start be interrupted: what runs in the background of a script ignores SIGINT."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.environ.get("CI"):
+        # Looking for the smallest example of a failure takes minutes, which is for whoever mends it.
+        hypothesis.settings.register_profile(
+            "ci", phases=[phase for phase in hypothesis.Phase if phase.name != "shrink"]
+        )
+        hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session", autouse=True)

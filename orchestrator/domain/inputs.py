@@ -27,7 +27,7 @@ class Submission:
 
 
 @dataclass(frozen=True, slots=True)
-class Admission:
+class StepAdmitted:
     """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again."""
 
     step: int
@@ -104,7 +104,7 @@ class CancelRequest:
 
 Input = (
     Submission
-    | Admission
+    | StepAdmitted
     | CircuitOpen
     | RequestUnbuildable
     | CallSucceeded

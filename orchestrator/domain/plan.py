@@ -17,7 +17,6 @@ from orchestrator.domain.events import Event, Payload, SkipReason
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import (
     Abandonment,
-    Admission,
     CallFailed,
     CallSucceeded,
     CancelRequest,
@@ -26,6 +25,7 @@ from orchestrator.domain.inputs import (
     RequestUnbuildable,
     Resumption,
     RunTimeoutPassed,
+    StepAdmitted,
     Submission,
     TimeoutPassed,
 )
@@ -125,7 +125,7 @@ class _Planner:
         match given:
             case Submission():
                 self._submit(given)
-            case Admission():
+            case StepAdmitted():
                 self._admit(given)
             case CallSucceeded():
                 self._succeed(given)
@@ -173,7 +173,7 @@ class _Planner:
             )
         )
 
-    def _admit(self, given: Admission) -> None:
+    def _admit(self, given: StepAdmitted) -> None:
         step = self.run.steps[given.step]
         again = step.state is StepState.RUNNING
         if again and (step.attempts[-1].deliveries >= MAX_DELIVERIES or self._at_most_once(given.step)):
@@ -195,7 +195,7 @@ class _Planner:
         else:
             self._start_attempt(given)
 
-    def _start_attempt(self, given: Admission) -> None:
+    def _start_attempt(self, given: StepAdmitted) -> None:
         step = self.run.steps[given.step]
         target = self.run.graph.steps[given.step].targets[step.target]
         sequence, time = self._stamp()

@@ -215,7 +215,9 @@ class Admission:
         able = [one for one in fitting if not one.draining and one.health != "not_serving"]
         if not able:
             names = ", ".join(sorted({one.key.worker for one in fitting}))
-            text = f"every endpoint that serves {key.method} (worker {names}) is draining or says NOT_SERVING"
+            states = {"draining" if one.draining else "NOT_SERVING" for one in fitting}
+            state = " or ".join(sorted(states))
+            text = f"every endpoint that serves {key.method} (worker {names}) is {state}"
             return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
         # One without a connection is called where there is no other: its circuit decides then.
         free = sorted(

@@ -7,6 +7,7 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from google.protobuf.message import Message
 
@@ -15,15 +16,13 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import (
-    Admission as Admitted,
-)
-from orchestrator.domain.inputs import (
     CallFailed,
     CallSucceeded,
     CircuitOpen,
     Input,
     RequestUnbuildable,
     RunTimeoutPassed,
+    StepAdmitted,
     TimeoutPassed,
 )
 from orchestrator.domain.plan import Decision, decide, queue_expire_time, redelivery_expire_time, step_expire_time
@@ -34,7 +33,7 @@ from orchestrator.engine.dispatch import Dispatcher
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
-from orchestrator.engine.live import Flight, LiveRun, Staged, evaluation_failure
+from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind, evaluation_failure
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import Clock, JournalStore, Ticket, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
@@ -117,39 +116,41 @@ class Driver:
     def _queue(self, live: LiveRun, index: int) -> None:
         """Puts a step into admission now, or at the end of its backoff, and watches its timeouts."""
         step, spec = live.run.steps[index], live.run.graph.steps[index]
-        if spec.step_timeout_us is not None and ("step", index) not in live.timers:
-            self._time_step(live, "step", index, step_expire_time(live.run, index))
+        if spec.step_timeout_us is not None and TimerKey(TimerKind.STEP, index) not in live.timers:
+            self._time_step(live, TimerKind.STEP, index, step_expire_time(live.run, index))
         if step.state is StepState.RUNNING:
-            self._time_step(live, "attempt", index, redelivery_expire_time(live.run, index, self._clock.now()))
+            self._time_step(live, TimerKind.ATTEMPT, index, redelivery_expire_time(live.run, index, self._clock.now()))
             self.admission.enqueue(live, index)
             return
         queue_expires = queue_expire_time(live.run, index)
         if queue_expires is not None:
-            self._time_step(live, "queue", index, queue_expires)
+            self._time_step(live, TimerKind.QUEUE, index, queue_expires)
         queue_time = step.queue_time or 0
         if queue_time > self._clock.now():
-            self._replace_timer(live, ("backoff", index), queue_time, lambda: self.admission.enqueue(live, index))
+            self._replace_timer(
+                live, TimerKey(TimerKind.BACKOFF, index), queue_time, lambda: self.admission.enqueue(live, index)
+            )
         else:
             self.admission.enqueue(live, index)
 
     def _time_run(self, live: LiveRun) -> None:
-        self._replace_timer(live, ("run", -1), live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed()))
+        self._replace_timer(
+            live, TimerKey(TimerKind.RUN), live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed())
+        )
 
-    def _time_step(self, live: LiveRun, kind: str, index: int, due_time: int) -> None:
-        self._replace_timer(live, (kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
+    def _time_step(self, live: LiveRun, kind: TimerKind, index: int, due_time: int) -> None:
+        self._replace_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
 
     def _at_time(self, live: LiveRun, given: Input) -> None:
         if not live.forgotten:
             self.advance(live, given)
 
-    def _replace_timer(self, live: LiveRun, key: tuple[str, int], due_time: int, fire: object) -> None:
-        old = live.timers.pop(key, None)
-        if old is not None:
-            old.cancel()
+    def _replace_timer(self, live: LiveRun, key: TimerKey, due_time: int, fire: Callable[[], object]) -> None:
+        live.cancel_timer(key)
 
         def fired() -> None:
             live.timers.pop(key, None)
-            fire()  # type: ignore[operator]
+            fire()
 
         live.timers[key] = self._timers.at(due_time, fired)
 
@@ -173,15 +174,13 @@ class Driver:
             failure = Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
             self.advance(live, RequestUnbuildable(index, failure))
             return False
-        decision = self.advance(live, Admitted(index, endpoint.key.worker, endpoint.key.address))
+        decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address))
         if not decision.events or live.run.ended:
             return False
         attempt = live.run.steps[index].attempt
         live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.path)
-        for kind in ("backoff", "queue"):
-            timer = live.timers.pop((kind, index), None)
-            if timer is not None:
-                timer.cancel()
+        live.cancel_timer(TimerKey(TimerKind.BACKOFF, index))
+        live.cancel_timer(TimerKey(TimerKind.QUEUE, index))
         return True
 
     def _circuit_open(self, live: LiveRun, index: int) -> bool:
@@ -255,9 +254,7 @@ class Driver:
         self.admission.call_ended(flight.endpoint)
         if not live.run.is_current(flight.step, flight.attempt):
             return
-        timer = live.timers.pop(("attempt", flight.step), None)
-        if timer is not None:
-            timer.cancel()
+        live.cancel_timer(TimerKey(TimerKind.ATTEMPT, flight.step))
         if isinstance(outcome, CallFailed):
             self._record_failure(live, outcome)
         else:

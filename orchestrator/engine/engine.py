@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
 import uuid_utils.compat
-from baton.v1 import event_pb2, run_pb2, run_service_pb2
 
-from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import DatabaseUnavailable, RunEnded
-from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import CancelRequest
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.dispatch import Dispatcher, StepToken
@@ -24,7 +21,6 @@ from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import (
-    FilterTerm,
     JournalStore,
     LeaseLost,
     Renewal,
@@ -39,9 +35,6 @@ from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.workers import WorkerRegistry
 from orchestrator.engine.workflows import WorkflowCatalogue
-
-END_SECONDS = 10.0
-"""Time that the end of a run has to become durable while its canceller waits."""
 
 STALL_SECONDS = 0.1
 """An event loop that answers later than this is reported."""
@@ -59,48 +52,16 @@ class Stores:
 
 
 class Runs:
-    """Implements api.Runs."""
+    """Implements api.Runs: each verb is where it is decided."""
 
-    def __init__(self, driver: Driver, submitter: Submitter, reader: RunReader) -> None:
-        self._driver, self._submitter, self._reader = driver, submitter, reader
-        self.get = reader.get
-        self.watch: Callable[[Caller, UUID, str, int], AsyncGenerator[run_service_pb2.WatchRunResponse, None]] = (
-            reader.watch
-        )
-        self.wait = reader.wait
+    def __init__(self, reader: RunReader, submitter: Submitter, canceller: Canceller) -> None:
         self.submit = submitter.submit
-
-    async def list(
-        self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int
-    ) -> Sequence[run_pb2.Run]:
-        """See ListRuns."""
-        return await self._reader.list(caller, terms, before, limit, view)
-
-    async def list_events(
-        self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
-    ) -> Sequence[event_pb2.RunEvent]:
-        """See ListRunEvents."""
-        return await self._reader.list_events(caller, run_id, after_sequence, limit, view)
-
-    async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
-        """See CancelRun."""
-        key = RunKey(caller.namespace, run_id)
-        view = run_service_pb2.RUN_VIEW_BASIC
-        live = self._driver.runs.get(key)
-        if live is not None and not live.run.ended:
-            self._driver.advance(live, CancelRequest(reason, caller.principal))
-        if live is not None:
-            run = await self._reader.wait_for_end(key, END_SECONDS, view)
-        else:
-            run, _ = await self._reader.get(caller, run_id, view)
-        if run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
-            raise DatabaseUnavailable(
-                "this replica does not drive the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
-            )
-        if run.state == run_pb2.RUN_STATE_CANCELLED:
-            return run
-        name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
-        raise RunEnded(f"the run has ended as {name}", metadata={"run_id": str(run_id), "state": name})
+        self.cancel = canceller.cancel
+        self.get = reader.get
+        self.list = reader.list
+        self.list_events = reader.list_events
+        self.watch = reader.watch
+        self.wait = reader.wait
 
 
 class Engine:
@@ -141,7 +102,7 @@ class Engine:
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._clock, limits, new_trace
         )
-        self.runs = Runs(self._driver, self._submitter, self._reader)
+        self.runs = Runs(self._reader, self._submitter, Canceller(self._driver, self._reader))
         self._recovery = Recovery(
             self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer
         )

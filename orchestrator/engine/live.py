@@ -6,9 +6,11 @@ It answers the core's questions about data (`plan.Conditions`) from the run's sc
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from google.protobuf.message import Message
 
@@ -29,6 +31,23 @@ from orchestrator.engine.timers import Timer
 RECENT_ROWS = 256
 RECENT_BYTES = 128 << 10
 """Durable rows kept in memory for watchers, by number and size; older ones are read from the journal."""
+
+
+class TimerKind(enum.Enum):
+    """What a timer of a run is for."""
+
+    RUN = enum.auto()
+    STEP = enum.auto()
+    QUEUE = enum.auto()
+    BACKOFF = enum.auto()
+    ATTEMPT = enum.auto()
+
+
+class TimerKey(NamedTuple):
+    """Names a timer of a run; `step` is the index of its step, -1 for the run's own."""
+
+    kind: TimerKind
+    step: int = -1
 
 
 @dataclass(slots=True)
@@ -72,7 +91,7 @@ class LiveRun:
         self.staged: list[Staged] = []
         self.in_journal_queue = False
         self.flights: dict[int, Flight] = {}
-        self.timers: dict[tuple[str, int], Timer] = {}
+        self.timers: dict[TimerKey, Timer] = {}
         self.answer: Message | None = None
         """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
         self.accepted: asyncio.Future[WriteResult] | None = None
@@ -164,6 +183,12 @@ class LiveRun:
     def settled(self) -> bool:
         """Whether everything decided so far is durable, so that memory may be shown."""
         return self.durable_sequence == self.run.sequence > 0
+
+    def cancel_timer(self, key: TimerKey) -> None:
+        """Disarms one timer, where it is armed."""
+        timer = self.timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
 
     def cancel_timers(self) -> None:
         """Disarms every timer of the run."""

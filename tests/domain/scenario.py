@@ -145,7 +145,7 @@ def input_of(script: Script, verb: str, words: list[str], now: int) -> inputs.In
             return inputs.Submission("order", "r1", expire_time, "ann", "grpc", "", (), {}, "", "q1", None)
         case "admit":
             worker = plain[1] if len(plain) > 1 else "w"
-            return inputs.Admission(step, worker, f"{worker}:1")
+            return inputs.StepAdmitted(step, worker, f"{worker}:1")
         case "succeed":
             return inputs.CallSucceeded(step, int(plain[1]), Payload("shop.v1.Output", plain[0].encode()))
         case "fail":

@@ -73,7 +73,7 @@ class Driven:
 
     def admit(self, step: int) -> None:
         """Admits a step."""
-        self.give(inputs.Admission(step, "worker", "worker:1"))
+        self.give(inputs.StepAdmitted(step, "worker", "worker:1"))
 
     def due(self) -> list[int]:
         """Returns the steps that wait and may start."""

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.domain.events import RunFailed, RunSubmitted, StepCancelled, StepFailed
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Code, Failure, Origin, cut_message
-from orchestrator.domain.inputs import Admission, CallFailed
+from orchestrator.domain.inputs import CallFailed, StepAdmitted
 from orchestrator.domain.plan import decide
 from orchestrator.domain.retry import backoff_us
 from orchestrator.domain.run import Run, SequenceGap
@@ -150,7 +150,7 @@ def test_what_the_core_adds_to_a_message_stays_within_the_limit(outcome_unknown:
     step = replace(new_run().graph.steps[0], delivery=Delivery.AT_MOST_ONCE)
     run, conditions = Run(Graph((step,))), FixedConditions({})
     run.apply(submitted(1))
-    decide(run, Admission(0, "w", "w:1"), 2, conditions)
+    decide(run, StepAdmitted(0, "w", "w:1"), 2, conditions)
     failure = Failure(Code.NOT_FOUND, "GONE", "é" * 1_024, Origin.WORKER, outcome_unknown=outcome_unknown)
     decision = decide(run, CallFailed(0, 1, failure, None, 0.0), 3, conditions)
     messages = [event.failure.message for event in decision.events if isinstance(event, StepFailed | RunFailed)]

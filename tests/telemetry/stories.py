@@ -8,12 +8,12 @@ from uuid import UUID
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.inputs import (
-    Admission,
     CallFailed,
     CallSucceeded,
     CancelRequest,
     CircuitOpen,
     Input,
+    StepAdmitted,
     Submission,
 )
 from orchestrator.domain.plan import decide
@@ -89,7 +89,7 @@ class Story:
 
     def start(self, step: str, address: str = "payments.internal:7001") -> Story:
         """Admits a queued step."""
-        self.given(Admission(self._ids.index(step), f"{step}-worker", address))
+        self.given(StepAdmitted(self._ids.index(step), f"{step}-worker", address))
         return self
 
     def succeed(self, step: str) -> Story:

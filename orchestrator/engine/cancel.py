@@ -1,0 +1,44 @@
+"""Cancel: ends a run by the wish of a caller."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from baton.v1 import run_pb2, run_service_pb2
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import DatabaseUnavailable, RunEnded
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import CancelRequest
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import RunReader
+
+END_SECONDS = 10.0
+"""How long a cancellation may take to be durable."""
+
+
+class Canceller:
+    """Cancels runs of the caller's namespace that this replica drives."""
+
+    def __init__(self, driver: Driver, reader: RunReader) -> None:
+        self._driver, self._reader = driver, reader
+
+    async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
+        """See CancelRun."""
+        key = RunKey(caller.namespace, run_id)
+        view = run_service_pb2.RUN_VIEW_BASIC
+        live = self._driver.runs.get(key)
+        if live is not None and not live.run.ended:
+            self._driver.advance(live, CancelRequest(reason, caller.principal))
+        if live is not None:
+            run = await self._reader.wait_for_end(key, END_SECONDS, view)
+        else:
+            run, _ = await self._reader.get(caller, run_id, view)
+        if run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
+            raise DatabaseUnavailable(
+                "this replica does not drive the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
+            )
+        if run.state == run_pb2.RUN_STATE_CANCELLED:
+            return run
+        name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
+        raise RunEnded(f"the run has ended as {name}", metadata={"run_id": str(run_id), "state": name})
