@@ -6,7 +6,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate release-wire lock clean
+.PHONY: help setup demo test check lint types protos generate release-wire bench-quick lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -56,6 +56,9 @@ generate: setup ## generate Python from the protos
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=examples/gen --grpc_python_out=examples/gen --mypy_out=quiet:examples/gen \
 	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find documents shop -name '*.proto' | sort)
+
+bench-quick: setup ## measure speed and memory, beside what disk and wire cost here; under two minutes
+	$(BIN)/python -m benchmarks --scale 0.4
 
 release-wire: setup ## take the wire as it is for the one that must not break
 	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb
