@@ -13,7 +13,16 @@ from google.protobuf.message import Message
 
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.plain_forms import plain_form
-from orchestrator.contracts.types import VALUE, is_map, type_of_field
+from orchestrator.contracts.types import (
+    ANY,
+    FIELD_MASK,
+    SPECIAL,
+    VALUE,
+    WRAPPERS,
+    is_map,
+    type_of_element,
+    type_of_field,
+)
 from orchestrator.contracts.violations import closest, key_path
 
 _EXACT = 2**53
@@ -22,6 +31,8 @@ _EXACT = 2**53
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]*={0,2}")
 _WHOLE = re.compile(r"-?[0-9]+")
 _FRACTION = re.compile(r"-?[0-9]+([.][0-9]+)?([eE][+-]?[0-9]+)?|NaN|-?Infinity")
+_FIELD_MASK = re.compile(r"([A-Za-z][A-Za-z0-9]*([.][A-Za-z][A-Za-z0-9]*)*(,(?=.)|$))*")
+_KEY_BITS = {"int32": 31, "uint32": 32, "int64": 63, "uint64": 64}
 _WHOLE_KINDS = (
     FieldDescriptor.CPPTYPE_INT32,
     FieldDescriptor.CPPTYPE_INT64,
@@ -41,9 +52,19 @@ _FORMS = {
     "bytes": "a string in base64",
     "google.protobuf.Timestamp": "a string such as `2030-01-31T12:00:00Z`",
     "google.protobuf.Duration": "a string such as `1.5s`",
-    "google.protobuf.FieldMask": "a string such as `name,address.city`",
+    "google.protobuf.FieldMask": "a string such as `displayName,address.city`",
     "google.protobuf.Any": "an object with `@type` and the fields of that message",
 }
+
+_PARSE_FAULTS = (
+    json_format.Error,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 class InvalidLiteral(Exception):
@@ -88,45 +109,82 @@ def parse_literal(
     raise InvalidLiteral(_explain(wrapped, field, types, field.full_name))
 
 
+def parse_message(json: Any, descriptor: Descriptor, types: TypePool) -> Message:
+    """Returns a message of the type from its JSON form. Raises InvalidLiteral."""
+    message: Message = types.message_class(descriptor)()
+    if _is_exact_message(json, descriptor, types):
+        try:
+            return json_format.ParseDict(json, message, descriptor_pool=types.pool)
+        except _PARSE_FAULTS:
+            pass
+    inner = explain_message(json, descriptor, types) if isinstance(json, dict) else ""
+    form = _FORMS.get(descriptor.full_name, "an object of its fields")
+    raise InvalidLiteral(inner or f"the literal of {descriptor.full_name} is {form}, not {_show(json)}")
+
+
 def _parses(json: Any, field: FieldDescriptor, holder: Message, types: TypePool) -> bool:
-    if not _is_exact_throughout(json, field):
+    if not _is_exact_throughout(json, field, types):
         return False
     plain = plain_form(field.full_name.rpartition(".")[0])
     try:
         json_format.ParseDict({field.name: json}, holder if plain is None else plain, descriptor_pool=types.pool)
         if plain is not None:
             holder.ParseFromString(plain.SerializeToString())
-    except (
-        json_format.Error,
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ):
+    except _PARSE_FAULTS:
         return False
     return True
 
 
-def _is_exact_throughout(json: Any, field: FieldDescriptor) -> bool:
-    """Tells whether every scalar in the literal is written as its type asks; the JSON parser rounds and drops parts."""
+def _is_exact_throughout(json: Any, field: FieldDescriptor, types: TypePool) -> bool:
+    """Tells whether every scalar in the literal is written as its type asks, and every field once; the JSON parser
+    rounds and drops parts."""
     message = field.message_type
+    if message is not None and is_map(field):
+        value_field = message.fields_by_name["value"]
+        return not isinstance(json, dict) or all(_is_exact_throughout(one, value_field, types) for one in json.values())
     values = json if isinstance(json, list) and field.is_repeated else [json]
     if message is None:
         return all(_is_exact(one, field) for one in values)
-    if is_map(field):
-        value_field = message.fields_by_name["value"]
-        return not isinstance(json, dict) or all(_is_exact_throughout(one, value_field) for one in json.values())
-    if message.file.name == "google/protobuf/wrappers.proto":
-        return all(_is_exact(one, message.fields_by_name["value"]) for one in values)
-    names = message.fields_by_name, message.fields_by_camelcase_name
-    for one in values:
-        for name, value in one.items() if isinstance(one, dict) else ():
-            inner = names[0].get(name) or names[1].get(name)
-            if inner is not None and not _is_exact_throughout(value, inner):
-                return False
+    return all(_is_exact_message(one, message, types) for one in values)
+
+
+def _is_exact_message(json: Any, message: Descriptor, types: TypePool) -> bool:
+    name = message.full_name
+    if name in WRAPPERS:
+        return _is_exact(json, message.fields_by_name["value"])
+    if name == FIELD_MASK:
+        return not isinstance(json, str) or _FIELD_MASK.fullmatch(json) is not None
+    if not isinstance(json, dict):
+        return True
+    if name == ANY:
+        inner = _packed(json, types)
+        return inner is None or _is_exact_message(*inner, types)
+    if name in SPECIAL:
+        return True
+    names = _fields_by_json(message)
+    seen: set[int] = set()
+    for key, value in json.items():
+        field = names.get(key)
+        if field is None:
+            continue
+        if field.number in seen or not _is_exact_throughout(value, field, types):
+            return False
+        seen.add(field.number)
     return True
+
+
+def _fields_by_json(message: Descriptor) -> dict[str, FieldDescriptor]:
+    return {name: field for field in message.fields for name in (field.json_name, field.name)}
+
+
+def _packed(json: dict[str, Any], types: TypePool) -> tuple[Any, Descriptor] | None:
+    """Returns the JSON form and the type of what a literal packs into an Any; None where the type is not known."""
+    url = json.get("@type")
+    message = types.find_message(url.rpartition("/")[2]) if isinstance(url, str) else None
+    if message is None:
+        return None
+    own_form = message.full_name in SPECIAL or message.full_name == FIELD_MASK
+    return json.get("value") if own_form else {key: one for key, one in json.items() if key != "@type"}, message
 
 
 def _is_exact(json: Any, field: FieldDescriptor) -> bool:
@@ -147,45 +205,97 @@ def _explain(json: Any, field: FieldDescriptor, types: TypePool, place: str) -> 
     kind = type_of_field(field)
     shown = _show(json)
     if is_map(field):
+        if isinstance(json, dict):
+            return _explain_entries(json, field, types, place)
         return f"{place} is {kind}, but the literal {shown} is not an object of such entries"
-    if field.is_repeated and not isinstance(json, list):
+    if not field.is_repeated:
+        return _explain_value(json, field, types, place)
+    if not isinstance(json, list):
         return f"{place} is {kind}, but the literal {shown} is not a list"
-    message = field.message_type
-    for index, one in enumerate(json if field.is_repeated else [json]):
-        here = f"{place}[{index}]" if field.is_repeated else place
-        if message is not None and isinstance(one, dict) and not message.full_name.startswith("google.protobuf."):
-            if inner := explain_message(one, message, types, here):
-                return inner
-        elif field.enum_type is not None and not _is_enum_value(one, field.enum_type):
-            known = [value.name for value in field.enum_type.values]
-            hint = closest(one, known) if isinstance(one, str) else ""
-            listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
-            return f"{here} is {field.enum_type.full_name} ({listed}), but the literal is {_show(one)}{hint}"
-        elif field.is_repeated:
-            probe = types.new(field.containing_type)
-            if not _parses([one], field, probe, types):
-                return f"{here} is {kind.element}, but the literal is {_show(one)}"
-    name = str(kind.element if field.is_repeated else kind)
+    for index, one in enumerate(json):
+        if not _parses([one], field, types.new(field.containing_type), types):
+            return _explain_value(one, field, types, f"{place}[{index}]")
+    return f"{place} is {kind}, but the literal is {shown}"
+
+
+def _explain_entries(json: dict[str, Any], field: FieldDescriptor, types: TypePool, place: str) -> str:
+    kind = type_of_field(field)
+    assert field.message_type is not None
+    assert kind.key is not None
+    for key, one in json.items():
+        if _parses({key: one}, field, types.new(field.containing_type), types):
+            continue
+        if not _is_key(key, kind.key.name):
+            return f"{key_path(place, key)}: the keys are {kind.key}, written as strings, but this one is {_show(key)}"
+        return _explain_value(one, field.message_type.fields_by_name["value"], types, key_path(place, key))
+    return f"{place} is {kind}, but the literal is {_show(json)}"
+
+
+def _is_key(key: str, name: str) -> bool:
+    if name in _KEY_BITS:
+        bits = _KEY_BITS[name]
+        low = 0 if name.startswith("u") else -(2**bits)
+        return _WHOLE.fullmatch(key) is not None and len(key) <= 20 and low <= int(key) < 2**bits
+    return name != "bool" or key in ("true", "false")
+
+
+def _explain_value(json: Any, field: FieldDescriptor, types: TypePool, place: str) -> str:
+    """Says what is wrong with one value of a field, be it an element, an entry or the field itself."""
+    if field.message_type is not None and isinstance(json, dict):
+        if inner := explain_message(json, field.message_type, types, place):
+            return inner
+    elif field.enum_type is not None and not _is_enum_value(json, field.enum_type):
+        known = [value.name for value in field.enum_type.values]
+        hint = closest(json, known) if isinstance(json, str) else ""
+        listed = ", ".join(known[:8]) + (", …" if len(known) > 8 else "")
+        return f"{place} is {field.enum_type.full_name} ({listed}), but the literal is {_show(json)}{hint}"
+    name = str(type_of_element(field))
     form = _FORMS.get(name, "")
-    return f"{place} is {kind}{f', written as {form}' if form else ''}, but the literal is {shown}"
+    return f"{place} is {name}{f', written as {form}' if form else ''}, but the literal is {_show(json)}"
 
 
 def explain_message(json: dict[str, Any], message: Descriptor, types: TypePool, place: str = "") -> str:
     """Returns what is wrong with a message in JSON form, or "" where it is none of its fields."""
+    head = f"{place}: " if place else ""
     place = place or message.full_name
-    names = {name: field for field in message.fields for name in (field.name, field.json_name)}
+    if message.full_name == ANY:
+        return _explain_any(json, types, place)
+    if message.full_name in SPECIAL:
+        return ""
+    names = _fields_by_json(message)
+    keys: dict[int, str] = {}
+    oneofs: dict[str, str] = {}
     for key, one in json.items():
         field = names.get(key)
         if field is None:
-            return f"{message.full_name} has no field `{key}`{closest(key, message.fields_by_name)}"
+            return f"{head}{message.full_name} has no field `{key}`{closest(key, message.fields_by_name)}"
+        first = keys.setdefault(field.number, key)
+        if first != key:
+            return f"{place}.{field.name} is there twice, as `{first}` and as `{key}`: give one of them"
         if not _parses(one, field, types.new(message), types):
-            return _explain(
-                one,
-                field,
-                types,
-                key_path(place, key) if is_map(field) else f"{place}.{field.name}",
-            )
+            return _explain(one, field, types, f"{place}.{field.name}")
+        oneof = field.containing_oneof
+        first = oneofs.setdefault(oneof.name, key) if oneof is not None and one is not None else key
+        if oneof is not None and first != key:
+            return f"{head}`{first}` and `{key}` are both of the oneof `{oneof.name}`: give one of them"
     return ""
+
+
+def _explain_any(json: dict[str, Any], types: TypePool, place: str) -> str:
+    url = json.get("@type")
+    if not isinstance(url, str):
+        return f"{place} is {ANY}: give the name of the message in it as `@type`"
+    found = _packed(json, types)
+    if found is None:
+        name = url.rpartition("/")[2]
+        return (
+            f"{place}: no worker's contract and no descriptor of the workflow has {name}{types.closest_message(name)}"
+        )
+    inner, message = found
+    if isinstance(inner, dict) and (fault := explain_message(inner, message, types, place)):
+        return fault
+    form = _FORMS.get(message.full_name, "")
+    return f"{place} holds {message.full_name}, which is `value`: {form}" if form else ""
 
 
 def _is_enum_value(json: Any, enum: EnumDescriptor) -> bool:

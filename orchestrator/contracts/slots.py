@@ -8,17 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from google.protobuf import json_format, struct_pb2
+from google.protobuf import struct_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from orchestrator.contracts.descriptors import TypePool
-from orchestrator.contracts.literals import (
-    InvalidLiteral,
-    explain_message,
-    parse_literal,
-    to_json,
-)
+from orchestrator.contracts.literals import parse_literal, parse_message, to_json
 from orchestrator.contracts.types import (
     Assign,
     Fit,
@@ -161,22 +156,7 @@ class WholeSlot(Slot):
 
     def parse(self, value: struct_pb2.Value, types: TypePool) -> Message:
         """Returns a message that holds only this, set to the literal. Raises InvalidLiteral."""
-        json = to_json(value)
-        message = types.message_class(self.descriptor)()
-        try:
-            json_format.ParseDict(json, message, descriptor_pool=types.pool)
-        except (
-            json_format.Error,
-            ValueError,
-            TypeError,
-            KeyError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ):
-            inner = explain_message(json, self.descriptor, types) if isinstance(json, dict) else ""
-            raise InvalidLiteral(inner or f"the literal is no value of {self.descriptor.full_name}") from None
-        return message
+        return parse_message(to_json(value), self.descriptor, types)
 
     def child(self, message: Message) -> Message:
         """Returns the message in this slot, for filling."""

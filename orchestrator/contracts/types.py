@@ -55,6 +55,7 @@ WRAPPERS = {
 ANY = "google.protobuf.Any"
 TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
+FIELD_MASK = "google.protobuf.FieldMask"
 STRUCT = "google.protobuf.Struct"
 BYTES_VALUE = "google.protobuf.BytesValue"
 VALUE = "google.protobuf.Value"
