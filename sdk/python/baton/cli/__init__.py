@@ -7,13 +7,14 @@ Nothing heavy is imported until a command runs, so that `--help` and completion 
 from __future__ import annotations
 
 import io
+import os
 import sys
 from typing import Annotated
 
 import typer
 
 from baton.cli import health, run, server, worker, workflow
-from baton.cli.session import Choices, OutputForm, OutputOption, ServerOption
+from baton.cli.session import Choices, OutputForm, OutputOption, ServerOption, output_fault
 
 _EPILOG = """\b
 Exit codes:
@@ -73,7 +74,16 @@ app.add_typer(run.app, name="run")
 
 def main() -> None:
     """Runs the command line; the entry point of the script `baton`."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - nobody is to be told
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # what workers send is not all in every terminal's letters
-    app()
+    try:
+        app()
+    except OSError as error:
+        fault = output_fault(error)  # of --help and --version: commands tell of theirs themselves
+        if fault is None:
+            raise
+        sys.stderr.write(f"error: {fault.message}\n")
+        sys.exit(fault.code)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from baton.cli.session import Choices, CommandFailed, ExitCode, OutputOption, choices
+from baton.cli.session import Choices, CommandFailed, ExitCode, OutputOption, choices, output_fault
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
@@ -119,6 +119,8 @@ def _run(chosen: Choices, work: Callable[[], None]) -> None:
     """Runs `work` and tells of the errors that a person can mend."""
     from baton.cli.reports import report_error
 
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a service may have none
     try:
         try:
             work()
@@ -145,6 +147,8 @@ def _run(chosen: Choices, work: Callable[[], None]) -> None:
 
 def _foreseen(error: Exception) -> CommandFailed | None:
     """Turns an error whose text is for a person into one of this command; None for any other."""
+    if isinstance(error, OSError):
+        return output_fault(error)
     from orchestrator.config import SettingInvalid
     from orchestrator.domain.errors import DatabaseUnavailable
     from orchestrator.postgres.errors import EmbeddedPostgresError, RoleError, SchemaError

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+import errno
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 RETRY_SECONDS = 2.0
 """How long a call is repeated while Baton is away: a person at a terminal wants to know soon."""
+
+
+NO_OUTPUT_CURE = "what was asked may have been done; give a place to write to that has room"
 
 
 class OutputForm(enum.StrEnum):
@@ -92,21 +97,46 @@ def run_command(chosen: Choices, work: Callable[[], Awaitable[int | None]]) -> N
     """Runs `work` on an event loop; see run_with_client."""
     import asyncio
 
-    from baton.cli.reports import report_error
-    from baton.errors import BatonError, WaitTimeout
-
     async def awaited() -> int | None:
         return await work()
 
-    try:
+    with errors_told(chosen):
+        if sys.stdout is None:
+            raise CommandFailed("standard output is closed", "give it a place to write to, such as > /dev/null")
         code = asyncio.run(awaited())
+        if code:
+            raise typer.Exit(code)
+
+
+@contextmanager
+def errors_told(chosen: Choices) -> Iterator[None]:
+    """Tells of an error that a person can mend, and ends the command with its code."""
+    from baton.cli.reports import report_error
+    from baton.errors import BatonError, WaitTimeout
+
+    try:
+        yield
     except (BatonError, WaitTimeout, CommandFailed) as error:
-        code = report_error(error, chosen)
+        raise typer.Exit(report_error(error, chosen)) from None
     except KeyboardInterrupt:
-        code = ExitCode.INTERRUPTED
+        raise typer.Exit(ExitCode.INTERRUPTED) from None
     except BrokenPipeError:
         # The reader has seen enough, as `| head` does; nothing more can be written, also not at exit.
         sys.stdout = None
-        code = ExitCode.SUCCESS
-    if code:
-        raise typer.Exit(code)
+        raise typer.Exit(ExitCode.SUCCESS) from None
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        fault = output_fault(error) or CommandFailed(f"{error.filename}: {why}" if error.filename else why)
+        raise typer.Exit(report_error(fault, chosen)) from None
+
+
+def output_fault(error: OSError) -> CommandFailed | None:
+    """The error as one of this command where it is that standard output takes no more, else None."""
+    if error.filename is not None or error.errno not in _OUTPUT_FAULTS:
+        return None
+    # What it still holds would be tried once more at exit.
+    sys.stdout = None
+    return CommandFailed(f"cannot write to standard output: {error.strerror}", NO_OUTPUT_CURE)
+
+
+_OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
