@@ -137,6 +137,24 @@ async def test_a_workflow_written_in_python_is_applied_and_run(shop: Command, tm
     assert "no workflow named labels_only (workflows here: label_only)" in missing.error
 
 
+async def test_a_python_file_may_run_an_event_loop_of_its_own(shop: Command, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(f"{PYTHON}\n\nimport asyncio\nasyncio.run(asyncio.sleep(0))\n")
+    for arguments in (("workflow", "check", str(path)), ("workflow", "apply", str(path))):
+        answer = await shop(*arguments)
+        assert (answer.code, answer.error) == (0, ""), answer.error
+    submitted = await shop("run", "submit", "--inline", str(path), "-f", "-", "--check-only", stdin=_first_order())
+    assert submitted.code == 0, submitted.error
+
+    path.write_text(f"{PYTHON}\n\nimport asyncio\nasyncio.run(asyncio.wait_for(asyncio.Event().wait(), 0))\n")
+    failed = await shop("workflow", "apply", str(path))
+    assert failed.code == 1
+    assert "TimeoutError" in failed.error
+    assert "Traceback" not in failed.error
+    assert "Warning" not in failed.error
+    assert 'if __name__ == "__main__":' in failed.error
+
+
 async def test_lists_revisions_and_removal(shop: Command) -> None:
     text = (ROOT / ORDERS).read_text().replace("name: fulfil-order", "name: twice")
     for changed in (text, text.replace("run_timeout: 120s", "run_timeout: 121s")):

@@ -98,3 +98,21 @@ def test_a_path_leads_to_its_line() -> None:
     gone = source.line('steps[0].request["nothing"]')
     assert gone is not None
     assert lines[gone - 1].strip() == "request:"
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ("value = 1\n\n1 / 0\n", 3, "ZeroDivisionError: division by zero"),
+        ("import sys\nsys.exit(3)\n", 2, "SystemExit: 3"),
+        ("def f():\n    raise ValueError('a\\nb')\nf()\n", 3, "ValueError: a"),
+        ("value = 1\nvalue =\n", 2, "SyntaxError"),
+    ],
+)
+def test_what_a_python_file_raises_is_told_in_one_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    file = _write(tmp_path, text, "script.py")
+    with pytest.raises(CommandFailed) as told:
+        read_workflow(file)
+    assert told.value.message.startswith(f"{file}:{line}: {said}")
+    assert "\n" not in told.value.message
+    assert 'if __name__ == "__main__":' in told.value.cure

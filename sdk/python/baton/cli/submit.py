@@ -8,11 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baton.cli.session import Choices, CommandFailed, ExitCode, OutputOption, ServerOption, choices, run_with_client
+from baton.cli.session import (
+    Choices,
+    CommandFailed,
+    ExitCode,
+    OutputOption,
+    ServerOption,
+    choices,
+    errors_told,
+    run_with_client,
+)
 
 if TYPE_CHECKING:
     from baton.client import Client
-    from baton.v1 import run_service_pb2
+    from baton.v1 import run_service_pb2, workflow_pb2
 
 
 def submit(
@@ -51,6 +60,8 @@ def submit(
     if wait and watch:
         raise typer.BadParameter("give --wait or --watch, not both")
     chosen = choices(context, server, output)
+    with errors_told(chosen):
+        definition = _read_inline(inline, input_)
 
     async def work(client: Client) -> int:
         from baton.cli.times import seconds_of
@@ -67,7 +78,7 @@ def submit(
         )
         if run_timeout:
             request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))
-        await _complete(client, request, inline, input_, field or ())
+        await _complete(client, request, definition, input_, field or ())
         # Not Client.submit: it takes messages of the program's own types, and makes no check-only calls.
         answer = await client._connection.call(lambda link: link.runs.SubmitRun, request)
         return await _answer(client, chosen, answer, wait, watch, timeout, check_only)
@@ -75,22 +86,30 @@ def submit(
     run_with_client(chosen, work)
 
 
+def _read_inline(inline: str | None, input_: str | None) -> workflow_pb2.Workflow | None:
+    """Reads the inline workflow, if any; before the event loop, as a Python file may run one of its own."""
+    from baton.cli.workflow_files import read_workflow
+
+    if inline is None:
+        return None
+    if inline == "-" == input_:
+        raise CommandFailed("standard input cannot be both the workflow and the input")
+    return read_workflow(inline).workflow
+
+
 async def _complete(
     client: Client,
     request: run_service_pb2.SubmitRunRequest,
-    inline: str | None,
+    inline: workflow_pb2.Workflow | None,
     input_: str | None,
     fields: Iterable[str],
 ) -> None:
-    """Adds the inline workflow, and the input as the type that the workflow takes."""
+    """Adds the inline workflow, if any, and the input as the type that the workflow takes."""
     from baton.cli.inputs import build_input, read_json
     from baton.cli.types import Types
-    from baton.cli.workflow_files import read_workflow
 
-    if inline is not None:
-        if inline == "-" == input_:
-            raise CommandFailed("standard input cannot be both the workflow and the input")
-        definition = read_workflow(inline).workflow
+    definition = inline
+    if definition is not None:
         request.inline_workflow.CopyFrom(definition)
     else:
         definition = (await client.get_workflow(request.workflow, request.revision)).definition

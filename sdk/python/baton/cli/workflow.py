@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baton.cli.session import Choices, ExitCode, OutputForm, OutputOption, ServerOption, choices, run_with_client
+from baton.cli.session import (
+    Choices,
+    ExitCode,
+    OutputForm,
+    OutputOption,
+    ServerOption,
+    choices,
+    errors_told,
+    run_with_client,
+)
 
 if TYPE_CHECKING:
+    from baton.cli.workflow_files import WorkflowSource
     from baton.client import Client
     from baton.v1 import workflow_pb2
 
@@ -34,17 +44,16 @@ class DefinitionForm(enum.StrEnum):
 def apply(context: typer.Context, files: Files, server: ServerOption = None, output: OutputOption = None) -> None:
     """Check workflows and store each as the newest revision of its name."""
     chosen = choices(context, server, output)
+    sources = _read(chosen, files)
 
     async def work(client: Client) -> int:
         from baton.cli.output import print_json, styled
         from baton.cli.reports import report_error
-        from baton.cli.workflow_files import read_workflows
         from baton.errors import BatonError
 
         code = ExitCode.SUCCESS
         applied: list[Any] = []
-        # All files are read before the first is applied: a slip in the last one changes nothing.
-        for source in [each for name in files for each in read_workflows(name)]:
+        for source in sources:
             try:
                 revision = await client.apply(source.workflow)
             except BatonError as error:
@@ -71,15 +80,15 @@ def apply(context: typer.Context, files: Files, server: ServerOption = None, out
 def check(context: typer.Context, files: Files, server: ServerOption = None, output: OutputOption = None) -> None:
     """Make every check of apply and store nothing."""
     chosen = choices(context, server, output)
+    sources = _read(chosen, files)
 
     async def work(client: Client) -> int:
         from baton.cli.output import error_console, print_json, styled
         from baton.cli.reports import print_violations, violation_as_json
-        from baton.cli.workflow_files import read_workflows
 
         code = ExitCode.SUCCESS
         told: list[Any] = []
-        for source in [each for name in files for each in read_workflows(name)]:
+        for source in sources:
             violations = await client.check(source.workflow)
             name = source.workflow.name or "(no name)"
             if violations:
@@ -171,6 +180,17 @@ def remove(context: typer.Context, name: Name, server: ServerOption = None, outp
         note(f"removed {name}")
 
     run_with_client(chosen, work)
+
+
+def _read(chosen: Choices, files: list[str]) -> list[WorkflowSource]:
+    """Reads every file before anything is asked of Baton: a slip in the last one changes nothing, and Python files may
+    run event loops of their own."""
+    from baton.cli.workflow_files import read_workflows
+
+    sources: list[WorkflowSource] = []
+    with errors_told(chosen):
+        sources += [each for name in files for each in read_workflows(name)]
+    return sources
 
 
 def _print_revisions(chosen: Choices, found: list[workflow_pb2.WorkflowRevision], empty: str) -> None:

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -158,8 +159,11 @@ def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:
     sys.path[:0] = [str(path.parent.absolute()), os.getcwd()]
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the file's own code, with whatever it raises
-        raise CommandFailed(f"{path}: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # the file's own code, with whatever it raises
+        raise CommandFailed(
+            f"{path}:{_line_in(path, error)}: {_in_one_line(error)}",
+            'the file is run to find its workflows: put what else it does under `if __name__ == "__main__":`',
+        ) from error
     finally:
         sys.path[:] = before
     values = {key: value for key, value in vars(module).items() if isinstance(value, WorkflowDefinition)}
@@ -170,3 +174,16 @@ def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:
         raise CommandFailed(f"{path}: holds no object made by @workflow")
     for key in [name] if name is not None else values:
         yield WorkflowSource(str(path), values[key].with_types())
+
+
+def _line_in(path: Path, error: BaseException) -> int:
+    """The line at the top level of a file that an error came out of."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return error.lineno
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return next((line for line in lines if line), 1)
+
+
+def _in_one_line(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
