@@ -33,6 +33,7 @@ from google.protobuf.descriptor_pb2 import (
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import Message
 
+from orchestrator.contracts.descriptor_faults import Clash, find_clash, find_unresolved
 from orchestrator.contracts.violations import closest_dotted, nearest
 
 CONTRACT_LIMIT_BYTES = 4 * 1024 * 1024
@@ -64,7 +65,14 @@ WELL_KNOWN_FILES: Mapping[str, FileDescriptorProto] = {
 
 
 class InvalidContract(Exception):
-    """The descriptors are not a closed, valid set, hold no service or exceed the limit; the text is fit for callers."""
+    """The descriptors are not a closed, valid set, hold no service or exceed the limit; the text is fit for callers.
+
+    `clash` is set where two files define the same.
+    """
+
+    def __init__(self, message: str, clash: Clash | None = None) -> None:
+        super().__init__(message)
+        self.clash = clash
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,14 +195,25 @@ def order_files(files: Mapping[str, FileDescriptorProto]) -> list[FileDescriptor
 def build_pool(ordered: Iterable[FileDescriptorProto]) -> DescriptorPool:
     """Returns a new pool of the files, given in dependency order. Raises InvalidContract naming the file at fault."""
     pool = DescriptorPool()
+    added: list[FileDescriptorProto] = []
     for file in ordered:
         try:
             pool.AddSerializedFile(file.SerializeToString())
             # A pool links a file when it is first asked for it; asking now finds what does not resolve.
             pool.FindFileByName(file.name)
         except (TypeError, ValueError, KeyError) as error:
-            raise InvalidContract(f"the file {file.name} is not a valid set of descriptors") from error
+            raise _refused(file, added) from error
+        added.append(file)
     return pool
+
+
+def _refused(file: FileDescriptorProto, before: Sequence[FileDescriptorProto]) -> InvalidContract:
+    head = f"the file {file.name} is not a valid set of descriptors"
+    clash = find_clash(file, before)
+    if clash is not None:
+        return InvalidContract(f"{head}: it defines {clash.text}; {clash.cure}", clash)
+    cure = find_unresolved(file, before) or "compile it anew with protoc"
+    return InvalidContract(f"{head}: {cure}")
 
 
 def _qualify(package: str, name: str) -> str:

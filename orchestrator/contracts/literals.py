@@ -75,7 +75,8 @@ def to_json(value: struct_pb2.Value) -> Any:
     """Returns the JSON value: whole numbers as int, others as float. Raises InvalidLiteral for NaN and infinities."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
-        return {key: to_json(one) for key, one in value.struct_value.fields.items()}
+        # A map has no order: sorted, the same literal always gives the same message.
+        return {key: to_json(one) for key, one in sorted(value.struct_value.fields.items())}
     if kind == "list_value":
         return [to_json(one) for one in value.list_value.values]
     if kind == "number_value":

@@ -77,7 +77,16 @@ def merge(parts: Sequence[tuple[str, Contract]], own_types: FileDescriptorSet | 
         renamed: dict[str, str] = {}
         for file in _normalized(brought, renamed):
             _take(owner, file, files, symbols, renamed)
-    return TypePool(order_files({name: taken.file for name, taken in files.items()}))
+    try:
+        return TypePool(order_files({name: taken.file for name, taken in files.items()}))
+    except InvalidContract as error:
+        if error.clash is None:
+            raise
+        owners = {files[name].owner for name in (error.clash.first_file, error.clash.second_file) if name in files}
+        named = [owner for owner, _ in sources if owner in owners]
+        text = f"{' and '.join(named)} cannot live together: they define {error.clash.text}; {error.clash.cure}"
+        callers = [owner for owner in named if owner != _BATON]
+        raise ContractConflict(text, callers[-1] if callers else OWN_TYPES) from error
 
 
 def _baton_files() -> list[FileDescriptorProto]:

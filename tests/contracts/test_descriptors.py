@@ -331,3 +331,62 @@ def test_a_worker_may_bring_baton_s_own_files() -> None:
     message Empty { google.protobuf.Any any = 1; }
     """
     assert merge([("agent", contract_of(source))]).find_message("baton.v1.Failure") is not None
+
+
+def _served(package: str, service: str, more: str, syntax: str = "proto3") -> Contract:
+    source = f"""
+    syntax = "{syntax}"; package {package}; import "google/protobuf/descriptor.proto";
+    {more}
+    message {service}Message {{}}
+    service {service} {{ rpc Call({service}Message) returns ({service}Message); }}
+    """
+    return contract_of(source, f"{service.lower()}.proto")
+
+
+CLASHES = {
+    "values of two enums": (
+        _served("p", "A", "enum E { X = 0; }"),
+        _served("p", "B", "enum F { X = 0; }"),
+        ["`p.X`, as a value of the enum p.E (a.proto) and as a value of the enum p.F (b.proto)", "rename one"],
+    ),
+    "a value and a message": (
+        _served("p", "A", "enum E { X = 0; }"),
+        _served("p", "B", "message X {}"),
+        ["`p.X`, as a value of the enum p.E (a.proto) and as a message (b.proto)"],
+    ),
+    "the number of an extension": (
+        _served("p", "A", "extend google.protobuf.FieldOptions { optional string a = 50001; }", "proto2"),
+        _served("q", "B", "extend google.protobuf.FieldOptions { optional string b = 50001; }", "proto2"),
+        ["the number 50001 of google.protobuf.FieldOptions", "the extension p.a (a.proto)", "another number"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_contracts_that_the_pool_refuses_name_both_workers(name: str) -> None:
+    first, second, parts = CLASHES[name]
+    with pytest.raises(ContractConflict, match="first and second cannot live together") as caught:
+        merge([("first", first), ("second", second)])
+    for part in parts:
+        assert part in str(caught.value)
+    steps = [{"id": "a", "method": "p.A/Call"}, {"id": "b", "method": second.services[0].name + "/Call"}]
+    (violation,) = check_workflow(workflow({"steps": steps}), [("first", first), ("second", second)]).violations
+    assert (violation.path, violation.reason) == ("steps[1].method", "CONTRACT_CONFLICT")
+
+
+@pytest.mark.parametrize("name", CLASHES)
+def test_a_contract_that_clashes_with_itself_says_where(name: str) -> None:
+    first, second, parts = CLASHES[name]
+    files = [*FileDescriptorSet.FromString(first.files).file, *FileDescriptorSet.FromString(second.files).file]
+    with pytest.raises(InvalidContract, match=r"the file b.proto is not a valid set of descriptors") as caught:
+        read_contract(files)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_type_that_nothing_defines_is_named() -> None:
+    files = compile_protos(["shop/v1/services.proto"])
+    (services,) = (file for file in files if file.service)
+    services.service[0].method[0].input_type = ".shop.v1.Nothing"
+    with pytest.raises(InvalidContract, match=r"names `shop.v1.Nothing`, which no file that comes with it defines"):
+        read_contract(files)
