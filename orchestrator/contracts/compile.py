@@ -177,6 +177,9 @@ class _Check:
                 "UNKNOWN_TYPE",
                 f"no worker's contract and no descriptor of the workflow has {name}{hint}",
             )
+        elif found.GetOptions().map_entry:
+            self.report.add(path, "UNKNOWN_TYPE", f"{name} is the entry of a map, which no field and no run can hold")
+            return None
         return found
 
     def _methods(self, types: TypePool) -> list[list[MethodDescriptor | None]]:
@@ -234,8 +237,15 @@ class _Check:
                 wiring.when_sites[index] = Site(f"{path}.when", when.reads)
         output_type = methods[0].output_type if methods[0] is not None else None
         expect = self._condition(step.expect, f"{path}.expect", index, output_type, bindings, True)
+        if expect is not None and (expect.constant or expect.when_true is None):
+            self.report.add(
+                f"{path}.expect",
+                "INVALID_EXPRESSION",
+                "the expression is the same for every output, or never true; test a field of `output`, or leave it out",
+            )
         if expect is not None and expect.reads:
             wiring.sites.setdefault(index, []).append(Site(f"{path}.expect", expect.reads))
+        same_request = {step.method}
         for number, fallback in enumerate(step.fallback):
             here = f"{path}.fallback[{number}]"
             method = methods[number + 1]
@@ -243,6 +253,14 @@ class _Check:
             if fallback.request or fallback.HasField("whole_request"):
                 built = self._request(fallback, method, bindings, f"{here}.", index)
             else:
+                if fallback.method in same_request and not fallback.HasField("attempt_timeout"):
+                    self.report.add(
+                        f"{here}.method",
+                        "INVALID_SETTING",
+                        f"{fallback.method} is called with the same request already; give the fallback another method "
+                        "or a request of its own, or raise max_attempts",
+                    )
+                same_request.add(fallback.method)
                 built = self._inherited(step, methods[0], method, request, bindings, f"{here}.", index)
             targets.append(_target(fallback.method, method, built, bindings.types))
             own = fallback.retry if fallback.HasField("retry") else step.retry if step.HasField("retry") else None

@@ -100,6 +100,11 @@ class Expression:
     _limits: Limits = field(default_factory=Limits)
     _types: TypePool | None = None
 
+    @property
+    def constant(self) -> bool:
+        """Tells whether the expression reads nothing."""
+        return self.complete and not self._variables
+
     def mismatch(self, target: ValueType) -> str | None:
         """Returns None where the value can go into `target`, else a hint at the cure, which may be ""."""
         return mismatch(target, self.type, self.enum)

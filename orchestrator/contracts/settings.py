@@ -9,6 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from orchestrator.contracts.violations import Report
 from orchestrator.domain.failures import Code
+from orchestrator.domain.plan import NEVER_RETRIED
 from orchestrator.domain.workflow import (
     OUTPUT_REJECTED,
     REPEATABLE_CODES,
@@ -35,7 +36,7 @@ def delivery_of(step: workflow_pb2.Step) -> Delivery:
 
 
 def failure_match(codes: Iterable[int], reasons: Iterable[str], path: str, report: Report) -> FailureMatch:
-    """Returns which failures are meant, reporting codes that no failure has."""
+    """Returns which failures are meant, reporting codes and reasons that no failure has."""
     known: set[Code] = set()
     for index, number in enumerate(codes):
         if number in Code.__members__.values() and number != Code.OK:
@@ -46,7 +47,15 @@ def failure_match(codes: Iterable[int], reasons: Iterable[str], path: str, repor
                 "INVALID_SETTING",
                 f"no failure has the code {number}",
             )
-    return FailureMatch(frozenset(known), frozenset(reasons))
+    given = list(reasons)
+    for index, reason in enumerate(given):
+        if not reason:
+            report.add(
+                f"{path}.reasons[{index}]",
+                "INVALID_SETTING",
+                "no failure has an empty reason; leave it out, or without any codes and reasons every failure is meant",
+            )
+    return FailureMatch(frozenset(known), frozenset(given))
 
 
 def retry_policy(given: workflow_pb2.RetryPolicy | None, repeatable: bool, path: str, report: Report) -> RetryPolicy:
@@ -54,6 +63,13 @@ def retry_policy(given: workflow_pb2.RetryPolicy | None, repeatable: bool, path:
     if given is None:
         return RetryPolicy(_default_match(repeatable))
     match = failure_match(given.codes, given.reasons, path, report)
+    for index, reason in enumerate(given.reasons):
+        if reason in NEVER_RETRIED:
+            report.add(
+                f"{path}.reasons[{index}]",
+                "INVALID_SETTING",
+                f"{reason} is never tried again; leave it out, and branch on it with on_failure",
+            )
     policy = RetryPolicy(
         retryable=match if given.codes or given.reasons else _default_match(repeatable),
         max_attempts=given.max_attempts if given.HasField("max_attempts") else _DEFAULT.max_attempts,

@@ -53,20 +53,19 @@ class EvaluationFailed(Exception):
 class Report:
     """Collects violations and gives them in the order of the workflow."""
 
-    _violations: list[Violation] = field(default_factory=list)
+    _violations: dict[Violation, None] = field(default_factory=dict)
 
     def add(self, path: str, reason: str, message: str) -> None:
-        """Adds one violation; beyond COLLECTED_LIMIT they are dropped."""
+        """Adds one violation, unless it is there already; beyond COLLECTED_LIMIT they are dropped."""
         if len(self._violations) < COLLECTED_LIMIT:
-            self._violations.append(Violation(path, reason, message))
+            self._violations[Violation(path, reason, message)] = None
 
     def __bool__(self) -> bool:
         return bool(self._violations)
 
     def violations(self) -> tuple[Violation, ...]:
         """Returns at most VIOLATION_LIMIT violations, without repeats, in the order of the workflow."""
-        unique = dict.fromkeys(self._violations)
-        return tuple(sorted(unique, key=_position)[:VIOLATION_LIMIT])
+        return tuple(sorted(self._violations, key=_position)[:VIOLATION_LIMIT])
 
 
 def _position(violation: Violation) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from orchestrator.contracts.violations import closest, closest_dotted
@@ -107,3 +109,18 @@ def test_at_most_a_hundred_violations_come_in_order() -> None:
 def test_a_name_is_required_where_asked_for() -> None:
     violations = check(flow(RESERVE), require_name=True).violations
     assert [(violation.path, violation.reason) for violation in violations] == [("name", "INVALID_SETTING")]
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        charge(order_id=lit("x")) | {"fallback": [{"method": "shop.v1.Payments/Charge", "attemptTimeout": "9s"}]},
+        charge(order_id=lit("x"))
+        | {"fallback": [{"method": "shop.v1.Payments/Charge", "request": {"order_id": lit("y")}}]},
+        charge(order_id=lit("x")) | {"fallback": [{"method": "shop.v1.Payments/ChargeOld"}]},
+        charge(order_id=lit("x")) | {"expect": "input.express"},
+        charge(order_id=lit("x")) | {"onFailure": [{"reasons": ["OUTCOME_UNKNOWN", "STEP_TIMEOUT"]}]},
+    ],
+)
+def test_what_is_close_to_a_fault_but_none_is_taken(step: dict[str, Any]) -> None:
+    assert check(flow(step)).violations == ()

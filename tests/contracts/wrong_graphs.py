@@ -244,6 +244,54 @@ WRONG_GRAPHS: Wrong = {
         flow(RESERVE | {"onFailure": [{"codes": ["OK"]}]}),
         [("steps[0].on_failure[0].codes[0]", "INVALID_SETTING")],
     ),
+    "empty reason": (
+        flow(RESERVE | {"onFailure": [{"reasons": ["A", ""]}], "retry": {"reasons": [""]}}),
+        [("steps[0].on_failure[0].reasons[1]", "INVALID_SETTING"), ("steps[0].retry.reasons[0]", "INVALID_SETTING")],
+    ),
+    "empty reason of a fallback": (
+        flow(charge(order_id=lit("x")) | {"fallback": [{"method": "shop.v1.Payments/ChargeOld", "reasons": [""]}]}),
+        [("steps[0].fallback[0].reasons[0]", "INVALID_SETTING")],
+    ),
+    "retry of what is never retried": (
+        flow(RESERVE | {"retry": {"reasons": ["STOCK_LOCKED", "OUTCOME_UNKNOWN", "STEP_TIMEOUT"]}}),
+        [("steps[0].retry.reasons[1]", "INVALID_SETTING"), ("steps[0].retry.reasons[2]", "INVALID_SETTING")],
+    ),
+    "workflow's retry of what is never retried": (
+        flow(RESERVE, charge(order_id=lit("x")), retry={"reasons": ["INVALID_OUTPUT"]}),
+        [("retry.reasons[0]", "INVALID_SETTING")],
+    ),
+    "fallback to the same call": (
+        flow(charge(order_id=lit("x")) | {"fallback": [{"method": "shop.v1.Payments/Charge"}]}),
+        [("steps[0].fallback[0].method", "INVALID_SETTING")],
+    ),
+    "two fallbacks to the same call": (
+        flow(
+            charge(order_id=lit("x"))
+            | {"fallback": [{"method": "shop.v1.Payments/ChargeOld", "codes": ["ABORTED"]}] * 2}
+        ),
+        [("steps[0].fallback[1].method", "INVALID_SETTING")],
+    ),
+    "expect that no output meets": (
+        flow(RESERVE | {"expect": "false"}),
+        [("steps[0].expect", "INVALID_EXPRESSION")],
+    ),
+    "expect that contradicts itself": (
+        flow(RESERVE | {"expect": "output.complete && 1 == 1 && false"}),
+        [("steps[0].expect", "INVALID_EXPRESSION")],
+    ),
+    "expect that reads nothing": (
+        flow(RESERVE | {"expect": "1 + 1 == 2"}),
+        [("steps[0].expect", "INVALID_EXPRESSION")],
+    ),
+    "entry of a map as a type": (
+        flow(
+            mirror(string_value=lit("x")),
+            inputType="shop.v1.Everything.CountsEntry",
+            outputType="shop.v1.Everything.LabelsEntry",
+            output={"key": lit("a")},
+        ),
+        [("input_type", "UNKNOWN_TYPE"), ("output_type", "UNKNOWN_TYPE")],
+    ),
     # Several at once, in the order of the workflow
     "several": (
         flow(
