@@ -157,3 +157,13 @@ def test_an_empty_run_has_a_heading_and_a_legend() -> None:
 @pytest.mark.parametrize(("length_us", "text"), [(240, "0.24 ms"), (12_340, "12.3 ms"), (1_204_000, "1,204 ms")])
 def test_lengths_are_short(length_us: int, text: str) -> None:
     assert milliseconds(length_us) == text
+
+
+def test_what_was_sent_again_after_a_crash_is_told(run: run_pb2.Run) -> None:
+    assert "sent" not in "".join(waterfall(run, 134))
+    run.steps[0].attempts[0].deliveries = 2
+    run.steps[1].attempts[1].deliveries = 3
+    lines = waterfall(run, 134)
+    assert line_of(lines, "reserve").endswith("sent 2 times")
+    assert line_of(lines, "charge").endswith("2 attempts, #2 sent 3 times")
+    assert "sent" not in line_of(lines, "ship")

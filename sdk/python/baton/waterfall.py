@@ -186,6 +186,12 @@ def _label(step: run_pb2.RunStep, until: int) -> str:
     parts = [milliseconds(max(end - _micros(step.ready_time), 0)) + going]
     if len(step.attempts) > 1:
         parts.append(f"{len(step.attempts)} attempts")
+    redelivered = max((attempt.deliveries for attempt in step.attempts), default=1)
+    if redelivered > 1:
+        # The bar of an attempt is one piece: when its owner died is not known, only that it was sent again.
+        number = next(attempt.attempt for attempt in step.attempts if attempt.deliveries == redelivered)
+        which = f"#{number} " if len(step.attempts) > 1 else ""
+        parts.append(f"{which}sent {redelivered} times")
     if step.HasField("failure"):
         parts.append(_why(step.failure))
     elif step.wait_reason.kind:
