@@ -83,6 +83,7 @@ async def test_a_run_is_submitted_followed_and_looked_at(shop: Command) -> None:
     assert told["output"]["order_id"] == ORDERS[0]["order_id"]
     assert [step["step"] for step in told["steps"]][:3] == ["reserve", "charge", "ship"]
 
+    assert told["channel"] == "cli"
     listed = await shop("run", "ls", "--filter", 'attributes.team = "pay"', "--workflow", "fulfil-order", "-o", "json")
     assert [run["run_id"] for run in listed.json] == [run_id]
     assert run_id in (await shop("run", "ls", "--state", "succeeded")).out
@@ -228,6 +229,12 @@ async def test_what_is_not_there_ends_the_command_with_6(shop: Command) -> None:
     for arguments in (("run", "get", ABSENT), ("run", "wait", ABSENT), ("run", "submit", "absent-workflow")):
         answer = await shop(*arguments)
         assert (answer.code, answer.out) == (6, ""), arguments
+
+
+async def test_what_is_no_id_of_a_run_is_told_where_ids_are(shop: Command) -> None:
+    answer = await shop("run", "get", "nope")
+    assert (answer.code, answer.out) == (1, "")
+    assert "baton run ls" in answer.error
 
 
 async def test_a_run_that_has_ended_cannot_be_cancelled(shop: Command, charge: str) -> None:

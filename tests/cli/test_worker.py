@@ -41,6 +41,28 @@ async def test_a_second_address_is_added_drained_and_removed(shop: Command, work
     assert "baton worker ls" in gone.error
 
 
+async def test_another_service_under_a_known_name_is_warned_of(shop: Command, workers: dict[str, Program]) -> None:
+    inventory, payments = workers["inventory"].address, workers["payments"].address
+    first = await shop("worker", "add", "stock", inventory)
+    assert (first.code, first.error) == (0, "")
+    joined = await shop("worker", "add", "stock", payments)
+    assert joined.code == 0
+    assert f"warning: {payments} brought services that stock did not have: shop.v1.PaymentsService" in joined.error
+    assert f"baton worker rm stock --address {payments}" in joined.error
+    assert "shop.v1.InventoryService/" in joined.out
+    assert "shop.v1.PaymentsService/" in joined.out
+    again = await shop("worker", "add", "stock", payments)
+    assert (again.code, again.error) == (0, "")
+    assert (await shop("worker", "rm", "stock")).code == 0
+
+
+async def test_an_address_without_a_port_is_refused_with_its_form(command: Command) -> None:
+    refused = await command("worker", "add", "nobody", "localhost")
+    assert (refused.code, refused.out) == (1, "")
+    assert "give host:port" in refused.error
+    assert "INVALID_REQUEST" in refused.error
+
+
 async def test_a_contract_can_be_uploaded(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "contract.binpb"
     contract = descriptor_pb2.FileDescriptorSet()

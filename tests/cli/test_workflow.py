@@ -63,6 +63,26 @@ async def test_the_same_workflow_gives_the_same_revision(shop: Command) -> None:
     assert first.json[0]["workflow"] == "fulfil-order"
 
 
+async def test_what_is_there_already_is_told(shop: Command) -> None:
+    text = (ROOT / ORDERS).read_text().replace("name: fulfil-order", "name: told")
+    first = await shop("workflow", "apply", "-", "-o", "json", stdin=text)
+    assert [each["existing"] for each in first.json] == [False]
+    again = await shop("workflow", "apply", "-", "-o", "json", stdin=text)
+    assert again.json == [{**first.json[0], "existing": True}]
+    assert "(unchanged)" in (await shop("workflow", "apply", "-", stdin=text)).out
+    changed = text.replace("run_timeout: 120s", "run_timeout: 122s")
+    assert " steps)" in (await shop("workflow", "apply", "-", stdin=changed)).out
+
+
+async def test_where_nobody_serves_a_method_the_command_to_add_a_worker_is_told(shop: Command, tmp_path: Path) -> None:
+    path = tmp_path / "unserved.yaml"
+    path.write_text("name: unserved\nsteps: [{id: a, method: nobody.v1.NobodyService/Do}]\n")
+    for command in ("check", "apply"):
+        assert "baton worker add NAME HOST:PORT" in (await shop("workflow", command, str(path))).error
+    told = await shop("workflow", "apply", str(path), "-o", "json")
+    assert "baton worker add NAME HOST:PORT" in json.loads(told.error)["error"]["cure"]
+
+
 async def test_what_is_shown_as_yaml_or_json_can_be_applied_again(shop: Command, tmp_path: Path) -> None:
     applied = (await shop("workflow", "apply", ORDERS, "-o", "json")).json
     for form in ("yaml", "json"):
@@ -93,6 +113,7 @@ async def test_faults_are_told_with_line_path_and_reason(shop: Command, faulty: 
         assert "did you mean `order_id`?" in answer.error
         assert f"{faulty}:11: steps[1].method" in answer.error
         assert "[UNKNOWN_METHOD]" in answer.error
+        assert "worker add" not in answer.error  # its service is served: the name is wrong
 
 
 async def test_faults_for_programs(shop: Command, faulty: str) -> None:

@@ -259,8 +259,9 @@ class Double(
         revision = workflow_pb2.WorkflowRevision(
             workflow=request.workflow.name, revision="0123456789abcdef", definition=request.workflow
         )
+        existing = self.applied.get(request.workflow.name) == revision
         self.applied[request.workflow.name] = revision
-        return workflow_service_pb2.ApplyWorkflowResponse(revision=revision)
+        return workflow_service_pb2.ApplyWorkflowResponse(revision=revision, existing=existing)
 
     async def CheckWorkflow(
         self, request: workflow_service_pb2.CheckWorkflowRequest, context: Any

@@ -202,8 +202,10 @@ async def test_errors_have_a_class_by_code(
 
 
 async def test_apply_carries_types_and_check_returns_faults(double: Double, client: Client) -> None:
-    revision = await client.apply(fulfil)
-    assert revision.revision == "0123456789abcdef"
+    applied = await client.apply(fulfil)
+    assert (applied.workflow, applied.revision, applied.existing) == ("fulfil-order", "0123456789abcdef", False)
+    assert applied.stored.definition == fulfil.with_types()
+    assert (await client.apply(fulfil)).existing
     assert double.requests["ApplyWorkflow"][0].workflow == fulfil.with_types()
     double.violations = [
         workflow_service_pb2.Violation(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from baton.bindings import bind as bind
     from baton.calls import Call as Call
     from baton.calls import current as current
+    from baton.catalogue import Applied as Applied
     from baton.client import Client as Client
     from baton.conditions import Condition as Condition
     from baton.conditions import cond as cond
@@ -48,6 +49,7 @@ _HOMES = {
     "bindings": ("Binding", "bind"),
     "conditions": ("Condition", "cond"),
     "calls": ("Call", "current"),
+    "catalogue": ("Applied",),
     "client": ("Client",),
     "errors": (
         "BatonError",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import Message
 
-from baton.connection import Connection
+from baton.connection import Connection, Link
 from baton.errors import Violation
 from baton.v1 import (
     error_reason_pb2,
@@ -17,6 +19,9 @@ from baton.v1 import (
     workflow_service_pb2,
 )
 from baton.workflows import WorkflowDefinition
+
+if TYPE_CHECKING:
+    import grpc
 
 AnyWorkflow = WorkflowDefinition[Any, Any] | workflow_pb2.Workflow
 """A workflow written in Python, or as the message."""
@@ -30,19 +35,50 @@ def message_of(workflow: AnyWorkflow) -> workflow_pb2.Workflow:
     return workflow.with_types() if isinstance(workflow, WorkflowDefinition) else workflow
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What `apply` stored: the name and the id of the revision, the revision itself, and whether it was the newest one
+    already."""
+
+    workflow: str
+    revision: str
+    stored: workflow_pb2.WorkflowRevision
+    existing: bool
+
+
+PageRequest = TypeVar("PageRequest", bound=Message)
+Page = TypeVar("Page", bound=Message)
+
+
+async def pages(
+    connection: Connection,
+    choose: Callable[[Link], grpc.aio.UnaryUnaryMultiCallable[PageRequest, Page]],
+    request: PageRequest,
+) -> AsyncIterator[Page]:
+    """Yields what a call of a list answers, page after page; `request` is the first page's and is changed."""
+    asked: Any = request
+    while True:
+        page: Any = await connection.call(choose, request)
+        yield page
+        if not page.next_page_token:
+            return
+        asked.page_token = page.next_page_token
+
+
 class Catalogue:
     """What a client can ask about workflows and workers."""
 
     _connection: Connection
 
-    async def apply(self, workflow: AnyWorkflow) -> workflow_pb2.WorkflowRevision:
+    async def apply(self, workflow: AnyWorkflow) -> Applied:
         """Checks and stores a workflow as its newest revision; the same content gives the same revision again.
 
         Raises InvalidRequest (WORKFLOW_INVALID), whose `violations` name every fault by its path.
         """
         request = workflow_service_pb2.ApplyWorkflowRequest(workflow=message_of(workflow))
         call = self._connection.call(lambda link: link.workflows.ApplyWorkflow, request, timeout=_APPLY_SECONDS)
-        return (await call).revision
+        answer = await call
+        return Applied(answer.revision.workflow, answer.revision.revision, answer.revision, answer.existing)
 
     async def check(self, workflow: AnyWorkflow) -> list[Violation]:
         """Makes every check of apply and stores nothing; returns the faults, none where the workflow is valid."""
@@ -58,26 +94,18 @@ class Catalogue:
     async def list_workflows(self, *, page_size: int = 0) -> AsyncIterator[workflow_pb2.WorkflowRevision]:
         """Yields the newest revision of each workflow, by name, over all pages."""
         request = workflow_service_pb2.ListWorkflowsRequest(page_size=page_size)
-        while True:
-            page = await self._connection.call(lambda link: link.workflows.ListWorkflows, request)
+        async for page in pages(self._connection, lambda link: link.workflows.ListWorkflows, request):
             for revision in page.workflows:
                 yield revision
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def list_revisions(
         self, workflow: str, *, page_size: int = 0
     ) -> AsyncIterator[workflow_pb2.WorkflowRevision]:
         """Yields the revisions of a workflow, newest first, over all pages."""
         request = workflow_service_pb2.ListWorkflowRevisionsRequest(workflow=workflow, page_size=page_size)
-        while True:
-            page = await self._connection.call(lambda link: link.workflows.ListWorkflowRevisions, request)
+        async for page in pages(self._connection, lambda link: link.workflows.ListWorkflowRevisions, request):
             for revision in page.revisions:
                 yield revision
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def delete_workflow(self, workflow: str) -> None:
         """Removes a workflow's name; its runs keep their revision."""
@@ -108,13 +136,9 @@ class Catalogue:
     async def list_workers(self, *, page_size: int = 0) -> AsyncIterator[worker_pb2.Worker]:
         """Yields the workers, by name, over all pages."""
         request = worker_service_pb2.ListWorkersRequest(page_size=page_size)
-        while True:
-            page = await self._connection.call(lambda link: link.workers.ListWorkers, request)
+        async for page in pages(self._connection, lambda link: link.workers.ListWorkers, request):
             for worker in page.workers:
                 yield worker
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def drain_worker(self, worker: str, address: str = "") -> worker_pb2.Worker:
         """Stops new calls to a worker, or to one of its addresses; calls in flight go on."""

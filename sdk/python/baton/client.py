@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from baton.catalogue import Catalogue, message_of
+from baton.catalogue import Catalogue, message_of, pages
 from baton.connection import Connection
 from baton.descriptors import descriptor_of
 from baton.payloads import pack
@@ -242,26 +242,18 @@ class Client(Catalogue):
         `filter` holds terms joined by AND, such as `state = FAILED AND attributes.team = "pay"`.
         """
         request = run_service_pb2.ListRunsRequest(filter=filter, page_size=page_size, view=_view(full))
-        while True:
-            page = await self._connection.call(lambda link: link.runs.ListRuns, request)
+        async for page in pages(self._connection, lambda link: link.runs.ListRuns, request):
             for run in page.runs:
                 yield run
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def list_events(
         self, run_id: str, *, page_size: int = 0, full: bool = False
     ) -> AsyncIterator[event_pb2.RunEvent]:
         """Yields the journal of a run up to now, oldest first, over all pages."""
         request = run_service_pb2.ListRunEventsRequest(run_id=run_id, page_size=page_size, view=_view(full))
-        while True:
-            page = await self._connection.call(lambda link: link.runs.ListRunEvents, request)
+        async for page in pages(self._connection, lambda link: link.runs.ListRunEvents, request):
             for event in page.events:
                 yield event
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     async def cancel_run(self, run_id: str, reason: str = "") -> run_pb2.Run:
         """Cancels a run; raises Conflict (RUN_ENDED) where it has ended otherwise."""

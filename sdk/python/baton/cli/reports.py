@@ -14,6 +14,9 @@ from baton.errors import BatonError, NotFound, Violation, WaitTimeout
 Locate = Callable[[str], int | None]
 """From the path of a fault to the line it stands on, None where that is not known."""
 
+_NOBODY_SERVES = "no registered worker serves"
+"""How the fault of a method begins whose whole service nobody has; else its name is wrong."""
+
 _CURES = {
     "WORKFLOW_NOT_FOUND": "see the names with `baton workflow ls`",
     "REVISION_NOT_FOUND": "see the revisions with `baton workflow revisions NAME`",
@@ -54,7 +57,7 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
         message=message,
         reason=error.reason or error.code,
         code=error.code,
-        cure=_CURES.get(error.reason, ""),
+        cure=_CURES.get(error.reason, "") or cure_of(error.violations),
         metadata=dict(error.metadata),
         violations=error.violations,
         source=source,
@@ -109,6 +112,13 @@ def print_violations(violations: Sequence[Violation], source: str, locate: Locat
         where = f"{source}:{lines[each.path]}: " if lines[each.path] else ""
         console.print(f"  {where}", styled(clean(_path(each)), "bold"), sep="")
         console.print(f"    {clean(each.message)}", styled(f" [{each.reason}]" if each.reason else "", "dim"), sep="")
+
+
+def cure_of(violations: Sequence[Violation]) -> str:
+    """What to do about faults that are not mended in the file: nobody serves what it calls. Else empty."""
+    if any(each.reason == "UNKNOWN_METHOD" and each.message.startswith(_NOBODY_SERVES) for each in violations):
+        return "register a worker that serves it: baton worker add NAME HOST:PORT"
+    return ""
 
 
 def violation_as_json(violation: Violation, locate: Locate | None) -> dict[str, object]:

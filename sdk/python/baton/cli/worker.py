@@ -43,11 +43,19 @@ def add(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
+        from baton.cli.output import clean, error_console, note, styled
+
         contract = _read_contract(descriptor_set) if descriptor_set is not None else None
+        before = await _worker_before(client, name)
         worker = await client.register_worker(
             name, address, contract=contract, services=service or (), max_in_flight=max_in_flight or 0
         )
         _print_worker(worker, chosen.as_json)
+        brought = _brought(before, worker, address)
+        if brought:
+            told = f"{address} brought services that {name} did not have: {', '.join(brought)}"
+            error_console().print(styled("warning: ", "bold yellow"), clean(told), sep="")
+            note(f"  a worker may serve several; if this is another one: baton worker rm {name} --address {address}")
 
     run_with_client(chosen, work)
 
@@ -124,6 +132,24 @@ def remove(
         note(f"removed {name}{f' at {address}' if address else ''}")
 
     run_with_client(chosen, work)
+
+
+async def _worker_before(client: Client, name: str) -> worker_pb2.Worker | None:
+    """The worker before an address is added to it; None where there is none, or the name is none."""
+    from baton.errors import InvalidRequest, NotFound
+
+    try:
+        return await client.get_worker(name)
+    except (NotFound, InvalidRequest):
+        return None
+
+
+def _brought(before: worker_pb2.Worker | None, after: worker_pb2.Worker, address: str) -> list[str]:
+    """The services that a worker has only since an address was added to those it had."""
+    if before is None or address in {each.address for each in before.endpoints}:
+        return []
+    known = {each.service for each in before.services}
+    return [each.service for each in after.services if each.service not in known]
 
 
 def _read_contract(path: Path) -> FileDescriptorSet:

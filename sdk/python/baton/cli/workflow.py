@@ -55,20 +55,21 @@ def apply(context: typer.Context, files: Files, server: ServerOption = None, out
         applied: list[Any] = []
         for source in sources:
             try:
-                revision = await client.apply(source.workflow)
+                stored = await client.apply(source.workflow)
             except BatonError as error:
                 code = report_error(error, chosen, source=source.file, locate=source.line)
                 if not error.violations:
                     return code
                 continue
             if chosen.as_json:
-                applied.append({"workflow": revision.workflow, "revision": revision.revision})
+                applied.append({"workflow": stored.workflow, "revision": stored.revision, "existing": stored.existing})
             else:
                 from baton.cli.output import console
 
-                steps = len(revision.definition.steps)
+                steps = len(stored.stored.definition.steps)
+                told = "unchanged" if stored.existing else f"{steps} step{'' if steps == 1 else 's'}"
                 mark = styled("✓ ", "green")
-                console().print(mark, f"{revision.workflow} {revision.revision} ({steps} steps)", sep="")
+                console().print(mark, f"{stored.workflow} {stored.revision} ({told})", sep="")
         if chosen.as_json:
             print_json(applied)
         return code
@@ -83,8 +84,8 @@ def check(context: typer.Context, files: Files, server: ServerOption = None, out
     sources = _read(chosen, files)
 
     async def work(client: Client) -> int:
-        from baton.cli.output import error_console, print_json, styled
-        from baton.cli.reports import print_violations, violation_as_json
+        from baton.cli.output import error_console, note, print_json, styled
+        from baton.cli.reports import cure_of, print_violations, violation_as_json
 
         code = ExitCode.SUCCESS
         told: list[Any] = []
@@ -100,6 +101,8 @@ def check(context: typer.Context, files: Files, server: ServerOption = None, out
                 count = f"{len(violations)} fault{'s' if len(violations) > 1 else ''}"
                 error_console().print(styled("✗ ", "red"), f"{name} ({source.file}): {count}", sep="")
                 print_violations(violations, source.file, source.line)
+                if cure := cure_of(violations):
+                    note(f"  {cure}")
             else:
                 from baton.cli.output import console
 
