@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -43,14 +44,20 @@ class Screen:
         """Writes a line; above the live picture where there is one."""
         self._console.print(Text(text, style), soft_wrap=True)
 
-    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Writes a table."""
+    def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], limit: int | None = None) -> None:
+        """Writes a table of at most `limit` rows, and how many more there are."""
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-        for header in headers:
-            table.add_column(header, overflow="fold", justify="right" if header.startswith("#") else "left")
-        for row in rows:
+        for position, header in enumerate(headers):
+            justify: Literal["left", "right"] = "right" if header.startswith("#") else "left"
+            if position == 0:  # a name: cut rather than broken
+                table.add_column(header, overflow="ellipsis", no_wrap=True, justify=justify)
+            else:
+                table.add_column(header, overflow="fold", justify=justify)
+        for row in rows[:limit]:
             table.add_row(*map(Text, row))
         self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
+        if limit is not None and len(rows) > limit:
+            self.say(f"   … and {len(rows) - limit} more", "dim")
 
     @contextmanager
     def progress(self) -> Iterator[None]:

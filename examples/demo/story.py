@@ -21,6 +21,11 @@ CARRIER_DIES_AT = 60
 SERVER_DIES_AT = 150
 """Orders that have ended when the carrier, and then the server, is killed."""
 
+DOCUMENTS_SHOWN = 12
+
+WIDE = 110
+"""Columns from which on tables are shown in full."""
+
 WORKERS = {
     "inventory": ("examples.orders.inventory", "--latency", "0.01"),
     "payments": ("examples.orders.payments", "--latency", "0.02", "--unavailable-share", "0.15", "--seed", "7"),
@@ -32,7 +37,7 @@ WORKERS = {
 WORKFLOWS = ("examples/orders/orders.yaml", "examples/documents/documents.yaml")
 
 _EVENTS = """
-    SELECT sequence, to_char(event_time, 'HH24:MI:SS.MS') AS time, kind, step, attempt, payload_type
+    SELECT sequence, to_char(event_time, 'HH24:MI:SS.MS') AS time, kind, step, attempt
     FROM events WHERE run_id = $1::uuid ORDER BY sequence LIMIT 6
 """
 _RUNS = "SELECT state, count(*) AS runs, sum(next_sequence - 1) AS events FROM runs GROUP BY state ORDER BY state"
@@ -191,19 +196,19 @@ class Story:
         )
         start = time.monotonic()
         reports, wrong = await documents.read_all(client)
-        self._screen.table(
-            ("document", "# sections", "# words", "# reading ease", "key terms"),
-            [
-                (
-                    report.document_name,
-                    str(report.counts["sections"]),
-                    str(report.counts["words"]),
-                    f"{report.readability.reading_ease:.0f}",
-                    ", ".join(report.key_terms[:4]),
-                )
-                for report in reports
-            ],
-        )
+        headers = ("document", "# sections", "# words", "# reading ease", "key terms")
+        shown = headers if self._screen.width >= WIDE else headers[:-1]
+        rows = [
+            (
+                report.document_name,
+                str(report.counts["sections"]),
+                str(report.counts["words"]),
+                f"{report.readability.reading_ease:.0f}",
+                ", ".join(report.key_terms[:4]),
+            )
+            for report in reports
+        ]
+        self._screen.table(shown, [row[: len(shown)] for row in rows], limit=DOCUMENTS_SHOWN)
         self._screen.say(f"   {len(reports)} documents in {time.monotonic() - start:.1f} s")
         self._wrong += wrong
         if not reports:
@@ -227,7 +232,7 @@ class Story:
         )
         self._screen.say(f"   SELECT … FROM events WHERE run_id = '{run.run_id}' LIMIT 6", "dim")
         kinds = {field.number: field.name.upper() for field in event_pb2.RunEvent.DESCRIPTOR.fields}
-        headers = ("sequence", "time", "kind", "step", "attempt", "payload_type")
+        headers = ("sequence", "time", "kind", "step", "attempt")
         rows = [{**row, "kind": f"{row['kind']} {kinds[row['kind']]}"} for row in events]
         self._screen.table(headers, [[str(row[name]) for name in headers] for row in rows])
         self._screen.say(f"   trace of that run: {run.trace_id} (set OTEL_EXPORTER_OTLP_ENDPOINT to export it)")

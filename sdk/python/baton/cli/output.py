@@ -40,6 +40,10 @@ _COLOURS = {
 }
 
 
+_WHOLE = ("RUN", "STEP", "STATE", "ATTEMPTS", "TIME")
+"""Columns that are never broken on a narrow terminal: ids stay fit for reading and copying."""
+
+
 @cache
 def console() -> Console:
     """Standard output."""
@@ -80,12 +84,14 @@ def state_text(name: str) -> Text:
     return Text(name, _COLOURS.get(name, ""))
 
 
-def new_table(headers: Sequence[str]) -> Table:
-    """Makes a table without frames."""
+def new_table(headers: Sequence[str], whole: Sequence[str] = ()) -> Table:
+    """Makes a table without frames; the columns `whole` are never broken either."""
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for header in headers:
-        # The id of a run stays fit for copying on a narrow terminal.
-        table.add_column(header, overflow="fold", no_wrap=header == "RUN")
+        if header in _WHOLE or header in whole:
+            table.add_column(header, overflow="ellipsis", no_wrap=True)
+        else:
+            table.add_column(header, overflow="fold")
     return table
 
 

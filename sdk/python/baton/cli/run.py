@@ -121,7 +121,7 @@ def get(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.output import print_json, show, styled, write
+        from baton.cli.output import console, print_json, show, styled, write
         from baton.cli.run_view import facts, head, steps_table
         from baton.cli.types import Types
 
@@ -134,7 +134,7 @@ def get(
         for name, value in facts(run):
             show(styled(f"  {name:<11}{value}", "red" if name == "failure" else ""))
         write()
-        show(steps_table(run.steps))
+        show(steps_table(run.steps, console().width))
         if waterfall:
             from baton.cli.waterfalls import print_waterfall
 

@@ -64,24 +64,34 @@ def facts(run: run_pb2.Run) -> list[tuple[str, str]]:
     return [(name, clean(value)) for name, value in told if value]
 
 
-def steps_table(steps: Sequence[run_pb2.RunStep]) -> Table:
-    """The steps of a run."""
-    table = new_table(STEP_HEADERS)
+def steps_table(steps: Sequence[run_pb2.RunStep], width: int) -> Table:
+    """The steps of a run for a screen of `width` columns: the narrower it is, the less is told of the methods."""
+    with_method = width >= _METHOD_WIDTH
+    table = new_table([header for header in STEP_HEADERS if header != "METHOD" or with_method], ("METHOD",))
     for step in steps:
+        service, _, method = clean(step.method).rpartition("/")
+        if width >= _SERVICE_WIDTH:
+            method = f"{service.rpartition('.')[2]}/{method}"
         table.add_row(
-            clean(step.step),
+            _cut(clean(step.step), width // 3),
             state_text(step_state(step)),
             str(len(step.attempts) or ""),
             _step_time(step),
-            clean(_without_package(step.method)),
+            *([method] if with_method else []),
             Text(_detail(step)),
         )
     return table
 
 
-def _without_package(method: str) -> str:
-    service, _, name = method.rpartition("/")
-    return f"{service.rpartition('.')[2]}/{name}"
+_METHOD_WIDTH = 110
+"""On narrower screens the details need the room of the methods."""
+
+_SERVICE_WIDTH = 130
+"""From here on methods are shown with their services."""
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _step_time(step: run_pb2.RunStep) -> str:

@@ -112,4 +112,4 @@ async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
 
 
 def _picture(run: run_pb2.Run) -> Group:
-    return Group(head(run), Text(), steps_table(run.steps), Text())
+    return Group(head(run), Text(), steps_table(run.steps, console().width), Text())
