@@ -13,6 +13,7 @@ from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.facts import ROOTS, bound_names, children, name_of
 from orchestrator.contracts.paths import Names
 from orchestrator.contracts.syntax import Call, Comprehension, Const, Node
+from orchestrator.contracts.types import DURATION, TIMESTAMP
 from orchestrator.contracts.violations import closest, closest_dotted, did_you_mean, hints_are_left, nearest
 
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
@@ -74,30 +75,40 @@ def _place(line: int, column: int, lines: int) -> str:
     return f"line {line}, column {column}" if lines > 1 else f"column {column}"
 
 
-def type_fault(text: str, root: Node, names: Names, types: TypePool) -> str:
-    """Returns what is wrong with an expression that can be parsed but does not pass the checks of types."""
+def type_fault(text: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
+    """Returns what is wrong with an expression that can be parsed but does not pass the checks of types.
+
+    `in_expect`: it also sees `output`.
+    """
     found = _ERROR_LINE.findall(text)
     if not found:
         return "the expression cannot be read"
     line, column, message = found[0]
     if unknown := _unknown_constant(root, types):
         return unknown
-    return f"line {line}, column {int(column)}: {_explained(message, root, names, types)}"
+    return f"line {line}, column {int(column)}: {_explained(message, root, names, types, in_expect)}"
 
 
-def _explained(message: str, root: Node, names: Names, types: TypePool) -> str:
+def _explained(message: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
     if found := _UNDECLARED.search(message):
-        return _undeclared(found.group(1), root, names, types)
+        return _undeclared(found.group(1), root, names, types, in_expect)
     if found := _NO_FIELD.search(message):
         descriptor = types.find_message(found.group(2))
         hint = closest(found.group(1), descriptor.fields_by_name) if descriptor is not None else ""
         return f"{found.group(2)} has no field `{found.group(1)}`{hint}"
     if found := _NO_OPERAND.search(message):
-        return f"a value of type {found.group(1)} has no fields"
+        return _without_fields(found.group(1))
     message = _cleaned(message)
     if found := _NO_OVERLOAD.search(message):
         return message + _overload_hint(found.group(1), found.group(2), root, types)
     return message
+
+
+def _without_fields(name: str) -> str:
+    if name.startswith("wrapper("):
+        return f"a wrapper is its value, {name[8:-1]} or null, and has no fields; leave out what comes after it"
+    hint = "; a path reads its parts" if name in (TIMESTAMP, DURATION) else ""
+    return f"a value of type {name} has no fields in an expression{hint}"
 
 
 def _overload_hint(function: str, applied: str, root: Node, types: TypePool) -> str:
@@ -106,7 +117,7 @@ def _overload_hint(function: str, applied: str, root: Node, types: TypePool) -> 
     if function in ("_==_", "_!=_") and applied in ("(int, string)", "(string, int)"):
         for node in _nodes(root):
             if isinstance(node, Const) and isinstance(node.value, str) and types.constants_called(node.value):
-                return f"; an enum is compared with {types.constants_called(node.value)[0]}"
+                return f"; compare an enum with a constant such as {types.constants_called(node.value)[0]}"
         return "; convert the number with string(), or the string with int()"
     if "uint" in applied and "int" in applied.replace("uint", ""):
         return "; convert one of them with int() or uint(), or write 1u for a number"
@@ -138,21 +149,21 @@ def _unknown_constant(root: Node, types: TypePool) -> str:
     return ""
 
 
-def _undeclared(name: str, root: Node, names: Names, types: TypePool) -> str:
+def _undeclared(name: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
     functions = dict(_called(root))
     if name in functions:
         path = functions[name]
         if path in _FUNCTIONS:
             return f"the function `{path}` is not called in this way"
         return f"there is no function `{path}`{closest_dotted(path, _FUNCTIONS)}"
-    hint = _meant(name, root, names, types)
+    hint = _meant(name, root, names, types, in_expect)
     for function in () if hint else functions:
         if function[0].isalpha() and function not in _METHODS and (near := closest(function, _METHODS)):
             return f"there is no function `{function}`{near}"
     return f"there is no `{name}` here{hint or _START}"
 
 
-def _meant(name: str, root: Node, names: Names, types: TypePool) -> str:
+def _meant(name: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
     if not hints_are_left():
         return ""
     first, _, rest = name.partition(".")
@@ -168,14 +179,15 @@ def _meant(name: str, root: Node, names: Names, types: TypePool) -> str:
     fields = names.input_type.fields_by_name if names.input_type is not None else {}
     if first in fields:
         return did_you_mean(f"input.{name}")
-    if near := nearest(first, {one: one for one in (*ROOTS[:2], *bound_names(root))}):
+    if near := nearest(first, {one: one for one in (*(ROOTS if in_expect else ROOTS[:2]), *bound_names(root))}):
         return did_you_mean(near + behind)
     if rest and (near := types.closest_constant(name)):
         return did_you_mean(near)
     near = nearest(first, {one: f"steps.{one}" for one in names.steps} | {one: f"input.{one}" for one in fields})
     if near:
         return did_you_mean(near + behind if behind or near.startswith("input.") else f"{near}.output")
-    return types.closest_message(name) if rest else ""
+    # By custom, names of messages start with a capital letter.
+    return types.closest_message(name) if name.rpartition(".")[2][:1].isupper() else ""
 
 
 def _called(root: Node) -> Iterator[tuple[str, str]]:

@@ -282,7 +282,7 @@ class ExpressionCompiler:
         except TooCostly as error:
             raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error), reads) from None
         except (RuntimeError, MalformedWire, RecursionError) as error:
-            message = type_fault(str(error), root, self._names, self._types)
+            message = type_fault(str(error), root, self._names, self._types, use.in_expect)
             raise ExpressionFault("INVALID_EXPRESSION", message, reads) from None
         return Expression(
             use.source,

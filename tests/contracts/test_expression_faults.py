@@ -27,7 +27,7 @@ def fault(expression: str) -> str:
         ("input.currency == shop.v1.Curency.EURO", ["did you mean `shop.v1.Currency.EUR`"]),
         ("input.currency == Currency.EUR", ["did you mean `shop.v1.Currency.EUR`"]),
         ("input.currency == EUR", ["did you mean `shop.v1.Currency.EUR`"]),
-        ("input.currency == 'EUR'", ["an enum is compared with shop.v1.Currency.EUR"]),
+        ("input.currency == 'EUR'", ["a constant such as shop.v1.Currency.EUR"]),
         ("shop.v1.Category.Imgae{}", ["did you mean `shop.v1.Category.Image`"]),
         ("shop.v1.Category.Imgae.X == 1", ["message shop.v1.Category has no enum or message `Imgae`", "`Image`"]),
         ("shop.v1.Monye{units: 1}", ["did you mean `shop.v1.Money`"]),
@@ -43,6 +43,8 @@ def fault(expression: str) -> str:
         ("math.gretest(1, 2)", ["no function `math.gretest`; did you mean `math.greatest`"]),
         ("True", ["did you mean `true`"]),
         ("input['string_value']", ["read with a dot"]),
+        ("input.wrapped_int32.value + 1", ["a wrapper is its value, int or null"]),
+        ("input.time.seconds + 1", ["google.protobuf.Timestamp has no fields in an expression; a path"]),
         ("'a' + 1", ["convert the other with string()"]),
     ],
 )
@@ -89,3 +91,11 @@ def test_a_field_named_like_a_word_of_cel_is_written_in_backticks(word: str) -> 
     assert "path" in message
     assert messages(f"input.`{word}` + '!'") == []
     assert messages(f"input.{word}") == []
+
+
+def test_only_expect_is_told_of_output() -> None:
+    for condition, meant in (("expect", "; did you mean `output.bool_value`?"), ("when", "; names start with")):
+        definition = mirror({})
+        definition["steps"][0][condition] = "outptu.bool_value"
+        (violation,) = check(definition).violations
+        assert f"there is no `outptu.bool_value` here{meant}" in violation.message
