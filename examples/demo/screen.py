@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 from rich.console import Console
 from rich.live import Live
@@ -47,14 +46,14 @@ class Screen:
     def table(self, headers: Sequence[str], rows: Sequence[Sequence[str]], limit: int | None = None) -> None:
         """Writes a table of at most `limit` rows, and how many more there are."""
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-        for position, header in enumerate(headers):
-            justify: Literal["left", "right"] = "right" if header.startswith("#") else "left"
-            if position == 0:  # a name: cut rather than broken
-                table.add_column(header, overflow="ellipsis", no_wrap=True, justify=justify)
+        for header in headers:
+            if header.startswith("#"):
+                table.add_column(header, no_wrap=True, justify="right")
             else:
-                table.add_column(header, overflow="fold", justify=justify)
-        for row in rows[:limit]:
-            table.add_row(*map(Text, row))
+                table.add_column(header, overflow="fold")
+        for name, *others in rows[:limit]:
+            # Where there is no room for all, the name is cut: it is not broken, and numbers stay whole.
+            table.add_row(Text(name, no_wrap=True, overflow="ellipsis"), *map(Text, others))
         self._console.print(Padding(table, (0, 0, 0, 3), expand=False))
         if limit is not None and len(rows) > limit:
             self.say(f"   … and {len(rows) - limit} more", "dim")

@@ -23,7 +23,7 @@ SERVER_DIES_AT = 150
 
 DOCUMENTS_SHOWN = 12
 
-WIDE = 110
+WIDE = 115
 """Columns from which on tables are shown in full."""
 
 WORKERS = {
@@ -197,14 +197,14 @@ class Story:
         start = time.monotonic()
         reports, wrong = await documents.read_all(client)
         headers = ("document", "# sections", "# words", "# reading ease", "key terms")
-        shown = headers if self._screen.width >= WIDE else headers[:-1]
+        shown = headers if self._screen.width >= WIDE else headers[:3]
         rows = [
             (
                 report.document_name,
                 str(report.counts["sections"]),
                 str(report.counts["words"]),
                 f"{report.readability.reading_ease:.0f}",
-                ", ".join(report.key_terms[:4]),
+                ", ".join(report.key_terms[:2]),
             )
             for report in reports
         ]
