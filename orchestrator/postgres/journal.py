@@ -61,9 +61,9 @@ class PostgresJournalStore:
         return [_journal_row(row) for row in rows]
 
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
-        arguments = arguments_of(replica_id, entries)
+        name, arguments = statement_of(replica_id, entries)
         async with self._journal.lend() as connection:
-            answer = await connection.fetchrow(_QUERIES["write_batch"], *arguments)
+            answer = await connection.fetchrow(_QUERIES[name], *arguments)
             if answer is None or not answer["leased"]:
                 raise LeaseLost
             written: list[int] = answer["positions"]
@@ -132,9 +132,12 @@ def _journal_row(row: asyncpg.Record) -> JournalRow:
     )
 
 
-def arguments_of(replica_id: UUID, entries: Sequence[RunEntry]) -> list[object]:
-    """Lays a batch out as the arguments of `write_batch`: arrays of the same length for each kind of row."""
-    return [replica_id, *_entry_arrays(entries), *_submission_arrays(entries), *_event_arrays(entries)]
+def statement_of(replica_id: UUID, entries: Sequence[RunEntry]) -> tuple[str, list[object]]:
+    """Names the statement that writes a batch, and lays the batch out: arrays of one length for each kind of row."""
+    arrays, events = _entry_arrays(entries), _event_arrays(entries)
+    if all(entry.new is None for entry in entries):
+        return "continue_batch", [replica_id, *arrays, *events]
+    return "write_batch", [replica_id, *arrays, *_submission_arrays(entries), *events]
 
 
 def _entry_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:

@@ -28,7 +28,8 @@ from tests.conformance.journal_store import (
 
 async def write_within(connection: asyncpg.Connection[asyncpg.Record], me: UUID, entry: RunEntry) -> list[int]:
     """Runs the journal's own statement on `connection`, which may hold a transaction open; answers what was written."""
-    answer = await connection.fetchrow(load("journal")["write_batch"], *journal.arguments_of(me, [entry]))
+    name, arguments = journal.statement_of(me, [entry])
+    answer = await connection.fetchrow(load("journal")[name], *arguments)
     assert answer is not None
     assert answer["leased"]
     return list(answer["positions"])

@@ -77,10 +77,11 @@ async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_table
         if vacuumed:
             await administrator.execute("VACUUM ANALYZE runs, requests, replicas")
         async with pools.journal.lend() as connection:
-            plan = await plan_of(connection, f"write_{vacuumed}", load("journal")["write_batch"])
-            assert "Index Cond: ((namespace = ANY (ARRAY[e.namespace])) AND (run_id = e.run_id))" in plan
-            assert plan.count(" on runs r") == 2  # the update, and one look by the primary key below it
-            assert "Seq Scan" not in plan
+            for statement in ("write_batch", "continue_batch"):
+                plan = await plan_of(connection, f"{statement}_{vacuumed}", load("journal")[statement])
+                assert "Index Cond: ((namespace = ANY (ARRAY[e.namespace])) AND (run_id = e.run_id))" in plan
+                assert plan.count(" on runs r") == 2  # the update, and one look by the primary key below it
+                assert "Seq Scan" not in plan
         async with pools.claims.lend() as connection:
             plan = await plan_of(connection, f"adopt_{vacuumed}", load("replicas")["adopt"])
             assert "Seq Scan on runs" not in plan

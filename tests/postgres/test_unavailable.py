@@ -39,7 +39,9 @@ async def test_an_ambiguous_commit_is_settled_by_the_identical_batch(
         async with lossy_proxy(database, Path(directory)) as (proxy, dsn), AsyncExitStack() as stack:
             far = await opened(stack, dsn, Role.ENGINE, PoolSettings(max_size=1, generic_plans=True))
             store = PostgresJournalStore(far, pools.reads)
-            assert [result.state for result in await store.write(me, [step(old, 2)])] == [WRITTEN]
+            # Of the shape of the batch below, so that its statement is prepared and only the answer to it can be lost.
+            before = [step(old, 2), submission(run_key())]
+            assert [result.state for result in await store.write(me, before)] == [WRITTEN] * 2
             batch = [step(old, 3, 2), submission(run_key(), "request-1", count=2), ending(dying, 2)]
             proxy.loses_answers = True
             with pytest.raises(DatabaseUnavailable):
