@@ -12,11 +12,7 @@ from google.protobuf.message_factory import GetMessageClass
 from orchestrator.rpc.server import SERVICES
 from orchestrator.rpc.validation import RequestValidator
 
-VALIDATOR = RequestValidator(
-    GetMessageClass(method.input_type)  # type: ignore[attr-defined]
-    for service in SERVICES
-    for method in service.methods
-)
+VALIDATOR = RequestValidator(GetMessageClass(method.input_type) for service in SERVICES for method in service.methods)
 
 
 def _applied(**step: Any) -> workflow_service_pb2.ApplyWorkflowRequest:
