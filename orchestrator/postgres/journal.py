@@ -62,7 +62,7 @@ class PostgresJournalStore:
 
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
-        async with self._journal.lend() as connection:
+        async with self._journal.lend_kept() as connection:
             answer = await connection.fetchrow(_QUERIES[name], *arguments)
             if answer is None or not answer["leased"]:
                 raise LeaseLost

@@ -67,6 +67,8 @@ class Pool:
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PoolSettings) -> None:
         self._pool = pool
         self._settings = settings
+        self._kept: list[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]] = []
+        self._closing = False
 
     @classmethod
     async def open(cls, dsn: str, role: Role, settings: PoolSettings) -> Pool:
@@ -93,8 +95,11 @@ class Pool:
 
     async def close(self) -> None:
         """Closes every connection, waiting for what is under way up to the statement timeout."""
+        self._closing = True
         try:
             async with asyncio.timeout(self._settings.statement_timeout_seconds):
+                while self._kept:
+                    await self._pool.release(self._kept.pop())
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
@@ -102,6 +107,26 @@ class Pool:
     def lend(self) -> asyncpg.pool.PoolAcquireContext[asyncpg.Record]:
         """Lends a connection as an asynchronous context. Errors: those of the driver, which the caller turns."""
         return self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+
+    @asynccontextmanager
+    async def lend_kept(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection that is kept for the next loan of this kind; after an error it goes back to the pool.
+
+        The upkeep of an ordinary loan costs half as much again as a short statement. For one borrower at a time,
+        who leaves no transaction open. Errors: those of the driver, which the caller turns.
+        """
+        kept = self._kept.pop() if self._kept else None
+        if kept is None or _is_lost(kept):
+            kept = await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+        try:
+            yield kept
+        except BaseException:
+            await self._pool.release(kept)
+            raise
+        if self._closing or self._kept:
+            await self._pool.release(kept)
+        else:
+            self._kept.append(kept)
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
@@ -129,6 +154,13 @@ class Pool:
         """Runs one statement that sees `namespace` alone and returns its rows."""
         async with self.in_namespace(namespace) as connection:
             return await connection.fetch(query, *arguments)
+
+
+def _is_lost(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> bool:
+    try:
+        return connection.is_closed()
+    except asyncpg.InterfaceError:
+        return True  # The pool takes a connection back by itself when it is lost.
 
 
 def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:

@@ -133,3 +133,32 @@ async def test_cancelled_reads_leave_no_transaction_and_no_namespace_behind(data
         assert not row["namespace"]
         (row,) = await pool.fetch("SELECT count(*) AS idle FROM pg_stat_activity WHERE state LIKE 'idle in%'")
         assert row["idle"] == 0
+
+
+async def test_a_kept_connection_is_lent_again_and_none_is_lent_twice_at_once(pools: Pools) -> None:
+    async def lent() -> int:
+        async with pools.journal.lend_kept() as connection:
+            return connection.get_server_pid()
+
+    first = await lent()
+    assert await lent() == first
+    async with pools.journal.lend_kept() as one, pools.journal.lend_kept() as other:
+        assert {one.get_server_pid(), other.get_server_pid()} > {first}
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        async with pools.journal.lend_kept() as failing:
+            await failing.execute("SELECT 1 / 0")
+    async with pools.journal.lend_kept() as healthy:
+        assert await healthy.fetchval("SELECT 1") == 1
+
+
+async def test_a_kept_connection_that_was_lost_between_loans_is_replaced(
+    pools: Pools, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    async with pools.journal.lend_kept() as kept:
+        process_id, lost = kept.get_server_pid(), asyncio.Event()
+        kept.add_termination_listener(lambda _: lost.set())
+    await administrator.execute("SELECT pg_terminate_backend($1)", process_id)
+    await asyncio.wait_for(lost.wait(), 10)
+    async with pools.journal.lend_kept() as another:
+        assert await another.fetchval("SELECT 1") == 1
+        assert another.get_server_pid() != process_id
