@@ -49,6 +49,12 @@ async def test_a_step_without_a_worker_waits_and_starts_when_one_registers(baton
 
 async def test_a_worker_that_does_not_serve_is_not_called(baton: Baton, registered: LabWorker) -> None:
     await registered.say_serving(False)
+
+    async def is_heard() -> bool:
+        endpoints = (await baton.worker(name_of(registered))).endpoints
+        return [one.health for one in endpoints] == [worker_pb2.ENDPOINT_HEALTH_NOT_SERVING]
+
+    await eventually(is_heard)
     run = await baton.submit(one_step(registered))
     reason = await baton.waiting(run.run_id, "a", run_pb2.WAIT_KIND_WORKER_NOT_SERVING)
     assert name_of(registered) in reason.message
