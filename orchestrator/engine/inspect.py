@@ -50,6 +50,10 @@ def decode_cursor(run_id: UUID, cursor: str) -> int:
     raise InvalidCursor("cursor: not one that WatchRun gave for this run; leave it empty to start with a snapshot")
 
 
+def _expired() -> CursorExpired:
+    return CursorExpired("cursor: the events after it are gone; leave it empty to start with a snapshot")
+
+
 def wait_reasons(live: LiveRun, admission: Admission, clock: Clock) -> Callable[[int], Wait | None]:
     """Tells why the ready steps of a live run wait."""
 
@@ -174,7 +178,7 @@ class RunReader:
         if rows is None:
             rows = await self._journal.read(key, sequence, WATCH_PAGE_ROWS, view == FULL)
         if rows and rows[0].sequence != sequence + 1:
-            raise CursorExpired("cursor: the events after it are gone; leave it empty to start with a snapshot")
+            raise _expired()
         return rows
 
     async def _wait_rows(self, key: RunKey, sequence: int) -> bool:
@@ -187,9 +191,13 @@ class RunReader:
                 if live.durable_sequence > sequence or await live.changed(left_seconds):
                     return True
             else:
+                # The row first: what it tells of an ended run was durable before the journal is looked at.
+                row = await self._row(key)
                 if await self._journal.read(key, sequence, 1, False):
                     return True
-                if await self._already_ended(key, sequence):
+                if row.state in ENDED_RUN:
+                    if sequence < row.next_sequence - 1:
+                        raise _expired()
                     return False
                 await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
         return False

@@ -42,6 +42,16 @@ async def baton(shared_server: ServerProcess) -> AsyncIterator[Baton]:
 
 
 @pytest.fixture
+async def administrator(
+    shared_server: ServerProcess, postgres_server: EmbeddedPostgres
+) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
+    """A superuser's connection to the shared server's database."""
+    connection = await asyncpg.connect(dsn_of(postgres_server.dsn, "acceptance"))
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
 def contract() -> Contract:
     """A lab's contract of this test alone."""
     return new_lab()

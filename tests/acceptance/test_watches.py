@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
+import asyncpg
 import grpc
 import grpc.aio
 from baton.v1 import run_pb2, run_service_pb2
 
+from orchestrator.engine.inspect import encode_cursor
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
@@ -143,6 +146,20 @@ async def test_cursors_that_are_not_of_this_run_are_refused(baton: Baton, regist
         refusal = await refused(baton.watch(run.run_id, wrong).read())
         assert (refusal.code, refusal.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_CURSOR")
         assert refusal.text.startswith("cursor:")
+
+
+async def test_a_run_whose_events_are_gone_is_told_by_its_row_and_its_cursors_expire(
+    baton: Baton, registered: LabWorker, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    run = await baton.run(chain(registered.contract, 2))
+    after_first = encode_cursor(UUID(run.run_id), 1)
+    assert events_of(await read(baton.watch(run.run_id, after_first))) == (await baton.events(run.run_id))[1:]
+    for gone in ("sequence < 5", "sequence >= 5"):
+        await administrator.execute(f"DELETE FROM events WHERE run_id = $1 AND {gone}", run.run_id)
+        refusal = await refused(baton.watch(run.run_id, after_first).read())
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED")
+    left = await baton.get(run.run_id)
+    assert (left.state, left.end_time, list(left.steps)) == (run.state, run.end_time, [])
 
 
 async def follow(baton: Baton, run_id: str, seen: list[Any], broken: list[Exception]) -> None:

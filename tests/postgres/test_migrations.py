@@ -19,6 +19,7 @@ from orchestrator.postgres.migrate import (
     check_schema,
     ensure_partitions,
     first_run_id,
+    keep_partitions,
     migrate,
     migrations,
 )
@@ -146,6 +147,42 @@ async def test_partitions_are_weeks_of_run_ids(
         )
         found = await administrator.fetchval("SELECT tableoid::regclass::text FROM events WHERE run_id = $1", run_id)
         assert found == partition
+
+
+async def test_a_week_that_the_default_partition_holds_stays_there_and_the_others_are_made(
+    database: str, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    start_ms = MONDAY_MS + 200 * WEEK_MS
+    await administrator.execute(
+        "INSERT INTO events (namespace, run_id, sequence, epoch, kind, attempt, event_time, step, payload_type,"
+        " header) VALUES ('shop', $1, 1, 1, 1, 0, now(), '', '', 'x')",
+        first_run_id(start_ms),
+    )
+    made = await ensure_partitions(administrator, weeks_ahead=1, now_ms=start_ms)
+    assert made == ["events_20300916", "events_20300930"]
+    assert await administrator.fetchval("SELECT count(*) FROM events_default") == 1
+
+
+async def test_a_server_makes_the_partitions_that_lack(
+    database: str, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    names = [name for name in await migrated_partitions(administrator) if name != "events_default"]
+    await administrator.execute(f"DROP TABLE {names[-1]}")
+    upkeep = asyncio.create_task(keep_partitions(database))
+    try:
+        async with asyncio.timeout(30):
+            while names[-1] not in await migrated_partitions(administrator):  # noqa: ASYNC110 (nobody tells of DDL)
+                await asyncio.sleep(0.01)
+    finally:
+        upkeep.cancel()
+        await asyncio.gather(upkeep, return_exceptions=True)
+
+
+async def migrated_partitions(connection: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+    rows = await connection.fetch(
+        "SELECT inhrelid::regclass::text AS name FROM pg_inherits WHERE inhparent = 'events'::regclass ORDER BY 1"
+    )
+    return [row["name"] for row in rows]
 
 
 async def test_runs_of_today_do_not_fall_into_the_default_partition(

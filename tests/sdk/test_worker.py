@@ -347,6 +347,19 @@ async def test_listening_everywhere_needs_an_address_to_advertise(double: Double
         await worker.start("0.0.0.0:0")
 
 
+async def test_a_followed_health_does_not_hold_up_the_stop_of_an_idle_worker(double: Double) -> None:
+    worker = Worker("payments", baton=double.address, grace=600)
+    worker.add(Till(lambda request, context: None))
+    address = await worker.start("127.0.0.1:0")
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        following = stub.Watch(health_pb2.HealthCheckRequest())
+        assert (await following.read()).status == health_pb2.HealthCheckResponse.SERVING
+        async with asyncio.timeout(60):
+            await worker.stop()
+        following.cancel()
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGINT, signal.SIGINT]], ids=str)
 async def test_signals_drain_a_whole_program(double: Double, stubs: Path, signals: list[signal.Signals]) -> None:
     path = os.pathsep.join(filter(None, (str(stubs), os.environ.get("PYTHONPATH"))))
