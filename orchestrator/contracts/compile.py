@@ -419,7 +419,6 @@ def _target(
     request_class: type[Message] = types.message_class(method.input_type)
     return CompiledTarget(
         name,
-        f"/{name}",
         request_class,
         types.message_class(method.output_type),
         _repeatable(method),

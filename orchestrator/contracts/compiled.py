@@ -31,10 +31,9 @@ class InputInvalid(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CompiledTarget:
-    """One method that a step can call; `method` is `package.Service/Method`, `path` the same with a leading slash."""
+    """One method that a step can call; `method` is `package.Service/Method`."""
 
     method: str
-    path: str
     request_class: type[Message]
     response_class: type[Message]
     repeatable: bool

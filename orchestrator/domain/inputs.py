@@ -71,6 +71,14 @@ class CallFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class CallLost:
+    """What carried a call to its worker is gone for good: what became of the call is not known."""
+
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Resumption:
     """The run was rebuilt from its journal by a new owner: outcomes of attempts under way are not known."""
 
@@ -109,6 +117,7 @@ Input = (
     | RequestUnbuildable
     | CallSucceeded
     | CallFailed
+    | CallLost
     | Resumption
     | TimeoutPassed
     | RunTimeoutPassed

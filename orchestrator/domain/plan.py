@@ -18,6 +18,7 @@ from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import (
     Abandonment,
     CallFailed,
+    CallLost,
     CallSucceeded,
     CancelRequest,
     CircuitOpen,
@@ -138,6 +139,9 @@ class _Planner:
                 ready = self.run.steps[given.step].state is StepState.READY
                 if ready and not self._take_fallback(given.step, given.failure):
                     self._fail_step(given.step, given.failure)
+            case CallLost():
+                if self.run.is_current(given.step, given.attempt):
+                    self._interrupt(given.step, "the stream to its worker was lost")
             case Resumption():
                 self._resume()
             case TimeoutPassed():
@@ -242,9 +246,9 @@ class _Planner:
         self.decision.queued.extend(index for index, step in enumerate(self.run.steps) if step.state is StepState.READY)
         for index in running:
             if not self.run.ended:
-                self._interrupt(index)
+                self._interrupt(index, "its replica went away")
 
-    def _interrupt(self, index: int) -> None:
+    def _interrupt(self, index: int, cause: str) -> None:
         if self.run.steps[index].attempts[-1].deliveries >= MAX_DELIVERIES:
             message = f"the call was sent {MAX_DELIVERIES} times without an answer"
             failure = Failure(Code.INTERNAL, "DELIVERY_LIMIT", message, Origin.ORCHESTRATOR, outcome_unknown=True)
@@ -253,7 +257,7 @@ class _Planner:
             failure = Failure(
                 Code.UNKNOWN,
                 "OUTCOME_UNKNOWN",
-                "the call was under way when its replica went away, and the step is delivered at most once",
+                f"the call was under way when {cause}, and the step is delivered at most once",
                 Origin.TRANSPORT,
                 outcome_unknown=True,
             )

@@ -1,7 +1,7 @@
 """Dispatch: sends the call of an admitted attempt to its endpoint and judges the answer.
 
-Only unary calls so far: one task for each call, owned by the dispatcher. What may not enter: decisions about what an
-outcome means for the run.
+How a call travels is the gateway's business: nothing here waits, and no task is made for a step. What may not enter:
+decisions about what an outcome means for the run.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from google.protobuf.message import DecodeError, Message
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.inputs import CallFailed
+from orchestrator.domain.inputs import CallFailed, CallLost
 from orchestrator.domain.tracing import attempt_traceparent
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
-from orchestrator.engine.ports import Answer, Call, Clock, WorkerGateway
+from orchestrator.engine.ports import Answer, Call, Clock, Sending, WorkerGateway
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ StepToken = Callable[[LiveRun, Flight], str]
 LEASE_LOOK_SECONDS = 0.02
 """How often a call looks whether it may be made, where the replica is not sure of its lease."""
 
-OnAnswer = Callable[[LiveRun, Flight, "tuple[Message, Payload] | CallFailed"], None]
+Outcome = tuple[Message, Payload] | CallFailed | CallLost
+OnAnswer = Callable[[LiveRun, Flight, Outcome], None]
 
 
 class Dispatcher:
@@ -42,78 +43,54 @@ class Dispatcher:
         trace_calls: bool,
         holds_lease: Callable[[], bool],
     ) -> None:
-        self._gateway, self._clock, self._step_token = gateway, clock, step_token
+        self.gateway, self.clock = gateway, clock
+        self.holds_lease = holds_lease
+        self._step_token = step_token
         self._trace_calls = trace_calls
-        self._holds_lease = holds_lease
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._deliveries: set[Delivery] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.on_answer: OnAnswer
 
     def send(self, live: LiveRun, flight: Flight) -> None:
         """Starts the call of a flight. Its delivery is durable."""
-        task = asyncio.get_running_loop().create_task(self._call(live, flight))
-        flight.task = task
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        flight.sending = delivery = Delivery(self, live, flight)
+        self._deliveries.add(delivery)
+        self._idle.clear()
+        delivery.start()
 
-    async def close(self) -> None:
-        """Cancels every call and waits for them."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def ended(self, delivery: Delivery) -> None:
+        """Takes note that a delivery is under way no more."""
+        self._deliveries.discard(delivery)
+        if not self._deliveries:
+            self._idle.set()
 
-    async def wait_idle(self, timeout_seconds: float) -> bool:
-        """Waits until no call is in flight; False where the time is over."""
-        if not self._tasks:
-            return True
-        _, pending = await asyncio.wait(list(self._tasks), timeout=timeout_seconds)
-        return not pending
+    def close(self) -> None:
+        """Cancels every call."""
+        for delivery in list(self._deliveries):
+            delivery.cancel()
 
-    async def _call(self, live: LiveRun, flight: Flight) -> None:
-        # A replica that slept may have lost its runs: it forgets them and ends this call, or its lease is renewed.
-        while not self._holds_lease():  # noqa: ASYNC110 (time alone decides; nobody could set an event)
-            await asyncio.sleep(LEASE_LOOK_SECONDS)
+    async def wait_idle(self) -> None:
+        """Waits until no call is in flight."""
+        await self._idle.wait()
+
+    def call_of(self, live: LiveRun, flight: Flight, deadline_seconds: float) -> Call:
+        """Lays out what the worker is told."""
+        step_id = live.run.graph.steps[flight.step].id
         record = live.run.steps[flight.step].attempts[-1]
-        remaining_seconds = (record.expire_time - self._clock.now()) / 1_000_000
-        if remaining_seconds <= 0:
-            flight.ticket.released()
-            failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "the attempt's time was over", Origin.TIMEOUT)
-            self.on_answer(live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0))
-            return
-        try:
-            answer = await self._gateway.call(
-                Call(flight.endpoint.key, flight.path, flight.request, remaining_seconds, self._metadata(live, flight))
-            )
-        finally:
-            # An unsettled trial would keep its circuit half-open for ever; settling twice does nothing.
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                flight.ticket.released()
-        if answer.against_circuit:
-            flight.ticket.failed()
-        elif answer.sent:
-            flight.ticket.succeeded()
-        else:
-            flight.ticket.released()
-        try:
-            outcome = self._judge(live, flight, answer)
-        except Exception:
-            _LOGGER.exception("an answer of %s could not be judged", flight.path)
-            failure = Failure(Code.INTERNAL, "INTERNAL", "the answer could not be judged", Origin.ORCHESTRATOR)
-            outcome = CallFailed(flight.step, flight.attempt, failure, None, random.random())
-        self.on_answer(live, flight, outcome)
-
-    def _metadata(self, live: LiveRun, flight: Flight) -> tuple[tuple[str, str], ...]:
-        run_id, step_id = str(live.key.run_id), live.run.graph.steps[flight.step].id
-        record = live.run.steps[flight.step].attempts[-1]
-        return (
-            ("idempotency-key", f"{run_id}/{step_id}/{live.run.round}"),
-            ("baton-run", run_id),
-            ("baton-step", step_id),
-            ("baton-attempt", str(flight.attempt)),
-            ("baton-delivery", str(record.deliveries)),
-            ("baton-epoch", str(live.epoch)),
-            ("baton-step-token", self._step_token(live, flight)),
-            ("traceparent", self._traceparent(live, step_id, flight.attempt)),
+        return Call(
+            flight.endpoint.key,
+            flight.method,
+            flight.request,
+            deadline_seconds,
+            live.run_id,
+            step_id,
+            flight.attempt,
+            record.deliveries,
+            live.epoch,
+            f"{live.run_id}/{step_id}/{live.run.round}",
+            self._step_token(live, flight),
+            self._traceparent(live, step_id, flight.attempt),
         )
 
     def _traceparent(self, live: LiveRun, step_id: str, attempt: int) -> str:
@@ -122,31 +99,96 @@ class Dispatcher:
             return live.run.traceparent
         return attempt_traceparent(live.run.traceparent, live.key.run_id, step_id, attempt)
 
-    def _judge(self, live: LiveRun, flight: Flight, answer: Answer) -> tuple[Message, Payload] | CallFailed:
-        """Turns an answer into an output that the step accepts, or into a failure."""
-        if answer.failure is not None or answer.payload is None:
-            failure = answer.failure or Failure(Code.INTERNAL, "INTERNAL", "no answer", Origin.TRANSPORT)
-            return CallFailed(flight.step, flight.attempt, failure, answer.retry_delay_us, random.random())
-        failed = self._check_output(live, flight, answer.payload)
-        if isinstance(failed, Failure):
-            return CallFailed(flight.step, flight.attempt, failed, None, random.random())
-        return failed, Payload(failed.DESCRIPTOR.full_name, answer.payload)
 
-    @staticmethod
-    def _check_output(live: LiveRun, flight: Flight, payload: bytes) -> Message | Failure:
-        step = live.compiled.step(flight.step)
-        target = step.targets[live.run.steps[flight.step].target]
-        if len(payload) > MAX_PAYLOAD_BYTES:
-            text = f"the output has {len(payload)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
-            return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
+class Delivery:
+    """One sending of an attempt, from its durable entry to its answer. Implements ports.CallListener."""
+
+    __slots__ = ("_dispatcher", "_flight", "_handle", "_live", "_sending")
+
+    def __init__(self, dispatcher: Dispatcher, live: LiveRun, flight: Flight) -> None:
+        self._dispatcher, self._live, self._flight = dispatcher, live, flight
+        self._sending: Sending | None = None
+        self._handle: asyncio.Handle | None = None
+
+    def start(self) -> None:
+        """Sends the call, or looks again soon where the replica is not sure of its lease: it slept, and either
+        forgets its runs and ends this, or its lease is renewed."""
+        dispatcher, live, flight = self._dispatcher, self._live, self._flight
+        if not dispatcher.holds_lease():
+            self._handle = asyncio.get_running_loop().call_later(LEASE_LOOK_SECONDS, self.start)
+            return
+        expire_time = live.run.steps[flight.step].attempts[-1].expire_time
+        remaining_seconds = (expire_time - dispatcher.clock.now()) / 1_000_000
+        if remaining_seconds > 0:
+            self._sending = dispatcher.gateway.send(dispatcher.call_of(live, flight, remaining_seconds), self)
+        else:
+            self._handle = asyncio.get_running_loop().call_soon(self._too_late)
+
+    def cancel(self) -> None:
+        """Ends the call; nothing is heard of it any more."""
+        self._dispatcher.ended(self)
+        if self._handle is not None:
+            self._handle.cancel()
+        if self._sending is not None:
+            self._sending.cancel()
+
+    def answered(self, answer: Answer) -> None:
+        """Settles the ticket and hands on what the answer comes to."""
+        live, flight = self._live, self._flight
+        self._dispatcher.ended(self)
+        if answer.against_circuit:
+            flight.ticket.failed()
+        elif answer.sent and not answer.lost:
+            flight.ticket.succeeded()
+        else:
+            flight.ticket.released()
         try:
-            message = target.response_class.FromString(payload)
-        except DecodeError:
-            text = f"the answer is not a valid {target.response_class.DESCRIPTOR.full_name}"
-            return Failure(Code.INTERNAL, "INVALID_OUTPUT", text, Origin.ORCHESTRATOR)
-        try:
-            if step.accepts(live.scope, message):
-                return message
-        except EvaluationFailed as error:
-            return evaluation_failure(error)
-        return Failure(Code.FAILED_PRECONDITION, "OUTPUT_REJECTED", "expect was false", Origin.ORCHESTRATOR)
+            outcome = judge(live, flight, answer)
+        except Exception:
+            _LOGGER.exception("an answer of %s could not be judged", flight.method)
+            failure = Failure(Code.INTERNAL, "INTERNAL", "the answer could not be judged", Origin.ORCHESTRATOR)
+            outcome = CallFailed(flight.step, flight.attempt, failure, None, random.random())
+        self._dispatcher.on_answer(live, flight, outcome)
+
+    def progressed(self, percent: float, message: str) -> None:
+        """Keeps the newest progress for those who look at the run."""
+        self._flight.progress = (percent, message, self._dispatcher.clock.now())
+
+    def _too_late(self) -> None:
+        flight = self._flight
+        self._dispatcher.ended(self)
+        flight.ticket.released()
+        failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "the attempt's time was over", Origin.TIMEOUT)
+        self._dispatcher.on_answer(self._live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0))
+
+
+def judge(live: LiveRun, flight: Flight, answer: Answer) -> Outcome:
+    """Turns an answer into an output that the step accepts, or into a failure."""
+    if answer.lost:
+        return CallLost(flight.step, flight.attempt)
+    if answer.failure is not None or answer.payload is None:
+        failure = answer.failure or Failure(Code.INTERNAL, "INTERNAL", "no answer", Origin.TRANSPORT)
+        return CallFailed(flight.step, flight.attempt, failure, answer.retry_delay_us, random.random())
+    checked = _check_output(live, flight, answer.payload)
+    if isinstance(checked, Failure):
+        return CallFailed(flight.step, flight.attempt, checked, None, random.random())
+    return checked, Payload(checked.DESCRIPTOR.full_name, answer.payload)
+
+
+def _check_output(live: LiveRun, flight: Flight, payload: bytes) -> Message | Failure:
+    step = live.compiled.step(flight.step)
+    target = step.targets[live.run.steps[flight.step].target]
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        text = f"the output has {len(payload)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
+        return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
+    try:
+        message = target.response_class.FromString(payload)
+    except DecodeError:
+        text = f"the answer is not a valid {target.response_class.DESCRIPTOR.full_name}"
+        return Failure(Code.INTERNAL, "INVALID_OUTPUT", text, Origin.ORCHESTRATOR)
+    try:
+        if step.accepts(live.scope, message):
+            return message
+    except EvaluationFailed as error:
+        return evaluation_failure(error)
+    return Failure(Code.FAILED_PRECONDITION, "OUTPUT_REJECTED", "expect was false", Origin.ORCHESTRATOR)

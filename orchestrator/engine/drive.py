@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from google.protobuf.message import Message
-
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import (
     CallFailed,
+    CallLost,
     CallSucceeded,
     CircuitOpen,
     Input,
@@ -29,7 +28,7 @@ from orchestrator.domain.plan import Decision, decide, queue_expire_time, redeli
 from orchestrator.domain.states import StepState
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.codec import encode
-from orchestrator.engine.dispatch import Dispatcher
+from orchestrator.engine.dispatch import Dispatcher, Outcome
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
@@ -178,7 +177,7 @@ class Driver:
         if not decision.events or live.run.ended:
             return False
         attempt = live.run.steps[index].attempt
-        live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.path)
+        live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.method)
         live.cancel_timer(TimerKey(TimerKind.BACKOFF, index))
         live.cancel_timer(TimerKey(TimerKind.QUEUE, index))
         return True
@@ -239,14 +238,14 @@ class Driver:
         """Ends a flight whose answer is no longer wanted: cancels its call and gives everything back."""
         if live.flights.get(flight.step) is flight:
             del live.flights[flight.step]
-        if flight.task is not None:
-            flight.task.cancel()
+        if flight.sending is not None:
+            flight.sending.cancel()
         flight.ticket.released()
         self.admission.call_ended(flight.endpoint)
 
     # --- record
 
-    def record(self, live: LiveRun, flight: Flight, outcome: tuple[Message, ev.Payload] | CallFailed) -> None:
+    def record(self, live: LiveRun, flight: Flight, outcome: Outcome) -> None:
         """Records how a call ended. The outcome of a flight that was landed before is dropped."""
         if live.flights.get(flight.step) is not flight:
             return
@@ -257,6 +256,8 @@ class Driver:
         live.cancel_timer(TimerKey(TimerKind.ATTEMPT, flight.step))
         if isinstance(outcome, CallFailed):
             self._record_failure(live, outcome)
+        elif isinstance(outcome, CallLost):
+            self.advance(live, outcome)
         else:
             live.answer, payload = outcome
             self.advance(live, CallSucceeded(flight.step, flight.attempt, payload))

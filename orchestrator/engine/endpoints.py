@@ -28,19 +28,25 @@ class Endpoint:
         self.key: EndpointKey = row.key
         self.contract_digest = row.contract_digest
         self.draining = row.draining
-        self.max_in_flight = max_in_flight
+        self._registered_max = max_in_flight
+        self._credit: int | None = None
         self.create_time = row.create_time
         self.in_flight = 0
         self.health: Health = "unknown"
         self.gone = False
         self._on_free, self._observer = on_free, observer
         self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed, now)
-        self._unfollow = gateway.follow_health(row.key.address, self._health_changed)
+        self._unfollow = gateway.follow(row, self._changed)
 
     def update(self, row: EndpointRow, max_in_flight: int) -> None:
         """Takes over what the catalogue now says."""
         self.contract_digest, self.draining = row.contract_digest, row.draining
-        self.max_in_flight = max_in_flight
+        self._registered_max = max_in_flight
+
+    @property
+    def max_in_flight(self) -> int:
+        """Calls that the endpoint takes from this replica at a time: as registered, or fewer where it says so."""
+        return self._registered_max if self._credit is None else min(self._registered_max, self._credit)
 
     def take(self) -> Ticket | None:
         """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""
@@ -59,8 +65,8 @@ class Endpoint:
         self.gone = True
         self._unfollow()
 
-    def _health_changed(self, health: Health) -> None:
-        self.health = health
+    def _changed(self, health: Health, credit: int | None) -> None:
+        self.health, self._credit = health, credit
         self._on_free(self)
 
     def _circuit_changed(self) -> None:

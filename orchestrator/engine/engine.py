@@ -137,7 +137,7 @@ class Engine:
             async with asyncio.timeout(self._limits.drain_seconds):
                 # What is staged may hold attempts, whose calls follow; and what the calls give is staged again.
                 await self._driver.journal.wait_idle()
-                await self._dispatcher.wait_idle(self._limits.drain_seconds)
+                await self._dispatcher.wait_idle()
                 await self._driver.journal.wait_idle()
 
     async def stop(self) -> None:
@@ -146,7 +146,7 @@ class Engine:
             self._loops.cancel()
             await asyncio.gather(self._loops, return_exceptions=True)
         self._driver.forget_all("")
-        await self._dispatcher.close()
+        self._dispatcher.close()
         self._catalogue.close()
         if self._lease is not None:
             await self._lease.stop()

@@ -25,7 +25,7 @@ from orchestrator.domain.states import StepState
 from orchestrator.engine.codec import indexes, total_bytes
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
-from orchestrator.engine.ports import JournalRow, NewRun, Ticket, WriteResult
+from orchestrator.engine.ports import JournalRow, NewRun, Sending, Ticket, WriteResult
 from orchestrator.engine.timers import Timer
 
 RECENT_ROWS = 256
@@ -59,8 +59,10 @@ class Flight:
     endpoint: Endpoint
     ticket: Ticket
     request: bytes
-    path: str
-    task: asyncio.Task[None] | None = None
+    method: str
+    sending: Sending | None = None
+    progress: tuple[float, str, int] | None = None
+    """The newest that the worker told: percent, what it does, and when."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class LiveRun:
 
     def __init__(self, key: RunKey, epoch: int, compiled: CompiledWorkflow, scope: Scope, new: NewRun | None) -> None:
         self.key = key
+        self.run_id = str(key.run_id)
         self.epoch = epoch
         self.compiled = compiled
         self.run = Run(compiled.graph)

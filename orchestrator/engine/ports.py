@@ -318,27 +318,56 @@ class KeyStore(Protocol):
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One delivery of an attempt. `payload` is the serialized request."""
+    """One delivery of an attempt. `payload` is the serialized request, `method` is `package.Service/Method`."""
 
     endpoint: EndpointKey
-    path: str
+    method: str
     payload: bytes
     deadline_seconds: float
-    metadata: tuple[tuple[str, str], ...]
+    run_id: str
+    step: str
+    attempt: int
+    delivery: int
+    epoch: int
+    idempotency_key: str
+    step_token: str
+    traceparent: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """How a call ended: `payload` on success, else `failure`. `against_circuit` tells whether the endpoint itself is to
-    blame; `sent` is false where nothing left this process; `retry_delay_us` is the worker's RetryInfo."""
+    blame; `sent` is false where nothing left this process; `retry_delay_us` is the worker's RetryInfo. `lost`: the
+    stream that carried the call is gone, and with it what the call may have come to; there is no failure then."""
 
     payload: bytes | None
     failure: Failure | None = None
     sent: bool = True
     against_circuit: bool = False
     retry_delay_us: int | None = None
+    lost: bool = False
+
+
+class CallListener(Protocol):
+    """Who hears of a call. Both are called on the event loop, and never by `WorkerGateway.send` itself."""
+
+    def answered(self, answer: Answer) -> None:
+        """The call ended. Called once, and not at all after the call was cancelled."""
+        ...
+
+    def progressed(self, percent: float, message: str) -> None:
+        """The worker tells how far it is, from 0 to 100, and at what."""
+        ...
+
+
+class Sending(Protocol):
+    """A call under way."""
+
+    def cancel(self) -> object:
+        """Ends the call, at the worker too, where it still runs; nothing is heard of it any more."""
+        ...
 
 
 class Ticket(Protocol):
@@ -381,8 +410,8 @@ Health = Literal["serving", "not_serving", "unknown", "unreachable"]
 class WorkerGateway(Protocol):
     """Everything the engine does with workers over the network."""
 
-    async def call(self, call: Call) -> Answer:
-        """Makes one unary call. Raises nothing but CancelledError, which reaches the worker as gRPC cancellation."""
+    def send(self, call: Call, listener: CallListener) -> Sending:
+        """Starts one call, in the way that its endpoint takes calls. Raises nothing."""
         ...
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
@@ -390,8 +419,12 @@ class WorkerGateway(Protocol):
         clock that its `until_time` is told by."""
         ...
 
-    def follow_health(self, address: str, on_change: Callable[[Health], None]) -> Callable[[], None]:
-        """Follows grpc.health.v1 of an address until the function that is returned is called."""
+    def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
+        """Follows the health of an endpoint until the function that is returned is called.
+
+        `on_change` is told its health, and its credit: how many calls of this replica it takes at a time, None where it
+        does not say.
+        """
         ...
 
     async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:

@@ -11,7 +11,7 @@ import grpc.aio
 
 from orchestrator.domain.errors import WorkerUnreachable
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.engine.ports import Answer, Call
+from orchestrator.engine.ports import Answer, Call, CallListener, Sending
 from orchestrator.outbound import statuses
 from orchestrator.outbound.channels import CONNECT_TIMEOUT_SECONDS, MESSAGE_LIMIT_BYTES, Channels
 
@@ -30,12 +30,43 @@ def is_against_circuit(failure: Failure) -> bool:
     return failure.origin is not Origin.WORKER or failure.outcome_unknown
 
 
+def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
+    """Lays out what the worker is told of a call beside its request."""
+    return (
+        ("idempotency-key", call.idempotency_key),
+        ("baton-run", call.run_id),
+        ("baton-step", call.step),
+        ("baton-attempt", str(call.attempt)),
+        ("baton-delivery", str(call.delivery)),
+        ("baton-epoch", str(call.epoch)),
+        ("baton-step-token", call.step_token),
+        ("traceparent", call.traceparent),
+    )
+
+
 class Outbound:
     """Makes calls over shared channels."""
 
     def __init__(self, channels: Channels, connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS) -> None:
         self._channels = channels
         self._connect_timeout_seconds = connect_timeout_seconds
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def send(self, call: Call, listener: CallListener) -> Sending:
+        """Starts one call, whose end the listener hears."""
+        task = asyncio.get_running_loop().create_task(self._send(call, listener))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self) -> None:
+        """Cancels every call and waits for them."""
+        for task in tuple(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _send(self, call: Call, listener: CallListener) -> None:
+        listener.answered(await self.call(call))
 
     async def call(self, call: Call) -> Answer:
         """Makes one call and tells how it ended. Raises nothing but CancelledError, which cancels the call too."""
@@ -63,8 +94,8 @@ async def _send(channel: grpc.aio.Channel, call: Call, timeout_seconds: float) -
     started = time.monotonic()
     sending: grpc.aio.UnaryUnaryCall[bytes, bytes] | None = None
     try:
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(call.path)
-        sending = method(call.payload, timeout=timeout_seconds, metadata=call.metadata)
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{call.method}")
+        sending = method(call.payload, timeout=timeout_seconds, metadata=metadata_of(call))
         return Answer(payload=await sending)
     except grpc.aio.AioRpcError as error:
         elapsed_seconds = time.monotonic() - started
@@ -86,8 +117,8 @@ async def _send(channel: grpc.aio.Channel, call: Call, timeout_seconds: float) -
         return _failed(statuses.lost_failure(call.endpoint.address))
     except (grpc.aio.BaseError, TypeError, ValueError):
         # grpc refuses what it cannot encode, such as a metadata key with a capital, before anything is sent.
-        _LOG.exception("a call of %s could not be started", call.path)
-        return _unsent(_unsendable_failure(call.path))
+        _LOG.exception("a call of %s could not be started", call.method)
+        return _unsent(_unsendable_failure(call.method))
     finally:
         if sending is not None and not sending.done():
             sending.cancel()
@@ -117,10 +148,10 @@ def _oversize_failure(size_bytes: int) -> Failure:
     )
 
 
-def _unsendable_failure(path: str) -> Failure:
+def _unsendable_failure(method: str) -> Failure:
     return Failure(
         code=Code.INTERNAL,
         reason="INTERNAL",
-        message=f"The call of {path} could not be sent.",
+        message=f"The call of {method} could not be sent.",
         origin=Origin.ORCHESTRATOR,
     )

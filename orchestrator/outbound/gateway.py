@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Answer, Call, Health
+from orchestrator.engine.ports import Call, CallListener, EndpointRow, Health, Sending
 from orchestrator.outbound.breaker import Circuit
 from orchestrator.outbound.calls import Outbound
 from orchestrator.outbound.channels import Channels
@@ -22,11 +22,11 @@ class GrpcWorkerGateway:
         self._channels = Channels()
         self._outbound = Outbound(self._channels)
         self._health = HealthWatcher(self._channels, self._tell)
-        self._followers: defaultdict[str, list[Callable[[Health], None]]] = defaultdict(list)
+        self._followers: defaultdict[str, list[Callable[[Health, int | None], None]]] = defaultdict(list)
 
-    async def call(self, call: Call) -> Answer:
+    def send(self, call: Call, listener: CallListener) -> Sending:
         """See ports.WorkerGateway."""
-        return await self._outbound.call(call)
+        return self._outbound.send(call, listener)
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
         """See ports.WorkerGateway."""
@@ -37,12 +37,13 @@ class GrpcWorkerGateway:
             wall_time=now,
         )
 
-    def follow_health(self, address: str, on_change: Callable[[Health], None]) -> Callable[[], None]:
+    def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See ports.WorkerGateway."""
+        address = row.key.address
         followers = self._followers[address]
         followers.append(on_change)
         self._health.add(address)
-        on_change(self._health.health(address))
+        on_change(self._health.health(address), None)
 
         def unfollow() -> None:
             if on_change not in followers:
@@ -63,8 +64,9 @@ class GrpcWorkerGateway:
     async def close(self) -> None:
         """Ends every health stream and closes every channel."""
         await self._health.close()
+        await self._outbound.close()
         await self._channels.close()
 
     def _tell(self, address: str, health: Health) -> None:
         for follower in list(self._followers.get(address, ())):
-            follower(health)
+            follower(health, None)

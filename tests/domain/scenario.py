@@ -155,6 +155,8 @@ def input_of(script: Script, verb: str, words: list[str], now: int) -> inputs.In
             failure = Failure(Code[plain[2]], reason, "no", origin, outcome_unknown=unknown)
             delay = duration_us(settings["delay"]) if "delay" in settings else None
             return inputs.CallFailed(step, int(plain[1]), failure, delay, float(settings.get("draw", "0")))
+        case "lose":
+            return inputs.CallLost(step, int(plain[1]))
         case "circuit_open":
             return inputs.CircuitOpen(step)
         case "unbuildable":

@@ -199,6 +199,12 @@ class RunMachine(RuleBasedStateMachine):
         self.driven.give(inputs.CallFailed(step, attempt, failure, delay_us, draw))
 
     @precondition(lambda self: self.driven.running())
+    @rule(place=STEP)
+    def lose_the_stream(self, place: int) -> None:
+        step, attempt = self.driven.running()[place % len(self.driven.running())]
+        self.driven.give(inputs.CallLost(step, attempt))
+
+    @precondition(lambda self: self.driven.running())
     @rule(place=STEP, times=st.integers(1, 3))
     def admit_what_runs_already(self, place: int, times: int) -> None:
         running = self.driven.running()
@@ -226,7 +232,7 @@ class RunMachine(RuleBasedStateMachine):
                 self.driven.admit(step)
 
     @rule(
-        kind=st.sampled_from(["admit", "succeed", "fail", "unbuildable", "run_timeout", "cancel"]),
+        kind=st.sampled_from(["admit", "succeed", "fail", "lose", "unbuildable", "run_timeout", "cancel"]),
         step=STEP,
         attempt=st.integers(-1, 4),
         failure=FAILURES,
@@ -240,6 +246,8 @@ class RunMachine(RuleBasedStateMachine):
                 self.driven.give(success(step, attempt))
             case "fail":
                 self.driven.give(inputs.CallFailed(step, attempt, failure, None, 0.0))
+            case "lose":
+                self.driven.give(inputs.CallLost(step, attempt))
             case "unbuildable":
                 self.driven.give(inputs.RequestUnbuildable(step, EVALUATION_FAILED))
             case "run_timeout":
@@ -254,6 +262,8 @@ class RunMachine(RuleBasedStateMachine):
             return success(step, attempt)
         if chance < 0.6:
             return None
+        if chance < 0.65:
+            return inputs.CallLost(step, attempt)
         if chance < 0.7:
             return inputs.Resumption()
         failure = Failure(self.random.choice(list(Code)[1:]), "DECLINED", "no", Origin.WORKER)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import Event, SkipReason
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Failure, Origin
-from orchestrator.domain.inputs import CallFailed, CallSucceeded, Input, Resumption
+from orchestrator.domain.inputs import CallFailed, CallLost, CallSucceeded, Input, Resumption
 from orchestrator.domain.plan import NEVER_RETRIED, Decision
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
@@ -57,7 +57,7 @@ class Witness:
             self._see_event(event, now)
         self._see_queue(given, decision, run)
         still = {(index, step.attempt) for index, step in enumerate(self.accounts) if step.state == "runs"}
-        told = {(given.step, given.attempt)} if isinstance(given, CallSucceeded | CallFailed) else set()
+        told = {(given.step, given.attempt)} if isinstance(given, CallSucceeded | CallFailed | CallLost) else set()
         assert len(set(decision.cancelled)) == len(decision.cancelled)
         assert set(decision.cancelled) <= running - still, "only calls under way are cancelled"
         if not isinstance(given, Resumption):
@@ -67,7 +67,7 @@ class Witness:
         assert len(set(decision.queued)) == len(decision.queued), "nothing is queued twice"
         self.waiting |= set(decision.queued)
         for index in decision.queued:
-            again = isinstance(given, Resumption) and self.accounts[index].state == "runs"
+            again = isinstance(given, Resumption | CallLost) and self.accounts[index].state == "runs"
             assert again or run.steps[index].state is StepState.READY
             account = self.accounts[index]
             if account.ready_time is None:

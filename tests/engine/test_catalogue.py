@@ -55,7 +55,7 @@ class Gateway:
     def circuit(self, *_: Any) -> object:
         return object()
 
-    def follow_health(self, *_: Any) -> Any:
+    def follow(self, *_: Any) -> Any:
         return lambda: None
 
 

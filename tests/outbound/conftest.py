@@ -56,11 +56,21 @@ def call_of(
     address: str,
     payload: bytes = b"",
     deadline_seconds: float = 5.0,
-    path: str = PATH,
-    metadata: tuple[tuple[str, str], ...] = (),
+    method: str = PATH.lstrip("/"),
+    **told: Any,
 ) -> Call:
-    """A call of the test method."""
-    return Call(EndpointKey("default", "worker", address), path, payload, deadline_seconds, metadata)
+    """A call of the test method; `told` are fields of what the worker is told beside the request."""
+    values = {
+        "run_id": "run",
+        "step": "step",
+        "attempt": 1,
+        "delivery": 1,
+        "epoch": 1,
+        "idempotency_key": "run/step/1",
+        "step_token": "token",
+        "traceparent": f"00-{1:032x}-{1:016x}-00",
+    } | told
+    return Call(EndpointKey("default", "worker", address), method, payload, deadline_seconds, **values)
 
 
 @pytest.fixture
