@@ -36,6 +36,9 @@ from google.protobuf.message import Message
 from orchestrator.contracts.descriptor_faults import Clash, find_clash, find_unresolved
 from orchestrator.contracts.violations import closest_dotted, nearest
 
+_NOT_OF_THE_CONTRACT = ("grpc.", "baton.worker.v1.")
+"""Served beside a worker's own services."""
+
 CONTRACT_LIMIT_BYTES = 4 * 1024 * 1024
 """Largest contract, serialized."""
 
@@ -117,7 +120,7 @@ class Contract:
 def read_contract(files: Iterable[FileDescriptorProto], services: Sequence[str] = ()) -> Contract:
     """Reads a contract from descriptors.
 
-    `services` are the full names to take; without any, all services but those of gRPC itself (grpc.*). Files of
+    `services` are the full names to take; without any, all but those of gRPC itself and the work stream. Files of
     google/protobuf that are missing are taken from the runtime. Raises InvalidContract.
     """
     stripped = _stripped(files)
@@ -130,7 +133,7 @@ def read_contract(files: Iterable[FileDescriptorProto], services: Sequence[str] 
         full_name
         for file in ordered
         for full_name in (_qualify(file.package, service.name) for service in file.service)
-        if not full_name.startswith("grpc.")
+        if not full_name.startswith(_NOT_OF_THE_CONTRACT)
     ]
     if not names:
         raise InvalidContract("the contract holds no service besides those of gRPC itself")

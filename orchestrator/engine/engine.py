@@ -81,6 +81,7 @@ class Engine:
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer, self._address = limits, observer, address
+        self._gateway = gateway
         self._clock = DatabaseClock()
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
         self._driver = Driver(self._clock, Timers(self._clock), limits, observer, stores.journal, self._dispatcher)
@@ -139,6 +140,7 @@ class Engine:
                 await self._driver.journal.wait_idle()
                 await self._dispatcher.wait_idle()
                 await self._driver.journal.wait_idle()
+        self._gateway.leave()
 
     async def stop(self) -> None:
         """Ends everything and releases the lease."""

@@ -235,6 +235,16 @@ class ContractRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Reach:
+    """How an endpoint is reached. `work_stream`: it speaks baton.worker.v1. One that takes no connections itself is
+    reached through the replica process `attached_replica` that its worker attached to, at `attached_address`."""
+
+    work_stream: bool = False
+    attached_replica: UUID | None = None
+    attached_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointRow:
     """A stored endpoint; `draining` ones take no new calls."""
 
@@ -242,6 +252,7 @@ class EndpointRow:
     contract_digest: str
     draining: bool
     create_time: int
+    reach: Reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +293,15 @@ class WorkflowStore(Protocol):
 class WorkerStore(Protocol):
     """Keeps workers, endpoints and contracts. Every change raises the namespace's catalogue version."""
 
-    async def put_endpoint(self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow) -> WorkerRow:
+    async def put_endpoint(
+        self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow, reach: Reach
+    ) -> WorkerRow:
         """Stores an endpoint as active, with its contract, making the worker where it is new."""
+        ...
+
+    async def delete_attached(self, key: EndpointKey, replica_id: UUID) -> bool:
+        """Deletes an endpoint, and its worker with its last one, where it is attached to this replica process still;
+        tells whether it was."""
         ...
 
     async def set_draining(self, key: WorkerKey, address: str) -> WorkerRow | None:
@@ -407,6 +425,16 @@ class Circuit(Protocol):
 Health = Literal["serving", "not_serving", "unknown", "unreachable"]
 
 
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a server's reflection tells: serialized FileDescriptorProtos, the full names of the services that are part
+    of its contract, and whether it serves a work stream."""
+
+    files: Sequence[bytes]
+    services: Sequence[str]
+    work_stream: bool
+
+
 class WorkerGateway(Protocol):
     """Everything the engine does with workers over the network."""
 
@@ -427,8 +455,12 @@ class WorkerGateway(Protocol):
         """
         ...
 
-    async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
-        """Reads serialized FileDescriptorProtos, and the full names of the services served, by reflection.
+    def leave(self) -> None:
+        """Tells workers that nothing more comes from this replica: it drains."""
+        ...
+
+    async def read_descriptors(self, address: str) -> Described:
+        """Reads what a server says of itself by reflection.
 
         Errors: WorkerUnreachable, ReflectionUnavailable, InvalidContract.
         """

@@ -16,7 +16,7 @@ from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_timestamp
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.ports import ContractRow, EndpointRow, WorkerGateway, WorkerRow, WorkerStore
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerGateway, WorkerRow, WorkerStore
 
 HEALTH = {
     "serving": worker_pb2.ENDPOINT_HEALTH_SERVING,
@@ -24,6 +24,9 @@ HEALTH = {
     "unreachable": worker_pb2.ENDPOINT_HEALTH_UNREACHABLE,
     "unknown": worker_pb2.ENDPOINT_HEALTH_UNSPECIFIED,
 }
+WORK_STREAM_SERVICE = "baton.worker.v1.WorkerService"
+"""What a worker serves that takes its work on a stream."""
+
 CIRCUIT = {
     "closed": worker_pb2.CIRCUIT_STATE_CLOSED,
     "open": worker_pb2.CIRCUIT_STATE_OPEN,
@@ -42,13 +45,13 @@ class WorkerRegistry:
 
     async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
         """See RegisterWorker."""
-        contract = await self._contract(request)
+        contract, reach = await self._contract(request)
         key = EndpointKey(caller.namespace, request.worker, request.address)
         known = self._catalogue.workers(caller.namespace).get(request.worker)
         default = known.max_in_flight if known is not None else self._default_max_in_flight
         services = tuple(service.name for service in contract.services)
         await self._store.put_endpoint(
-            key, request.max_in_flight or default, ContractRow(contract.digest, contract.files, services)
+            key, request.max_in_flight or default, ContractRow(contract.digest, contract.files, services), reach
         )
         return await self._refreshed(caller, request.worker)
 
@@ -84,13 +87,19 @@ class WorkerRegistry:
         for _, contract in self._catalogue.contracts(namespace):
             yield from descriptor_pb2.FileDescriptorSet.FromString(contract.files).file
 
-    async def _contract(self, request: worker_service_pb2.RegisterWorkerRequest) -> Contract:
+    async def _contract(self, request: worker_service_pb2.RegisterWorkerRequest) -> tuple[Contract, Reach]:
+        wanted = [name for name in request.services if name != WORK_STREAM_SERVICE]
         try:
             if request.HasField("contract"):
-                return read_contract(request.contract.file, request.services)
-            serialized, served = await self._gateway.read_descriptors(request.address)
-            files = [descriptor_pb2.FileDescriptorProto.FromString(one) for one in serialized]
-            return read_contract(files, request.services or served)
+                work_stream = any(
+                    f"{file.package}.{service.name}" == WORK_STREAM_SERVICE
+                    for file in request.contract.file
+                    for service in file.service
+                )
+                return read_contract(request.contract.file, wanted), Reach(work_stream)
+            described = await self._gateway.read_descriptors(request.address)
+            files = [descriptor_pb2.FileDescriptorProto.FromString(one) for one in described.files]
+            return read_contract(files, wanted or described.services), Reach(described.work_stream)
         except (ContractFault, DecodeError) as error:
             text = str(error) if isinstance(error, ContractFault) else "the descriptors cannot be parsed"
             path = "contract" if request.HasField("contract") else "address"

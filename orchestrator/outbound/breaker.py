@@ -53,7 +53,7 @@ class Ticket:
         self._settle(True)
 
     def failed(self) -> None:
-        """The endpoint did not answer (see calls.is_against_circuit)."""
+        """The endpoint did not answer (see statuses.is_against_circuit)."""
         self._settle(False)
 
     def released(self) -> None:

@@ -18,18 +18,6 @@ from orchestrator.outbound.channels import CONNECT_TIMEOUT_SECONDS, MESSAGE_LIMI
 _LOG = logging.getLogger(__name__)
 
 
-def is_against_circuit(failure: Failure) -> bool:
-    """Tells whether the failure speaks against the endpoint, and not only against the call.
-
-    UNAVAILABLE and DEADLINE_EXCEEDED do, whoever gave them: a lost connection, a timeout, a proxy in front of the
-    worker, or the worker that says so of itself. With details they are the worker's considered answer, and it works.
-    UNKNOWN and INTERNAL never do: they are what a fault in one method looks like, and must not stop the others.
-    """
-    if failure.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
-        return False
-    return failure.origin is not Origin.WORKER or failure.outcome_unknown
-
-
 def metadata_of(call: Call) -> tuple[tuple[str, str], ...]:
     """Lays out what the worker is told of a call beside its request."""
     return (
@@ -129,7 +117,7 @@ def _failed(failure: Failure, *, sent: bool = True, retry_delay_us: int | None =
         payload=None,
         failure=failure,
         sent=sent,
-        against_circuit=is_against_circuit(failure),
+        against_circuit=statuses.is_against_circuit(failure),
         retry_delay_us=retry_delay_us,
     )
 

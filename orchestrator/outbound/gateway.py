@@ -1,17 +1,21 @@
-"""The engine's way to workers: one place that holds the channels, the health streams and the circuits of a replica."""
+"""The engine's way to workers: one place that holds the channels, the streams and the circuits of a replica."""
 
 from __future__ import annotations
 
+import uuid
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Call, CallListener, EndpointRow, Health, Sending
+from orchestrator.engine.ports import Call, CallListener, Described, EndpointRow, Health, Sending
 from orchestrator.outbound.breaker import Circuit
 from orchestrator.outbound.calls import Outbound
 from orchestrator.outbound.channels import Channels
 from orchestrator.outbound.health import HealthWatcher
 from orchestrator.outbound.reflection import read_descriptors
+from orchestrator.outbound.work_dialer import WorkDialer
+
+Follower = Callable[[Health, int | None], None]
 
 
 class GrpcWorkerGateway:
@@ -21,11 +25,15 @@ class GrpcWorkerGateway:
         self._fail_max, self._reset_seconds = circuit_fail_max, circuit_reset_seconds
         self._channels = Channels()
         self._outbound = Outbound(self._channels)
-        self._health = HealthWatcher(self._channels, self._tell)
-        self._followers: defaultdict[str, list[Callable[[Health, int | None], None]]] = defaultdict(list)
+        self._health = HealthWatcher(self._channels, lambda address, _: self._tell(address))
+        self._dialer = WorkDialer(self._channels, str(uuid.uuid4()), self._tell, self._serves_no_stream)
+        self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
 
     def send(self, call: Call, listener: CallListener) -> Sending:
-        """See ports.WorkerGateway."""
+        """See ports.WorkerGateway. By the work stream where one is open, else by a unary call."""
+        session = self._dialer.session(call.endpoint.address)
+        if session is not None and session.ready:
+            return session.give(call, listener)
         return self._outbound.send(call, listener)
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
@@ -37,13 +45,16 @@ class GrpcWorkerGateway:
             wall_time=now,
         )
 
-    def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
-        """See ports.WorkerGateway."""
+    def follow(self, row: EndpointRow, on_change: Follower) -> Callable[[], None]:
+        """See ports.WorkerGateway. The liveness of a work stream is the stream itself: its worker is asked nothing."""
         address = row.key.address
         followers = self._followers[address]
         followers.append(on_change)
-        self._health.add(address)
-        on_change(self._health.health(address), None)
+        if row.reach.work_stream:
+            self._dialer.add(address)
+        else:
+            self._health.add(address)
+        on_change(*self._state(address))
 
         def unfollow() -> None:
             if on_change not in followers:
@@ -51,22 +62,41 @@ class GrpcWorkerGateway:
             followers.remove(on_change)
             if not followers:
                 self._followers.pop(address, None)
+                self._dialer.remove(address)
                 self._health.remove(address)
                 self._channels.remove(address)
 
         return unfollow
 
-    async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
+    async def read_descriptors(self, address: str) -> Described:
         """See ports.WorkerGateway."""
         reflected = await read_descriptors(self._channels, address)
-        return [file.SerializeToString() for file in reflected.files], reflected.services
+        files = [file.SerializeToString() for file in reflected.files]
+        return Described(files, reflected.services, reflected.work_stream)
+
+    def leave(self) -> None:
+        """See ports.WorkerGateway."""
+        self._dialer.leave()
 
     async def close(self) -> None:
-        """Ends every health stream and closes every channel."""
+        """Ends every stream and call, and closes every channel."""
+        await self._dialer.close()
         await self._health.close()
         await self._outbound.close()
         await self._channels.close()
 
-    def _tell(self, address: str, health: Health) -> None:
+    def _state(self, address: str) -> tuple[Health, int | None]:
+        if self._health.follows(address):
+            return self._health.health(address), None
+        return self._dialer.health(address)
+
+    def _tell(self, address: str) -> None:
         for follower in list(self._followers.get(address, ())):
-            follower(health, None)
+            follower(*self._state(address))
+
+    def _serves_no_stream(self, address: str, now: bool) -> None:
+        if now:
+            self._health.add(address)
+        else:
+            self._health.remove(address)
+        self._tell(address)

@@ -68,6 +68,10 @@ class HealthWatcher:
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
+    def follows(self, address: str) -> bool:
+        """Tells whether an address is followed."""
+        return address in self._followers
+
     def health(self, address: str) -> Health:
         """Returns what is known of an address now."""
         return self._health.get(address, "unknown")

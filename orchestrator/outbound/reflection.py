@@ -28,7 +28,8 @@ _PATHS = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 )
 # Served beside a worker's own services, and no part of its contract.
-_NOT_OF_THE_CONTRACT = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "grpc.admin.")
+_NOT_OF_THE_CONTRACT = ("grpc.reflection.", "grpc.health.", "grpc.channelz.", "grpc.admin.", "baton.worker.v1.")
+_WORK_STREAM = "baton.worker.v1.WorkerService"
 
 _Asking = grpc.aio.UnaryUnaryMultiCallable[ServerReflectionRequest, ServerReflectionResponse]
 
@@ -36,11 +37,13 @@ _Asking = grpc.aio.UnaryUnaryMultiCallable[ServerReflectionRequest, ServerReflec
 class Reflected(NamedTuple):
     """What a server's reflection gives: the closed set of files, and the services that it really serves.
 
-    Files may define services that are not served at this address; only `services` counts.
+    Files may define services that are not served at this address; only `services` counts. `work_stream` tells whether
+    it serves baton.worker.v1.WorkerService beside them.
     """
 
     files: list[FileDescriptorProto]
     services: tuple[str, ...]
+    work_stream: bool
 
 
 async def read_descriptors(channels: Channels, address: str) -> Reflected:
@@ -112,7 +115,8 @@ class _Reading:
         self._absent: set[str] = set()
 
     async def read(self) -> Reflected:
-        services = [name for name in await self._list_services() if not name.startswith(_NOT_OF_THE_CONTRACT)]
+        served = await self._list_services()
+        services = [name for name in served if not name.startswith(_NOT_OF_THE_CONTRACT)]
         for service in services:
             if not self._has_service(service):
                 answer = await self._ask(ServerReflectionRequest(file_containing_symbol=service))
@@ -127,7 +131,8 @@ class _Reading:
                 await self._fetch(name)
         try:
             # A contract of 4 MiB takes a good part of a second, which the event loop cannot spare.
-            return Reflected(await asyncio.to_thread(repair, self._files.values()), tuple(services))
+            files = await asyncio.to_thread(repair, self._files.values())
+            return Reflected(files, tuple(services), _WORK_STREAM in served)
         except NotRepairable as error:
             absent = ", ".join(sorted(self._absent)[:3])
             raise InvalidContract(

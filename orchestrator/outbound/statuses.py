@@ -63,6 +63,26 @@ def to_failure(status: WorkerStatus) -> tuple[Failure, int | None]:
     return _worker_failure(status, ()), None
 
 
+def status_failure(status: Status, deadline_seconds: float, *, timed_out: bool) -> tuple[Failure, int | None]:
+    """Returns what `to_failure` does, of a status that came in a message and not as the end of a call."""
+    if status.code == Code.DEADLINE_EXCEEDED and timed_out and not status.details:
+        return timeout_failure(deadline_seconds, outcome_unknown=True), None
+    worker_status = WorkerStatus(Code(status.code), status.message, (), "", deadline_seconds, timed_out)
+    return _worker_failure(worker_status, status.details), _retry_delay_us(status)
+
+
+def is_against_circuit(failure: Failure) -> bool:
+    """Tells whether the failure speaks against the endpoint, and not only against the call.
+
+    UNAVAILABLE and DEADLINE_EXCEEDED do, whoever gave them: a lost connection, a timeout, a proxy in front of the
+    worker, or the worker that says so of itself. With details they are the worker's considered answer, and it works.
+    UNKNOWN and INTERNAL never do: they are what a fault in one method looks like, and must not stop the others.
+    """
+    if failure.code not in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+        return False
+    return failure.origin is not Origin.WORKER or failure.outcome_unknown
+
+
 def timeout_failure(deadline_seconds: float, *, outcome_unknown: bool) -> Failure:
     """Returns the failure of a call that was not answered in time."""
     return Failure(

@@ -9,11 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from uuid import UUID
 
 import asyncpg
 
 from orchestrator.domain.ids import EndpointKey, WorkerKey
-from orchestrator.engine.ports import ContractRow, EndpointRow, WorkerRow
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 
@@ -29,18 +30,21 @@ class PostgresWorkerStore:
         self._reads = reads
         self._claims = claims
 
-    async def put_endpoint(self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow) -> WorkerRow:
+    async def put_endpoint(
+        self, key: EndpointKey, max_in_flight: int | None, contract: ContractRow, reach: Reach
+    ) -> WorkerRow:
         """See WorkerStore.put_endpoint. Putting what stands already changes nothing, not even the version."""
         worker = WorkerKey(key.namespace, key.worker)
         async with self._reads.in_namespace(key.namespace) as connection:
-            wanted = (*key, contract.digest, max_in_flight)
+            how = (reach.work_stream, reach.attached_replica, reach.attached_address)
+            wanted = (*key, contract.digest, max_in_flight, *how)
             if await connection.fetchrow(_QUERIES["is_registered"], *wanted) is None:
                 await connection.execute(_QUERIES["raise_version"], key.namespace)
                 await connection.execute(
                     _QUERIES["put_contract"], key.namespace, contract.digest, contract.files, list(contract.services)
                 )
                 await connection.execute(_QUERIES["put_worker"], *worker, max_in_flight)
-                await connection.execute(_QUERIES["put_endpoint"], *key, contract.digest)
+                await connection.execute(_QUERIES["put_endpoint"], *key, contract.digest, *how)
             stored = await _read_worker(connection, worker)
         assert stored is not None  # Put above, and nobody deletes it before this transaction ends.
         return stored
@@ -66,6 +70,14 @@ class PostgresWorkerStore:
             await connection.execute(_QUERIES["delete_endpoints"], *key, address)
             await connection.execute(_QUERIES["delete_worker"], *key)
             return before
+
+    async def delete_attached(self, key: EndpointKey, replica_id: UUID) -> bool:
+        """See WorkerStore.delete_attached."""
+        async with self._reads.in_namespace(key.namespace) as connection:
+            await connection.execute(_QUERIES["raise_version"], key.namespace)
+            deleted = await connection.fetchrow(_QUERIES["delete_attached"], *key, replica_id)
+            await connection.execute(_QUERIES["delete_worker"], key.namespace, key.worker)
+            return deleted is not None
 
     async def list_workers(self, namespace: str) -> list[WorkerRow]:
         """See WorkerStore.list_workers."""
@@ -118,6 +130,7 @@ def _worker_rows(rows: Sequence[asyncpg.Record]) -> list[WorkerRow]:
                 contract_digest=row["contract_digest"],
                 draining=row["draining"],
                 create_time=row["endpoint_create_time"],
+                reach=Reach(row["work_stream"], row["attached_replica"], row["attached_address"]),
             )
             for row in of_worker
             if row["address"] is not None

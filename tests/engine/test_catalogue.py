@@ -14,7 +14,7 @@ from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, RevisionRow, WorkerRow
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 
 
 def contract_row(package: str, digest: str) -> ContractRow:
@@ -46,7 +46,7 @@ class Stored:
     @staticmethod
     def _worker(name: str, digest: str) -> WorkerRow:
         key = EndpointKey("default", name, f"127.0.0.1:{len(name)}")
-        return WorkerRow(WorkerKey("default", name), 1, 0, (EndpointRow(key, digest, False, 0),))
+        return WorkerRow(WorkerKey("default", name), 1, 0, (EndpointRow(key, digest, False, 0, Reach()),))
 
 
 class Gateway:

@@ -146,7 +146,7 @@ async def test_all_files_come_in_an_order_that_can_be_built(
     shop: Files, serve_reflection: Serve, channels: Channels, version: str, all_at_once: bool
 ) -> None:
     service = Reflection(shop, version=version, all_at_once=all_at_once)
-    files, services = await read_descriptors(channels, await serve_reflection(service))
+    files, services, _ = await read_descriptors(channels, await serve_reflection(service))
     assert services == SERVICES
     assert {file.name for file in files} == ALL_FILES
     assert all(file == shop[file.name] for file in files)
@@ -167,7 +167,7 @@ async def test_the_reflection_that_grpcio_ships_is_read_and_the_servers_own_serv
     reflection.enable_server_reflection(names, server, pool=pool)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    files, services = await read_descriptors(channels, f"127.0.0.1:{port}")
+    files, services, _ = await read_descriptors(channels, f"127.0.0.1:{port}")
     assert sorted(services) == sorted(SERVICES)
     assert {file.name for file in files} == ALL_FILES
     build(files)
@@ -178,7 +178,7 @@ async def test_only_the_services_that_the_server_lists_are_told(
     shop: Files, serve_reflection: Serve, channels: Channels
 ) -> None:
     service = Reflection(shop, services=("shop.Returns",))
-    files, services = await read_descriptors(channels, await serve_reflection(service))
+    files, services, _ = await read_descriptors(channels, await serve_reflection(service))
     assert services == ("shop.Returns",)
     assert {file.name for file in files} == ALL_FILES - {"shop/stock.proto"}
 

@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
-from orchestrator.engine.ports import ContractRow, RevisionRow
+from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
@@ -110,15 +110,15 @@ async def test_concurrent_puts_of_a_workflow(workflows: PostgresWorkflowStore) -
 
 
 async def test_endpoints_come_and_go(workers: PostgresWorkerStore) -> None:
-    first = await workers.put_endpoint(endpoint("h:1"), None, CONTRACT)
+    first = await workers.put_endpoint(endpoint("h:1"), None, CONTRACT, Reach())
     assert (first.key, first.max_in_flight) == (PAY, 100)
     assert [(row.key, row.contract_digest, row.draining) for row in first.endpoints] == [
         (endpoint("h:1"), "digest-1", False)
     ]
-    second = await workers.put_endpoint(endpoint("h:2"), 7, NEWER)
+    second = await workers.put_endpoint(endpoint("h:2"), 7, NEWER, Reach())
     assert [row.contract_digest for row in second.endpoints] == ["digest-1", "digest-2"]
     assert (second.max_in_flight, second.create_time) == (7, first.create_time)
-    assert (await workers.put_endpoint(endpoint("h:1"), None, NEWER)).max_in_flight == 7
+    assert (await workers.put_endpoint(endpoint("h:1"), None, NEWER, Reach())).max_in_flight == 7
     assert await workers.get_contracts("shop", ["digest-2", "digest-1", "none"]) == [CONTRACT, NEWER]
     assert await workers.get_contracts("bank", ["digest-1"]) == []
 
@@ -134,8 +134,8 @@ async def test_endpoints_come_and_go(workers: PostgresWorkerStore) -> None:
 
 
 async def test_draining(workers: PostgresWorkerStore) -> None:
-    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT)
-    await workers.put_endpoint(endpoint("h:2"), None, CONTRACT)
+    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT, Reach())
+    await workers.put_endpoint(endpoint("h:2"), None, CONTRACT, Reach())
 
     async def draining(address: str) -> list[bool] | None:
         worker = await workers.set_draining(PAY, address)
@@ -145,14 +145,14 @@ async def test_draining(workers: PostgresWorkerStore) -> None:
     assert await draining("") == [True, True]
     assert await draining("h:3") is None
     assert await workers.set_draining(WorkerKey("bank", "pay"), "") is None
-    back = await workers.put_endpoint(endpoint("h:1"), None, CONTRACT)
+    back = await workers.put_endpoint(endpoint("h:1"), None, CONTRACT, Reach())
     assert [row.draining for row in back.endpoints] == [False, True]
 
 
 async def test_workers_are_listed_by_name(workers: PostgresWorkerStore) -> None:
     for name in ("ship", "inventory", "pay"):
-        await workers.put_endpoint(endpoint("h:1", name), None, CONTRACT)
-    await workers.put_endpoint(endpoint("h:1", "pay", "bank"), None, CONTRACT)
+        await workers.put_endpoint(endpoint("h:1", name), None, CONTRACT, Reach())
+    await workers.put_endpoint(endpoint("h:1", "pay", "bank"), None, CONTRACT, Reach())
     assert [row.key.worker for row in await workers.list_workers("shop")] == ["inventory", "pay", "ship"]
 
 
@@ -167,13 +167,13 @@ async def test_every_change_raises_the_version_and_reaches_every_replica_once(
         return [dict(renewal.changed_namespaces) for renewal in renewals]
 
     assert await told() == [{}, {}]
-    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT)
+    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT, Reach())
     assert await told() == [{"shop": 1}] * 2
     assert await told() == [{}, {}]
-    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT)  # The same again is no change.
+    await workers.put_endpoint(endpoint("h:1"), None, CONTRACT, Reach())  # The same again is no change.
     assert await told() == [{}, {}]
     await workers.set_draining(PAY, "")
-    await workers.put_endpoint(endpoint("h:1", namespace="bank"), None, CONTRACT)
+    await workers.put_endpoint(endpoint("h:1", namespace="bank"), None, CONTRACT, Reach())
     assert await told() == [{"shop": 2, "bank": 1}] * 2
     await workers.delete_worker(PAY, "")
     assert await told() == [{"shop": 3}] * 2
@@ -182,7 +182,7 @@ async def test_every_change_raises_the_version_and_reaches_every_replica_once(
 
 async def test_concurrent_changes_of_one_namespace(workers: PostgresWorkerStore) -> None:
     await asyncio.gather(
-        *(workers.put_endpoint(endpoint(f"h:{number % 4}"), None, CONTRACT) for number in range(12)),
+        *(workers.put_endpoint(endpoint(f"h:{number % 4}"), None, CONTRACT, Reach()) for number in range(12)),
         *(workers.delete_worker(PAY, f"h:{number}") for number in range(4)),
     )
     for row in await workers.list_workers("shop"):
@@ -194,7 +194,7 @@ async def test_what_cannot_be_stored_is_the_callers_fault(
 ) -> None:
     for bad in (endpoint("nul\0"), endpoint("half \ud800"), endpoint("")):
         with pytest.raises(InvalidRequest):
-            await workers.put_endpoint(bad, None, CONTRACT)
+            await workers.put_endpoint(bad, None, CONTRACT, Reach())
     with pytest.raises(InvalidRequest):
         await workflows.get_revision(RevisionKey("shop", "nul\0", ""))
 

@@ -8,7 +8,7 @@ from uuid_utils.compat import uuid7
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey
-from orchestrator.engine.ports import ContractRow, RevisionRow
+from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
 from orchestrator.postgres.errors import RoleError
 from orchestrator.postgres.pool import Pool, PoolSettings, Role
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
@@ -34,7 +34,7 @@ async def fill(stores: Stores, pools: Pools, namespace: str) -> RunKey:
     key = run_key(namespace)
     assert await states(stores, await replica(stores), submission(key, "request-1")) == [WRITTEN]
     workers = PostgresWorkerStore(pools.reads, pools.claims)
-    await workers.put_endpoint(EndpointKey(namespace, "pay", "h:1"), None, ContractRow("d", b"files", ("S",)))
+    await workers.put_endpoint(EndpointKey(namespace, "pay", "h:1"), None, ContractRow("d", b"files", ("S",)), Reach())
     revision = RevisionRow(RevisionKey(namespace, "fulfil-order", "r1"), b"definition", ("d",), 1)
     await PostgresWorkflowStore(pools.reads).put_revision(revision)
     return key

@@ -79,6 +79,7 @@ SELECT 1
 FROM endpoints AS e JOIN workers AS w USING (namespace, worker)
 WHERE e.namespace = $1 AND e.worker = $2 AND e.address = $3 AND e.contract_digest = $4 AND NOT e.draining
     AND w.max_in_flight = coalesce($5::integer, w.max_in_flight)
+    AND e.work_stream = $6 AND e.attached_replica IS NOT DISTINCT FROM $7::uuid AND e.attached_address = $8
 
 -- name: put_worker
 -- Stores a worker; without a number of calls in flight it keeps its own, or gets 100 where it is new.
@@ -88,10 +89,13 @@ ON CONFLICT (namespace, worker) DO UPDATE SET max_in_flight = coalesce($3::integ
 
 -- name: put_endpoint
 -- Stores an endpoint as active.
-INSERT INTO endpoints (namespace, worker, address, contract_digest, draining, create_time)
-VALUES ($1, $2, $3, $4, false, clock_timestamp())
+INSERT INTO endpoints (
+    namespace, worker, address, contract_digest, draining, create_time, work_stream, attached_replica, attached_address
+)
+VALUES ($1, $2, $3, $4, false, clock_timestamp(), $5, $6, $7)
 ON CONFLICT (namespace, worker, address)
-DO UPDATE SET contract_digest = excluded.contract_digest, draining = false
+DO UPDATE SET contract_digest = excluded.contract_digest, draining = false, work_stream = excluded.work_stream,
+    attached_replica = excluded.attached_replica, attached_address = excluded.attached_address
 
 -- name: drain_endpoints
 -- Drains one address of a worker, or all.
@@ -101,6 +105,11 @@ RETURNING address
 -- name: delete_endpoints
 -- Deletes one address of a worker, or all.
 DELETE FROM endpoints WHERE namespace = $1 AND worker = $2 AND ($3 = '' OR address = $3)
+RETURNING address
+
+-- name: delete_attached
+-- Deletes an endpoint that is still attached to a replica process.
+DELETE FROM endpoints WHERE namespace = $1 AND worker = $2 AND address = $3 AND attached_replica = $4
 RETURNING address
 
 -- name: delete_worker
@@ -113,7 +122,8 @@ WHERE w.namespace = $1 AND w.worker = $2
 -- Lists workers of a namespace with their endpoints, one row for each endpoint; all workers where the name is empty.
 SELECT
     w.namespace, w.worker, w.max_in_flight, w.create_time,
-    e.address, e.contract_digest, e.draining, e.create_time AS endpoint_create_time
+    e.address, e.contract_digest, e.draining, e.create_time AS endpoint_create_time,
+    e.work_stream, e.attached_replica, e.attached_address
 FROM workers AS w LEFT JOIN endpoints AS e USING (namespace, worker)
 WHERE w.namespace = $1 AND ($2 = '' OR w.worker = $2)
 ORDER BY w.worker, e.address

@@ -1,0 +1,130 @@
+"""Carries the frames of a work session over one stream, whoever opened it: one task that reads and one that writes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import grpc.aio
+from baton.worker.v1 import work_pb2
+
+from orchestrator.outbound.work_session import HEARTBEAT_SECONDS, RESUME_SECONDS, WorkSession
+
+OPENING_SECONDS = 10.0
+"""How long a worker may take to say who it is."""
+
+SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
+"""A stream on which nothing was heard for so long is given up."""
+
+T = TypeVar("T")
+
+Read = Callable[[], Awaitable["work_pb2.WorkerFrame | None"]]
+"""Reads the next frame; None where the worker has ended its side."""
+Write = Callable[[work_pb2.BatonFrame], Awaitable[None]]
+
+
+class NoOpening(Exception):
+    """The first frame of a worker does not say who it is."""
+
+
+class _Ended(Exception):
+    """The stream is over, by its worker's wish or ours, or because it was lost."""
+
+
+async def open_stream(replica_id: str, read: Read, write: Write) -> work_pb2.WorkerOpening:
+    """Says who speaks and hears who answers. Errors: NoOpening, TimeoutError, what `read` and `write` raise."""
+    opening = work_pb2.BatonOpening(
+        replica_id=replica_id,
+        heartbeat_us=int(HEARTBEAT_SECONDS * 1_000_000),
+        resume_us=int(RESUME_SECONDS * 1_000_000),
+    )
+    async with asyncio.timeout(OPENING_SECONDS):
+        await write(work_pb2.BatonFrame(opening=opening))
+        frame = await read()
+    if frame is None or not frame.HasField("opening"):
+        raise NoOpening
+    return frame.opening
+
+
+async def carry(session: WorkSession, stream: int, read: Read, write: Write) -> None:
+    """Carries frames until the stream ends, for whatever reason: the session is told. Raises CancelledError only."""
+    carrier = _Carrier(session, read, write)
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(carrier.listen())
+            group.create_task(carrier.speak())
+    except* _Ended:
+        pass
+    finally:
+        carrier.close()
+        session.stream_ended(stream)
+
+
+async def _passing(moving: Awaitable[T]) -> T:
+    """Reads or writes one frame. Errors: _Ended where the stream is over."""
+    task = asyncio.current_task()
+    cancels_before = task.cancelling() if task is not None else 0
+    try:
+        return await moving
+    except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+        raise _Ended from None
+    except asyncio.CancelledError:
+        if task is None or task.cancelling() > cancels_before:
+            raise
+        raise _Ended from None  # Nobody cancelled this task: the channel was closed under the stream.
+
+
+class _Carrier:
+    """The two tasks of a stream and what they share."""
+
+    def __init__(self, session: WorkSession, read: Read, write: Write) -> None:
+        self._session, self._read, self._write = session, read, write
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._heard = self._said = self._loop.time()
+        self._beat = self._ended = False
+        self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
+        session.replace_stream(self._wake.set, self._end)
+        self._wake.set()
+
+    def close(self) -> None:
+        """Stops looking at the time."""
+        self._timer.cancel()
+
+    async def listen(self) -> None:
+        """Takes in frames until the worker ends its side."""
+        while (frame := await _passing(self._read())) is not None:
+            self._heard = self._loop.time()
+            self._session.received(frame)
+        raise _Ended
+
+    async def speak(self) -> None:
+        """Says what there is to say, all that came up since the last frame in one."""
+        session = self._session
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if self._ended:
+                raise _Ended
+            frame = session.next_frame(self._beat)
+            self._beat = False
+            while frame is not None:
+                self._said = self._loop.time()
+                await _passing(self._write(frame))
+                frame = session.next_frame(False) if session.has_more else None
+            if session.left:
+                raise _Ended
+
+    def _end(self) -> None:
+        self._ended = True
+        self._wake.set()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
+        if now - self._heard > SILENCE_SECONDS:
+            self._end()
+        elif now - self._said >= 0.9 * HEARTBEAT_SECONDS:
+            self._beat = True
+            self._wake.set()
