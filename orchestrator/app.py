@@ -81,7 +81,10 @@ class Server:
         if tracing is not None:
             self._stack.push_async_callback(tracing.close)
             observers.append(tracing.observer)
-        gateway = GrpcWorkerGateway(self._settings.circuit_fail_max, self._settings.circuit_reset_seconds)
+        signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
+        gateway = GrpcWorkerGateway(
+            self._settings.circuit_fail_max, self._settings.circuit_reset_seconds, signer.sign_relay
+        )
         self._stack.push_async_callback(gateway.close)
         stores = Stores(
             PostgresJournalStore(journal, reads),
@@ -90,7 +93,6 @@ class Server:
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
         )
-        signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         self._engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
@@ -100,10 +102,7 @@ class Server:
             _step_token(signer),
             tracing is not None,
             _untraced,
-            self._settings.listen_address,
         )
-        self._stack.push_async_callback(self._engine.stop)
-        await self._engine.start()
         self._rpc = RpcServer(
             self._engine.runs,
             self._engine.workflows,
@@ -112,7 +111,10 @@ class Server:
             self._settings.listen_address,
             start_span=tracing.span_starter if tracing is not None else untraced,
         )
-        self.port = await self._rpc.start()
+        self.port = self._rpc.listen()
+        self._stack.push_async_callback(self._engine.stop)
+        await self._engine.start(self._settings.replica_address or _with_port(self._settings.listen_address, self.port))
+        await self._rpc.serve()
         upkeep = asyncio.create_task(keep_partitions(self._dsn))
         self._stack.push_async_callback(_end, upkeep)
         return self.port
@@ -132,6 +134,10 @@ class Server:
         pool = await Pool.open(self._dsn, role, settings)
         self._stack.push_async_callback(pool.close)
         return pool
+
+
+def _with_port(address: str, port: int) -> str:
+    return address if address.startswith("unix") else f"{address.rpartition(':')[0]}:{port}"
 
 
 async def _end(task: asyncio.Task[None]) -> None:

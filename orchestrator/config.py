@@ -36,6 +36,7 @@ class Settings:
     """What a server is started with. Variable names are the field names in capitals, with BATON_ before them."""
 
     listen_address: str = "127.0.0.1:7330"
+    replica_address: str = ""
     circuit_fail_max: int = 5
     circuit_reset_seconds: float = 5.0
     stop_grace_seconds: float = 5.0

@@ -19,10 +19,11 @@ from baton.v1 import (
     workflow_pb2,
     workflow_service_pb2,
 )
+from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm
+from orchestrator.engine.ports import FilterTerm, ReadFrame, WriteFrame
 
 
 class Runs(Protocol):
@@ -120,6 +121,14 @@ class Workers(Protocol):
 
     async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
         """Removes a worker or one address; answers it as it was."""
+        ...
+
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+        """Begins the stream of a worker that dials in: says who speaks and hears who answers."""
+        ...
+
+    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+        """Serves that stream to its end; meanwhile the worker is an endpoint for all replicas. See Attach."""
         ...
 
     def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:

@@ -36,12 +36,18 @@ class Endpoint:
         self.gone = False
         self._on_free, self._observer = on_free, observer
         self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed, now)
+        self._gateway, self._reach = gateway, row.reach
         self._unfollow = gateway.follow(row, self._changed)
 
     def update(self, row: EndpointRow, max_in_flight: int) -> None:
         """Takes over what the catalogue now says."""
         self.contract_digest, self.draining = row.contract_digest, row.draining
         self._registered_max = max_in_flight
+        if row.reach != self._reach:
+            # It is reached in another way now, such as through the replica that its worker attached to anew.
+            self._reach = row.reach
+            self._unfollow()
+            self._unfollow = self._gateway.follow(row, self._changed)
 
     @property
     def max_in_flight(self) -> int:

@@ -11,6 +11,7 @@ from uuid import UUID
 import uuid_utils.compat
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.attach import Attachments
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.clock import DatabaseClock
@@ -64,6 +65,20 @@ class Runs:
         self.wait = reader.wait
 
 
+class Workers:
+    """Implements api.Workers: each verb is where it is decided."""
+
+    def __init__(self, registry: WorkerRegistry, attachments: Attachments) -> None:
+        self.register = registry.register
+        self.get = registry.get
+        self.list = registry.list
+        self.drain = registry.drain
+        self.delete = registry.delete
+        self.descriptor_files = registry.descriptor_files
+        self.greet = attachments.greet
+        self.attach = attachments.attach
+
+
 class Engine:
     """One replica's engine. `runs`, `workflows` and `workers` are its doors (api.py)."""
 
@@ -77,10 +92,10 @@ class Engine:
         step_token: StepToken,
         trace_calls: bool,
         new_trace: Callable[[], str],
-        address: str,
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
-        self._limits, self._observer, self._address = limits, observer, address
+        self._limits, self._observer = limits, observer
+        self._address = ""
         self._gateway = gateway
         self._clock = DatabaseClock()
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
@@ -99,7 +114,9 @@ class Engine:
         admission.catalogue = self._catalogue
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
-        self.workers = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
+        registry = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
+        self._attachments = Attachments(gateway, registry)
+        self.workers = Workers(registry, self._attachments)
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._clock, limits, new_trace
         )
@@ -119,9 +136,10 @@ class Engine:
         """Gives the time that journals are stamped with: the database's, as estimated, in microseconds."""
         return self._clock.now()
 
-    async def start(self) -> None:
-        """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. Errors:
-        DatabaseUnavailable."""
+    async def start(self, address: str) -> None:
+        """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. `address` is where other
+        replicas reach this one. Errors: DatabaseUnavailable."""
+        self._address = self._attachments.address = address
         replica_id = await self._take_lease()
         await self._catalogue.start()
         self._loops = asyncio.create_task(self._keep_running(replica_id))
@@ -147,6 +165,7 @@ class Engine:
         if self._loops is not None:
             self._loops.cancel()
             await asyncio.gather(self._loops, return_exceptions=True)
+        await self._attachments.close()
         self._driver.forget_all("")
         self._dispatcher.close()
         self._catalogue.close()

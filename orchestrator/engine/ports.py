@@ -1,16 +1,19 @@
 """The only seam between the engine and the world: what it needs of Postgres, of workers, of clocks, of telemetry.
 
 Values here are plain; instants are microseconds since the Unix epoch (`..._time`). Each port has a conformance suite
-that runs on every implementation. What may not enter: drivers, grpc, SQL, generated messages.
+that runs on every implementation. What may not enter: drivers, grpc, SQL, generated messages but the frames
+of baton.worker.v1, which pass through.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 from uuid import UUID
+
+from baton.worker.v1 import work_pb2
 
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey, WorkerKey
@@ -425,6 +428,13 @@ class Circuit(Protocol):
 Health = Literal["serving", "not_serving", "unknown", "unreachable"]
 
 
+ReadFrame = Callable[[], Awaitable["work_pb2.WorkerFrame | None"]]
+"""Reads a worker's next frame; None where it has ended its side."""
+
+WriteFrame = Callable[["work_pb2.BatonFrame"], Awaitable[None]]
+"""Sends a frame to a worker; waits while it does not keep up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """What a server's reflection tells: serialized FileDescriptorProtos, the full names of the services that are part
@@ -453,6 +463,30 @@ class WorkerGateway(Protocol):
         `on_change` is told its health, and its credit: how many calls of this replica it takes at a time, None where it
         does not say.
         """
+        ...
+
+    @property
+    def replica_id(self) -> UUID:
+        """Names this process to workers."""
+        ...
+
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+        """Begins a stream that a worker opened: says who speaks and hears who answers. Errors: InvalidRequest."""
+        ...
+
+    async def carry_attached(
+        self, address: str, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame
+    ) -> None:
+        """Carries a stream that a worker opened to its end; meanwhile calls go to the worker by it. What it holds is
+        kept until `forget_attached`. Errors: what `read` raises of domain.errors."""
+        ...
+
+    def attached_left(self, address: str) -> bool:
+        """Tells whether an attached worker took its leave, and will not come back."""
+        ...
+
+    def forget_attached(self, address: str) -> None:
+        """Gives up what an attached worker holds that has no stream now."""
         ...
 
     def leave(self) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from uuid import UUID
 
 from baton.v1 import worker_pb2, worker_service_pb2
+from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
 
@@ -47,18 +49,28 @@ class WorkerRegistry:
         """See RegisterWorker."""
         contract, reach = await self._contract(request)
         key = EndpointKey(caller.namespace, request.worker, request.address)
-        known = self._catalogue.workers(caller.namespace).get(request.worker)
-        default = known.max_in_flight if known is not None else self._default_max_in_flight
-        services = tuple(service.name for service in contract.services)
-        await self._store.put_endpoint(
-            key, request.max_in_flight or default, ContractRow(contract.digest, contract.files, services), reach
-        )
-        return await self._refreshed(caller, request.worker)
+        await self._put(key, contract, request.max_in_flight, reach)
+        return self._shown(key)
+
+    async def attach(self, key: EndpointKey, opening: work_pb2.WorkerOpening, reach: Reach) -> None:
+        """Stores the endpoint of a worker that dialled in. Errors: InvalidContract, DatabaseUnavailable."""
+        try:
+            contract = read_contract(opening.contract.file, opening.services)
+        except ContractFault as error:
+            raise _invalid_contract("opening.contract", str(error)) from None
+        await self._put(key, contract, opening.max_in_flight, reach)
+
+    async def detach(self, key: EndpointKey, replica_id: UUID) -> None:
+        """Removes the endpoint of a worker that is attached to this replica process no more."""
+        if await self._store.delete_attached(key, replica_id):
+            await self._catalogue.refresh(key.namespace)
 
     async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
         """See GetWorker."""
         row = self._catalogue.workers(caller.namespace).get(worker)
-        return self._render(row) if row is not None else await self._refreshed(caller, worker)
+        if row is None:
+            await self._catalogue.refresh(caller.namespace)
+        return self._shown(EndpointKey(caller.namespace, worker, ""))
 
     async def list(self, caller: Caller, after: str, limit: int) -> Sequence[worker_pb2.Worker]:
         """See ListWorkers."""
@@ -70,7 +82,8 @@ class WorkerRegistry:
         """See DrainWorker."""
         if await self._store.set_draining(WorkerKey(caller.namespace, worker), address) is None:
             raise _not_found(worker, address)
-        return await self._refreshed(caller, worker)
+        await self._catalogue.refresh(caller.namespace)
+        return self._shown(EndpointKey(caller.namespace, worker, address))
 
     async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
         """See DeleteWorker."""
@@ -103,13 +116,20 @@ class WorkerRegistry:
         except (ContractFault, DecodeError) as error:
             text = str(error) if isinstance(error, ContractFault) else "the descriptors cannot be parsed"
             path = "contract" if request.HasField("contract") else "address"
-            raise InvalidContract(f"{path}: {text}", faults=[FieldFault(path, "INVALID_CONTRACT", text)]) from None
+            raise _invalid_contract(path, text) from None
 
-    async def _refreshed(self, caller: Caller, worker: str) -> worker_pb2.Worker:
-        await self._catalogue.refresh(caller.namespace)
-        row = self._catalogue.workers(caller.namespace).get(worker)
+    async def _put(self, key: EndpointKey, contract: Contract, max_in_flight: int, reach: Reach) -> None:
+        known = self._catalogue.workers(key.namespace).get(key.worker)
+        default = known.max_in_flight if known is not None else self._default_max_in_flight
+        services = tuple(service.name for service in contract.services)
+        row = ContractRow(contract.digest, contract.files, services)
+        await self._store.put_endpoint(key, max_in_flight or default, row, reach)
+        await self._catalogue.refresh(key.namespace)
+
+    def _shown(self, key: EndpointKey) -> worker_pb2.Worker:
+        row = self._catalogue.workers(key.namespace).get(key.worker)
         if row is None:
-            raise _not_found(worker, "")
+            raise _not_found(key.worker, "")
         return self._render(row)
 
     def _render(self, row: WorkerRow) -> worker_pb2.Worker:
@@ -154,6 +174,10 @@ class WorkerRegistry:
             if until_time is not None:
                 message.circuit_until_time.CopyFrom(to_timestamp(until_time))
         return message
+
+
+def _invalid_contract(path: str, text: str) -> InvalidContract:
+    return InvalidContract(f"{path}: {text}", faults=[FieldFault(path, "INVALID_CONTRACT", text)])
 
 
 def _not_found(worker: str, address: str) -> WorkerNotFound:

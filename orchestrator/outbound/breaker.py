@@ -130,6 +130,8 @@ class Circuit:
                 self._trial_taken = False
                 self._notify()
             return
+        if succeeded and self._breaker.fail_counter == 0 and not self._trial_taken:
+            return  # Closed, and nothing to forget: the common case, which pybreaker need not hear of.
         before = self._breaker.current_state
         try:
             self._breaker.call(_succeed if succeeded else _fail)

@@ -6,14 +6,32 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable
 
+from baton.worker.v1 import work_pb2
+
+from orchestrator.domain.errors import FieldFault, InvalidRequest
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Call, CallListener, Described, EndpointRow, Health, Sending
+from orchestrator.engine.ports import (
+    Call,
+    CallListener,
+    Described,
+    EndpointRow,
+    Health,
+    ReadFrame,
+    Sending,
+    WriteFrame,
+)
+from orchestrator.outbound.attached import AttachedSessions
 from orchestrator.outbound.breaker import Circuit
 from orchestrator.outbound.calls import Outbound
 from orchestrator.outbound.channels import Channels
 from orchestrator.outbound.health import HealthWatcher
 from orchestrator.outbound.reflection import read_descriptors
 from orchestrator.outbound.work_dialer import WorkDialer
+from orchestrator.outbound.work_stream import OPENING_SECONDS, NoOpening, open_stream
+
+RELAY_ADDRESS_KEY = "baton-attached-address"
+RELAY_TOKEN_KEY = "baton-relay-token"
+"""What one replica tells another on a work stream to a worker that is attached there."""
 
 Follower = Callable[[Health, int | None], None]
 
@@ -21,17 +39,21 @@ Follower = Callable[[Health, int | None], None]
 class GrpcWorkerGateway:
     """Implements ports.WorkerGateway over gRPC. Belongs to the event loop that it is made on; close it at the end."""
 
-    def __init__(self, circuit_fail_max: int, circuit_reset_seconds: float) -> None:
+    def __init__(self, circuit_fail_max: int, circuit_reset_seconds: float, relay_token: Callable[[str], str]) -> None:
         self._fail_max, self._reset_seconds = circuit_fail_max, circuit_reset_seconds
         self._channels = Channels()
         self._outbound = Outbound(self._channels)
         self._health = HealthWatcher(self._channels, lambda address, _: self._tell(address))
-        self._dialer = WorkDialer(self._channels, str(uuid.uuid4()), self._tell, self._serves_no_stream)
+        self.replica_id = uuid.uuid4()
+        self._dialer = WorkDialer(self._channels, str(self.replica_id), self._tell, self._serves_no_stream)
+        self._attached = AttachedSessions(self._tell)
+        self._relay_token = relay_token
         self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
 
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See ports.WorkerGateway. By the work stream where one is open, else by a unary call."""
-        session = self._dialer.session(call.endpoint.address)
+        address = call.endpoint.address
+        session = self._attached.session(address) or self._dialer.session(address)
         if session is not None and session.ready:
             return session.give(call, listener)
         return self._outbound.send(call, listener)
@@ -50,9 +72,12 @@ class GrpcWorkerGateway:
         address = row.key.address
         followers = self._followers[address]
         followers.append(on_change)
-        if row.reach.work_stream:
+        reach = row.reach
+        if reach.attached_replica is not None and reach.attached_replica != self.replica_id:
+            self._dialer.add(address, self._relay_metadata(address), reach.attached_address)
+        elif reach.attached_replica is None and reach.work_stream:
             self._dialer.add(address)
-        else:
+        elif reach.attached_replica is None:
             self._health.add(address)
         on_change(*self._state(address))
 
@@ -74,21 +99,50 @@ class GrpcWorkerGateway:
         files = [file.SerializeToString() for file in reflected.files]
         return Described(files, reflected.services, reflected.work_stream)
 
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+        """See ports.WorkerGateway."""
+        try:
+            return await open_stream(str(self.replica_id), read, write)
+        except (NoOpening, TimeoutError):
+            text = f"the first frame holds no opening; send it within {OPENING_SECONDS:.0f} s"
+            raise InvalidRequest(f"opening: {text}", faults=[FieldFault("opening", "INVALID_REQUEST", text)]) from None
+
+    async def carry_attached(
+        self, address: str, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame
+    ) -> None:
+        """See ports.WorkerGateway."""
+        await self._attached.carry(address, opening, read, write)
+
+    def attached_left(self, address: str) -> bool:
+        """See ports.WorkerGateway."""
+        return self._attached.left(address)
+
+    def forget_attached(self, address: str) -> None:
+        """See ports.WorkerGateway."""
+        self._attached.forget(address)
+
     def leave(self) -> None:
         """See ports.WorkerGateway."""
         self._dialer.leave()
+        self._attached.leave()
 
     async def close(self) -> None:
         """Ends every stream and call, and closes every channel."""
         await self._dialer.close()
+        self._attached.close()
         await self._health.close()
         await self._outbound.close()
         await self._channels.close()
 
+    def _relay_metadata(self, address: str) -> tuple[tuple[str, str], ...]:
+        return ((RELAY_ADDRESS_KEY, address), (RELAY_TOKEN_KEY, self._relay_token(address)))
+
     def _state(self, address: str) -> tuple[Health, int | None]:
         if self._health.follows(address):
             return self._health.health(address), None
-        return self._dialer.health(address)
+        if self._attached.session(address) is None and self._dialer.session(address) is not None:
+            return self._dialer.health(address)
+        return self._attached.health(address)
 
     def _tell(self, address: str) -> None:
         for follower in list(self._followers.get(address, ())):

@@ -11,10 +11,10 @@ import grpc.aio
 from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from orchestrator.domain.errors import WorkerUnreachable
-from orchestrator.engine.ports import Health
+from orchestrator.engine.ports import Health, ReadFrame
 from orchestrator.outbound.channels import Channels, Connection
 from orchestrator.outbound.work_session import SessionState, WorkSession
-from orchestrator.outbound.work_stream import NoOpening, Read, carry, open_stream
+from orchestrator.outbound.work_stream import NoOpening, carry, open_stream
 
 CONNECT_SECONDS = 1.0
 """An address that takes no connection for so long holds no worker process any more."""
@@ -143,7 +143,7 @@ class WorkDialer:
             self._on_unserved(address, False)
 
 
-def _reader(call: grpc.aio.StreamStreamCall[work_pb2.BatonFrame, work_pb2.WorkerFrame]) -> Read:
+def _reader(call: grpc.aio.StreamStreamCall[work_pb2.BatonFrame, work_pb2.WorkerFrame]) -> ReadFrame:
     async def read() -> work_pb2.WorkerFrame | None:
         frame = await call.read()
         return frame if isinstance(frame, work_pb2.WorkerFrame) else None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import TypeVar
 
 import grpc.aio
 from baton.worker.v1 import work_pb2
 
+from orchestrator.engine.ports import ReadFrame, WriteFrame
 from orchestrator.outbound.work_session import HEARTBEAT_SECONDS, RESUME_SECONDS, WorkSession
 
 OPENING_SECONDS = 10.0
@@ -19,10 +20,6 @@ SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
 
 T = TypeVar("T")
 
-Read = Callable[[], Awaitable["work_pb2.WorkerFrame | None"]]
-"""Reads the next frame; None where the worker has ended its side."""
-Write = Callable[[work_pb2.BatonFrame], Awaitable[None]]
-
 
 class NoOpening(Exception):
     """The first frame of a worker does not say who it is."""
@@ -32,7 +29,7 @@ class _Ended(Exception):
     """The stream is over, by its worker's wish or ours, or because it was lost."""
 
 
-async def open_stream(replica_id: str, read: Read, write: Write) -> work_pb2.WorkerOpening:
+async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
     """Says who speaks and hears who answers. Errors: NoOpening, TimeoutError, what `read` and `write` raise."""
     opening = work_pb2.BatonOpening(
         replica_id=replica_id,
@@ -47,15 +44,18 @@ async def open_stream(replica_id: str, read: Read, write: Write) -> work_pb2.Wor
     return frame.opening
 
 
-async def carry(session: WorkSession, stream: int, read: Read, write: Write) -> None:
-    """Carries frames until the stream ends, for whatever reason: the session is told. Raises CancelledError only."""
+async def carry(session: WorkSession, stream: int, read: ReadFrame, write: WriteFrame) -> None:
+    """Carries frames until the stream ends, for whatever reason: the session is told. Errors: what `read` raises that
+    is none of gRPC's."""
     carrier = _Carrier(session, read, write)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(carrier.listen())
             group.create_task(carrier.speak())
-    except* _Ended:
-        pass
+    except ExceptionGroup as group:
+        _, others = group.split(_Ended)
+        if others is not None:
+            raise others.exceptions[0] from None
     finally:
         carrier.close()
         session.stream_ended(stream)
@@ -78,12 +78,13 @@ async def _passing(moving: Awaitable[T]) -> T:
 class _Carrier:
     """The two tasks of a stream and what they share."""
 
-    def __init__(self, session: WorkSession, read: Read, write: Write) -> None:
+    def __init__(self, session: WorkSession, read: ReadFrame, write: WriteFrame) -> None:
         self._session, self._read, self._write = session, read, write
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._heard = self._said = self._loop.time()
-        self._beat = self._ended = False
+        self._ended = False
+        self._beat = True  # The first frame says that the opening was taken.
         self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
         session.replace_stream(self._wake.set, self._end)
         self._wake.set()

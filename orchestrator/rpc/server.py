@@ -14,6 +14,7 @@ from baton.v1 import (
     workflow_service_pb2,
     workflow_service_pb2_grpc,
 )
+from baton.worker.v1 import work_pb2, work_pb2_grpc
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -27,6 +28,7 @@ from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLay
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import WATCH_SECONDS, Watches
+from orchestrator.rpc.work_service import AttachService
 from orchestrator.rpc.worker_service import WorkerService
 from orchestrator.rpc.workflow_service import CHECK_METHOD, WorkflowService
 
@@ -36,6 +38,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
+    work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
 
@@ -97,6 +100,12 @@ class RpcServer:
 
     async def start(self) -> int:
         """Listens and serves; returns the port. Raises AddressUnavailable."""
+        port = self.listen()
+        await self.serve()
+        return port
+
+    def listen(self) -> int:
+        """Takes the address, and serves nothing yet; returns the port. Raises AddressUnavailable."""
         server = grpc.aio.server(
             interceptors=[self._interceptor], options=OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_LIMIT
         )
@@ -109,12 +118,16 @@ class RpcServer:
             raise AddressUnavailable(
                 f"cannot listen on {self._address}: it is in use or not an address of this machine; choose another"
             )
-        await server.start()
         self._server = server
+        return port
+
+    async def serve(self) -> None:
+        """Serves what it listens for."""
+        assert self._server is not None
+        await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         for service in SERVICES:
             await self._health.set(service.full_name, health_pb2.HealthCheckResponse.SERVING)
-        return port
 
     async def drain(self) -> None:
         """Says NOT_SERVING and sends watchers elsewhere; calls are still served."""
@@ -157,6 +170,7 @@ class RpcServer:
             WorkflowService(self._workflows, self._validator), server
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._workers), server)
+        work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._workers, self._validator), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],

@@ -1,8 +1,9 @@
-"""Step tokens: what a worker holds to act on behalf of the attempt it was called for. Signed, verified on any replica.
+"""Tokens that replicas sign and any of them verifies. Step tokens: what a worker holds to act on behalf of the attempt
+it was called for. Relay tokens: what a replica shows another to reach a worker that is attached there.
 
-A token is `v1.BODY.MAC`, both base64url: the body names namespace, run, step, attempt and epoch; the MAC is HMAC-SHA256
-under the key that all replicas share. It names an attempt and no secret; the epoch makes it worthless once the run has
-another owner or the attempt has ended, which the one who verifies must look up.
+A step token is `v1.BODY.MAC`, both base64url: the body names namespace, run, step, attempt and epoch; the MAC is
+HMAC-SHA256 under the key that all replicas share. It names an attempt and no secret; the epoch makes it worthless once
+the run has another owner or the attempt has ended, which the one who verifies must look up.
 """
 
 from __future__ import annotations
@@ -59,10 +60,23 @@ class TokenSigner:
         except (ValueError, binascii.Error) as error:
             raise TokenInvalid("the step token cannot be read") from error
 
+    def sign_relay(self, address: str) -> str:
+        """Makes what a replica shows another to be relayed to the worker that is attached there as `address`."""
+        return f"{VERSION}.{_encode(self._sum(_relay_body(address)))}"
+
+    def verify_relay(self, address: str, token: str) -> bool:
+        """Tells whether a replica made this token for `address`."""
+        return hmac.compare_digest(token.encode(), self.sign_relay(address).encode())
+
     def _sum(self, body: bytes) -> bytes:
         mac = self._mac.copy()
         mac.update(body)
         return mac.digest()
+
+
+def _relay_body(address: str) -> bytes:
+    # A step token's body has four NULs: neither can pass for the other.
+    return f"relay\0{address}".encode()
 
 
 def _encode(data: bytes) -> str:

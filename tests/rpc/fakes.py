@@ -19,12 +19,13 @@ from baton.v1 import (
     workflow_pb2,
     workflow_service_pb2,
 )
+from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm
+from orchestrator.engine.ports import FilterTerm, ReadFrame, WriteFrame
 
 
 class FakeEngine:
@@ -186,6 +187,15 @@ class FakeWorkers:
     async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
         await self._engine.record("delete_worker", caller, worker, address)
         return worker_pb2.Worker(name=worker)
+
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+        await write(work_pb2.BatonFrame(opening=work_pb2.BatonOpening(replica_id="replica")))
+        frame = await read()
+        await self._engine.record("greet", Caller("", "", ""))
+        return frame.opening if frame is not None else work_pb2.WorkerOpening()
+
+    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+        await self._engine.record("attach", caller, opening)
 
     def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
         if self._engine.error is not None:

@@ -140,8 +140,10 @@ class AttachServiceServicer:
         """Attach carries the same frames as WorkerService.Work, on a stream that the worker opens. Baton still speaks first.
         The worker's `opening` holds its contract, and its services can be called from all replicas while it is attached.
 
-        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (INVALID_REQUEST: the first frame
-        has no opening), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach again, to any replica).
+        Baton's second frame, empty or not, says that the worker is taken.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
+        with RetryInfo: attach again, to any replica).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

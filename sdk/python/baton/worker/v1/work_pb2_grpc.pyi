@@ -92,8 +92,10 @@ class AttachServiceStub:
     """Attach carries the same frames as WorkerService.Work, on a stream that the worker opens. Baton still speaks first.
     The worker's `opening` holds its contract, and its services can be called from all replicas while it is attached.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (INVALID_REQUEST: the first frame
-    has no opening), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach again, to any replica).
+    Baton's second frame, empty or not, says that the worker is taken.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
+    with RetryInfo: attach again, to any replica).
     """
 
 @_typing.type_check_only
@@ -105,8 +107,10 @@ class AttachServiceAsyncStub(AttachServiceStub):
     """Attach carries the same frames as WorkerService.Work, on a stream that the worker opens. Baton still speaks first.
     The worker's `opening` holds its contract, and its services can be called from all replicas while it is attached.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (INVALID_REQUEST: the first frame
-    has no opening), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach again, to any replica).
+    Baton's second frame, empty or not, says that the worker is taken.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
+    with RetryInfo: attach again, to any replica).
     """
 
 class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -121,8 +125,10 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
         """Attach carries the same frames as WorkerService.Work, on a stream that the worker opens. Baton still speaks first.
         The worker's `opening` holds its contract, and its services can be called from all replicas while it is attached.
 
-        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (INVALID_REQUEST: the first frame
-        has no opening), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach again, to any replica).
+        Baton's second frame, empty or not, says that the worker is taken.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
+        with RetryInfo: attach again, to any replica).
         """
 
 def add_AttachServiceServicer_to_server(servicer: AttachServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,87 @@
+"""Attach: takes in workers that dial Baton, and makes them endpoints that every replica can call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+
+from baton.worker.v1 import work_pb2
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.ports import Reach, ReadFrame, WorkerGateway, WriteFrame
+from orchestrator.engine.workers import WorkerRegistry
+
+_LOGGER = logging.getLogger(__name__)
+
+SCHEME = "attach:"
+"""Begins the address of an endpoint whose worker dialled in; the rest is the worker's own name for its process."""
+
+RETURN_SECONDS = 6.0
+"""How long an endpoint stays without a stream: a little longer than its session."""
+
+
+class Attachments:
+    """Workers that are attached to this replica. `address` is where other replicas reach it."""
+
+    def __init__(self, gateway: WorkerGateway, registry: WorkerRegistry) -> None:
+        self._gateway, self._registry = gateway, registry
+        self._attached: dict[EndpointKey, int] = {}
+        self._leaving: dict[EndpointKey, asyncio.Task[None]] = {}
+        self.address = ""
+
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+        """Says who speaks and hears who answers. Errors: InvalidRequest."""
+        return await self._gateway.greet(read, write)
+
+    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+        """Serves one stream of a worker to its end. Errors: InvalidContract, DatabaseUnavailable."""
+        key = EndpointKey(caller.namespace, opening.worker, SCHEME + opening.instance_id)
+        leaving = self._leaving.pop(key, None)
+        if leaving is not None:
+            leaving.cancel()
+        self._attached[key] = self._attached.get(key, 0) + 1
+        try:
+            reach = Reach(True, self._gateway.replica_id, self.address)
+            # The session first: who follows the endpoint once it is in the catalogue finds it.
+            carrying = asyncio.create_task(self._gateway.carry_attached(key.address, opening, read, write))
+            try:
+                await self._registry.attach(key, opening, reach)
+                await asyncio.shield(carrying)
+            finally:
+                carrying.cancel()
+                await asyncio.gather(carrying, return_exceptions=True)
+        finally:
+            self._attached[key] -= 1
+            if not self._attached[key]:
+                del self._attached[key]
+                self._leaving[key] = asyncio.create_task(self._leave(key))
+
+    async def close(self) -> None:
+        """Takes every endpoint that is attached here from the catalogue: its worker attaches elsewhere."""
+        for key in {*self._attached, *self._leaving}:
+            await self._end(key)
+
+    async def _end(self, key: EndpointKey) -> None:
+        task = self._leaving.pop(key, None)
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        with contextlib.suppress(DatabaseUnavailable):
+            await self._registry.detach(key, self._gateway.replica_id)
+
+    async def _leave(self, key: EndpointKey) -> None:
+        """Takes an endpoint from the catalogue unless its worker comes back in time, here or elsewhere."""
+        if not self._gateway.attached_left(key.address):
+            await asyncio.sleep(RETURN_SECONDS)
+        self._gateway.forget_attached(key.address)
+        while True:
+            try:
+                await self._registry.detach(key, self._gateway.replica_id)
+                break
+            except DatabaseUnavailable:
+                await asyncio.sleep(1.0)
+        self._leaving.pop(key, None)
+        _LOGGER.info("worker %s is attached no more: %s", key.worker, key.address)
