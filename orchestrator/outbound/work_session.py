@@ -155,14 +155,14 @@ class WorkSession:
         """A stream was opened, and the worker has said who it is and what it holds. Returns the stream's number; it
         takes the place of any before it."""
         held = set(opening.held) if opening.instance_id == self.instance_id else set()
-        missing = [one for one in self._pending.values() if one.written and one.id not in held]
+        missing = {one.id: one for one in self._pending.values() if one.written and one.id not in held}
         self._cancel_timer()
-        self._cancelled = [number for number in opening.held if number not in self._pending]
+        self._cancelled = [one for one in opening.held if one not in self._pending or one in missing]
         self._acknowledged.clear()
         self.instance_id = opening.instance_id
         self.state, self.credit, self.draining = SessionState.OPEN, opening.credit, False
         self._stream += 1
-        self._lose(missing)
+        self._lose(missing.values())
         self._on_change()
         return self._stream
 
