@@ -227,4 +227,11 @@ class RunReader:
         return render(run, key.run_id, view, wait_of)
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
-        return render(live.run, live.key.run_id, view, wait_reasons(live, self._driver.admission, self._clock))
+        message = render(live.run, live.key.run_id, view, wait_reasons(live, self._driver.admission, self._clock))
+        for index, flight in live.flights.items():
+            if flight.progress is not None:
+                percent, text, time = flight.progress
+                message.steps[index].progress.CopyFrom(
+                    run_pb2.StepProgress(percent=percent, message=text, time=to_timestamp(time))
+                )
+        return message

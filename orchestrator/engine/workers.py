@@ -166,7 +166,14 @@ class WorkerRegistry:
             contract_digest=row.contract_digest,
             create_time=to_timestamp(row.create_time),
         )
+        if row.reach.attached_replica is not None:
+            message.transport = worker_pb2.ENDPOINT_TRANSPORT_ATTACHED
+        elif row.reach.work_stream:
+            message.transport = worker_pb2.ENDPOINT_TRANSPORT_STREAM
+        else:
+            message.transport = worker_pb2.ENDPOINT_TRANSPORT_UNARY
         if endpoint is not None:
+            message.credit = endpoint.max_in_flight
             message.health = HEALTH[endpoint.health]
             message.circuit = CIRCUIT[endpoint.circuit.state]
             message.in_flight = endpoint.in_flight

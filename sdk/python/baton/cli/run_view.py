@@ -106,6 +106,9 @@ def _detail(step: run_pb2.RunStep) -> str:
         return why(step.failure)
     if step.HasField("wait_reason"):
         return wait_text(step.wait_reason)
+    if step.HasField("progress"):
+        percent = f"{step.progress.percent:.0f} %" if step.progress.percent else ""
+        return clean(" ".join(part for part in (percent, step.progress.message) if part))
     if step.target:
         return f"by fallback {step.target}"
     if len(step.attempts) > 1:

@@ -80,7 +80,7 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
             for services in [", ".join(each.service for each in worker.services)]
             for position, endpoint in enumerate(worker.endpoints)
         ]
-        headers = ("WORKER", "ADDRESS", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT", "SERVICES")
+        headers = ("WORKER", "ADDRESS", "BY", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT", "SERVICES")
         print_table(headers, rows, "no worker is registered: baton worker add NAME ADDRESS")
 
     run_with_client(chosen, work)
@@ -166,6 +166,13 @@ def _read_contract(path: Path) -> FileDescriptorSet:
         ) from None
 
 
+_BY = {
+    "ENDPOINT_TRANSPORT_UNARY": "calls",
+    "ENDPOINT_TRANSPORT_STREAM": "stream",
+    "ENDPOINT_TRANSPORT_ATTACHED": "attach",
+}
+
+
 def _endpoint_row(endpoint: worker_pb2.Endpoint) -> list[str | Text]:
     from baton.cli.output import state_text
     from baton.v1 import worker_pb2
@@ -173,10 +180,11 @@ def _endpoint_row(endpoint: worker_pb2.Endpoint) -> list[str | Text]:
     health = worker_pb2.EndpointHealth.Name(endpoint.health).removeprefix("ENDPOINT_HEALTH_")
     return [
         endpoint.address,
+        _BY.get(worker_pb2.EndpointTransport.Name(endpoint.transport), "-"),
         state_text(worker_pb2.EndpointState.Name(endpoint.state).removeprefix("ENDPOINT_STATE_")),
         state_text("-" if health == "UNSPECIFIED" else health),
         state_text(worker_pb2.CircuitState.Name(endpoint.circuit).removeprefix("CIRCUIT_STATE_")),
-        str(endpoint.in_flight),
+        f"{endpoint.in_flight}/{endpoint.credit}" if endpoint.credit else str(endpoint.in_flight),
     ]
 
 
@@ -188,7 +196,7 @@ def _print_worker(worker: worker_pb2.Worker, as_json: bool) -> None:
     if as_json:
         print_json(MessageToDict(worker, preserving_proto_field_name=True))
         return
-    headers = ("ADDRESS", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT")
+    headers = ("ADDRESS", "BY", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT")
     write(f"worker {worker.name}, at most {worker.max_in_flight} calls in flight at each address\n")
     print_table(headers, [_endpoint_row(each) for each in worker.endpoints], "no address")
     write()

@@ -309,6 +309,7 @@ class RunStep(_message.Message):
     READY_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """Id of the step in the workflow."""
     method: _builtins.str
@@ -345,6 +346,10 @@ class RunStep(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Time the step ended."""
 
+    @_builtins.property
+    def progress(self) -> Global___StepProgress:
+        """What the worker told last of the attempt under way; known to the replica that drives the run, and not journaled."""
+
     def __init__(
         self,
         *,
@@ -359,14 +364,47 @@ class RunStep(_message.Message):
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
         target: _builtins.int = ...,
+        progress: Global___StepProgress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "output", b"output", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "output", b"output", "progress", b"progress", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "predecessors", b"predecessors", "ready_time", b"ready_time", "state", b"state", "step", b"step", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "state", b"state", "step", b"step", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStep: _TypeAlias = RunStep  # noqa: Y015
+
+@_typing.final
+class StepProgress(_message.Message):
+    """StepProgress is how far a running attempt is, in its worker's words."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PERCENT_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    percent: _builtins.float
+    """Part that is done, from 0 to 100; 0 where that is not known."""
+    message: _builtins.str
+    """What is being done."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """Time it was told."""
+
+    def __init__(
+        self,
+        *,
+        percent: _builtins.float = ...,
+        message: _builtins.str = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "percent", b"percent", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepProgress: _TypeAlias = StepProgress  # noqa: Y015
 
 @_typing.final
 class Attempt(_message.Message):

@@ -25,25 +25,27 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\tendpoints\x18\x02 \x03(\x0b\x32\x12.baton.v1.Endpoint\x12+\n\x08services\x18\x03 \x03(\x0b\x32\x19.baton.v1.ServiceContract\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xab\x02\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.baton.v1.EndpointState\x12(\n\x06health\x18\x03 \x01(\x0e\x32\x18.baton.v1.EndpointHealth\x12\'\n\x07\x63ircuit\x18\x04 \x01(\x0e\x32\x16.baton.v1.CircuitState\x12\x36\n\x12\x63ircuit_until_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12\x17\n\x0f\x63ontract_digest\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"M\n\x0fServiceContract\x12\x0f\n\x07service\x18\x01 \x01(\t\x12)\n\x07methods\x18\x02 \x03(\x0b\x32\x18.baton.v1.MethodContract\"d\n\x0eMethodContract\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ninput_type\x18\x02 \x01(\t\x12\x13\n\x0boutput_type\x18\x03 \x01(\t\x12\x19\n\x11idempotency_level\x18\x04 \x01(\t*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NDPOINT_STATE_ACTIVE\x10\x01\x12\x1b\n\x17\x45NDPOINT_STATE_DRAINING\x10\x02*\x90\x01\n\x0e\x45ndpointHealth\x12\x1f\n\x1b\x45NDPOINT_HEALTH_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45NDPOINT_HEALTH_SERVING\x10\x01\x12\x1f\n\x1b\x45NDPOINT_HEALTH_NOT_SERVING\x10\x02\x12\x1f\n\x1b\x45NDPOINT_HEALTH_UNREACHABLE\x10\x03*|\n\x0c\x43ircuitState\x12\x1d\n\x19\x43IRCUIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43IRCUIT_STATE_CLOSED\x10\x01\x12\x16\n\x12\x43IRCUIT_STATE_OPEN\x10\x02\x12\x1b\n\x17\x43IRCUIT_STATE_HALF_OPEN\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x62\x61ton/v1/worker.proto\x12\x08\x62\x61ton.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb2\x01\n\x06Worker\x12\x0c\n\x04name\x18\x01 \x01(\t\x12%\n\tendpoints\x18\x02 \x03(\x0b\x32\x12.baton.v1.Endpoint\x12+\n\x08services\x18\x03 \x03(\x0b\x32\x19.baton.v1.ServiceContract\x12\x15\n\rmax_in_flight\x18\x04 \x01(\x05\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xeb\x02\n\x08\x45ndpoint\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12&\n\x05state\x18\x02 \x01(\x0e\x32\x17.baton.v1.EndpointState\x12(\n\x06health\x18\x03 \x01(\x0e\x32\x18.baton.v1.EndpointHealth\x12\'\n\x07\x63ircuit\x18\x04 \x01(\x0e\x32\x16.baton.v1.CircuitState\x12\x36\n\x12\x63ircuit_until_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tin_flight\x18\x06 \x01(\x05\x12\x17\n\x0f\x63ontract_digest\x18\x07 \x01(\t\x12/\n\x0b\x63reate_time\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\ttransport\x18\t \x01(\x0e\x32\x1b.baton.v1.EndpointTransport\x12\x0e\n\x06\x63redit\x18\n \x01(\x05\"M\n\x0fServiceContract\x12\x0f\n\x07service\x18\x01 \x01(\t\x12)\n\x07methods\x18\x02 \x03(\x0b\x32\x18.baton.v1.MethodContract\"d\n\x0eMethodContract\x12\x0e\n\x06method\x18\x01 \x01(\t\x12\x12\n\ninput_type\x18\x02 \x01(\t\x12\x13\n\x0boutput_type\x18\x03 \x01(\t\x12\x19\n\x11idempotency_level\x18\x04 \x01(\t*\x95\x01\n\x11\x45ndpointTransport\x12\"\n\x1e\x45NDPOINT_TRANSPORT_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x45NDPOINT_TRANSPORT_UNARY\x10\x01\x12\x1d\n\x19\x45NDPOINT_TRANSPORT_STREAM\x10\x02\x12\x1f\n\x1b\x45NDPOINT_TRANSPORT_ATTACHED\x10\x03*g\n\rEndpointState\x12\x1e\n\x1a\x45NDPOINT_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x45NDPOINT_STATE_ACTIVE\x10\x01\x12\x1b\n\x17\x45NDPOINT_STATE_DRAINING\x10\x02*\x90\x01\n\x0e\x45ndpointHealth\x12\x1f\n\x1b\x45NDPOINT_HEALTH_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45NDPOINT_HEALTH_SERVING\x10\x01\x12\x1f\n\x1b\x45NDPOINT_HEALTH_NOT_SERVING\x10\x02\x12\x1f\n\x1b\x45NDPOINT_HEALTH_UNREACHABLE\x10\x03*|\n\x0c\x43ircuitState\x12\x1d\n\x19\x43IRCUIT_STATE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43IRCUIT_STATE_CLOSED\x10\x01\x12\x16\n\x12\x43IRCUIT_STATE_OPEN\x10\x02\x12\x1b\n\x17\x43IRCUIT_STATE_HALF_OPEN\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.v1.worker_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENDPOINTSTATE']._serialized_start=732
-  _globals['_ENDPOINTSTATE']._serialized_end=835
-  _globals['_ENDPOINTHEALTH']._serialized_start=838
-  _globals['_ENDPOINTHEALTH']._serialized_end=982
-  _globals['_CIRCUITSTATE']._serialized_start=984
-  _globals['_CIRCUITSTATE']._serialized_end=1108
+  _globals['_ENDPOINTTRANSPORT']._serialized_start=797
+  _globals['_ENDPOINTTRANSPORT']._serialized_end=946
+  _globals['_ENDPOINTSTATE']._serialized_start=948
+  _globals['_ENDPOINTSTATE']._serialized_end=1051
+  _globals['_ENDPOINTHEALTH']._serialized_start=1054
+  _globals['_ENDPOINTHEALTH']._serialized_end=1198
+  _globals['_CIRCUITSTATE']._serialized_start=1200
+  _globals['_CIRCUITSTATE']._serialized_end=1324
   _globals['_WORKER']._serialized_start=69
   _globals['_WORKER']._serialized_end=247
   _globals['_ENDPOINT']._serialized_start=250
-  _globals['_ENDPOINT']._serialized_end=549
-  _globals['_SERVICECONTRACT']._serialized_start=551
-  _globals['_SERVICECONTRACT']._serialized_end=628
-  _globals['_METHODCONTRACT']._serialized_start=630
-  _globals['_METHODCONTRACT']._serialized_end=730
+  _globals['_ENDPOINT']._serialized_end=613
+  _globals['_SERVICECONTRACT']._serialized_start=615
+  _globals['_SERVICECONTRACT']._serialized_end=692
+  _globals['_METHODCONTRACT']._serialized_start=694
+  _globals['_METHODCONTRACT']._serialized_end=794
 # @@protoc_insertion_point(module_scope)

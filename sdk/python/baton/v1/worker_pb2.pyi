@@ -20,6 +20,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _EndpointTransport:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EndpointTransportEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EndpointTransport.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENDPOINT_TRANSPORT_UNSPECIFIED: _EndpointTransport.ValueType  # 0
+    """Never sent."""
+    ENDPOINT_TRANSPORT_UNARY: _EndpointTransport.ValueType  # 1
+    """One unary call for each step."""
+    ENDPOINT_TRANSPORT_STREAM: _EndpointTransport.ValueType  # 2
+    """A work stream that Baton opened (baton.worker.v1.WorkerService/Work). While it is down, unary calls."""
+    ENDPOINT_TRANSPORT_ATTACHED: _EndpointTransport.ValueType  # 3
+    """A work stream that the worker opened (baton.worker.v1.AttachService/Attach), to this or another replica."""
+
+class EndpointTransport(_EndpointTransport, metaclass=_EndpointTransportEnumTypeWrapper):
+    """EndpointTransport is how calls go to an endpoint."""
+
+ENDPOINT_TRANSPORT_UNSPECIFIED: EndpointTransport.ValueType  # 0
+"""Never sent."""
+ENDPOINT_TRANSPORT_UNARY: EndpointTransport.ValueType  # 1
+"""One unary call for each step."""
+ENDPOINT_TRANSPORT_STREAM: EndpointTransport.ValueType  # 2
+"""A work stream that Baton opened (baton.worker.v1.WorkerService/Work). While it is down, unary calls."""
+ENDPOINT_TRANSPORT_ATTACHED: EndpointTransport.ValueType  # 3
+"""A work stream that the worker opened (baton.worker.v1.AttachService/Attach), to this or another replica."""
+Global___EndpointTransport: _TypeAlias = EndpointTransport  # noqa: Y015
+
 class _EndpointState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -158,6 +186,8 @@ class Endpoint(_message.Message):
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    CREDIT_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """gRPC target, such as `127.0.0.1:50051` or `dns:///payments:50051`."""
     state: Global___EndpointState.ValueType
@@ -170,6 +200,10 @@ class Endpoint(_message.Message):
     """Calls in flight from the replica that answers."""
     contract_digest: _builtins.str
     """Digest of its contract, 64 hex digits."""
+    transport: Global___EndpointTransport.ValueType
+    """How calls go to it from the replica that answers."""
+    credit: _builtins.int
+    """Calls that it takes from the replica that answers at a time."""
     @_builtins.property
     def circuit_until_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the next trial call; set while the circuit is open."""
@@ -189,10 +223,12 @@ class Endpoint(_message.Message):
         in_flight: _builtins.int = ...,
         contract_digest: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        transport: Global___EndpointTransport.ValueType = ...,
+        credit: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["circuit_until_time", b"circuit_until_time", "create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "circuit", b"circuit", "circuit_until_time", b"circuit_until_time", "contract_digest", b"contract_digest", "create_time", b"create_time", "health", b"health", "in_flight", b"in_flight", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "circuit", b"circuit", "circuit_until_time", b"circuit_until_time", "contract_digest", b"contract_digest", "create_time", b"create_time", "credit", b"credit", "health", b"health", "in_flight", b"in_flight", "state", b"state", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
