@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Protocol
+
+
+def _told_nobody(percent: float, message: str) -> None:
+    """Takes progress where nobody can be told: the call came by itself, not on a work stream."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of a handler, as Baton told it in the metadata; empty where the caller is not Baton.
+    """One call of a handler, as Baton told it; empty where the caller is not Baton.
 
     `idempotency_key` is the same for every attempt and delivery of a step. `delivery` counts the sendings of one
     attempt, `epoch` the owners of the run. `step_token` is a secret: never log it. `deadline_seconds` is the time left
@@ -26,17 +31,45 @@ class Call:
     step_token: str = field(default="", repr=False)
     traceparent: str = ""
     deadline_seconds: float | None = None
+    tell_progress: Callable[[float, str], None] = field(default=_told_nobody, repr=False, compare=False)
+    """Takes what `progress` says."""
+
+    def progress(self, percent: float, message: str = "") -> None:
+        """Tells Baton how far the call is: `percent` from 0 to 100 (0: not known), and what is being done.
+
+        May be called as often as the handler likes, from plain handlers too: only the newest is sent, ten times a
+        second at most. Does nothing for a call that did not come on the work stream. Raises ValueError for a percent
+        that is not from 0 to 100.
+        """
+        if not 0 <= percent <= 100:
+            raise ValueError(f"percent is from 0 to 100, not {percent!r}")
+        self.tell_progress(percent, message)
 
 
-CURRENT: ContextVar[Call] = ContextVar("baton_call")
+class CallSource(Protocol):
+    """Whatever knows the call that is being served; the call itself may be made only when it is asked for."""
+
+    @property
+    def call(self) -> Call:
+        """The call."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownCall:
+    """A call that was made already."""
+
+    call: Call
+
+
+CURRENT: ContextVar[CallSource] = ContextVar("baton_call")
 
 
 def current() -> Call:
     """Returns the call that is being served; raises LookupError outside a worker's handler."""
-    call = CURRENT.get(None)
-    if call is None:
+    source = CURRENT.get(None)
+    if source is None:
         raise LookupError("no call is being served here: current() is for handlers of a worker")
-    return call
+    return source.call
 
 
 def call_of(method: str, metadata: Iterable[tuple[str, str | bytes]], deadline_seconds: float | None) -> Call:

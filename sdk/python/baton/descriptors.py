@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import Descriptor, FileDescriptor
+from google.protobuf.descriptor import Descriptor, FileDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 
 
@@ -15,8 +15,8 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
     return cast("Descriptor", message.DESCRIPTOR)
 
 
-def file_set(descriptors: Iterable[Descriptor]) -> descriptor_pb2.FileDescriptorSet:
-    """Returns the files of some messages and all that those import, each once, imports first."""
+def file_set(descriptors: Iterable[Descriptor | ServiceDescriptor]) -> descriptor_pb2.FileDescriptorSet:
+    """Returns the files of some messages or services and all that those import, each once, imports first."""
     files: dict[str, FileDescriptor] = {}
 
     def add(file: FileDescriptor) -> None:

@@ -15,7 +15,7 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from baton.calls import CURRENT, Call, call_of
+from baton.calls import CURRENT, Call, KnownCall, call_of
 from baton.errors import Failure
 from baton.tracing import Fails, Tracing
 
@@ -75,7 +75,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     try:
                         return await handle(request, context)
                     except Exception as error:
-                        status = _status_of(error, call)
+                        status = status_of(error, call)
                         fails(_code_name(status, context))
                         if status is None:
                             raise
@@ -95,7 +95,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     try:
                         return handle(request, context)
                     except Exception as error:
-                        status = _status_of(error, call)
+                        status = status_of(error, call)
                         fails(_code_name(status, context))
                         if status is None:
                             raise
@@ -108,7 +108,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
     @contextmanager
     def _around(self, method: str, context: Any) -> Iterator[tuple[Call, Fails]]:
         call = call_of(method, context.invocation_metadata() or (), context.time_remaining())
-        token = CURRENT.set(call)
+        token = CURRENT.set(KnownCall(call))
         try:
             if self._tracing is None:
                 yield call, _nothing
@@ -119,8 +119,11 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             CURRENT.reset(token)
 
 
-def _status_of(error: Exception, call: Call) -> status_pb2.Status | None:
-    """Returns the status to answer with, None where the handler has aborted with its own."""
+def status_of(error: Exception, call: Call) -> status_pb2.Status | None:
+    """Returns the status to answer with for what a handler raised, None where it has aborted with its own.
+
+    An exception that is no Failure goes to the log, under an id that the answer has in place of its text.
+    """
     if isinstance(error, grpc.aio.AbortError):
         return None
     if isinstance(error, Failure):

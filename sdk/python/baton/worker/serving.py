@@ -1,4 +1,4 @@
-"""A worker: ordinary generated servicers, served as a plain gRPC server that registers itself with Baton."""
+"""A worker: ordinary generated servicers, which Baton calls where they listen or which attach themselves to Baton."""
 
 from __future__ import annotations
 
@@ -8,31 +8,29 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
-
-from baton.client import Client
-from baton.connection import Backoff
-from baton.errors import BatonError, InvalidRequest
-from baton.interceptor import CallInterceptor, InFlight
+from baton.errors import BatonError
 from baton.methods import generated_bases
 from baton.tracing import Tracing, tracing_for
+from baton.worker.attaching import Attached
+from baton.worker.listening import Listening
+from baton.worker.routes import Routes
+from baton.worker.session import Limits
+from baton.worker.streams import WorkStreams
 
 S = TypeVar("S", bound=type)
 
 ADVERTISE_VARIABLE = "BATON_ADVERTISE_ADDRESS"
+DEFAULT_MAX_IN_FLIGHT = 100
 
 _log = logging.getLogger("baton.worker")
 _PORT = re.compile(r".*:\d+")
 _EVERYWHERE = ("0.0.0.0", "[::]", "::")
-_FAREWELL_SECONDS = 5.0
-_STREAMS_SECONDS = 0.5
-"""How long a worker without calls in flight waits for health and reflection streams to end."""
-_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 1024 * 1024))
 
 
 class Worker:
@@ -48,8 +46,11 @@ class Worker:
 
     `baton` is the address of Baton (by default BATON_ADDRESS, else 127.0.0.1:7330). `advertise` is the address at which
     Baton reaches this worker, by default BATON_ADVERTISE_ADDRESS, else the one it listens on; without a port it gets
-    that of the listener. `max_in_flight` limits the calls that Baton makes at a time. `grace` are the seconds that
-    calls in flight have to end when the worker stops.
+    that of the listener. `max_in_flight` (100) limits the calls that a replica of Baton makes at a time, and the
+    handlers that run for all work streams together. Plain handlers, those that are not async, run in `threads` threads.
+    `grace` are the seconds that calls in flight have to end when the worker stops.
+
+    `worker.run(attach=True)` listens nowhere: the worker dials Baton instead.
     """
 
     def __init__(
@@ -59,12 +60,16 @@ class Worker:
         baton: str | None = None,
         advertise: str | None = None,
         max_in_flight: int = 0,
+        threads: int = 32,
         grace: float = 30.0,
     ) -> None:
+        if max_in_flight < 0 or threads < 1:
+            raise ValueError("max_in_flight is not below 0, and threads not below 1")
         self.name = name
         self._baton = baton
         self._advertise = advertise or os.environ.get(ADVERTISE_VARIABLE) or ""
         self._max_in_flight = max_in_flight
+        self._threads = threads
         self._grace = grace
         self._servicers: list[Callable[[], Any]] = []
         self._services: dict[str, type] = {}
@@ -87,66 +92,73 @@ class Worker:
         """Address at which Baton reaches this worker; only while it serves."""
         if self._serving is None:
             raise RuntimeError(f"the worker {self.name!r} is not serving")
-        return self._serving.address
+        return self._serving.door.address
 
     async def registered(self) -> None:
-        """Waits until Baton has taken the worker's registration; raises BatonError where it refuses it."""
+        """Waits until Baton has taken the worker, which may listen or attach; raises BatonError where it refuses."""
         if self._serving is None:
             raise RuntimeError(f"the worker {self.name!r} is not serving")
-        await asyncio.shield(self._serving.registration)
+        door = self._serving.door
+        await asyncio.wait((door.registered, door.task), return_when=asyncio.FIRST_COMPLETED)
+        if not door.registered.done():
+            door.task.result()
 
-    async def start(self, listen: str = "127.0.0.1:0") -> str:
-        """Starts to serve, and to register in the background; returns the address. `stop` ends it."""
+    async def start(self, listen: str = "127.0.0.1:0", *, attach: bool = False) -> str:
+        """Starts to serve, and to register in the background; returns the address. `stop` ends it.
+
+        With `attach` nothing listens, and the address is empty.
+        """
         if self._serving is not None:
             raise RuntimeError(f"the worker {self.name!r} is serving already")
         if not self._servicers:
             raise RuntimeError(f"the worker {self.name!r} has no service; add one with @worker.service")
+        servicers = [make() for make in self._servicers]
         tracing = tracing_for(self.name)
-        in_flight = InFlight()
-        server = grpc.aio.server(interceptors=(CallInterceptor(self._services, tracing, in_flight),), options=_OPTIONS)
-        for make in self._servicers:
-            _add_to_server(make(), server)
-        checks = health.aio.HealthServicer()
-        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-        reflection.enable_server_reflection((*self._services, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-        port = server.add_insecure_port(listen)
-        address = self._address(listen, port)
-        await server.start()
-        await _set_health(checks, self._services, health_pb2.HealthCheckResponse.SERVING)
-        client = Client(self._baton, retry_timeout=0)
-        _log.info("worker %s serves %s at %s", self.name, ", ".join(self._services), address)
-        registration = asyncio.create_task(self._register(client, address))
-        self._serving = _Serving(address, server, checks, client, registration, in_flight, tracing)
-        return address
+        threads = ThreadPoolExecutor(self._threads, thread_name_prefix=f"baton-{self.name}")
+        limits = Limits(slots=self._max_in_flight or DEFAULT_MAX_IN_FLIGHT)
+        work = WorkStreams(self.name, uuid.uuid4().hex, Routes(servicers), tracing, threads, limits)
+        door: Listening | Attached
+        if attach:
+            services = [service for each in servicers for _, service in generated_bases(type(each))]
+            door = Attached(self.name, self._baton, services, work)
+        else:
+            door = Listening(self.name, self._baton, self._max_in_flight, tuple(self._services), work)
+            port = await door.start(servicers, listen, threads, tracing)
+            door.register(self._address(listen, port))
+        self._serving = _Serving(door, threads, tracing)
+        return door.address
 
     async def stop(self, grace: float | None = None) -> None:
         """Drains and stops: no new calls, `grace` seconds for those in flight, and the address is taken from Baton."""
         await self._drain(self._grace if grace is None else grace, asyncio.Event())
 
-    async def serve(self, listen: str = "127.0.0.1:0") -> None:
+    async def serve(self, listen: str = "127.0.0.1:0", *, attach: bool = False) -> None:
         """Serves until SIGTERM, Ctrl-C or cancellation, then drains; a second signal ends the calls in flight.
 
-        Raises BatonError where Baton refuses the registration, ValueError where the address cannot be advertised.
+        Raises BatonError where Baton refuses the worker, ValueError where the address cannot be advertised.
         """
         with _Signals() as signals:
-            await self.start(listen)
+            await self.start(listen, attach=attach)
             asked = asyncio.create_task(signals.first.wait())
             try:
                 assert self._serving is not None
-                await asyncio.wait((self._serving.registration, asked), return_when=asyncio.FIRST_COMPLETED)
+                door = self._serving.door
+                await asyncio.wait((door.task, asked), return_when=asyncio.FIRST_COMPLETED)
                 if not asked.done():
-                    self._serving.registration.result()
-                    await asked
+                    door.task.result()
             finally:
                 asked.cancel()
                 await self._drain(self._grace, signals.second)
 
-    def run(self, listen: str = "127.0.0.1:0") -> None:
-        """Serves as the whole program: sets up logging if nobody has, and serves until it is told to stop."""
+    def run(self, listen: str = "127.0.0.1:0", *, attach: bool = False) -> None:
+        """Serves as the whole program: sets up logging if nobody has, and serves until it is told to stop.
+
+        With `attach` the worker dials Baton and listens nowhere, as it must behind NAT.
+        """
         if not logging.getLogger().handlers:
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         try:
-            asyncio.run(self.serve(listen))
+            asyncio.run(self.serve(listen, attach=attach))
         except BatonError as error:
             _log.error("Baton refuses the worker %s: %s", self.name, error)
             sys.exit(1)
@@ -155,51 +167,11 @@ class Worker:
         serving, self._serving = self._serving, None
         if serving is None:
             return
-        registered, pending = await _end(serving.registration)
-        await _set_health(serving.checks, self._services, health_pb2.HealthCheckResponse.NOT_SERVING)
-        if registered:
-            await self._tell("drain", serving.client.drain_worker(self.name, serving.address))
-        # Late calls are still taken while others are in flight: Baton's replicas learn of the drain within a second.
-        loop = asyncio.get_running_loop()
-        end_time = loop.time() + grace
-        if await _first_of(serving.in_flight.idle, hurry, grace):
-            # Health streams end only with the server, and may not hold up the stop of an idle worker.
-            await serving.server.stop(min(_STREAMS_SECONDS, max(0.0, end_time - loop.time())))
-        else:
-            _log.warning("worker %s cancels the calls that are still in flight", self.name)
-            await serving.server.stop(0)
-        if registered or pending:
-            await self._tell("delete", serving.client.delete_worker(self.name, serving.address))
-        await serving.client.close()
+        await serving.door.end(grace, hurry)
+        serving.threads.shutdown(wait=False, cancel_futures=True)
         if serving.tracing is not None:
             await asyncio.to_thread(serving.tracing.close)
         _log.info("worker %s has stopped", self.name)
-
-    async def _register(self, client: Client, address: str) -> None:
-        backoff = Backoff(longest=5.0)
-        known = ""
-        while True:
-            try:
-                await client.register_worker(self.name, address, max_in_flight=self._max_in_flight)
-            except InvalidRequest:
-                raise
-            except BatonError as error:
-                if str(error) != known:
-                    known = str(error)
-                    _log.warning(
-                        "worker %s is not registered with Baton at %s yet: %s", self.name, client.address, error
-                    )
-                await asyncio.sleep(max(backoff.next_seconds(), error.retry_delay or 0.0))
-            else:
-                _log.info("worker %s is registered with Baton at %s as %s", self.name, client.address, address)
-                return
-
-    async def _tell(self, what: str, telling: Coroutine[Any, Any, object]) -> None:
-        try:
-            async with asyncio.timeout(_FAREWELL_SECONDS):
-                await telling
-        except (BatonError, TimeoutError) as error:
-            _log.warning("worker %s: Baton did not take the %s of its address: %s", self.name, what, error)
 
     def _address(self, listen: str, port: int) -> str:
         if listen.startswith("unix"):
@@ -238,26 +210,13 @@ class Worker:
         self._servicers.append(make)
 
 
+@dataclass(frozen=True, slots=True)
 class _Serving:
     """What exists while a worker serves."""
 
-    def __init__(
-        self,
-        address: str,
-        server: grpc.aio.Server,
-        checks: health.aio.HealthServicer,
-        client: Client,
-        registration: asyncio.Task[None],
-        in_flight: InFlight,
-        tracing: Tracing | None,
-    ) -> None:
-        self.address = address
-        self.server = server
-        self.checks = checks
-        self.client = client
-        self.registration = registration
-        self.in_flight = in_flight
-        self.tracing = tracing
+    door: Listening | Attached
+    threads: ThreadPoolExecutor
+    tracing: Tracing | None
 
 
 class _Signals:
@@ -284,33 +243,3 @@ class _Signals:
 
     def _note(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
-
-
-def _add_to_server(servicer: object, server: grpc.aio.Server) -> None:
-    for base, _ in generated_bases(type(servicer)):
-        getattr(sys.modules[base.__module__], f"add_{base.__name__}_to_server")(servicer, server)
-
-
-async def _set_health(checks: Any, services: dict[str, type], state: int) -> None:
-    for service in ("", *services):
-        await checks.set(service, state)
-
-
-async def _end(registration: asyncio.Task[None]) -> tuple[bool, bool]:
-    """Ends the registration; returns whether Baton has taken it, and whether it was still under way."""
-    if registration.done():
-        return registration.exception() is None, False
-    registration.cancel()
-    await asyncio.gather(registration, return_exceptions=True)
-    return False, True
-
-
-async def _first_of(idle: asyncio.Event, hurry: asyncio.Event, seconds: float) -> bool:
-    """Waits for either event; returns whether it was `idle`."""
-    waiting = [asyncio.create_task(event.wait()) for event in (idle, hurry)]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
-    return idle.is_set()

@@ -1,0 +1,167 @@
+"""Runs the handlers of assignments as those of unary calls are run: async ones as tasks, plain ones in threads.
+
+What an assignment ended with goes to `ended`; frames and streams are not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any
+
+from google.rpc import code_pb2, status_pb2
+
+from baton.calls import CURRENT
+from baton.interceptor import status_of
+from baton.tracing import Fails, Tracing
+from baton.worker.context import AsyncContext, PlainContext, WorkContext
+from baton.worker.routes import Route, Routes
+from baton.worker.session import Held, Result
+
+Ended = Callable[[Held, Result], None]
+TellProgress = Callable[[Held, float, str], None]
+
+_STOPPED = status_pb2.Status(code=code_pb2.CANCELLED, message="the handler was cancelled")
+
+
+class Handlers:
+    """Starts and cancels the handlers of one worker. `ended` is called once for each that was started, in the loop."""
+
+    def __init__(
+        self, routes: Routes, tracing: Tracing | None, threads: ThreadPoolExecutor, ended: Ended, progress: TellProgress
+    ) -> None:
+        self._routes = routes
+        self._tracing = tracing
+        self._threads = threads
+        self._ended = ended
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._returned: deque[Callable[[], None]] = deque()
+        self._returning = False
+
+    def start(self, held: Held) -> None:
+        """Starts the handler of an assignment; one that cannot be served ends at once."""
+        assignment = held.assignment
+        assert assignment is not None
+        route = self._routes.find(assignment.method)
+        if route is None:
+            self._refuse(held, code_pb2.UNIMPLEMENTED, f"this worker does not serve {assignment.method}")
+            return
+        try:
+            request = route.parse(assignment.request)
+        except Exception:  # the generated class decides what it raises
+            self._refuse(held, code_pb2.INVALID_ARGUMENT, f"the request of {assignment.method} cannot be read")
+            return
+        if route.plain:
+            plain = PlainContext(held, assignment, time.monotonic(), self._progress_of_thread)
+            future = self._threads.submit(contextvars.copy_context().run, self._serve_plain, plain, route, request)
+            held.handler = (plain, future)
+        else:
+            context = AsyncContext(held, assignment, time.monotonic(), self._progress)
+            task = self._loop.create_task(self._serve(context, route, request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            held.handler = (context, task)
+
+    def cancel(self, held: Held) -> None:
+        """Cancels a handler whose outcome was given without it. A plain handler only hears of it."""
+        if held.handler is None:
+            return  # it ended in the same moment
+        context: WorkContext
+        running: asyncio.Task[None] | Future[None]
+        context, running = held.handler
+        context.end(early=True)
+        if isinstance(running, asyncio.Task):
+            running.cancel()
+            if not context.started:
+                self._end(context, _STOPPED)  # a task that is cancelled before its first step never runs
+        elif running.cancel():
+            self._end(context, _STOPPED)
+
+    def _refuse(self, held: Held, code: int, message: str) -> None:
+        self._ended(held, status_pb2.Status(code=code, message=message))
+
+    async def _serve(self, context: AsyncContext, route: Route, request: Any) -> None:
+        context.started = True
+        CURRENT.set(context)
+        try:
+            if self._tracing is None:
+                result = _result(route, context, await route.handle(request, context))
+            else:
+                with self._tracing.span(context.call) as fails:
+                    result = await _traced(route, request, context, fails)
+        except asyncio.CancelledError:
+            result = _STOPPED
+        except Exception as error:
+            result = _failed(error, context)
+        self._end(context, result)
+
+    def _serve_plain(self, context: PlainContext, route: Route, request: Any) -> None:
+        context.started = True
+        CURRENT.set(context)
+        spanned = nullcontext(None) if self._tracing is None else self._tracing.span(context.call)
+        result: Result
+        with spanned as fails:
+            try:
+                result = _result(route, context, route.handle(request, context))
+            except Exception as error:
+                result = _failed(error, context)
+            if fails is not None and not isinstance(result, bytes):
+                fails(code_pb2.Code.Name(result.code))
+        self._return(lambda: self._end(context, result))
+
+    def _end(self, context: WorkContext, result: Result) -> None:
+        held = context.held
+        held.handler = None
+        context.end()
+        self._ended(held, result)
+
+    def _progress_of_thread(self, held: Held, percent: float, message: str) -> None:
+        self._return(lambda: self._progress(held, percent, message))
+
+    def _return(self, callback: Callable[[], None]) -> None:
+        """Calls back in the loop, from another thread: many returns cost one wake-up."""
+        self._returned.append(callback)
+        if not self._returning:
+            self._returning = True
+            try:
+                self._loop.call_soon_threadsafe(self._take_returned)
+            except RuntimeError:
+                pass  # the loop is closed: nobody waits for it any more
+
+    def _take_returned(self) -> None:
+        self._returning = False  # before the queue is emptied: what comes from now on wakes the loop again
+        while self._returned:
+            self._returned.popleft()()
+
+
+async def _traced(route: Route, request: Any, context: AsyncContext, fails: Fails) -> Result:
+    """Serves inside a span, which failures mark."""
+    try:
+        result = _result(route, context, await route.handle(request, context))
+    except Exception as error:
+        result = _failed(error, context)
+    if not isinstance(result, bytes):
+        fails(code_pb2.Code.Name(result.code))
+    return result
+
+
+def _result(route: Route, context: WorkContext, response: Any) -> Result:
+    if context.touched:
+        status = context.status()
+        if status is not None:
+            return status
+    return route.serialize(response)
+
+
+def _failed(error: Exception, context: WorkContext) -> status_pb2.Status:
+    status = status_of(error, context.call)
+    if status is None:
+        status = context.status()
+    return status if status is not None else status_pb2.Status(code=code_pb2.UNKNOWN)
