@@ -82,9 +82,7 @@ class Server:
             self._stack.push_async_callback(tracing.close)
             observers.append(tracing.observer)
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
-        gateway = GrpcWorkerGateway(
-            self._settings.circuit_fail_max, self._settings.circuit_reset_seconds, signer.sign_relay
-        )
+        gateway = GrpcWorkerGateway(self._settings.circuit_fail_max, self._settings.circuit_reset_seconds, signer)
         self._stack.push_async_callback(gateway.close)
         stores = Stores(
             PostgresJournalStore(journal, reads),

@@ -23,7 +23,7 @@ from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm, ReadFrame, WriteFrame
+from orchestrator.engine.ports import FilterTerm, ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
 
 
 class Runs(Protocol):
@@ -123,12 +123,16 @@ class Workers(Protocol):
         """Removes a worker or one address; answers it as it was."""
         ...
 
-    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
         """Begins the stream of a worker that dials in: says who speaks and hears who answers."""
         ...
 
-    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+    async def attach(self, caller: Caller, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
         """Serves that stream to its end; meanwhile the worker is an endpoint for all replicas. See Attach."""
+        ...
+
+    async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
+        """Carries the stream of another replica to a worker that is attached to this one."""
         ...
 
     def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:

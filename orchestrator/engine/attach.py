@@ -11,7 +11,14 @@ from baton.worker.v1 import work_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Reach, ReadFrame, WorkerGateway, WriteFrame
+from orchestrator.engine.ports import (
+    Reach,
+    ReadBatonFrame,
+    ReadFrame,
+    WorkerGateway,
+    WriteFrame,
+    WriteWorkerFrame,
+)
 from orchestrator.engine.workers import WorkerRegistry
 
 _LOGGER = logging.getLogger(__name__)
@@ -32,12 +39,13 @@ class Attachments:
         self._leaving: dict[EndpointKey, asyncio.Task[None]] = {}
         self.address = ""
 
-    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
         """Says who speaks and hears who answers. Errors: InvalidRequest."""
         return await self._gateway.greet(read, write)
 
-    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+    async def attach(self, caller: Caller, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
         """Serves one stream of a worker to its end. Errors: InvalidContract, DatabaseUnavailable."""
+        opening = first.opening
         key = EndpointKey(caller.namespace, opening.worker, SCHEME + opening.instance_id)
         leaving = self._leaving.pop(key, None)
         if leaving is not None:
@@ -46,7 +54,7 @@ class Attachments:
         try:
             reach = Reach(True, self._gateway.replica_id, self.address)
             # The session first: who follows the endpoint once it is in the catalogue finds it.
-            carrying = asyncio.create_task(self._gateway.carry_attached(key.address, opening, read, write))
+            carrying = asyncio.create_task(self._gateway.carry_attached(key.address, first, read, write))
             try:
                 await self._registry.attach(key, opening, reach)
                 await asyncio.shield(carrying)
@@ -58,6 +66,10 @@ class Attachments:
             if not self._attached[key]:
                 del self._attached[key]
                 self._leaving[key] = asyncio.create_task(self._leave(key))
+
+    async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
+        """See api.Workers.relay. Errors: WorkerNotFound, InvalidRequest."""
+        await self._gateway.relay(address, token, read, write)
 
     async def close(self) -> None:
         """Takes every endpoint that is attached here from the catalogue: its worker attaches elsewhere."""

@@ -77,6 +77,7 @@ class Workers:
         self.descriptor_files = registry.descriptor_files
         self.greet = attachments.greet
         self.attach = attachments.attach
+        self.relay = attachments.relay
 
 
 class Engine:

@@ -428,11 +428,20 @@ class Circuit(Protocol):
 Health = Literal["serving", "not_serving", "unknown", "unreachable"]
 
 
+RELAY_ADDRESS_KEY = "baton-attached-address"
+RELAY_TOKEN_KEY = "baton-relay-token"
+"""What one replica tells another on a work stream to a worker that is attached there."""
+
 ReadFrame = Callable[[], Awaitable["work_pb2.WorkerFrame | None"]]
 """Reads a worker's next frame; None where it has ended its side."""
 
 WriteFrame = Callable[["work_pb2.BatonFrame"], Awaitable[None]]
 """Sends a frame to a worker; waits while it does not keep up."""
+
+
+ReadBatonFrame = Callable[[], Awaitable["work_pb2.BatonFrame | None"]]
+WriteWorkerFrame = Callable[["work_pb2.WorkerFrame"], Awaitable[None]]
+"""The same, where this replica stands for the worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,15 +479,22 @@ class WorkerGateway(Protocol):
         """Names this process to workers."""
         ...
 
-    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
         """Begins a stream that a worker opened: says who speaks and hears who answers. Errors: InvalidRequest."""
         ...
 
     async def carry_attached(
-        self, address: str, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame
+        self, address: str, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame
     ) -> None:
         """Carries a stream that a worker opened to its end; meanwhile calls go to the worker by it. What it holds is
         kept until `forget_attached`. Errors: what `read` raises of domain.errors."""
+        ...
+
+    async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
+        """Carries the stream of another replica, which shows `token`, to the worker that is attached here as `address`.
+
+        Errors: WorkerNotFound, InvalidRequest (frames that do not fit the protocol).
+        """
         ...
 
     def attached_left(self, address: str) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from baton.worker.streams import Link
 from baton.worker.v1 import work_pb2
 
 from orchestrator.engine.ports import Health, ReadFrame, WriteFrame
+from orchestrator.outbound.relay import Relay
 from orchestrator.outbound.work_session import SessionState, WorkSession
 from orchestrator.outbound.work_stream import carry
 
@@ -19,6 +21,7 @@ class AttachedSessions:
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self._on_change = on_change
         self._sessions: dict[str, WorkSession] = {}
+        self._relays: dict[str, Relay] = {}
         self._leaving = False
 
     def session(self, address: str) -> WorkSession | None:
@@ -26,19 +29,32 @@ class AttachedSessions:
         return self._sessions.get(address)
 
     def health(self, address: str) -> tuple[Health, int | None]:
-        """Whether a worker can be given work now, and its credit. One without a stream cannot be called at all."""
+        """Whether a worker can be given work now, and this replica's part of its credit. One without a stream cannot be
+        called at all."""
         session = self._sessions.get(address)
-        return ("serving", session.credit) if session is not None and session.ready else ("not_serving", None)
+        if session is None or not session.ready:
+            return "not_serving", None
+        return "serving", session.credit - self._lent(address, session)
 
-    async def carry(self, address: str, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
+    async def carry(self, address: str, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
         """Carries one stream to its end; the session stays for a worker that comes back, until `forget`."""
         session = self._sessions.get(address)
         if session is None:
-            session = WorkSession(address, asyncio.get_running_loop(), lambda: self._on_change(address))
+            session = WorkSession(address, asyncio.get_running_loop(), lambda: self._changed(address))
             self._sessions[address] = session
+            self._relays[address] = Relay(first.opening.worker, session, lambda: self._changed(address))
             if self._leaving:
-                session.leave()
-        await carry(session, session.opened(opening), read, write)
+                self._leave(address)
+        await carry(session, session.opened(first.opening, first.drain), read, write)
+
+    async def relay(self, address: str, link: Link) -> bool:
+        """Carries the stream of another replica to a worker that is attached here; False where none is. Errors:
+        ProtocolError."""
+        relay = self._relays.get(address)
+        if relay is None:
+            return False
+        await relay.carry(link)
+        return True
 
     def left(self, address: str) -> bool:
         """Tells whether a worker took its leave, so that nothing is to be waited for."""
@@ -52,17 +68,36 @@ class AttachedSessions:
             return False
         if session is not None:
             del self._sessions[address]
+            self._relays.pop(address).reset()
             session.close()
         return True
 
     def leave(self) -> None:
         """Tells every worker that nothing more comes: the replica drains."""
         self._leaving = True
-        for session in self._sessions.values():
-            session.leave()
+        for address in self._sessions:
+            self._leave(address)
 
     def close(self) -> None:
         """Ends every session."""
         for session in self._sessions.values():
             session.close()
+        for relay in self._relays.values():
+            relay.reset()
         self._sessions.clear()
+        self._relays.clear()
+
+    def _leave(self, address: str) -> None:
+        self._sessions[address].leave()
+        self._relays[address].leave()
+
+    def _changed(self, address: str) -> None:
+        session, relay = self._sessions.get(address), self._relays.get(address)
+        if session is not None and relay is not None and session.ready:
+            relay.resize(self._lent(address, session))
+        self._on_change(address)
+
+    def _lent(self, address: str, session: WorkSession) -> int:
+        """The part of a worker's credit that other replicas have: all have equal parts."""
+        replicas = self._relays[address].replicas
+        return session.credit * replicas // (replicas + 1)

@@ -5,20 +5,27 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from typing import Protocol
 
+import grpc.aio
+from baton.worker.session import ProtocolError
 from baton.worker.v1 import work_pb2
 
-from orchestrator.domain.errors import FieldFault, InvalidRequest
+from orchestrator.domain.errors import FieldFault, InvalidRequest, WorkerNotFound
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.ports import (
+    RELAY_ADDRESS_KEY,
+    RELAY_TOKEN_KEY,
     Call,
     CallListener,
     Described,
     EndpointRow,
     Health,
+    ReadBatonFrame,
     ReadFrame,
     Sending,
     WriteFrame,
+    WriteWorkerFrame,
 )
 from orchestrator.outbound.attached import AttachedSessions
 from orchestrator.outbound.breaker import Circuit
@@ -29,17 +36,41 @@ from orchestrator.outbound.reflection import read_descriptors
 from orchestrator.outbound.work_dialer import WorkDialer
 from orchestrator.outbound.work_stream import OPENING_SECONDS, NoOpening, open_stream
 
-RELAY_ADDRESS_KEY = "baton-attached-address"
-RELAY_TOKEN_KEY = "baton-relay-token"
-"""What one replica tells another on a work stream to a worker that is attached there."""
-
 Follower = Callable[[Health, int | None], None]
+
+
+class RelayTokens(Protocol):
+    """Makes and verifies what replicas show each other."""
+
+    def sign_relay(self, address: str) -> str:
+        """Makes what is shown to be relayed to the worker that is attached as `address`."""
+        ...
+
+    def verify_relay(self, address: str, token: str) -> bool:
+        """Tells whether a replica made it."""
+        ...
+
+
+class _Link:
+    """A stream of another replica, as the worker's half of the protocol reads and writes it."""
+
+    def __init__(self, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
+        self._read, self._write = read, write
+
+    async def read(self) -> object:
+        """Returns the next frame, EOF after the last."""
+        frame = await self._read()
+        return frame if frame is not None else grpc.aio.EOF
+
+    async def write(self, frame: work_pb2.WorkerFrame) -> None:
+        """Sends a frame."""
+        await self._write(frame)
 
 
 class GrpcWorkerGateway:
     """Implements ports.WorkerGateway over gRPC. Belongs to the event loop that it is made on; close it at the end."""
 
-    def __init__(self, circuit_fail_max: int, circuit_reset_seconds: float, relay_token: Callable[[str], str]) -> None:
+    def __init__(self, circuit_fail_max: int, circuit_reset_seconds: float, relays: RelayTokens) -> None:
         self._fail_max, self._reset_seconds = circuit_fail_max, circuit_reset_seconds
         self._channels = Channels()
         self._outbound = Outbound(self._channels)
@@ -47,7 +78,7 @@ class GrpcWorkerGateway:
         self.replica_id = uuid.uuid4()
         self._dialer = WorkDialer(self._channels, str(self.replica_id), self._tell, self._serves_no_stream)
         self._attached = AttachedSessions(self._tell)
-        self._relay_token = relay_token
+        self._relays = relays
         self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
 
     def send(self, call: Call, listener: CallListener) -> Sending:
@@ -99,7 +130,7 @@ class GrpcWorkerGateway:
         files = [file.SerializeToString() for file in reflected.files]
         return Described(files, reflected.services, reflected.work_stream)
 
-    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
         """See ports.WorkerGateway."""
         try:
             return await open_stream(str(self.replica_id), read, write)
@@ -108,10 +139,19 @@ class GrpcWorkerGateway:
             raise InvalidRequest(f"opening: {text}", faults=[FieldFault("opening", "INVALID_REQUEST", text)]) from None
 
     async def carry_attached(
-        self, address: str, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame
+        self, address: str, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame
     ) -> None:
         """See ports.WorkerGateway."""
-        await self._attached.carry(address, opening, read, write)
+        await self._attached.carry(address, first, read, write)
+
+    async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
+        """See ports.WorkerGateway."""
+        try:
+            if self._relays.verify_relay(address, token) and await self._attached.relay(address, _Link(read, write)):
+                return
+        except ProtocolError as error:
+            raise InvalidRequest(error.message) from None
+        raise WorkerNotFound(f"no worker is attached here as {address}", metadata={"address": address})
 
     def attached_left(self, address: str) -> bool:
         """See ports.WorkerGateway."""
@@ -135,7 +175,7 @@ class GrpcWorkerGateway:
         await self._channels.close()
 
     def _relay_metadata(self, address: str) -> tuple[tuple[str, str], ...]:
-        return ((RELAY_ADDRESS_KEY, address), (RELAY_TOKEN_KEY, self._relay_token(address)))
+        return ((RELAY_ADDRESS_KEY, address), (RELAY_TOKEN_KEY, self._relays.sign_relay(address)))
 
     def _state(self, address: str) -> tuple[Health, int | None]:
         if self._health.follows(address):

@@ -43,11 +43,14 @@ class WorkDialer:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._reached: set[str] = set()
+        self._relayed: set[str] = set()
 
     def add(self, address: str, metadata: tuple[tuple[str, str], ...] = (), target: str = "") -> None:
-        """Starts to keep a stream to an address; one that is kept already goes on. `target` is where to dial, where
-        that is another."""
+        """Starts to keep a stream to an address; one that is kept already goes on. `target` is the replica to dial
+        instead, where the worker is attached to one."""
         if address not in self._tasks:
+            if target:
+                self._relayed.add(address)
             session = WorkSession(address, asyncio.get_running_loop(), lambda: self._on_change(address))
             self._sessions[address] = session
             self._tasks[address] = asyncio.create_task(self._keep(address, target or address, metadata, session))
@@ -56,6 +59,7 @@ class WorkDialer:
         """Ends the stream to an address; what is under way on it is lost."""
         task, session = self._tasks.pop(address, None), self._sessions.pop(address, None)
         self._reached.discard(address)
+        self._relayed.discard(address)
         if task is not None and session is not None:
             task.cancel()
             self._ending.add(task)
@@ -73,6 +77,8 @@ class WorkDialer:
             return "unknown", None
         if session.state is SessionState.OPEN:
             return ("serving", session.credit) if session.ready else ("not_serving", None)
+        if address in self._relayed:
+            return "not_serving", None  # There is no other way to call it.
         return ("unreachable" if address in self._reached else "unknown"), None
 
     def leave(self) -> None:
@@ -117,9 +123,9 @@ class WorkDialer:
         task = asyncio.current_task()
         cancels_before = task.cancelling() if task is not None else 0
         try:
-            opening = await open_stream(self._replica_id, read, call.write)
+            first = await open_stream(self._replica_id, read, call.write)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNIMPLEMENTED:
+            if error.code() is grpc.StatusCode.UNIMPLEMENTED and address not in self._relayed:
                 await self._unserved(address, connection)
             return False
         except (NoOpening, TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError):
@@ -129,7 +135,7 @@ class WorkDialer:
                 raise
             return False  # Nobody cancelled this task: the channel was closed under the stream.
         else:
-            await carry(session, session.opened(opening), read, call.write)
+            await carry(session, session.opened(first.opening, first.drain), read, call.write)
             return True
         finally:
             call.cancel()

@@ -151,7 +151,7 @@ class WorkSession:
 
     # --- the stream
 
-    def opened(self, opening: work_pb2.WorkerOpening) -> int:
+    def opened(self, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
         """A stream was opened, and the worker has said who it is and what it holds. Returns the stream's number; it
         takes the place of any before it."""
         held = set(opening.held) if opening.instance_id == self.instance_id else set()
@@ -160,7 +160,7 @@ class WorkSession:
         self._cancelled = [one for one in opening.held if one not in self._pending or one in missing]
         self._acknowledged.clear()
         self.instance_id = opening.instance_id
-        self.state, self.credit, self.draining = SessionState.OPEN, opening.credit, False
+        self.state, self.credit, self.draining = SessionState.OPEN, opening.credit, draining
         self._stream += 1
         self._lose(missing.values())
         self._on_change()

@@ -29,8 +29,9 @@ class _Ended(Exception):
     """The stream is over, by its worker's wish or ours, or because it was lost."""
 
 
-async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
-    """Says who speaks and hears who answers. Errors: NoOpening, TimeoutError, what `read` and `write` raise."""
+async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
+    """Says who speaks and hears who answers: returns a frame with an opening. Errors: NoOpening, TimeoutError, what `read`
+    and `write` raise."""
     opening = work_pb2.BatonOpening(
         replica_id=replica_id,
         heartbeat_us=int(HEARTBEAT_SECONDS * 1_000_000),
@@ -41,7 +42,7 @@ async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> wo
         frame = await read()
     if frame is None or not frame.HasField("opening"):
         raise NoOpening
-    return frame.opening
+    return frame
 
 
 async def carry(session: WorkSession, stream: int, read: ReadFrame, write: WriteFrame) -> None:

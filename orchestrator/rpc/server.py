@@ -28,7 +28,7 @@ from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLay
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import WATCH_SECONDS, Watches
-from orchestrator.rpc.work_service import AttachService
+from orchestrator.rpc.work_service import AttachService, RelayService
 from orchestrator.rpc.worker_service import WorkerService
 from orchestrator.rpc.workflow_service import CHECK_METHOD, WorkflowService
 
@@ -171,6 +171,7 @@ class RpcServer:
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._workers), server)
         work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._workers, self._validator), server)
+        work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._workers), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],

@@ -1,4 +1,7 @@
-"""The doors of baton.worker.v1: workers that dial in. Frames pass through; their meaning is known in `outbound`."""
+"""The doors of baton.worker.v1: for workers that dial in, and for replicas that call those here.
+
+Frames pass through; their meaning is known in `outbound`.
+"""
 
 # ruff: noqa: N802 (gRPC methods are named as in the proto)
 
@@ -12,6 +15,7 @@ from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from orchestrator.domain.errors import FieldFault
 from orchestrator.engine.api import Workers
+from orchestrator.engine.ports import RELAY_ADDRESS_KEY, RELAY_TOKEN_KEY
 from orchestrator.rpc.layers import current_caller
 from orchestrator.rpc.validation import RequestValidator, invalid_request
 
@@ -38,9 +42,9 @@ class AttachService(work_pb2_grpc.AttachServiceServicer):
         async def write(frame: work_pb2.BatonFrame) -> None:
             await context.write(frame)
 
-        opening = await self._workers.greet(read, write)
-        self._check(opening)
-        await self._workers.attach(current_caller(), opening, read, write)
+        first = await self._workers.greet(read, write)
+        self._check(first.opening)
+        await self._workers.attach(current_caller(), first, read, write)
 
     def _check(self, opening: work_pb2.WorkerOpening) -> None:
         """Holds an opening to the rules of a registration. Errors: InvalidRequest."""
@@ -59,3 +63,26 @@ class AttachService(work_pb2_grpc.AttachServiceServicer):
             faults.append(FieldFault("opening.contract", "INVALID_REQUEST", text))
         if faults:
             raise invalid_request(faults)
+
+
+class RelayService(work_pb2_grpc.WorkerServiceServicer):
+    """Serves WorkerService to other replicas, for workers that are attached to this one."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+
+    async def Work(  # type: ignore[override]  # it writes to the context itself
+        self,
+        frames: AsyncIterator[work_pb2.BatonFrame],
+        context: grpc.aio.ServicerContext[work_pb2.BatonFrame, work_pb2.WorkerFrame],
+    ) -> None:
+        """Carries frames between another replica and a worker that is attached here."""
+
+        async def read() -> work_pb2.BatonFrame | None:
+            return await anext(frames, None)
+
+        async def write(frame: work_pb2.WorkerFrame) -> None:
+            await context.write(frame)
+
+        told = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        await self._workers.relay(told.get(RELAY_ADDRESS_KEY, ""), told.get(RELAY_TOKEN_KEY, ""), read, write)

@@ -57,19 +57,26 @@ def contract() -> Contract:
     return new_lab()
 
 
+@pytest.fixture(params=["unary", "stream"])
+def transport(request: pytest.FixtureRequest) -> str:
+    """How calls go to labs: what a run comes to must not depend on it."""
+    chosen: str = request.param
+    return chosen
+
+
 @pytest.fixture
-async def lab(contract: Contract) -> AsyncIterator[LabWorker]:
+async def lab(contract: Contract, transport: str) -> AsyncIterator[LabWorker]:
     """A lab in this process, started."""
-    worker = LabWorker(contract)
+    worker = LabWorker(contract, stream=transport == "stream")
     await worker.start()
     yield worker
     await worker.stop()
 
 
 @pytest.fixture
-async def spare_lab(contract: Contract) -> AsyncIterator[LabWorker]:
+async def spare_lab(contract: Contract, transport: str) -> AsyncIterator[LabWorker]:
     """A second lab of the same contract, started and not registered."""
-    worker = LabWorker(contract)
+    worker = LabWorker(contract, stream=transport == "stream")
     await worker.start()
     yield worker
     await worker.stop()
@@ -99,9 +106,9 @@ async def start_server(database: str, tmp_path: Path) -> AsyncIterator[StartServ
 
 
 @pytest.fixture
-async def lab_process(contract: Contract, tmp_path: Path) -> AsyncIterator[LabProcess]:
+async def lab_process(contract: Contract, transport: str, tmp_path: Path) -> AsyncIterator[LabProcess]:
     """A lab in a process of its own, started."""
-    worker = LabProcess(contract, tmp_path)
+    worker = LabProcess(contract, tmp_path, transport=transport)
     await worker.start()
     yield worker
     await worker.kill()

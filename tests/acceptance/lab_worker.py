@@ -1,7 +1,8 @@
 """The lab: a plain grpc.aio server with reflection and health that behaves as its requests say, and notes every call.
 
 In a test's process it keeps its notes in memory. As a program it writes each note to a file, safe against its own
-death: `lab_worker.py CONTRACT_FILE PACKAGE PORT NOTES_FILE`; it prints its address once it serves.
+death: `lab_worker.py CONTRACT_FILE PACKAGE PORT NOTES_FILE TRANSPORT`; it prints its address once it serves. TRANSPORT
+is `unary` for a server that knows nothing of Baton, `stream` for one that takes its work on a stream as well.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import grpc.aio
+from baton.worker import streams
+from baton.worker.routes import Route
+from baton.worker.running import Handlers
+from baton.worker.session import Limits
+from baton.worker.streams import WorkStreams
+from baton.worker.v1 import work_pb2_grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
@@ -53,8 +62,11 @@ class Note:
 class LabWorker:
     """Serves every service of a contract: `stop` it and `start` it again at the same port."""
 
-    def __init__(self, contract: Contract, write: Callable[[Note], None] | None = None) -> None:
-        self.contract = contract
+    def __init__(
+        self, contract: Contract, write: Callable[[Note], None] | None = None, *, stream: bool = False
+    ) -> None:
+        self.contract, self.stream = contract, stream
+        self.work: WorkStreams | None = None
         self.notes: list[Note] = []
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.address = ""
@@ -83,6 +95,10 @@ class LabWorker:
             self._health = health.aio.HealthServicer()
             health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = [*self.contract.services(), reflection.SERVICE_NAME]
+        if self.stream:
+            self.work = self._work_streams()
+            work_pb2_grpc.add_WorkerServiceServicer_to_server(self.work, server)  # type: ignore[arg-type]
+            names.append(streams.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=self.contract.pool)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         await server.start()
@@ -101,9 +117,16 @@ class LabWorker:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        if self.work is not None:
+            self.work.close()
+            self.work = None
 
     async def say_serving(self, serving: bool) -> None:
-        """Says by grpc.health.v1 whether it takes calls."""
+        """Says whether it takes calls: by grpc.health.v1, and on its work streams, which it drains meanwhile."""
+        if self.work is not None and serving:
+            self.work.sessions.draining = False
+        elif self.work is not None:
+            self.work.drain()
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         await self._health.set("", status)
 
@@ -127,6 +150,24 @@ class LabWorker:
     def arrivals(self, text: str | None = None) -> list[Note]:
         """The calls so far."""
         return [note for note in self.notes if note.what == "arrived" and text in (None, note.text)]
+
+    def _work_streams(self) -> WorkStreams:
+        threads = ThreadPoolExecutor(1)
+        return WorkStreams(
+            "lab",
+            uuid.uuid4().hex,
+            Limits(slots=1_000),
+            lambda ended, progress: Handlers(self, None, threads, ended, progress),  # type: ignore[arg-type]
+        )
+
+    def find(self, method: str) -> Route | None:
+        """Finds the method of an assignment, as `baton.worker.routes.Routes` does."""
+        service, _, name = method.partition("/")
+        if service not in self.contract.services():
+            return None
+        found = self.contract.pool.FindServiceByName(service).methods_by_name[name]
+        read, written = self.contract.of(found.input_type.name), self.contract.of(found.output_type.name)
+        return Route(method, self._handler(method), read.FromString, written.SerializeToString, False)
 
     def _handler(self, method: str) -> Callable[[Any, Context], Any]:
         async def handle(request: Any, context: Context) -> Any:
@@ -172,7 +213,7 @@ class LabWorker:
 
     async def _behave(self, request: Any, metadata: dict[str, str], context: Context) -> Any:
         conduct, attempt = request.conduct, int(metadata["baton-attempt"])
-        if conduct.crash and attempt == 1:
+        if conduct.crash and attempt == int(metadata["baton-delivery"]) == 1:
             os._exit(9)
         if conduct.gate:
             await self.gates[conduct.gate].wait()
@@ -210,18 +251,20 @@ async def _fail(conduct: Any, attempt: int, context: Context) -> None:
     await context.abort_with_status(rpc_status.to_status(status))
 
 
-async def _main(files: descriptor_pb2.FileDescriptorSet, package: str, port: int, notes_file: str) -> None:
+async def _main(
+    files: descriptor_pb2.FileDescriptorSet, package: str, port: int, notes_file: str, transport: str
+) -> None:
     notes = os.open(notes_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
     def write(note: Note) -> None:
         # One write of one line: it is whole or absent, and outlives this process.
         os.write(notes, (json.dumps(asdict(note)) + "\n").encode())
 
-    worker = LabWorker(Contract(package, files), write)
+    worker = LabWorker(Contract(package, files), write, stream=transport == "stream")
     print(await worker.start(port), flush=True)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     contract_files = descriptor_pb2.FileDescriptorSet.FromString(Path(sys.argv[1]).read_bytes())
-    asyncio.run(_main(contract_files, sys.argv[2], int(sys.argv[3]), sys.argv[4]))
+    asyncio.run(_main(contract_files, sys.argv[2], int(sys.argv[3]), *sys.argv[4:6]))

@@ -96,14 +96,14 @@ class ServerProcess(_Process):
 class LabProcess(_Process):
     """A lab in a process of its own, whose notes are in a file."""
 
-    def __init__(self, contract: Contract, directory: Path, port: int = 0) -> None:
+    def __init__(self, contract: Contract, directory: Path, port: int = 0, transport: str = "unary") -> None:
         self.address = ""
         self._notes = directory / f"{contract.package}.notes"
         file = directory / f"{contract.package}.binpb"
         file.write_bytes(contract.files.SerializeToString())
         self._port = port or free_port()
         arguments = ["-m", "tests.acceptance.lab_worker", str(file), contract.package, str(self._port)]
-        super().__init__([*arguments, str(self._notes)], {}, directory / "lab.log")
+        super().__init__([*arguments, str(self._notes), transport], {}, directory / "lab.log")
 
     async def start(self) -> str:
         """Serves, at the same port each time; returns the address."""

@@ -188,14 +188,14 @@ class FakeWorkers:
         await self._engine.record("delete_worker", caller, worker, address)
         return worker_pb2.Worker(name=worker)
 
-    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerOpening:
+    async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
         await write(work_pb2.BatonFrame(opening=work_pb2.BatonOpening(replica_id="replica")))
         frame = await read()
         await self._engine.record("greet", Caller("", "", ""))
-        return frame.opening if frame is not None else work_pb2.WorkerOpening()
+        return frame if frame is not None else work_pb2.WorkerFrame()
 
-    async def attach(self, caller: Caller, opening: work_pb2.WorkerOpening, read: ReadFrame, write: WriteFrame) -> None:
-        await self._engine.record("attach", caller, opening)
+    async def attach(self, caller: Caller, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
+        await self._engine.record("attach", caller, first)
 
     def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
         if self._engine.error is not None:

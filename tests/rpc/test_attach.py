@@ -29,7 +29,7 @@ async def test_baton_speaks_first_and_the_worker_is_attached(engine: FakeEngine,
     sent = opening()
     await call.write(work_pb2.WorkerFrame(opening=sent))
     assert await call.read() is grpc.aio.EOF
-    assert engine.last("attach") == (sent,)
+    assert engine.last("attach") == (work_pb2.WorkerFrame(opening=sent),)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from baton.tracing import Tracing, tracing_for
 from baton.worker.attaching import Attached
 from baton.worker.listening import Listening
 from baton.worker.routes import Routes
+from baton.worker.running import Handlers
 from baton.worker.session import Limits
 from baton.worker.streams import WorkStreams
 
@@ -116,7 +117,12 @@ class Worker:
         tracing = tracing_for(self.name)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix=f"baton-{self.name}")
         limits = Limits(slots=self._max_in_flight or DEFAULT_MAX_IN_FLIGHT)
-        work = WorkStreams(self.name, uuid.uuid4().hex, Routes(servicers), tracing, threads, limits)
+        work = WorkStreams(
+            self.name,
+            uuid.uuid4().hex,
+            limits,
+            lambda ended, progress: Handlers(Routes(servicers), tracing, threads, ended, progress),
+        )
         door: Listening | Attached
         if attach:
             services = [service for each in servicers for _, service in generated_bases(type(each))]

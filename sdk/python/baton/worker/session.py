@@ -301,7 +301,7 @@ class Stream:
             return None
         frame = work_pb2.WorkerFrame()
         if self.state is StreamState.OPENING:
-            self._open(frame)
+            self._open(frame, now)
         elif not self._fill(frame, now) and now < self._sent_time + _EAGERNESS * self._heartbeat:
             if self._drained and (self._drain_heard or now >= self._drain_told_time + self._limits.farewell_seconds):
                 self.end()
@@ -309,14 +309,18 @@ class Stream:
         self._sent_time = now
         return frame
 
-    def _open(self, frame: work_pb2.WorkerFrame) -> None:
+    def _open(self, frame: work_pb2.WorkerFrame, now: float) -> None:
         frame.opening.CopyFrom(self._answer)
         self._answer.Clear()
         self._told_credit = frame.opening.credit = self._credit(self.session)
         frame.opening.held.extend(self.session.held)
         self.session.resend()
         self.advance(StreamEvent.OPENING_SENT)
-        if self._drain_heard:
+        if self.draining:
+            # At once: between the opening and a frame of its own, Baton would give work.
+            frame.drain = True
+            self._drain_told_time = now
+        if self._drain_heard or self.draining:
             self.advance(StreamEvent.DRAIN_BEGUN)
 
     def _fill(self, frame: work_pb2.WorkerFrame, now: float) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import replace
 
 from google.rpc import code_pb2, status_pb2
 
@@ -80,7 +81,9 @@ class Sessions:
             session.forget_time = math.inf
             if session.stream is not None:
                 session.stream.end()
-        told = work_pb2.WorkerOpening(worker=self._worker, instance_id=self._instance_id)
+        told = work_pb2.WorkerOpening(
+            worker=self._worker, instance_id=self._instance_id, max_in_flight=self.limits.slots
+        )
         if answer is not None:
             told.MergeFrom(answer)
         session.stream = Stream(session, opening, told, self._credit, self.limits, now)
@@ -151,6 +154,12 @@ class Sessions:
             session.advance(SessionEvent.STREAM_ENDED_EMPTY)
             del self._sessions[session.replica_id]
         self._rank()
+
+    def resize(self, slots: int) -> None:
+        """Lets other so many handlers run at a time, and shares the credit anew."""
+        if slots != self.limits.slots:
+            self.limits = replace(self.limits, slots=slots)
+            self._wake_all()
 
     def drain(self) -> None:
         """Takes no more assignments: says so on every stream, and on those that are opened later."""

@@ -6,14 +6,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import grpc
 
-from baton.tracing import Tracing
-from baton.worker.routes import Routes
-from baton.worker.running import Handlers
+from baton.worker.running import Ended, TellProgress
 from baton.worker.session import Held, Limits, ProtocolError, Result, Stream
 from baton.worker.sessions import Sessions
 from baton.worker.states import StreamState
@@ -31,24 +29,29 @@ class Link(Protocol):
     async def read(self) -> Any:
         """Returns the next message, grpc.aio.EOF after the last."""
 
-    async def write(self, message: Any) -> None:
+    async def write(self, frame: Any, /) -> None:
         """Sends a message; waits while the other side does not keep up."""
+
+
+class Runs(Protocol):
+    """What becomes of assignments: `running.Handlers`, or whoever gives them on. It is told where to say how they end
+    and how far they are; every one that was started ends once, also after it was cancelled."""
+
+    def start(self, held: Held) -> None:
+        """Starts an assignment."""
+
+    def cancel(self, held: Held) -> None:
+        """Cancels an assignment whose outcome was given without it."""
 
 
 class WorkStreams:
     """Serves `baton.worker.v1.WorkerService`, and carries the streams that an attached worker opens."""
 
     def __init__(
-        self,
-        worker: str,
-        instance_id: str,
-        routes: Routes,
-        tracing: Tracing | None,
-        threads: ThreadPoolExecutor,
-        limits: Limits,
+        self, worker: str, instance_id: str, limits: Limits, runs: Callable[[Ended, TellProgress], Runs]
     ) -> None:
         self.sessions = Sessions(worker, instance_id, limits)
-        self._handlers = Handlers(routes, tracing, threads, self._ended, self._progress)
+        self._runs = runs(self._ended, self._progress)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_time = math.inf
@@ -62,11 +65,13 @@ class WorkStreams:
         except ProtocolError as error:
             await context.abort(grpc.StatusCode[error.code], error.message)
 
-    async def carry(self, link: Link, answer: work_pb2.WorkerOpening | None = None) -> None:
+    async def carry(
+        self, link: Link, answer: work_pb2.WorkerOpening | None = None, on_open: Callable[[], None] | None = None
+    ) -> None:
         """Carries one stream from its opening to its end, whoever ends it.
 
-        `answer` is what the worker's opening says beside its credit and what it holds. Errors: ProtocolError; what the
-        link raises.
+        `answer` is what the worker's opening says beside its credit and what it holds; `on_open` is called once the
+        stream is counted. Errors: ProtocolError; what the link raises.
         """
         try:
             async with asyncio.timeout(_OPENING_SECONDS):
@@ -86,6 +91,8 @@ class WorkStreams:
 
         stream = self.sessions.open(first, time.monotonic(), answer)
         stream.wake = wake
+        if on_open is not None:
+            on_open()
         both += (
             asyncio.ensure_future(self._read(link, stream)),
             asyncio.ensure_future(self._write(link, stream, woken)),
@@ -151,7 +158,7 @@ class WorkStreams:
     def _follow(self, cancelled: list[Held]) -> None:
         """Does what the sessions ask for: cancels and starts handlers, and sets the timer."""
         for held in cancelled:
-            self._handlers.cancel(held)
+            self._runs.cancel(held)
         self._start()
         self._arm()
         self._changed.set()
@@ -160,7 +167,7 @@ class WorkStreams:
         self._starting = False
         while started := self.sessions.take():
             for held in started:
-                self._handlers.start(held)
+                self._runs.start(held)
 
     def _ended(self, held: Held, result: Result) -> None:
         if self.sessions.finish(held, result) and not self._starting:

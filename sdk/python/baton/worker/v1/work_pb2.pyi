@@ -186,7 +186,9 @@ class WorkerFrame(_message.Message):
     asks for none; not set: no change.
     """
     drain: _builtins.bool
-    """The worker takes no more assignments, and ends the stream once the outcomes of those it holds are acknowledged."""
+    """The worker takes no more assignments, and ends the stream once the outcomes of those it holds are acknowledged. May
+    stand in the first frame already.
+    """
     @_builtins.property
     def opening(self) -> Global___WorkerOpening:
         """First frame of a stream only."""
