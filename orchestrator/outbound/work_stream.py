@@ -30,8 +30,10 @@ class _Ended(Exception):
 
 
 async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
-    """Says who speaks and hears who answers: returns a frame with an opening. Errors: NoOpening, TimeoutError, what `read`
-    and `write` raise."""
+    """Says who speaks and hears who answers, in a frame with an opening.
+
+    Errors: NoOpening, TimeoutError, what `read` and `write` raise.
+    """
     opening = work_pb2.BatonOpening(
         replica_id=replica_id,
         heartbeat_us=int(HEARTBEAT_SECONDS * 1_000_000),
