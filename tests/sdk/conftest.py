@@ -19,14 +19,15 @@ from .double import Double
 HERE = Path(__file__).parent
 
 
-def _generate() -> Path:
+def generated(folder: Path) -> Path:
+    """Generates the modules of a folder of protos; returns where they are."""
     target = Path(tempfile.mkdtemp(prefix="baton-sdk-stubs-"))
     atexit.register(shutil.rmtree, target, ignore_errors=True)
-    protos = sorted(str(path.relative_to(HERE / "protos")) for path in (HERE / "protos").rglob("*.proto"))
+    protos = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.proto"))
     outputs = [f"--{kind}_out={target}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", f"-I{HERE / 'protos'}", *outputs, *protos],
+        [sys.executable, "-m", "grpc_tools.protoc", f"-I{folder}", *outputs, *protos],
         check=True,
         env={**os.environ, "PATH": path},
         stderr=subprocess.PIPE,
@@ -34,7 +35,7 @@ def _generate() -> Path:
     return target
 
 
-STUBS = _generate()
+STUBS = generated(HERE / "protos")
 sys.path.insert(0, str(STUBS))
 
 

@@ -41,7 +41,8 @@ class Handlers:
         self._ended = ended
         self._progress = progress
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: set[Held] = set()
+        """What runs, also where its session has forgotten it: the loop itself keeps no hold of tasks."""
         self._returned: deque[Callable[[], None]] = deque()
         self._returning = False
 
@@ -64,10 +65,8 @@ class Handlers:
             held.handler = (plain, future)
         else:
             context = AsyncContext(held, assignment, time.monotonic(), self._progress)
-            task = self._loop.create_task(self._serve(context, route, request))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            held.handler = (context, task)
+            held.handler = (context, self._loop.create_task(self._serve(context, route, request)))
+        self._running.add(held)
 
     def cancel(self, held: Held) -> None:
         """Cancels a handler whose outcome was given without it. A plain handler only hears of it."""
@@ -119,6 +118,7 @@ class Handlers:
     def _end(self, context: WorkContext, result: Result) -> None:
         held = context.held
         held.handler = None
+        self._running.discard(held)
         context.end()
         self._ended(held, result)
 
