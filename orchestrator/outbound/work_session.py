@@ -202,6 +202,7 @@ class WorkSession:
         if frame.drain and not self.draining:
             self.draining = True
             self._on_change()
+            self._on_frame()  # The worker waits to hear that nothing more comes.
         if len(self._acknowledged) >= ACKNOWLEDGE_AT_ONCE or (self._acknowledged and self.draining):
             self._on_frame()
 
@@ -221,8 +222,8 @@ class WorkSession:
         if self._cancelled:
             frame.cancelled.extend(self._cancelled)
             self._cancelled.clear()
-        frame.drain = self._leaving
-        if beat or items or frame.acknowledged or frame.cancelled or self._leaving:
+        frame.drain = self._leaving or (self.draining and not self._outbox)
+        if beat or items or frame.acknowledged or frame.cancelled or frame.drain:
             return frame
         return None
 

@@ -1,5 +1,6 @@
 // A gRPC server in another language, without any SDK of Baton: `node worker.mjs --port 0`.
 // Prints `listening on 127.0.0.1:PORT` once calls are answered; SIGTERM ends it. `--no-reflection` serves none.
+// `--work-stream` serves the work stream too.
 //
 // The reflection is that of the usual packages. Its descriptors differ from protoc's: one file for each package, named
 // after it, without its imports; type names are relative; map entries are named after their field; and
@@ -13,20 +14,18 @@ import grpc from "@grpc/grpc-js";
 import loader from "@grpc/proto-loader";
 import { ReflectionService } from "@grpc/reflection";
 
-const PROTOS = path.join(path.dirname(fileURLToPath(import.meta.url)), "protos");
+import { WorkStream } from "./work_stream.mjs";
+
+const HERE = path.dirname(fileURLToPath(import.meta.url));
+const ROOT = path.join(HERE, "..", "..");
 const TOLD_METADATA = /^(idempotency-key|traceparent|tracestate|baton-.+)$/;
 const DISCOUNT_BY_CODE = { WELCOME: 500n, SPRING: 1_000n };
 const GOLD_PERCENT = 10;
 
-const definition = loader.loadSync("pricing/v1/pricing.proto", {
-  includeDirs: [PROTOS],
-  keepCase: true,
-  longs: String,
-  enums: String,
-  oneofs: true,
-  defaults: true,
-});
-const { pricing } = grpc.loadPackageDefinition(definition);
+const loading = { keepCase: true, longs: String, enums: String, oneofs: true, defaults: true };
+const pricingProto = "pricing/v1/pricing.proto";
+const workProto = "baton/worker/v1/work.proto";
+const includeDirs = [path.join(HERE, "protos"), path.join(ROOT, "protos"), path.join(ROOT, "third_party/googleapis")];
 
 const hang = { begun: 0, cancelled: [] };
 
@@ -160,15 +159,22 @@ function cancelled(_call, callback) {
 
 function main() {
   const { values } = parseArgs({
-    options: { port: { type: "string", default: "0" }, "no-reflection": { type: "boolean", default: false } },
+    options: {
+      port: { type: "string", default: "0" },
+      "no-reflection": { type: "boolean", default: false },
+      "work-stream": { type: "boolean", default: false },
+    },
   });
+  const streams = values["work-stream"];
+  const definition = loader.loadSync(streams ? [pricingProto, workProto] : pricingProto, { ...loading, includeDirs });
+  const service = definition["pricing.v1.PricingService"];
+  const handlers = { Quote: quote, Fail: fail, Hang: hangCall, Cancelled: cancelled };
   const server = new grpc.Server();
-  server.addService(pricing.v1.PricingService.service, {
-    Quote: quote,
-    Fail: fail,
-    Hang: hangCall,
-    Cancelled: cancelled,
-  });
+  server.addService(service, handlers);
+  if (streams) {
+    const work = new WorkStream("pricing", { "pricing.v1.PricingService": [service, handlers] });
+    server.addService(definition["baton.worker.v1.WorkerService"], { Work: (call) => work.carry(call) });
+  }
   if (!values["no-reflection"]) {
     new ReflectionService(definition).addToServer(server);
   }
