@@ -47,7 +47,8 @@ def drawing(name: str) -> str:
             labels.setdefault((source, target), []).append(event_name(event))
     first, *_, last = states
     arrows = [
-        f"    {source.name} --> {target.name} : {', '.join(names)}" for (source, target), names in sorted(labels.items())
+        f"    {source.name} --> {target.name} : {', '.join(names)}"
+        for (source, target), names in sorted(labels.items())
     ]
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.name} : {begin}", *arrows]
     return "\n".join([*lines, f"    {last.name} --> [*]", "```", ""])

@@ -53,14 +53,8 @@ class Attachments:
         self._attached[key] = self._attached.get(key, 0) + 1
         try:
             reach = Reach(True, self._gateway.replica_id, self.address)
-            # The session first: who follows the endpoint once it is in the catalogue finds it.
-            carrying = asyncio.create_task(self._gateway.carry_attached(key.address, first, read, write))
-            try:
-                await self._registry.attach(key, opening, reach)
-                await asyncio.shield(carrying)
-            finally:
-                carrying.cancel()
-                await asyncio.gather(carrying, return_exceptions=True)
+            await self._registry.attach(key, opening, reach)
+            await self._gateway.carry_attached(key.address, first, read, write)
         finally:
             self._attached[key] -= 1
             if not self._attached[key]:

@@ -22,7 +22,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from baton.calls import current
 from baton.worker import streams
+from baton.worker.attaching import Attached
 from baton.worker.routes import Route
 from baton.worker.running import Handlers
 from baton.worker.session import Limits
@@ -67,9 +69,11 @@ class LabWorker:
     ) -> None:
         self.contract, self.stream = contract, stream
         self.work: WorkStreams | None = None
+        self.attached: Attached | None = None
         self.notes: list[Note] = []
         self.gates: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self.address = ""
+        self._current: Any = None
         self.in_flight = 0
         self.most_in_flight = 0
         self._write = write or self.notes.append
@@ -117,9 +121,18 @@ class LabWorker:
         if self._server is not None:
             await self._server.stop(None)
             self._server = None
+        if self.attached is not None:
+            self.attached.task.cancel()
+            await asyncio.gather(self.attached.task, return_exceptions=True)
+            self.attached = None
         if self.work is not None:
             self.work.close()
             self.work = None
+
+    def tell_progress(self, percent: float, message: str) -> None:
+        """Tells how far the call is that arrived last."""
+        assert self._current is not None
+        self._current.progress(percent, message)
 
     async def say_serving(self, serving: bool) -> None:
         """Says whether it takes calls: by grpc.health.v1, and on its work streams, which it drains meanwhile."""
@@ -151,12 +164,26 @@ class LabWorker:
         """The calls so far."""
         return [note for note in self.notes if note.what == "arrived" and text in (None, note.text)]
 
-    def _work_streams(self) -> WorkStreams:
+    async def attach(self, baton: str, slots: int = 1_000) -> None:
+        """Listens nowhere and dials Baton instead, at a gRPC target; returns once it is taken."""
+        services = [self.contract.pool.FindServiceByName(service) for service in self.contract.services()]
+        self.work = self._work_streams(slots)
+        self.attached = Attached("lab", baton, services, self.work)
+        await asyncio.wait((self.attached.registered, self.attached.task), return_when=asyncio.FIRST_COMPLETED)
+        self.address = f"attach:{self.work.sessions.instance_id}"
+
+    async def detach(self) -> None:
+        """Takes its leave from Baton in good order."""
+        assert self.attached is not None
+        await self.attached.end(10.0, asyncio.Event())
+        self.attached = self.work = None
+
+    def _work_streams(self, slots: int = 1_000) -> WorkStreams:
         threads = ThreadPoolExecutor(1)
         return WorkStreams(
             "lab",
             uuid.uuid4().hex,
-            Limits(slots=1_000),
+            Limits(slots=slots),
             lambda ended, progress: Handlers(self, None, threads, ended, progress),  # type: ignore[arg-type]
         )
 
@@ -173,6 +200,7 @@ class LabWorker:
         async def handle(request: Any, context: Context) -> Any:
             metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
             await self._note("arrived", method, request.text, metadata, context)
+            self._current = current() if self.work is not None else None
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:

@@ -188,7 +188,7 @@ def test_every_reason_to_wait_is_told() -> None:
 
 
 def test_what_a_worker_and_a_trace_carry_is_told() -> None:
-    sent = (ROOT / "orchestrator" / "engine" / "dispatch.py").read_text()
+    sent = (ROOT / "orchestrator" / "outbound" / "calls.py").read_text()
     keys = set(re.findall(r'"((?:baton-[a-z-]+)|idempotency-key|traceparent)"', sent))
     assert len(keys) > 5
     assert keys == {row[0].strip("`") for row in rows(DOCS / "workers.md") if row[0].strip("`") in keys}

@@ -36,7 +36,7 @@ class Sessions:
     def __init__(self, worker: str, instance_id: str, limits: Limits) -> None:
         self.limits = limits
         self._worker = worker
-        self._instance_id = instance_id
+        self.instance_id = instance_id
         self._sessions: dict[str, Session] = {}
         self._connected = 0
         self._waiting: deque[Held] = deque()
@@ -82,7 +82,7 @@ class Sessions:
             if session.stream is not None:
                 session.stream.end()
         told = work_pb2.WorkerOpening(
-            worker=self._worker, instance_id=self._instance_id, max_in_flight=self.limits.slots
+            worker=self._worker, instance_id=self.instance_id, max_in_flight=self.limits.slots
         )
         if answer is not None:
             told.MergeFrom(answer)
