@@ -35,6 +35,19 @@ class Runs(Protocol):
         """Checks and stores a run; see SubmitRun."""
         ...
 
+    async def submit_many(
+        self, submissions: Sequence[tuple[Caller, run_service_pb2.SubmitRunRequest]]
+    ) -> tuple[Sequence[run_service_pb2.SubmitRunResponse | BaseException], str]:
+        """Checks and stores runs; see SubmitRuns. Answers, in their order, what became of each, and the cursor of
+        their ends. All are of one namespace. What would fail all of them is raised."""
+        ...
+
+    def watch_ends(
+        self, caller: Caller, terms: Sequence[FilterTerm], cursor: str, view: int, steps: bool
+    ) -> AsyncGenerator[run_service_pb2.WatchRunsResponse, None]:
+        """Streams runs that meet every term as they end; see WatchRuns."""
+        ...
+
     async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
         """Reads a run and its cursor."""
         ...

@@ -58,6 +58,8 @@ class Driver:
         self.runs: dict[RunKey, LiveRun] = {}
         self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
         self.admission = Admission(clock, timers, limits.max_calls_in_flight, self._admit, self._circuit_open)
+        self.on_end: Callable[[LiveRun], None] = lambda _: None
+        """Told of each run whose end became durable here."""
         self.refused: list[RunKey] = []
         """Runs that cannot be driven on; recovery fails them from their last durable state."""
 
@@ -210,6 +212,7 @@ class Driver:
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
         if live.run.ended and not live.staged:
+            self.on_end(live)
             self.forget(live, "")
 
     def _refused(self, part: Flushed) -> None:

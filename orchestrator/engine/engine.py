@@ -17,6 +17,7 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
+from orchestrator.engine.ends import Ends
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
@@ -55,14 +56,16 @@ class Stores:
 class Runs:
     """Implements api.Runs: each verb is where it is decided."""
 
-    def __init__(self, reader: RunReader, submitter: Submitter, canceller: Canceller) -> None:
+    def __init__(self, reader: RunReader, submitter: Submitter, canceller: Canceller, ends: Ends) -> None:
         self.submit = submitter.submit
+        self.submit_many = submitter.submit_many
         self.cancel = canceller.cancel
         self.get = reader.get
         self.list = reader.list
         self.list_events = reader.list_events
         self.watch = reader.watch
         self.wait = reader.wait
+        self.watch_ends = ends.watch
 
 
 class Workers:
@@ -118,10 +121,12 @@ class Engine:
         registry = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
         self._attachments = Attachments(gateway, registry)
         self.workers = Workers(registry, self._attachments)
+        self._ends = Ends(self._reader, stores.runs, self._driver.journal, self._clock, limits)
+        self._driver.on_end = self._ends.ended
         self._submitter = Submitter(
-            self._driver, self._catalogue, self.workflows, self._reader, self._clock, limits, new_trace
+            self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        self.runs = Runs(self._reader, self._submitter, Canceller(self._driver, self._reader))
+        self.runs = Runs(self._reader, self._submitter, Canceller(self._driver, self._reader), self._ends)
         self._recovery = Recovery(
             self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer
         )
@@ -198,12 +203,14 @@ class Engine:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._driver.journal.run(replica_id))
                     group.create_task(self._recovery.run(replica_id))
+                    group.create_task(self._ends.run(replica_id))
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())
                     group.create_task(self._watch_lease())
             except* LeaseLost:
                 pass
             self._driver.forget_all("the lease is lost")
+            self._ends.lose()
             if self._lease is not None:
                 await self._lease.stop()
             replica_id = await self._retake_lease()

@@ -22,7 +22,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Clock, FilterTerm, JournalRow, JournalStore, RunRow, RunStore
 from orchestrator.engine.rebuild import fold, read_rows
-from orchestrator.engine.view import render, render_row
+from orchestrator.engine.view import render, render_row, render_without_steps
 
 FULL = run_service_pb2.RUN_VIEW_FULL
 WATCH_PAGE_ROWS = 500
@@ -132,6 +132,26 @@ class RunReader:
                 await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
             else:
                 return await self._read(key, view)
+
+    # --- runs that have ended
+
+    @staticmethod
+    def render_ended(live: LiveRun, view: int, steps: bool) -> run_pb2.Run:
+        """Renders a run in memory whose end is durable."""
+        if steps:
+            return render(live.run, live.key.run_id, view, lambda _: None)
+        return render_without_steps(live.run, live.key.run_id, view)
+
+    async def read_ended(self, key: RunKey, view: int, steps: bool) -> run_pb2.Run:
+        """Reads a run whose end is durable."""
+        message = await self._read(key, view)
+        if not steps:
+            message.ClearField("steps")
+        return message
+
+    async def read_row(self, key: RunKey) -> run_pb2.Run:
+        """Reads what the row of a run tells: no steps, no payloads, no failure."""
+        return render_row(await self._row(key))
 
     # --- watch
 

@@ -72,6 +72,8 @@ class GroupCommit:
         self._idle.set()
         self.queued_events = 0
         """Events that are staged and not yet durable."""
+        self.batches_begun = self.batches_ended = 0
+        """Batches whose writing began and ended; what is durable by the latter has been published."""
 
     def stage(self, live: LiveRun, staged: Staged) -> None:
         """Adds one decision of a run to what will be written next."""
@@ -89,6 +91,7 @@ class GroupCommit:
 
     async def run(self, replica_id: UUID) -> None:
         """Writes batches for ever under the lease of `replica_id`. Errors: LeaseLost."""
+        self.batches_ended = self.batches_begun
         while True:
             await self._wake.wait()
             batch = self._take_batch()
@@ -97,7 +100,9 @@ class GroupCommit:
                 self._idle.set()
                 continue
             started = time.perf_counter()
+            self.batches_begun += 1
             await self._write(replica_id, batch)
+            self.batches_ended += 1
             events = sum(len(part.entry.rows) for part in batch)
             self._observer.journal_flushed(len(batch), events, time.perf_counter() - started)
 

@@ -10,7 +10,7 @@ import enum
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from google.protobuf.message import Message
 
@@ -79,6 +79,22 @@ def evaluation_failure(error: EvaluationFailed) -> Failure:
     return Failure(Code.FAILED_PRECONDITION, "EVALUATION_FAILED", str(error), Origin.ORCHESTRATOR)
 
 
+class Acceptance(Protocol):
+    """Where it is told what became of a submission; a future is one."""
+
+    def done(self) -> bool:
+        """Whether it was told."""
+        ...
+
+    def set_result(self, result: WriteResult, /) -> None:
+        """The submission was written, or not."""
+        ...
+
+    def cancel(self) -> object:
+        """It is not known, or it cannot be written."""
+        ...
+
+
 class LiveRun:
     """A run that this replica owns. All its methods are called on the event loop."""
 
@@ -90,6 +106,7 @@ class LiveRun:
         self.run = Run(compiled.graph)
         self.scope = scope
         self.new = new
+        self.client_id = new.client_id if new is not None else ""
         self.step_indexes = indexes(compiled.graph)
         self.staged: list[Staged] = []
         self.in_journal_queue = False
@@ -97,7 +114,7 @@ class LiveRun:
         self.timers: dict[TimerKey, Timer] = {}
         self.answer: Message | None = None
         """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
-        self.accepted: asyncio.Future[WriteResult] | None = None
+        self.accepted: Acceptance | None = None
         self.durable_sequence = 0
         self.forgotten = False
         self._recent: deque[JournalRow] = deque()

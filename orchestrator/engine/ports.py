@@ -50,6 +50,7 @@ class NewRun:
     create_time: int
     expire_time: int
     journal_format: int
+    client_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class RunRow:
     start_time: int | None
     end_time: int | None
     expire_time: int
+    client_id: str = ""
 
 
 class Comparison(enum.Enum):
@@ -152,12 +154,21 @@ class Comparison(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class FilterTerm:
-    """One term of a filter: `field` is workflow, revision, state, principal, channel, workspace, labels, create_time,
-    end_time, or `attributes.KEY`; `value` a text, a state number or an instant as the field needs."""
+    """One term of a filter: `field` is workflow, revision, state, principal, channel, client_id, workspace, labels,
+    create_time, end_time, or `attributes.KEY`; `value` a text, a state number or an instant as the field needs."""
 
     field: str
     comparison: Comparison
     value: str | int
+
+
+@dataclass(frozen=True, slots=True)
+class EndedPage:
+    """Runs that ended after some position, and the position after them; `more` where there may be others by now."""
+
+    rows: Sequence[RunRow]
+    position: str
+    more: bool
 
 
 class RunStore(Protocol):
@@ -171,6 +182,22 @@ class RunStore(Protocol):
         self, namespace: str, terms: Sequence[FilterTerm], before: UUID | None, limit: int
     ) -> list[RunRow]:
         """Lists runs that meet every term, newest first, with ids below `before`."""
+        ...
+
+    async def end_position(self) -> str:
+        """Tells the position now for `list_ended`: an opaque text of digits, colons and commas."""
+        ...
+
+    async def list_ended(
+        self, namespace: str, terms: Sequence[FilterTerm], position: str, limit: int, but_of: UUID | None
+    ) -> EndedPage:
+        """Lists runs that meet every term and whose end became durable after `position`, in the order in which that
+        was written, but those whose end was written by the replica `but_of`.
+
+        No end is left out and none comes twice while positions are followed, however long a commit took; after a page
+        with more to come, some may. `limit` is exceeded rather than that one commit is split. Errors: InvalidCursor
+        for a position that none is, CursorExpired for one that is not of this database.
+        """
         ...
 
     async def find_request(self, namespace: str, request_id: str) -> tuple[UUID, bytes] | None:

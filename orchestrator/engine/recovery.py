@@ -97,6 +97,7 @@ class Recovery:
         rows = await read_rows(self._journal, row.key, payloads=True)
         scope = Scope(len(compiled.graph.steps), None)
         live = LiveRun(row.key, row.epoch, compiled, scope, None)
+        live.client_id = row.client_id
         refold(live.run, rows, scope, compiled)
         live.durable_sequence = live.run.sequence
         if live.run.ended:

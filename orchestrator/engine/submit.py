@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 import uuid_utils.compat
@@ -20,13 +20,18 @@ from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.inputs import Submission
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
+from orchestrator.engine.ends import Ends
 from orchestrator.engine.inspect import RunReader, encode_cursor
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
-from orchestrator.engine.live import LiveRun
+from orchestrator.engine.live import Acceptance, LiveRun
 from orchestrator.engine.ports import Clock, NewRun, WriteResult, WriteState
+from orchestrator.engine.view import render_new
 from orchestrator.engine.workflows import WorkflowCatalogue
 
-NOT_IN_BODY = ("request_id", "wait_timeout", "view", "validate_only")
+SUBMISSIONS_A_TICK = 200
+"""Submissions of one batch that are checked before others have their turn."""
+
+NOT_IN_BODY = ("request_id", "wait_timeout", "view", "validate_only", "client_id", "traceparent")
 """Fields that two submissions of the same run may differ in."""
 
 
@@ -41,7 +46,7 @@ def body_hash(request: run_service_pb2.SubmitRunRequest) -> bytes:
 
 def _require_storable(request: run_service_pb2.SubmitRunRequest) -> None:
     """Refuses text that no database row can hold. Errors: InvalidRequest."""
-    texts = [("request_id", request.request_id), ("workspace", request.workspace)]
+    texts = [("request_id", request.request_id), ("workspace", request.workspace), ("client_id", request.client_id)]
     texts += [(f'attributes["{key}"]', value) for key, value in request.attributes.items()]
     faults = [
         errors.FieldFault(path, "INVALID_REQUEST", "holds the character U+0000; leave it out")
@@ -50,6 +55,47 @@ def _require_storable(request: run_service_pb2.SubmitRunRequest) -> None:
     ]
     if faults:
         raise errors.InvalidRequest(f"{faults[0].path}: {faults[0].message}", faults=faults)
+
+
+class _Batch:
+    """What became of submissions that wait for their commits together: one future for all of them."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.left = 1  # for those that are yet to come
+
+    async def wait(self) -> None:
+        """Waits until everything was told; nothing may come after this."""
+        self.one_told()
+        await self.told
+
+    def one_told(self) -> None:
+        """One was told."""
+        self.left -= 1
+        if not self.left and not self.told.done():
+            self.told.set_result(None)
+
+
+class _Place:
+    """The place of one submission in a batch; see live.Acceptance."""
+
+    __slots__ = ("_batch", "_done", "result")
+
+    def __init__(self, batch: _Batch) -> None:
+        self._batch, self._done = batch, False
+        self.result: WriteResult | None = None
+        batch.left += 1
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, result: WriteResult, /) -> None:
+        self.result = result
+        self.cancel()
+
+    def cancel(self) -> None:
+        self._done = True
+        self._batch.one_told()
 
 
 class Submitter:
@@ -61,42 +107,106 @@ class Submitter:
         catalogue: Catalogue,
         workflows: WorkflowCatalogue,
         reader: RunReader,
+        ends: Ends,
         clock: Clock,
         limits: EngineLimits,
         trace: Callable[[], str],
     ) -> None:
         self._driver, self._catalogue, self._workflows, self._reader = driver, catalogue, workflows, reader
-        self._clock, self._limits, self._trace = clock, limits, trace
+        self._ends, self._clock, self._limits, self._trace = ends, clock, limits, trace
         self.accepting = False
 
     async def submit(
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest
     ) -> run_service_pb2.SubmitRunResponse:
         """See SubmitRun."""
+        accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
+        live = await self._begin(caller, request, lambda: accepted)
+        if live is None:
+            return run_service_pb2.SubmitRunResponse()
+        try:
+            result: WriteResult | None = await asyncio.shield(accepted)
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            result = None
+        key = self._key(live, request, result)
+        return await self._answer(key, request, existing=key != live.key)
+
+    async def submit_many(
+        self, submissions: Sequence[tuple[Caller, run_service_pb2.SubmitRunRequest]]
+    ) -> tuple[Sequence[run_service_pb2.SubmitRunResponse | BaseException], str]:
+        """See SubmitRuns. Everything goes into the journal's queue in one tick, but where a revision must be read."""
+        watch_cursor = await self._ends.position()
+        batch = _Batch()
+        begun: list[LiveRun | Exception | None] = []
+        for number, (caller, request) in enumerate(submissions, 1):
+            if number % SUBMISSIONS_A_TICK == 0:
+                await asyncio.sleep(0)
+            try:
+                begun.append(await self._begin(caller, request, lambda: _Place(batch)))
+            except Exception as error:  # told to its own submitter; the others go on
+                begun.append(error)
+        await batch.wait()
+        answers: list[run_service_pb2.SubmitRunResponse | BaseException] = []
+        for (_, request), live in zip(submissions, begun, strict=True):
+            try:
+                answers.append(await self._accepted(request, live))
+            except Exception as error:  # as above
+                answers.append(error)
+        return answers, watch_cursor
+
+    async def _accepted(
+        self, request: run_service_pb2.SubmitRunRequest, live: LiveRun | Exception | None
+    ) -> run_service_pb2.SubmitRunResponse:
+        """Answers one submission of a batch: a new run as it was accepted, one that was there as its row tells."""
+        if live is None:
+            return run_service_pb2.SubmitRunResponse()
+        if isinstance(live, Exception):
+            raise live
+        assert isinstance(live.accepted, _Place)
+        key = self._key(live, request, live.accepted.result)
+        assert live.new is not None
+        run = (
+            render_new(key.run_id, live.new, live.run.traceparent)
+            if key == live.key
+            else await self._reader.read_row(key)
+        )
+        return run_service_pb2.SubmitRunResponse(
+            run=run, existing=key != live.key, cursor=encode_cursor(key.run_id, run.last_sequence)
+        )
+
+    async def _begin(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest, acceptance: Callable[[], Acceptance]
+    ) -> LiveRun | None:
+        """Checks a submission and stages its run; None where it was to be checked alone."""
         _require_storable(request)
         self._require_room()
         revision, compiled = await self._revision(caller, request)
         run_input = self._input(compiled, request)
         if request.validate_only:
-            return run_service_pb2.SubmitRunResponse()
-        live = self._start(caller, request, revision, compiled, run_input)
-        assert live.accepted is not None
-        try:
-            result: WriteResult = await asyncio.shield(live.accepted)
-        except asyncio.CancelledError:
-            if live.accepted.cancelled():
-                raise errors.DatabaseUnavailable(
-                    "the run could not be stored; submit it again with the same request_id", retry_delay_seconds=1.0
-                ) from None
-            raise
-        key, existing = live.key, False
-        if result.state is WriteState.REQUEST_TAKEN:
-            key, existing = self._winner(caller, request, result), True
-        elif result.state is not WriteState.WRITTEN:
+            return None
+        return self._start(caller, request, revision, compiled, run_input, acceptance())
+
+    @staticmethod
+    def _key(live: LiveRun, request: run_service_pb2.SubmitRunRequest, result: WriteResult | None) -> RunKey:
+        """Returns the run that a submission led to. Errors: RequestIdReused, DatabaseUnavailable."""
+        if result is None:
+            raise errors.DatabaseUnavailable(
+                "the run could not be stored; submit it again with the same request_id", retry_delay_seconds=1.0
+            )
+        if result.state is WriteState.WRITTEN:
+            return live.key
+        if result.state is not WriteState.REQUEST_TAKEN:
             raise errors.DatabaseUnavailable(
                 "the replica lost its lease; submit again with the same request_id", retry_delay_seconds=1.0
             )
-        return await self._answer(key, request, existing)
+        if not result.same_body or result.winner is None:
+            raise errors.RequestIdReused(
+                f"request_id: {request.request_id!r} was used for another request; take a new one for a new run",
+                metadata={"request_id": request.request_id},
+            )
+        return RunKey(live.key.namespace, result.winner)
 
     def _require_room(self) -> None:
         if not self.accepting:
@@ -143,6 +253,7 @@ class Submitter:
         revision: RevisionKey,
         compiled: CompiledWorkflow,
         run_input: Message | None,
+        accepted: Acceptance,
     ) -> LiveRun:
         now = self._clock.now()
         timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
@@ -161,10 +272,11 @@ class Submitter:
             now,
             now + timeout_us,
             JOURNAL_FORMAT,
+            request.client_id,
         )
         key = RunKey(caller.namespace, UUID(int=uuid_utils.compat.uuid7().int))
         live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
-        live.accepted = asyncio.get_running_loop().create_future()
+        live.accepted = accepted
         payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None
         submission = Submission(
             revision.workflow,
@@ -183,15 +295,6 @@ class Submitter:
         self._driver.advance(live, submission, now)
         self._driver.adopt(live)
         return live
-
-    @staticmethod
-    def _winner(caller: Caller, request: run_service_pb2.SubmitRunRequest, result: WriteResult) -> RunKey:
-        if not result.same_body or result.winner is None:
-            raise errors.RequestIdReused(
-                f"request_id: {request.request_id!r} was used for another request; take a new one for a new run",
-                metadata={"request_id": request.request_id},
-            )
-        return RunKey(caller.namespace, result.winner)
 
     async def _answer(
         self, key: RunKey, request: run_service_pb2.SubmitRunRequest, existing: bool

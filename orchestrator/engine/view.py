@@ -12,7 +12,7 @@ from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.tracing import attempt_span_id, parse_traceparent
 from orchestrator.engine.admission import Wait
 from orchestrator.engine.codec import to_any, to_failure, to_timestamp
-from orchestrator.engine.ports import RunRow
+from orchestrator.engine.ports import NewRun, RunRow
 
 MAX_WAIT_STEPS = 100
 """Most steps that a wait reason names."""
@@ -20,6 +20,15 @@ MAX_WAIT_STEPS = 100
 
 def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | None]) -> run_pb2.Run:
     """Renders a run with its steps; `wait_of` tells why a ready step waits."""
+    message = render_without_steps(run, run_id, view)
+    full = view == run_service_pb2.RUN_VIEW_FULL
+    for index in range(len(run.steps)):
+        message.steps.append(_step(run, run_id, index, full, wait_of))
+    return message
+
+
+def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
+    """Renders a run alone."""
     full = view == run_service_pb2.RUN_VIEW_FULL
     message = run_pb2.Run(
         run_id=str(run_id),
@@ -47,9 +56,27 @@ def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | No
         message.input.CopyFrom(to_any(run.input))
     if full and run.output is not None:
         message.output.CopyFrom(to_any(run.output))
-    for index in range(len(run.steps)):
-        message.steps.append(_step(run, run_id, index, full, wait_of))
     return message
+
+
+def render_new(run_id: UUID, new: NewRun, traceparent: str) -> run_pb2.Run:
+    """Renders a new run after its first event, which is durable once the run is, wherever it has gone by now."""
+    return run_pb2.Run(
+        run_id=str(run_id),
+        workflow=new.revision.workflow,
+        revision=new.revision.revision,
+        state=run_pb2.RUN_STATE_PENDING,
+        attributes=new.attributes,
+        principal=new.principal,
+        channel=new.channel,
+        workspace=new.workspace,
+        labels=new.labels,
+        create_time=to_timestamp(new.create_time),
+        expire_time=to_timestamp(new.expire_time),
+        trace_id=_trace_id(traceparent),
+        round=1,
+        last_sequence=1,
+    )
 
 
 def render_row(row: RunRow) -> run_pb2.Run:

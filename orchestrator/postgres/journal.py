@@ -172,6 +172,7 @@ def _submission_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:
         [run.create_time for _, run in new],
         [run.expire_time for _, run in new],
         [run.journal_format for _, run in new],
+        [run.client_id for _, run in new],
     )
 
 

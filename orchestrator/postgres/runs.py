@@ -8,16 +8,28 @@ from uuid import UUID
 
 import asyncpg
 
-from orchestrator.domain.errors import InvalidFilter
+from orchestrator.domain.errors import CursorExpired, InvalidFilter
 from orchestrator.domain.ids import RevisionKey, RunKey
-from orchestrator.engine.ports import Comparison, FilterTerm, RunRow
+from orchestrator.engine.ports import Comparison, EndedPage, FilterTerm, RunRow
 from orchestrator.postgres.pool import Pool
+from orchestrator.postgres.snapshots import Snapshot
 from orchestrator.postgres.sql import load
 
 _QUERIES = load("runs")
 _ATTRIBUTES = "attributes."
 _FIELDS = frozenset(
-    {"workflow", "revision", "state", "principal", "channel", "workspace", "labels", "create_time", "end_time"}
+    {
+        "workflow",
+        "revision",
+        "state",
+        "principal",
+        "channel",
+        "client_id",
+        "workspace",
+        "labels",
+        "create_time",
+        "end_time",
+    }
 )
 _OPERATORS = {
     Comparison.EQUAL: "=",
@@ -48,6 +60,26 @@ class PostgresRunStore:
         rows = await self._reads.fetch_in(namespace, query, namespace, limit, *values)
         return [run_row(row) for row in rows]
 
+    async def end_position(self) -> str:
+        """See RunStore.end_position. It is a snapshot: every end that is visible in it was told."""
+        rows = await self._reads.fetch(_QUERIES["snapshot"])
+        return str(rows[0]["snapshot"])
+
+    async def list_ended(
+        self, namespace: str, terms: Sequence[FilterTerm], position: str, limit: int, but_of: UUID | None
+    ) -> EndedPage:
+        """See RunStore.list_ended. Errors: InvalidFilter, InvalidCursor, CursorExpired."""
+        told = Snapshot.parse(position)
+        query, values = compose_ended(terms)
+        rows = await self._reads.fetch_in(namespace, query, namespace, limit, position, but_of, *values)
+        now = Snapshot.parse(rows[0]["snapshot"])
+        if now.end < told.end:
+            raise CursorExpired("cursor: it was given by another database; watch again without a cursor")
+        ended = [row for row in rows if row["run_id"] is not None]
+        more = len(ended) >= limit
+        after = now.up_to(int(ended[-1]["end_xid"])) if more else now
+        return EndedPage([run_row(row) for row in ended], str(after), more)
+
     async def find_request(self, namespace: str, request_id: str) -> tuple[UUID, bytes] | None:
         """See RunStore.find_request."""
         rows = await self._reads.fetch_in(namespace, _QUERIES["find_request"], namespace, request_id)
@@ -59,11 +91,24 @@ def compose_list(terms: Sequence[FilterTerm], before: UUID | None) -> tuple[str,
 
     Every value is a parameter. Errors: InvalidFilter.
     """
+    fragments, values = _compose(terms, 2 if before is None else 3)
+    if before is not None:
+        values.insert(0, before)
+        fragments = "\n".join((_QUERIES["term_before"].format(value=3), fragments))
+    return _QUERIES["list_runs"].format(terms=fragments), values
+
+
+def compose_ended(terms: Sequence[FilterTerm]) -> tuple[str, list[object]]:
+    """Puts the query for ends together; returns it with the values of its parameters from $5 on. Errors:
+    InvalidFilter."""
+    fragments, values = _compose(terms, 4)
+    return _QUERIES["list_ended"].format(terms=fragments), values
+
+
+def _compose(terms: Sequence[FilterTerm], others: int) -> tuple[str, list[object]]:
+    """Puts the conditions for `terms` together, for a query with so many `others` parameters before theirs."""
     fragments: list[str] = []
     values: list[object] = []
-    if before is not None:
-        values.append(before)
-        fragments.append(_QUERIES["term_before"].format(value=len(values) + 2))
     for term in terms:
         is_attribute = term.field.startswith(_ATTRIBUTES)
         if not is_attribute and term.field not in _FIELDS:
@@ -74,11 +119,11 @@ def compose_list(terms: Sequence[FilterTerm], before: UUID | None) -> tuple[str,
         key = 0
         if is_attribute:
             values.append(term.field.removeprefix(_ATTRIBUTES))
-            key = len(values) + 2
+            key = len(values) + others
         values.append(term.value)
         comparison = _OPERATORS.get(term.comparison, "")
-        fragments.append(_QUERIES[name].format(comparison=comparison, key=key, value=len(values) + 2))
-    return _QUERIES["list_runs"].format(terms="\n".join(fragments)), values
+        fragments.append(_QUERIES[name].format(comparison=comparison, key=key, value=len(values) + others))
+    return "\n".join(fragments), values
 
 
 def run_row(row: asyncpg.Record) -> RunRow:
@@ -93,6 +138,7 @@ def run_row(row: asyncpg.Record) -> RunRow:
         round=row["round"],
         principal=row["principal"],
         channel=row["channel"],
+        client_id=row["client_id"],
         workspace=row["workspace"],
         labels=tuple(row["labels"]),
         attributes=json.loads(row["attributes"]),

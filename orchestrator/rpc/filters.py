@@ -30,6 +30,7 @@ _OPERATORS: Mapping[str, frozenset[Comparison]] = {
     "state": _EQUALITY,
     "principal": _EQUALITY,
     "channel": _EQUALITY,
+    "client_id": _EQUALITY,
     "workspace": _EQUALITY,
     "labels": frozenset({Comparison.HAS}),
     "create_time": _ORDER,

@@ -14,6 +14,7 @@ import grpc
 import structlog
 
 from orchestrator.domain.caller import Caller
+from orchestrator.domain.tracing import parse_traceparent
 from orchestrator.rpc.errors import code_of, number_of
 from orchestrator.rpc.layers import Call
 
@@ -88,7 +89,9 @@ class SpanLayer:
         if caller is None:
             return None
         try:
-            traceparent, finish = self._start_span(call.method, caller.traceparent)
+            own = getattr(call.request, "traceparent", "")
+            given = own if parse_traceparent(own) is not None else caller.traceparent
+            traceparent, finish = self._start_span(call.method, given)
         except Exception:  # telemetry fails no call
             _log.exception("span could not be started", method=call.method)
             return None

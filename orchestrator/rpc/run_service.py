@@ -10,37 +10,38 @@ from uuid import UUID
 from baton.v1 import run_service_pb2, run_service_pb2_grpc
 from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_UNSPECIFIED, RunView
 
-from orchestrator.domain.errors import FieldFault, PayloadTooLarge
 from orchestrator.engine.api import Runs
 from orchestrator.rpc.filters import parse_filter
 from orchestrator.rpc.layers import current_caller
 from orchestrator.rpc.paging import EVENT_PAGE_SIZE, Listing, cut_page, page_size
+from orchestrator.rpc.submissions import Submissions, require_input_size
 from orchestrator.rpc.watches import Watches
 
 WAIT_SECONDS = 60.0
 """How long WaitRun waits where the request does not say."""
 
-INPUT_LIMIT_BYTES = 1 << 20
-"""Size of a run's input."""
-
 
 class RunService(run_service_pb2_grpc.RunServiceServicer):
     """Serves RunService by `runs`. Requests have been validated, and the caller is known."""
 
-    def __init__(self, runs: Runs, watches: Watches) -> None:
+    def __init__(self, runs: Runs, watches: Watches, submissions: Submissions) -> None:
         self._runs = runs
         self._watches = watches
+        self._submissions = submissions
 
     async def SubmitRun(
         self, request: run_service_pb2.SubmitRunRequest, context: object
     ) -> run_service_pb2.SubmitRunResponse:
         """Submits a run."""
-        size = len(request.input.value)
-        if size > INPUT_LIMIT_BYTES:
-            text = f"the input has {size} bytes; send at most {INPUT_LIMIT_BYTES}"
-            raise PayloadTooLarge(text, faults=[FieldFault("input", "PAYLOAD_TOO_LARGE", text)])
+        require_input_size(request)
         request.view = _view_of_one(request.view)
         return await self._runs.submit(current_caller(), request)
+
+    async def SubmitRuns(
+        self, request: run_service_pb2.SubmitRunsRequest, context: object
+    ) -> run_service_pb2.SubmitRunsResponse:
+        """Submits many runs."""
+        return await self._submissions.submit(current_caller(), request.requests)
 
     async def GetRun(self, request: run_service_pb2.GetRunRequest, context: object) -> run_service_pb2.GetRunResponse:
         """Reads a run."""
@@ -68,7 +69,15 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         """Streams a run."""
         updates = self._runs.watch(current_caller(), UUID(request.run_id), request.cursor, _view_of_many(request.view))
-        return self._watches.follow(updates, request.cursor)
+        return self._watches.follow(updates, run_service_pb2.WatchRunResponse, request.cursor)
+
+    def WatchRuns(
+        self, request: run_service_pb2.WatchRunsRequest, context: object
+    ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
+        """Streams runs as they end."""
+        terms, view = parse_filter(request.filter), _view_of_many(request.view)
+        updates = self._runs.watch_ends(current_caller(), terms, request.cursor, view, request.steps)
+        return self._watches.follow(updates, run_service_pb2.WatchRunsResponse, request.cursor)
 
     async def WaitRun(
         self, request: run_service_pb2.WaitRunRequest, context: object

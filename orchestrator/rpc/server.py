@@ -26,6 +26,7 @@ from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.run_service import RunService
+from orchestrator.rpc.submissions import Submissions
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import WATCH_SECONDS, Watches
 from orchestrator.rpc.work_service import AttachService, RelayService
@@ -165,7 +166,10 @@ class RpcServer:
         return layers
 
     def _add_services(self, server: grpc.aio.Server) -> None:
-        run_service_pb2_grpc.add_RunServiceServicer_to_server(RunService(self._runs, self._watches), server)
+        submissions = Submissions(self._runs, self._validator, self._start_span)
+        run_service_pb2_grpc.add_RunServiceServicer_to_server(
+            RunService(self._runs, self._watches, submissions), server
+        )
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(
             WorkflowService(self._workflows, self._validator), server
         )

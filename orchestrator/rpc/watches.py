@@ -6,8 +6,11 @@ import asyncio
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from typing import TypeVar
 
-from baton.v1.run_service_pb2 import WatchRunResponse
+from baton.v1.run_service_pb2 import WatchRunResponse, WatchRunsResponse
+
+Update = TypeVar("Update", WatchRunResponse, WatchRunsResponse)
 
 WATCH_SECONDS = 15 * 60.0
 """How long a stream lasts at least; up to a third more, so that streams opened together do not end together."""
@@ -22,8 +25,8 @@ class Watches:
         self._ending = False
 
     async def follow(
-        self, updates: AsyncGenerator[WatchRunResponse, None], cursor: str
-    ) -> AsyncIterator[WatchRunResponse]:
+        self, updates: AsyncGenerator[Update, None], kind: type[Update], cursor: str
+    ) -> AsyncIterator[Update]:
         """Passes `updates` on until they end, this server drains, or the stream is old.
 
         In the latter two the last message asks the caller to reconnect, with the cursor of the message before it.
@@ -46,7 +49,7 @@ class Watches:
                     break
                 cursor = update.cursor
                 yield update
-        last = WatchRunResponse(cursor=cursor)
+        last = kind(cursor=cursor)
         last.progress.reconnect = True
         last.progress.time.GetCurrentTime()
         yield last

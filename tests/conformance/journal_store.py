@@ -83,6 +83,7 @@ def submission(
     attributes: Mapping[str, str] | None = None,
     workflow: str = "fulfil-order",
     end_time: int | None = None,
+    client_id: str = "",
 ) -> RunEntry:
     """Makes the entry of a new run."""
     new = NewRun(
@@ -97,6 +98,7 @@ def submission(
         create_time=1_700_000_000_000_000,
         expire_time=1_700_003_600_000_000,
         journal_format=1,
+        client_id=client_id,
     )
     state = PENDING if end_time is None else SUCCEEDED
     return RunEntry(key, 1, rows(1, count), state, None, end_time, new)

@@ -16,6 +16,7 @@ from tests.conformance.journal_store import (
     FENCED,
     WRITTEN,
     Stores,
+    ending,
     journal_of,
     replica,
     rows,
@@ -186,3 +187,31 @@ async def test_a_replica_that_hangs_in_a_statement_holds_up_nobody(stores: Store
         assert await stores.replicas.adopt(free, 10) == []
     finally:
         await holder.close()
+
+
+async def test_an_end_that_commits_late_is_followed_all_the_same(
+    stores: Stores, database: str, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """The earlier transaction commits last: whoever goes by numbers or times alone has passed it by then."""
+    me, early, late = await replica(stores), run_key(), run_key()
+    await states(stores, me, submission(early), submission(late))
+    before = await stores.runs.end_position()
+    slow = await asyncpg.connect(database)
+    await set_time_codec(slow)
+    # The lease's row is locked by each batch: the other is written by a replica of its own.
+    other = await replica(stores)
+    await administrator.execute("UPDATE runs SET owner_replica = $1 WHERE run_id = $2", other, late.run_id)
+    transaction = slow.transaction()
+    await transaction.start()
+    assert await write_within(slow, me, ending(early, 2)) == [0]
+    await states(stores, other, ending(late, 2))
+    page = await stores.runs.list_ended("shop", [], before, 10, None)
+    assert [row.key for row in page.rows] == [late]
+    again = await stores.runs.list_ended("shop", [], page.position, 10, None)
+    assert again.rows == []
+    cut = await stores.runs.list_ended("shop", [], before, 1, None)
+    assert [row.key for row in cut.rows] == [late]
+    await transaction.commit()
+    await slow.close()
+    for position in (page.position, again.position, cut.position):
+        assert [row.key for row in (await stores.runs.list_ended("shop", [], position, 10, None)).rows] == [early]

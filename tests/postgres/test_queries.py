@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator.engine.ports import Comparison, FilterTerm
 from orchestrator.postgres.pool import Pool
-from orchestrator.postgres.runs import compose_list
+from orchestrator.postgres.runs import compose_ended, compose_list
 from orchestrator.postgres.sql import load
 from tests.conformance.journal_store import run_key
 from tests.postgres.conftest import Pools
@@ -27,7 +27,7 @@ def test_every_file_is_prepared_here() -> None:
 @pytest.mark.parametrize("file", FILES)
 async def test_every_query_can_be_prepared(pools: Pools, file: str) -> None:
     for name, text in load(file).items():
-        if name == "list_runs" or name.startswith("term_"):
+        if name in ("list_runs", "list_ended") or name.startswith("term_"):
             continue
         engine = file == "replicas" or name in OF_ENGINE or (file == "journal" and not name.startswith("read_"))
         pool: Pool = pools.claims if engine else pools.reads
@@ -37,7 +37,7 @@ async def test_every_query_can_be_prepared(pools: Pools, file: str) -> None:
 
 async def test_every_term_can_be_prepared_with_every_operator(pools: Pools) -> None:
     names = [name.removeprefix("term_") for name in load("runs") if name.startswith("term_") and name != "term_before"]
-    assert len(names) == 10
+    assert len(names) == 11
     for name in names:
         field = "attributes.key" if name == "attributes" else name
         operators = [Comparison.HAS] if name == "labels" else [one for one in Comparison if one is not Comparison.HAS]
@@ -46,6 +46,10 @@ async def test_every_term_can_be_prepared_with_every_operator(pools: Pools) -> N
             async with pools.reads.lend() as connection:
                 statement = await connection.prepare(query)
                 assert len(statement.get_parameters()) == 2 + len(values)
+            query, values = compose_ended([FilterTerm(field, operator, "x")])
+            async with pools.reads.lend() as connection:
+                statement = await connection.prepare(query)
+                assert len(statement.get_parameters()) == 4 + len(values)
 
 
 def test_every_query_has_a_sentence() -> None:
@@ -86,3 +90,12 @@ async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_table
             plan = await plan_of(connection, f"adopt_{vacuumed}", load("replicas")["adopt"])
             assert "Seq Scan on runs" not in plan
             assert "Index Cond: ((namespace = ANY (ARRAY[c.namespace])) AND (run_id = c.run_id))" in plan
+
+
+async def test_ends_are_found_by_their_index_under_row_level_security(pools: Pools) -> None:
+    query, _ = compose_ended([FilterTerm("client_id", Comparison.EQUAL, "x")])
+    async with pools.reads.lend() as connection:
+        plan = await plan_of(connection, "ended", query)
+    assert "Index Scan using runs_by_end" in plan
+    assert "end_xid >= pg_snapshot_xmin" in plan.partition("Index Cond:")[2].partition("\n")[0]
+    assert "Sort" not in plan

@@ -39,8 +39,9 @@ class FakeEngine:
         self.ended = asyncio.Event()
         self.run_list: list[run_pb2.Run] = []
         self.event_list: list[event_pb2.RunEvent] = []
-        self.streams: list[AsyncIterator[run_service_pb2.WatchRunResponse]] = []
-        self.updates: list[run_service_pb2.WatchRunResponse] = []
+        self.streams: list[AsyncIterator[Any]] = []
+        self.updates: list[Any] = []
+        self.refusals: dict[str, BaseException] = {}
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
         self.files: list[descriptor_pb2.FileDescriptorProto] = []
@@ -78,6 +79,24 @@ class FakeRuns:
         await self._engine.record("submit", caller, request)
         return run_service_pb2.SubmitRunResponse(run=run_pb2.Run(run_id="r", workflow=request.workflow), cursor="c")
 
+    async def submit_many(
+        self, submissions: Sequence[tuple[Caller, run_service_pb2.SubmitRunRequest]]
+    ) -> tuple[Sequence[run_service_pb2.SubmitRunResponse | BaseException], str]:
+        for caller, request in submissions:
+            await self._engine.record("submit_many", caller, request)
+        return [
+            self._engine.refusals.get(request.request_id)
+            or run_service_pb2.SubmitRunResponse(run=run_pb2.Run(run_id=request.request_id), cursor="c")
+            for _, request in submissions
+        ], "watch"
+
+    def watch_ends(
+        self, caller: Caller, terms: Sequence[FilterTerm], cursor: str, view: int, steps: bool
+    ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
+        self._engine.calls.append(("watch_ends", caller, (list(terms), cursor, view, steps)))
+        self._engine.streams.append(self._updates())
+        return self._engine.streams[-1]
+
     async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
         await self._engine.record("get", caller, run_id, view)
         return run_pb2.Run(run_id=str(run_id)), "cursor"
@@ -97,7 +116,7 @@ class FakeRuns:
         self._engine.streams.append(self._updates())
         return self._engine.streams[-1]
 
-    async def _updates(self) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    async def _updates(self) -> AsyncIterator[Any]:
         engine = self._engine
         try:
             for update in engine.updates:

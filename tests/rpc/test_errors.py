@@ -47,6 +47,8 @@ def valid_request(input_type: Any) -> Any:
         elif field.name == "workflow":
             request.workflow.name = "orders"
             request.workflow.steps.add(id="a", method="shop.v1.Stock/Reserve")
+        elif field.name == "requests":
+            request.requests.add(workflow="orders")
     return request
 
 

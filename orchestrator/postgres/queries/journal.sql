@@ -19,10 +19,10 @@ submitted AS MATERIALIZED (
     SELECT *
     FROM lease CROSS JOIN unnest(
         $11::integer[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::text[],
-        $19::jsonb[], $20::jsonb[], $21::timestamptz[], $22::timestamptz[], $23::smallint[]
+        $19::jsonb[], $20::jsonb[], $21::timestamptz[], $22::timestamptz[], $23::smallint[], $24::text[]
     ) AS t (
         position, workflow, revision, request_id, body_hash, principal, channel, workspace,
-        labels, attributes, create_time, expire_time, journal_format
+        labels, attributes, create_time, expire_time, journal_format, client_id
     )
     JOIN entry USING (position)
 ),
@@ -38,14 +38,17 @@ claimed AS (
 begun AS (
     INSERT INTO runs (
         namespace, run_id, workflow, revision, request_id, state, owner_replica, epoch, next_sequence, journal_format,
-        principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time,
+        end_xid, end_replica
     )
     SELECT
         s.namespace, s.run_id, s.workflow, s.revision, s.request_id, s.state,
         CASE WHEN s.end_time IS NULL THEN s.replica_id END, s.epoch, s.next_sequence, s.journal_format,
-        s.principal, s.channel, s.workspace,
+        s.principal, s.channel, s.client_id, s.workspace,
         ARRAY(SELECT jsonb_array_elements_text(s.labels)), s.attributes,
-        s.create_time, s.start_time, s.end_time, s.expire_time
+        s.create_time, s.start_time, s.end_time, s.expire_time,
+        CASE WHEN s.end_time IS NOT NULL THEN pg_current_xact_id() END,
+        CASE WHEN s.end_time IS NOT NULL THEN s.replica_id END
     FROM submitted AS s
     WHERE s.request_id = '' OR (s.namespace, s.run_id) IN (SELECT c.namespace, c.run_id FROM claimed AS c)
     ORDER BY s.namespace, s.run_id
@@ -58,7 +61,9 @@ continued AS (
         state = e.state,
         start_time = e.start_time,
         end_time = e.end_time,
-        owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END
+        owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END,
+        end_xid = CASE WHEN e.end_time IS NOT NULL THEN pg_current_xact_id() END,
+        end_replica = CASE WHEN e.end_time IS NOT NULL THEN l.replica_id END
     FROM lease AS l CROSS JOIN entry AS e
     -- "= ANY (ARRAY[...])" on the key's first column can be neither hashed nor merged: each run is looked up by its
     -- key, however the planner estimates the table, which it first sees empty.
@@ -78,8 +83,8 @@ journaled AS (
         w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type,
         v.header, v.payload
     FROM unnest(
-        $24::integer[], $25::bigint[], $26::smallint[], $27::integer[], $28::timestamptz[], $29::text[], $30::text[],
-        $31::bytea[], $32::bytea[]
+        $25::integer[], $26::bigint[], $27::smallint[], $28::integer[], $29::timestamptz[], $30::text[], $31::text[],
+        $32::bytea[], $33::bytea[]
     ) AS v (position, sequence, kind, attempt, event_time, step, payload_type, header, payload)
     JOIN written AS w USING (position)
 )
@@ -99,7 +104,9 @@ continued AS (
         state = e.state,
         start_time = e.start_time,
         end_time = e.end_time,
-        owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END
+        owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END,
+        end_xid = CASE WHEN e.end_time IS NOT NULL THEN pg_current_xact_id() END,
+        end_replica = CASE WHEN e.end_time IS NOT NULL THEN l.replica_id END
     FROM lease AS l CROSS JOIN unnest(
         $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[],
         $9::timestamptz[], $10::timestamptz[]

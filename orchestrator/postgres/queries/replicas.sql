@@ -107,13 +107,14 @@ FROM chosen AS c
 WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
 RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
-    r.principal, r.channel, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time, r.expire_time
+    r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
+    r.expire_time
 
 -- name: list_owned
 -- Lists the unfinished runs of a replica.
 SELECT
     namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
-    principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
 FROM runs
 WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = $1 AND end_time IS NULL
 ORDER BY namespace, run_id

@@ -2,7 +2,7 @@
 -- Reads one run.
 SELECT
     namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
-    principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
 FROM runs
 WHERE namespace = $1 AND run_id = $2
 
@@ -11,7 +11,7 @@ WHERE namespace = $1 AND run_id = $2
 -- opens the indexes for lists.
 SELECT
     namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
-    principal, channel, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
 FROM runs
 WHERE namespace = $1 AND round >= 1
 {terms}
@@ -42,6 +42,10 @@ AND principal {comparison} ${value}::text
 -- Term: where the request came from.
 AND channel {comparison} ${value}::text
 
+-- name: term_client_id
+-- Term: the program that submitted the run.
+AND client_id {comparison} ${value}::text
+
 -- name: term_workspace
 -- Term: the workspace.
 AND workspace {comparison} ${value}::text
@@ -61,6 +65,33 @@ AND end_time {comparison} ${value}::timestamptz
 -- name: term_attributes
 -- Term: the value of an attribute.
 AND attributes ->> ${key}::text {comparison} ${value}::text
+
+-- name: snapshot
+-- Tells which transactions are over now.
+SELECT pg_current_snapshot()::text AS snapshot
+
+-- name: list_ended
+-- Lists runs of a namespace that meet every term and ended in transactions that were not over in a snapshot, and are
+-- now, but for those that a replica wrote itself; in the order of these transactions, none of which is split. Each row
+-- also tells which transactions are over now; without runs there is one row that tells this alone.
+SELECT now.snapshot::text AS snapshot, ended.*
+FROM (SELECT pg_current_snapshot() AS snapshot) AS now
+LEFT JOIN LATERAL (
+    SELECT
+        namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time,
+        end_xid::text AS end_xid
+    FROM runs
+    WHERE namespace = $1
+        AND end_xid >= pg_snapshot_xmin($3::text::pg_snapshot)
+        -- Only a table that was restored from another cluster has others.
+        AND end_xid < pg_snapshot_xmax(now.snapshot)
+        AND NOT pg_visible_in_snapshot(end_xid, $3::text::pg_snapshot)
+        AND end_replica IS DISTINCT FROM $4::uuid
+{terms}
+    ORDER BY runs.end_xid
+    FETCH FIRST ($2::bigint) ROWS WITH TIES
+) AS ended ON true
 
 -- name: find_request
 -- Finds the run and the body hash of a request_id.

@@ -29,9 +29,10 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61ton/v1/run_service.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/event.proto\x1a\x12\x62\x61ton/v1/run.proto\x1a\x17\x62\x61ton/v1/workflow.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x98\x08\n\x10SubmitRunRequest\x12\x19\n\x08workflow\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x19\n\x08revision\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12+\n\x0finline_workflow\x18\x03 \x01(\x0b\x32\x12.baton.v1.Workflow\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12>\n\x0cwait_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12\xf7\x01\n\nattributes\x18\x07 \x03(\x0b\x32*.baton.v1.SubmitRunRequest.AttributesEntryB\xb6\x01\xbaH\xb2\x01\x9a\x01\xae\x01\x10 \"\xa2\x01\xba\x01\x9e\x01\n\rattribute_key\x12\x63use at most 63 lower-case letters, digits, `_`, `.` and `-`, starting with a letter, such as `team`\x1a(this.matches(\'^[a-z][a-z0-9_.-]{0,62}$\')*\x05r\x03\x18\x80\x02\x12\x1b\n\tworkspace\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\xb9\x01\n\x06labels\x18\t \x03(\tB\xa8\x01\xbaH\xa4\x01\x92\x01\xa0\x01\x10 \x18\x01\"\x99\x01\xba\x01\x95\x01\n\x05label\x12\x62use at most 63 lower-case letters, digits, `_`, `.` and `-`, starting with a letter, such as `pii`\x1a(this.matches(\'^[a-z][a-z0-9_.-]{0,62}$\')\x12\x38\n\x0brun_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12\x15\n\rvalidate_only\x18\x0b \x01(\x08\x12)\n\x04view\x18\x0c \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x9b\x01\xbaH\x97\x01\x1a\x94\x01\n\x13submit_run.workflow\x12Igive either workflow (the name of an applied workflow) or inline_workflow\x1a\x32(this.workflow != \'\') != has(this.inline_workflow)\"Q\n\x11SubmitRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"\x86\x02\n\rGetRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12)\n\x04view\x18\x02 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"<\n\x0eGetRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x86\x01\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.baton.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x02\n\x0fWatchRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12)\n\x04view\x18\x03 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x9c\x01\n\x10WatchRunResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12!\n\x08snapshot\x18\x02 \x01(\x0b\x32\r.baton.v1.RunH\x00\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x12.baton.v1.RunEventH\x00\x12&\n\x08progress\x18\x04 \x01(\x0b\x32\x12.baton.v1.ProgressH\x00\x42\x08\n\x06update\"G\n\x08Progress\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\treconnect\x18\x02 \x01(\x08\"\xc7\x02\n\x0eWaitRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12>\n\x0cwait_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12)\n\x04view\x18\x03 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"=\n\x0fWaitRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\xbd\x02\n\x14ListRunEventsRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"T\n\x15ListRunEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.baton.v1.RunEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf8\x01\n\x10\x43\x61ncelRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"/\n\x11\x43\x61ncelRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run*J\n\x07RunView\x12\x18\n\x14RUN_VIEW_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_VIEW_BASIC\x10\x01\x12\x11\n\rRUN_VIEW_FULL\x10\x02\x32\x8d\x04\n\nRunService\x12\x44\n\tSubmitRun\x12\x1a.baton.v1.SubmitRunRequest\x1a\x1b.baton.v1.SubmitRunResponse\x12@\n\x06GetRun\x12\x17.baton.v1.GetRunRequest\x1a\x18.baton.v1.GetRunResponse\"\x03\x90\x02\x01\x12\x46\n\x08ListRuns\x12\x19.baton.v1.ListRunsRequest\x1a\x1a.baton.v1.ListRunsResponse\"\x03\x90\x02\x01\x12H\n\x08WatchRun\x12\x19.baton.v1.WatchRunRequest\x1a\x1a.baton.v1.WatchRunResponse\"\x03\x90\x02\x01\x30\x01\x12\x43\n\x07WaitRun\x12\x18.baton.v1.WaitRunRequest\x1a\x19.baton.v1.WaitRunResponse\"\x03\x90\x02\x01\x12U\n\rListRunEvents\x12\x1e.baton.v1.ListRunEventsRequest\x1a\x1f.baton.v1.ListRunEventsResponse\"\x03\x90\x02\x01\x12I\n\tCancelRun\x12\x1a.baton.v1.CancelRunRequest\x1a\x1b.baton.v1.CancelRunResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61ton/v1/run_service.proto\x12\x08\x62\x61ton.v1\x1a\x14\x62\x61ton/v1/event.proto\x1a\x12\x62\x61ton/v1/run.proto\x1a\x17\x62\x61ton/v1/workflow.proto\x1a\x1b\x62uf/validate/validate.proto\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17google/rpc/status.proto\"\xd3\x08\n\x10SubmitRunRequest\x12\x19\n\x08workflow\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?\x12\x19\n\x08revision\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12+\n\x0finline_workflow\x18\x03 \x01(\x0b\x32\x12.baton.v1.Workflow\x12#\n\x05input\x18\x04 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x1c\n\nrequest_id\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12>\n\x0cwait_timeout\x18\x06 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12\xf7\x01\n\nattributes\x18\x07 \x03(\x0b\x32*.baton.v1.SubmitRunRequest.AttributesEntryB\xb6\x01\xbaH\xb2\x01\x9a\x01\xae\x01\x10 \"\xa2\x01\xba\x01\x9e\x01\n\rattribute_key\x12\x63use at most 63 lower-case letters, digits, `_`, `.` and `-`, starting with a letter, such as `team`\x1a(this.matches(\'^[a-z][a-z0-9_.-]{0,62}$\')*\x05r\x03\x18\x80\x02\x12\x1b\n\tworkspace\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12\xb9\x01\n\x06labels\x18\t \x03(\tB\xa8\x01\xbaH\xa4\x01\x92\x01\xa0\x01\x10 \x18\x01\"\x99\x01\xba\x01\x95\x01\n\x05label\x12\x62use at most 63 lower-case letters, digits, `_`, `.` and `-`, starting with a letter, such as `pii`\x1a(this.matches(\'^[a-z][a-z0-9_.-]{0,62}$\')\x12\x38\n\x0brun_timeout\x18\n \x01(\x0b\x32\x19.google.protobuf.DurationB\x08\xbaH\x05\xaa\x01\x02*\x00\x12\x15\n\rvalidate_only\x18\x0b \x01(\x08\x12)\n\x04view\x18\x0c \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\x1a\n\tclient_id\x18\r \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0btraceparent\x18\x0e \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01:\x9b\x01\xbaH\x97\x01\x1a\x94\x01\n\x13submit_run.workflow\x12Igive either workflow (the name of an applied workflow) or inline_workflow\x1a\x32(this.workflow != \'\') != has(this.inline_workflow)\"Q\n\x11SubmitRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x10\n\x08\x65xisting\x18\x02 \x01(\x08\x12\x0e\n\x06\x63ursor\x18\x03 \x01(\t\"S\n\x11SubmitRunsRequest\x12>\n\x08requests\x18\x01 \x03(\x0b\x32\x1a.baton.v1.SubmitRunRequestB\x10\xbaH\r\x92\x01\n\x08\x01\x10\xe8\x07\"\x03\xd8\x01\x03\"W\n\x12SubmitRunsResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.baton.v1.SubmitRunsResult\x12\x14\n\x0cwatch_cursor\x18\x02 \x01(\t\"t\n\x10SubmitRunsResult\x12/\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x1b.baton.v1.SubmitRunResponseH\x00\x12%\n\x07refused\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"\x86\x02\n\rGetRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12)\n\x04view\x18\x02 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"<\n\x0eGetRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\x86\x01\n\x0fListRunsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x18\n\x06\x66ilter\x18\x03 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"H\n\x10ListRunsResponse\x12\x1b\n\x04runs\x18\x01 \x03(\x0b\x32\r.baton.v1.Run\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xa2\x02\n\x0fWatchRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x06\x63ursor\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01\x12)\n\x04view\x18\x03 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"\x9c\x01\n\x10WatchRunResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12!\n\x08snapshot\x18\x02 \x01(\x0b\x32\r.baton.v1.RunH\x00\x12#\n\x05\x65vent\x18\x03 \x01(\x0b\x32\x12.baton.v1.RunEventH\x00\x12&\n\x08progress\x18\x04 \x01(\x0b\x32\x12.baton.v1.ProgressH\x00\x42\x08\n\x06update\"G\n\x08Progress\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\treconnect\x18\x02 \x01(\x08\"\x81\x01\n\x10WatchRunsRequest\x12\x18\n\x06\x66ilter\x18\x01 \x01(\tB\x08\xbaH\x05r\x03(\x80\x10\x12\x19\n\x06\x63ursor\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80\x01\x12)\n\x04view\x18\x03 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\x12\r\n\x05steps\x18\x04 \x01(\x08\"f\n\x11WatchRunsResponse\x12\x0e\n\x06\x63ursor\x18\x01 \x01(\t\x12\x1b\n\x04runs\x18\x02 \x03(\x0b\x32\r.baton.v1.Run\x12$\n\x08progress\x18\x03 \x01(\x0b\x32\x12.baton.v1.Progress\"\xc7\x02\n\x0eWaitRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12>\n\x0cwait_timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04\x32\x00\x12)\n\x04view\x18\x03 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"=\n\x0fWaitRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run\x12\x0e\n\x06\x63ursor\x18\x02 \x01(\t\"\xbd\x02\n\x14ListRunEventsRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x1a\n\tpage_size\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x03 \x01(\t\x12)\n\x04view\x18\x04 \x01(\x0e\x32\x11.baton.v1.RunViewB\x08\xbaH\x05\x82\x01\x02\x10\x01\"T\n\x15ListRunEventsResponse\x12\"\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x12.baton.v1.RunEvent\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xf8\x01\n\x10\x43\x61ncelRunRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x06reason\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"/\n\x11\x43\x61ncelRunResponse\x12\x1a\n\x03run\x18\x01 \x01(\x0b\x32\r.baton.v1.Run*J\n\x07RunView\x12\x18\n\x14RUN_VIEW_UNSPECIFIED\x10\x00\x12\x12\n\x0eRUN_VIEW_BASIC\x10\x01\x12\x11\n\rRUN_VIEW_FULL\x10\x02\x32\xa3\x05\n\nRunService\x12\x44\n\tSubmitRun\x12\x1a.baton.v1.SubmitRunRequest\x1a\x1b.baton.v1.SubmitRunResponse\x12G\n\nSubmitRuns\x12\x1b.baton.v1.SubmitRunsRequest\x1a\x1c.baton.v1.SubmitRunsResponse\x12@\n\x06GetRun\x12\x17.baton.v1.GetRunRequest\x1a\x18.baton.v1.GetRunResponse\"\x03\x90\x02\x01\x12\x46\n\x08ListRuns\x12\x19.baton.v1.ListRunsRequest\x1a\x1a.baton.v1.ListRunsResponse\"\x03\x90\x02\x01\x12H\n\x08WatchRun\x12\x19.baton.v1.WatchRunRequest\x1a\x1a.baton.v1.WatchRunResponse\"\x03\x90\x02\x01\x30\x01\x12K\n\tWatchRuns\x12\x1a.baton.v1.WatchRunsRequest\x1a\x1b.baton.v1.WatchRunsResponse\"\x03\x90\x02\x01\x30\x01\x12\x43\n\x07WaitRun\x12\x18.baton.v1.WaitRunRequest\x1a\x19.baton.v1.WaitRunResponse\"\x03\x90\x02\x01\x12U\n\rListRunEvents\x12\x1e.baton.v1.ListRunEventsRequest\x1a\x1f.baton.v1.ListRunEventsResponse\"\x03\x90\x02\x01\x12I\n\tCancelRun\x12\x1a.baton.v1.CancelRunRequest\x1a\x1b.baton.v1.CancelRunResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -58,8 +59,14 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBMITRUNREQUEST'].fields_by_name['run_timeout']._serialized_options = b'\272H\005\252\001\002*\000'
   _globals['_SUBMITRUNREQUEST'].fields_by_name['view']._loaded_options = None
   _globals['_SUBMITRUNREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_SUBMITRUNREQUEST'].fields_by_name['client_id']._loaded_options = None
+  _globals['_SUBMITRUNREQUEST'].fields_by_name['client_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_SUBMITRUNREQUEST'].fields_by_name['traceparent']._loaded_options = None
+  _globals['_SUBMITRUNREQUEST'].fields_by_name['traceparent']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_SUBMITRUNREQUEST']._loaded_options = None
   _globals['_SUBMITRUNREQUEST']._serialized_options = b'\272H\227\001\032\224\001\n\023submit_run.workflow\022Igive either workflow (the name of an applied workflow) or inline_workflow\0322(this.workflow != \'\') != has(this.inline_workflow)'
+  _globals['_SUBMITRUNSREQUEST'].fields_by_name['requests']._loaded_options = None
+  _globals['_SUBMITRUNSREQUEST'].fields_by_name['requests']._serialized_options = b'\272H\r\222\001\n\010\001\020\350\007\"\003\330\001\003'
   _globals['_GETRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_GETRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\264\001\272\001\260\001\n\006run_id\022`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\032Dthis.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')'
   _globals['_GETRUNREQUEST'].fields_by_name['view']._loaded_options = None
@@ -76,6 +83,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHRUNREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\005r\003\030\200\001'
   _globals['_WATCHRUNREQUEST'].fields_by_name['view']._loaded_options = None
   _globals['_WATCHRUNREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['filter']._loaded_options = None
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['filter']._serialized_options = b'\272H\005r\003(\200\020'
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['cursor']._loaded_options = None
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['cursor']._serialized_options = b'\272H\006r\004\030\200\200\001'
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['view']._loaded_options = None
+  _globals['_WATCHRUNSREQUEST'].fields_by_name['view']._serialized_options = b'\272H\005\202\001\002\020\001'
   _globals['_WAITRUNREQUEST'].fields_by_name['run_id']._loaded_options = None
   _globals['_WAITRUNREQUEST'].fields_by_name['run_id']._serialized_options = b'\272H\264\001\272\001\260\001\n\006run_id\022`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\032Dthis.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')'
   _globals['_WAITRUNREQUEST'].fields_by_name['wait_timeout']._loaded_options = None
@@ -98,46 +111,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RUNSERVICE'].methods_by_name['ListRuns']._serialized_options = b'\220\002\001'
   _globals['_RUNSERVICE'].methods_by_name['WatchRun']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['WatchRun']._serialized_options = b'\220\002\001'
+  _globals['_RUNSERVICE'].methods_by_name['WatchRuns']._loaded_options = None
+  _globals['_RUNSERVICE'].methods_by_name['WatchRuns']._serialized_options = b'\220\002\001'
   _globals['_RUNSERVICE'].methods_by_name['WaitRun']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['WaitRun']._serialized_options = b'\220\002\001'
   _globals['_RUNSERVICE'].methods_by_name['ListRunEvents']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['ListRunEvents']._serialized_options = b'\220\002\001'
   _globals['_RUNSERVICE'].methods_by_name['CancelRun']._loaded_options = None
   _globals['_RUNSERVICE'].methods_by_name['CancelRun']._serialized_options = b'\220\002\002'
-  _globals['_RUNVIEW']._serialized_start=3524
-  _globals['_RUNVIEW']._serialized_end=3598
-  _globals['_SUBMITRUNREQUEST']._serialized_start=229
-  _globals['_SUBMITRUNREQUEST']._serialized_end=1277
-  _globals['_SUBMITRUNREQUEST_ATTRIBUTESENTRY']._serialized_start=1070
-  _globals['_SUBMITRUNREQUEST_ATTRIBUTESENTRY']._serialized_end=1119
-  _globals['_SUBMITRUNRESPONSE']._serialized_start=1279
-  _globals['_SUBMITRUNRESPONSE']._serialized_end=1360
-  _globals['_GETRUNREQUEST']._serialized_start=1363
-  _globals['_GETRUNREQUEST']._serialized_end=1625
-  _globals['_GETRUNRESPONSE']._serialized_start=1627
-  _globals['_GETRUNRESPONSE']._serialized_end=1687
-  _globals['_LISTRUNSREQUEST']._serialized_start=1690
-  _globals['_LISTRUNSREQUEST']._serialized_end=1824
-  _globals['_LISTRUNSRESPONSE']._serialized_start=1826
-  _globals['_LISTRUNSRESPONSE']._serialized_end=1898
-  _globals['_WATCHRUNREQUEST']._serialized_start=1901
-  _globals['_WATCHRUNREQUEST']._serialized_end=2191
-  _globals['_WATCHRUNRESPONSE']._serialized_start=2194
-  _globals['_WATCHRUNRESPONSE']._serialized_end=2350
-  _globals['_PROGRESS']._serialized_start=2352
-  _globals['_PROGRESS']._serialized_end=2423
-  _globals['_WAITRUNREQUEST']._serialized_start=2426
-  _globals['_WAITRUNREQUEST']._serialized_end=2753
-  _globals['_WAITRUNRESPONSE']._serialized_start=2755
-  _globals['_WAITRUNRESPONSE']._serialized_end=2816
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=2819
-  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=3136
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=3138
-  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=3222
-  _globals['_CANCELRUNREQUEST']._serialized_start=3225
-  _globals['_CANCELRUNREQUEST']._serialized_end=3473
-  _globals['_CANCELRUNRESPONSE']._serialized_start=3475
-  _globals['_CANCELRUNRESPONSE']._serialized_end=3522
-  _globals['_RUNSERVICE']._serialized_start=3601
-  _globals['_RUNSERVICE']._serialized_end=4126
+  _globals['_RUNVIEW']._serialized_start=4136
+  _globals['_RUNVIEW']._serialized_end=4210
+  _globals['_SUBMITRUNREQUEST']._serialized_start=254
+  _globals['_SUBMITRUNREQUEST']._serialized_end=1361
+  _globals['_SUBMITRUNREQUEST_ATTRIBUTESENTRY']._serialized_start=1154
+  _globals['_SUBMITRUNREQUEST_ATTRIBUTESENTRY']._serialized_end=1203
+  _globals['_SUBMITRUNRESPONSE']._serialized_start=1363
+  _globals['_SUBMITRUNRESPONSE']._serialized_end=1444
+  _globals['_SUBMITRUNSREQUEST']._serialized_start=1446
+  _globals['_SUBMITRUNSREQUEST']._serialized_end=1529
+  _globals['_SUBMITRUNSRESPONSE']._serialized_start=1531
+  _globals['_SUBMITRUNSRESPONSE']._serialized_end=1618
+  _globals['_SUBMITRUNSRESULT']._serialized_start=1620
+  _globals['_SUBMITRUNSRESULT']._serialized_end=1736
+  _globals['_GETRUNREQUEST']._serialized_start=1739
+  _globals['_GETRUNREQUEST']._serialized_end=2001
+  _globals['_GETRUNRESPONSE']._serialized_start=2003
+  _globals['_GETRUNRESPONSE']._serialized_end=2063
+  _globals['_LISTRUNSREQUEST']._serialized_start=2066
+  _globals['_LISTRUNSREQUEST']._serialized_end=2200
+  _globals['_LISTRUNSRESPONSE']._serialized_start=2202
+  _globals['_LISTRUNSRESPONSE']._serialized_end=2274
+  _globals['_WATCHRUNREQUEST']._serialized_start=2277
+  _globals['_WATCHRUNREQUEST']._serialized_end=2567
+  _globals['_WATCHRUNRESPONSE']._serialized_start=2570
+  _globals['_WATCHRUNRESPONSE']._serialized_end=2726
+  _globals['_PROGRESS']._serialized_start=2728
+  _globals['_PROGRESS']._serialized_end=2799
+  _globals['_WATCHRUNSREQUEST']._serialized_start=2802
+  _globals['_WATCHRUNSREQUEST']._serialized_end=2931
+  _globals['_WATCHRUNSRESPONSE']._serialized_start=2933
+  _globals['_WATCHRUNSRESPONSE']._serialized_end=3035
+  _globals['_WAITRUNREQUEST']._serialized_start=3038
+  _globals['_WAITRUNREQUEST']._serialized_end=3365
+  _globals['_WAITRUNRESPONSE']._serialized_start=3367
+  _globals['_WAITRUNRESPONSE']._serialized_end=3428
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_start=3431
+  _globals['_LISTRUNEVENTSREQUEST']._serialized_end=3748
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_start=3750
+  _globals['_LISTRUNEVENTSRESPONSE']._serialized_end=3834
+  _globals['_CANCELRUNREQUEST']._serialized_start=3837
+  _globals['_CANCELRUNREQUEST']._serialized_end=4085
+  _globals['_CANCELRUNRESPONSE']._serialized_start=4087
+  _globals['_CANCELRUNRESPONSE']._serialized_end=4134
+  _globals['_RUNSERVICE']._serialized_start=4213
+  _globals['_RUNSERVICE']._serialized_end=4888
 # @@protoc_insertion_point(module_scope)

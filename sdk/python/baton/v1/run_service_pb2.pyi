@@ -14,6 +14,7 @@ from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.rpc import status_pb2 as _status_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -87,6 +88,8 @@ class SubmitRunRequest(_message.Message):
     RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of an applied workflow."""
     revision: _builtins.str
@@ -99,6 +102,12 @@ class SubmitRunRequest(_message.Message):
     """Makes every check and stores nothing; the answer holds no run."""
     view: Global___RunView.ValueType
     """How much of the run is returned."""
+    client_id: _builtins.str
+    """Names the program that submits, so that it can watch and list what it submitted (`client_id = "…"` in filters).
+    Choose it at random. Default: none.
+    """
+    traceparent: _builtins.str
+    """W3C trace context of this submission alone, in place of the call's metadata; for SubmitRuns. A wrong one is ignored."""
     @_builtins.property
     def inline_workflow(self) -> _workflow_pb2.Workflow:
         """A workflow that is not stored under a name; instead of `workflow`."""
@@ -138,10 +147,12 @@ class SubmitRunRequest(_message.Message):
         run_timeout: _duration_pb2.Duration | None = ...,
         validate_only: _builtins.bool = ...,
         view: Global___RunView.ValueType = ...,
+        client_id: _builtins.str = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inline_workflow", b"inline_workflow", "input", b"input", "run_timeout", b"run_timeout", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "inline_workflow", b"inline_workflow", "input", b"input", "labels", b"labels", "request_id", b"request_id", "revision", b"revision", "run_timeout", b"run_timeout", "validate_only", b"validate_only", "view", b"view", "wait_timeout", b"wait_timeout", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "client_id", b"client_id", "inline_workflow", b"inline_workflow", "input", b"input", "labels", b"labels", "request_id", b"request_id", "revision", b"revision", "run_timeout", b"run_timeout", "traceparent", b"traceparent", "validate_only", b"validate_only", "view", b"view", "wait_timeout", b"wait_timeout", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -178,6 +189,96 @@ class SubmitRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SubmitRunResponse: _TypeAlias = SubmitRunResponse  # noqa: Y015
+
+@_typing.final
+class SubmitRunsRequest(_message.Message):
+    """SubmitRunsRequest says what to run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def requests(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitRunRequest]:
+        """Submissions; together at most 4 MiB. Each is validated by itself; `wait_timeout` and `view` must be unset, as
+        WatchRuns tells of ends.
+        """
+
+    def __init__(
+        self,
+        *,
+        requests: _abc.Iterable[Global___SubmitRunRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitRunsRequest: _TypeAlias = SubmitRunsRequest  # noqa: Y015
+
+@_typing.final
+class SubmitRunsResponse(_message.Message):
+    """SubmitRunsResponse answers SubmitRuns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    WATCH_CURSOR_FIELD_NUMBER: _builtins.int
+    watch_cursor: _builtins.str
+    """Where WatchRuns starts so that it tells the end of every run that was accepted here."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___SubmitRunsResult]:
+        """One result for each request, in their order."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___SubmitRunsResult] | None = ...,
+        watch_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results", "watch_cursor", b"watch_cursor"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SubmitRunsResponse: _TypeAlias = SubmitRunsResponse  # noqa: Y015
+
+@_typing.final
+class SubmitRunsResult(_message.Message):
+    """SubmitRunsResult tells what became of one submission."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def accepted(self) -> Global___SubmitRunResponse:
+        """The run was accepted, or was there already. `run` comes as in ListRuns with RUN_VIEW_BASIC: a new one as it was
+        accepted, one that was there as it is.
+        """
+
+    @_builtins.property
+    def refused(self) -> _status_pb2.Status:
+        """Why not: the status that SubmitRun would have answered with. Paths start with the place in the request, such as
+        `requests[3].input.amount`.
+        """
+
+    def __init__(
+        self,
+        *,
+        accepted: Global___SubmitRunResponse | None = ...,
+        refused: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "refused", b"refused", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_result: _TypeAlias = _typing.Literal["accepted", "refused"]  # noqa: Y015
+    _WhichOneofArgType_result: _TypeAlias = _typing.Literal["result", b"result"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
+
+Global___SubmitRunsResult: _TypeAlias = SubmitRunsResult  # noqa: Y015
 
 @_typing.final
 class GetRunRequest(_message.Message):
@@ -248,8 +349,8 @@ class ListRunsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before; the filter must be the same."""
     filter: _builtins.str
-    """Terms joined by AND over workflow, revision, state, principal, channel, workspace, labels (has: `labels:pii`),
-    attributes.KEY, create_time and end_time, such as:
+    """Terms joined by AND over workflow, revision, state, principal, channel, client_id, workspace, labels (has:
+    `labels:pii`), attributes.KEY, create_time and end_time, such as:
     `state = FAILED AND workflow = "fulfil-order" AND attributes.team = "pay" AND create_time > "2026-01-01T00:00:00Z"`.
     """
     view: Global___RunView.ValueType
@@ -397,6 +498,74 @@ class Progress(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Progress: _TypeAlias = Progress  # noqa: Y015
+
+@_typing.final
+class WatchRunsRequest(_message.Message):
+    """WatchRunsRequest says which runs are told of."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    VIEW_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Terms as in ListRuns, such as `workflow = "fulfil-order" AND state = FAILED`. Default: every run."""
+    cursor: _builtins.str
+    """Cursor of an earlier message, or `watch_cursor` of SubmitRuns. Default: start now."""
+    view: Global___RunView.ValueType
+    """How much of each run is told. A failure is always told."""
+    steps: _builtins.bool
+    """Tells runs with their steps."""
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        view: Global___RunView.ValueType = ...,
+        steps: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "filter", b"filter", "steps", b"steps", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunsRequest: _TypeAlias = WatchRunsRequest  # noqa: Y015
+
+@_typing.final
+class WatchRunsResponse(_message.Message):
+    """WatchRunsResponse is one message of a watch of many runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CURSOR_FIELD_NUMBER: _builtins.int
+    RUNS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Every end up to here was told."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[_run_pb2.Run]:
+        """Runs that have ended, in no order."""
+
+    @_builtins.property
+    def progress(self) -> Global___Progress:
+        """Set where there are no runs."""
+
+    def __init__(
+        self,
+        *,
+        cursor: _builtins.str = ...,
+        runs: _abc.Iterable[_run_pb2.Run] | None = ...,
+        progress: Global___Progress | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "progress", b"progress", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchRunsResponse: _TypeAlias = WatchRunsResponse  # noqa: Y015
 
 @_typing.final
 class WaitRunRequest(_message.Message):

@@ -42,6 +42,11 @@ class RunServiceStub:
                 request_serializer=baton_dot_v1_dot_run__service__pb2.SubmitRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_run__service__pb2.SubmitRunResponse.FromString,
                 _registered_method=True)
+        self.SubmitRuns = channel.unary_unary(
+                '/baton.v1.RunService/SubmitRuns',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.SubmitRunsRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.SubmitRunsResponse.FromString,
+                _registered_method=True)
         self.GetRun = channel.unary_unary(
                 '/baton.v1.RunService/GetRun',
                 request_serializer=baton_dot_v1_dot_run__service__pb2.GetRunRequest.SerializeToString,
@@ -56,6 +61,11 @@ class RunServiceStub:
                 '/baton.v1.RunService/WatchRun',
                 request_serializer=baton_dot_v1_dot_run__service__pb2.WatchRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_run__service__pb2.WatchRunResponse.FromString,
+                _registered_method=True)
+        self.WatchRuns = channel.unary_stream(
+                '/baton.v1.RunService/WatchRuns',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.WatchRunsRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.WatchRunsResponse.FromString,
                 _registered_method=True)
         self.WaitRun = channel.unary_unary(
                 '/baton.v1.RunService/WaitRun',
@@ -92,6 +102,19 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitRuns(self, request, context):
+        """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
+        stored as SubmitRun does it, atomically; the call as a whole is not atomic: each submission has a result of its own,
+        in the order of the requests, and one that is refused does not touch the others. Where the call itself fails, any of
+        them may have been accepted: repeat it with the same `request_id`s.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, for the number of requests alone), RESOURCE_EXHAUSTED
+        (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetRun(self, request, context):
         """GetRun reads one run with its steps.
 
@@ -117,6 +140,20 @@ class RunServiceServicer:
 
         Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again
         without a cursor).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRuns(self, request, context):
+        """WatchRuns streams the runs that meet a filter as they end, whichever replica drives them: many in one message where
+        many end together, and a progress mark at once and at least every 15 s. Without a cursor it starts now; with the
+        cursor of an earlier message it first tells every run that ended since. No end is left out; after a cursor some are
+        told again. The server may end a stream after a progress mark with `reconnect` set, as where the caller reads more
+        slowly than runs end.
+
+        Errors: INVALID_ARGUMENT (INVALID_FILTER, INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again without a
+        cursor, and list what ended meanwhile).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -158,6 +195,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.SubmitRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_run__service__pb2.SubmitRunResponse.SerializeToString,
             ),
+            'SubmitRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitRuns,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.SubmitRunsRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.SubmitRunsResponse.SerializeToString,
+            ),
             'GetRun': grpc.unary_unary_rpc_method_handler(
                     servicer.GetRun,
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.GetRunRequest.FromString,
@@ -172,6 +214,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.WatchRun,
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.WatchRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_run__service__pb2.WatchRunResponse.SerializeToString,
+            ),
+            'WatchRuns': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRuns,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.WatchRunsRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.WatchRunsResponse.SerializeToString,
             ),
             'WaitRun': grpc.unary_unary_rpc_method_handler(
                     servicer.WaitRun,
@@ -219,6 +266,33 @@ class RunService:
             '/baton.v1.RunService/SubmitRun',
             baton_dot_v1_dot_run__service__pb2.SubmitRunRequest.SerializeToString,
             baton_dot_v1_dot_run__service__pb2.SubmitRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/SubmitRuns',
+            baton_dot_v1_dot_run__service__pb2.SubmitRunsRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.SubmitRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -300,6 +374,33 @@ class RunService:
             '/baton.v1.RunService/WatchRun',
             baton_dot_v1_dot_run__service__pb2.WatchRunRequest.SerializeToString,
             baton_dot_v1_dot_run__service__pb2.WatchRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/baton.v1.RunService/WatchRuns',
+            baton_dot_v1_dot_run__service__pb2.WatchRunsRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.WatchRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,15 @@ class RunServiceStub:
     REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
     RetryInfo).
     """
+    SubmitRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SubmitRunsRequest, _run_service_pb2.SubmitRunsResponse]
+    """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
+    stored as SubmitRun does it, atomically; the call as a whole is not atomic: each submission has a result of its own,
+    in the order of the requests, and one that is refused does not touch the others. Where the call itself fails, any of
+    them may have been accepted: repeat it with the same `request_id`s.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, for the number of requests alone), RESOURCE_EXHAUSTED
+    (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
+    """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
     """GetRun reads one run with its steps.
 
@@ -61,6 +70,16 @@ class RunServiceStub:
 
     Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again
     without a cursor).
+    """
+    WatchRuns: _grpc.UnaryStreamMultiCallable[_run_service_pb2.WatchRunsRequest, _run_service_pb2.WatchRunsResponse]
+    """WatchRuns streams the runs that meet a filter as they end, whichever replica drives them: many in one message where
+    many end together, and a progress mark at once and at least every 15 s. Without a cursor it starts now; with the
+    cursor of an earlier message it first tells every run that ended since. No end is left out; after a cursor some are
+    told again. The server may end a stream after a progress mark with `reconnect` set, as where the caller reads more
+    slowly than runs end.
+
+    Errors: INVALID_ARGUMENT (INVALID_FILTER, INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again without a
+    cursor, and list what ended meanwhile).
     """
     WaitRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.WaitRunRequest, _run_service_pb2.WaitRunResponse]
     """WaitRun answers once the run has ended or the time is over; look at the state of the run.
@@ -95,6 +114,15 @@ class RunServiceAsyncStub(RunServiceStub):
     REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
     RetryInfo).
     """
+    SubmitRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SubmitRunsRequest, _run_service_pb2.SubmitRunsResponse]  # type: ignore[assignment]
+    """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
+    stored as SubmitRun does it, atomically; the call as a whole is not atomic: each submission has a result of its own,
+    in the order of the requests, and one that is refused does not touch the others. Where the call itself fails, any of
+    them may have been accepted: repeat it with the same `request_id`s.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, for the number of requests alone), RESOURCE_EXHAUSTED
+    (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
+    """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
     """GetRun reads one run with its steps.
 
@@ -112,6 +140,16 @@ class RunServiceAsyncStub(RunServiceStub):
 
     Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again
     without a cursor).
+    """
+    WatchRuns: _aio.UnaryStreamMultiCallable[_run_service_pb2.WatchRunsRequest, _run_service_pb2.WatchRunsResponse]  # type: ignore[assignment]
+    """WatchRuns streams the runs that meet a filter as they end, whichever replica drives them: many in one message where
+    many end together, and a progress mark at once and at least every 15 s. Without a cursor it starts now; with the
+    cursor of an earlier message it first tells every run that ended since. No end is left out; after a cursor some are
+    told again. The server may end a stream after a progress mark with `reconnect` set, as where the caller reads more
+    slowly than runs end.
+
+    Errors: INVALID_ARGUMENT (INVALID_FILTER, INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again without a
+    cursor, and list what ended meanwhile).
     """
     WaitRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.WaitRunRequest, _run_service_pb2.WaitRunResponse]  # type: ignore[assignment]
     """WaitRun answers once the run has ended or the time is over; look at the state of the run.
@@ -151,6 +189,21 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def SubmitRuns(
+        self,
+        request: _run_service_pb2.SubmitRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.SubmitRunsResponse, _abc.Awaitable[_run_service_pb2.SubmitRunsResponse]]:
+        """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
+        stored as SubmitRun does it, atomically; the call as a whole is not atomic: each submission has a result of its own,
+        in the order of the requests, and one that is refused does not touch the others. Where the call itself fails, any of
+        them may have been accepted: repeat it with the same `request_id`s.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, for the number of requests alone), RESOURCE_EXHAUSTED
+        (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
+        """
+
+    @_abc_1.abstractmethod
     def GetRun(
         self,
         request: _run_service_pb2.GetRunRequest,
@@ -184,6 +237,22 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again
         without a cursor).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRuns(
+        self,
+        request: _run_service_pb2.WatchRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_run_service_pb2.WatchRunsResponse], _abc.AsyncIterator[_run_service_pb2.WatchRunsResponse]]:
+        """WatchRuns streams the runs that meet a filter as they end, whichever replica drives them: many in one message where
+        many end together, and a progress mark at once and at least every 15 s. Without a cursor it starts now; with the
+        cursor of an earlier message it first tells every run that ended since. No end is left out; after a cursor some are
+        told again. The server may end a stream after a progress mark with `reconnect` set, as where the caller reads more
+        slowly than runs end.
+
+        Errors: INVALID_ARGUMENT (INVALID_FILTER, INVALID_CURSOR), OUT_OF_RANGE (CURSOR_EXPIRED: watch again without a
+        cursor, and list what ended meanwhile).
         """
 
     @_abc_1.abstractmethod
