@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -242,3 +243,45 @@ async def test_a_run_that_has_ended_cannot_be_cancelled(shop: Command, charge: s
     answer = await shop("run", "cancel", ended.json["run_id"])
     assert answer.code == 1
     assert "RUN_ENDED" in answer.error
+
+
+async def test_a_run_is_submitted_for_each_line_of_a_file(shop: Command) -> None:
+    lines = "\n\n".join(_order(number) for number in range(3))
+    name = "each-line"
+    first = await shop("run", "submit", "fulfil-order", "--each", "-", "--request-id", name, stdin=lines)
+    assert first.code == 0, first.error
+    ids = first.out.split()
+    assert len(set(ids)) == 3
+    again = await shop("run", "submit", "fulfil-order", "--each", "-", "--request-id", name, "-o", "json", stdin=lines)
+    assert [(each["line"], each["run_id"], each["existing"]) for each in again.json_lines] == [
+        (1, ids[0], True),
+        (3, ids[1], True),
+        (5, ids[2], True),
+    ]
+    other = lines.replace(_order(0), _order(3))
+    refused = await shop("run", "submit", "fulfil-order", "--each", "-", "--request-id", name, stdin=other)
+    assert refused.code == 1
+    assert refused.out.split() == ids[1:]
+    assert "1 refused" in refused.error
+    assert "line 1: ALREADY_EXISTS (REQUEST_ID_REUSED)" in refused.error
+    wrong = await shop("run", "submit", "fulfil-order", "--each", "-", stdin=lines + "\n{")
+    assert wrong.code == 1
+    assert "line 6: not one JSON document" in wrong.error
+
+
+async def test_ends_are_watched_by_a_filter_until_it_is_interrupted(shop: Command, server: Program) -> None:
+    watch = ("baton.cli", "--server", server.address, "-o", "json", "run", "watch")
+    starting = asyncio.ensure_future(Program.start(*watch, "--filter", "state = SUCCEEDED AND attributes.watch = me"))
+    ids: set[str] = set()
+    while not starting.done():  # it watches from some moment on: until it tells of one
+        arguments = ("run", "submit", "fulfil-order", "-f", "-", "--attribute", "watch=me", "--wait", "-o", "json")
+        ids.add((await shop(*arguments, stdin=_order(1))).json["run_id"])
+        await shop("run", "submit", "fulfil-order", "-f", "-", "--wait", stdin=_order(1))
+    program = await starting
+    told = json.loads(program.first_line)
+    assert told["run_id"] in ids
+    assert told["state"] == "RUN_STATE_SUCCEEDED"
+    assert await program.stop() == 130
+    neither = await shop("run", "watch")
+    assert neither.code == 2
+    assert "give either the id of a run or --filter" in neither.error

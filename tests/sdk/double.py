@@ -1,7 +1,7 @@
 """A small Baton for tests: in memory, driven by the test, true to the comments of the protos.
 
-A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail. Watches
-can be cut.
+A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail, `refuse_next` the next
+submissions of a batch. Watches can be cut.
 """
 # ruff: noqa: N802 - gRPC methods are named as in the proto
 
@@ -64,6 +64,7 @@ class Held:
     """One run, with its journal and a condition that tells of changes."""
 
     run: run_pb2.Run
+    client_id: str = ""
     events: list[event_pb2.RunEvent] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -82,6 +83,10 @@ class Double(
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.metadata: dict[str, list[dict[str, str]]] = defaultdict(list)
         self.fail_next: dict[str, list[Any]] = defaultdict(list)
+        self.refuse_next: list[status_pb2.Status] = []
+        self.ended: list[str] = []
+        self.ends_changed = asyncio.Condition()
+        self.knows_batches = True
         self.violations: list[workflow_service_pb2.Violation] = []
         self.applied: dict[str, workflow_pb2.WorkflowRevision] = {}
         self.workers: dict[str, set[str]] = defaultdict(set)
@@ -130,11 +135,18 @@ class Double(
             run.state = run_pb2.RUN_STATE_FAILED
             run.failure.CopyFrom(failure)
             await self.add(run_id, run_failed=event_pb2.RunFailed(failure=failure))
+            await self._tell_end(run_id)
             return
         run.state = run_pb2.RUN_STATE_SUCCEEDED
         if output is not None:
             run.output.Pack(output)
         await self.add(run_id, run_succeeded=event_pb2.RunSucceeded())
+        await self._tell_end(run_id)
+
+    async def _tell_end(self, run_id: str) -> None:
+        async with self.ends_changed:
+            self.ended.append(run_id)
+            self.ends_changed.notify_all()
 
     async def _enter(self, request: Any, context: Any) -> None:
         method = type(request).__name__.removesuffix("Request")
@@ -165,6 +177,59 @@ class Double(
     async def SubmitRun(
         self, request: run_service_pb2.SubmitRunRequest, context: Any
     ) -> run_service_pb2.SubmitRunResponse:
+        held, existing = await self._accept(request)
+        await self._enter(request, context)  # after the run is durable: an answer may be lost
+        if request.HasField("wait_timeout"):
+            await self._wait(held, request.wait_timeout.ToTimedelta().total_seconds())
+        return run_service_pb2.SubmitRunResponse(
+            run=held.run, existing=existing, cursor=_cursor(held.run.last_sequence)
+        )
+
+    async def SubmitRuns(
+        self, request: run_service_pb2.SubmitRunsRequest, context: Any
+    ) -> run_service_pb2.SubmitRunsResponse:
+        if not self.knows_batches:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        answer = run_service_pb2.SubmitRunsResponse(watch_cursor=f"w{len(self.ended)}")
+        for each in request.requests:
+            if self.refuse_next:
+                answer.results.add(refused=self.refuse_next.pop(0))
+                continue
+            held, existing = await self._accept(each)
+            run = run_pb2.Run(run_id=held.run.run_id, state=held.run.state, last_sequence=1)
+            answer.results.add().accepted.MergeFrom(
+                run_service_pb2.SubmitRunResponse(run=run, existing=existing, cursor=_cursor(1))
+            )
+        await self._enter(request, context)
+        return answer
+
+    async def WatchRuns(
+        self, request: run_service_pb2.WatchRunsRequest, context: Any
+    ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
+        if not self.knows_batches:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no such method")
+        await self._enter(request, context)
+        client_id = request.filter.removeprefix('client_id = "').removesuffix('"')
+        position = int(request.cursor.removeprefix("w") or len(self.ended))
+        progress = run_service_pb2.Progress()
+        yield run_service_pb2.WatchRunsResponse(cursor=f"w{position}", progress=progress)
+        while True:
+            async with self.ends_changed:
+                while len(self.ended) <= position:
+                    await self.ends_changed.wait()
+            runs = [self.held[run_id] for run_id in self.ended[position:]]
+            position = len(self.ended)
+            message = run_service_pb2.WatchRunsResponse(cursor=f"w{position}")
+            for held in runs:
+                if held.client_id == client_id:
+                    message.runs.append(held.run)
+                    if not request.steps:
+                        message.runs[-1].ClearField("steps")
+            yield message
+            if self.cuts and self.cuts.pop(0) == "unavailable":
+                await context.abort_with_status(UNAVAILABLE)
+
+    async def _accept(self, request: run_service_pb2.SubmitRunRequest) -> tuple[Held, bool]:
         existing = request.request_id in self.by_request_id
         if not existing:
             run_id = str(uuid.uuid4())
@@ -173,15 +238,10 @@ class Double(
                 run_id=run_id, workflow=request.workflow, state=run_pb2.RUN_STATE_PENDING, trace_id="ab" * 16
             )
             run.input.CopyFrom(request.input)
-            self.held[run_id] = Held(run)
+            run.steps.add(step="charge")
+            self.held[run_id] = Held(run, request.client_id)
             await self.add(run_id, run_submitted=event_pb2.RunSubmitted(workflow=request.workflow))
-        await self._enter(request, context)  # after the run is durable: an answer may be lost
-        held = self.held[self.by_request_id[request.request_id]]
-        if request.HasField("wait_timeout"):
-            await self._wait(held, request.wait_timeout.ToTimedelta().total_seconds())
-        return run_service_pb2.SubmitRunResponse(
-            run=held.run, existing=existing, cursor=_cursor(held.run.last_sequence)
-        )
+        return self.held[self.by_request_id[request.request_id]], existing
 
     async def GetRun(self, request: run_service_pb2.GetRunRequest, context: Any) -> run_service_pb2.GetRunResponse:
         await self._enter(request, context)
@@ -202,6 +262,7 @@ class Double(
         held.run.state = run_pb2.RUN_STATE_CANCELLED
         held.run.failure.CopyFrom(failure_pb2.Failure(code=1, reason="CANCELLED", message=request.reason))
         await self.add(request.run_id, run_cancelled=event_pb2.RunCancelled(reason=request.reason))
+        await self._tell_end(request.run_id)
         return run_service_pb2.CancelRunResponse(run=held.run)
 
     async def ListRuns(

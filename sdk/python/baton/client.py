@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -12,11 +13,14 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from google.protobuf.message import Message
 
 from baton.catalogue import Catalogue, message_of, pages
-from baton.connection import Connection
+from baton.connection import Connection, span
 from baton.descriptors import descriptor_of
+from baton.ends import Ends, watch_ends
+from baton.errors import WaitTimeout
 from baton.payloads import pack
 from baton.policies import Seconds
-from baton.runs import RunHandle, span
+from baton.runs import RunHandle, Told
+from baton.submissions import Submissions
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
 from baton.workflows import WorkflowDefinition
 
@@ -51,6 +55,9 @@ class Client(Catalogue):
         channel_name: str = "",
     ) -> None:
         self._connection = Connection(address, channel, timeout, retry_timeout, channel_name)
+        self._ends = Ends(self._connection, steps=False)
+        self._whole_ends = Ends(self._connection, steps=True)
+        self._submissions = Submissions(self._connection, (self._ends, self._whole_ends))
 
     async def __aenter__(self) -> Self:
         return self
@@ -62,6 +69,9 @@ class Client(Catalogue):
 
     async def close(self) -> None:
         """Closes the connections; waits and watches that are under way end with an error."""
+        await self._submissions.close()
+        await self._ends.close()
+        await self._whole_ends.close()
         await self._connection.close()
 
     @property
@@ -135,45 +145,52 @@ class Client(Catalogue):
 
         `request_id` (by default a new one) makes the submission safe to repeat: the same id gives the same run.
         `attributes` can be searched by; `workspace` and `labels` go with the run; `run_timeout` limits it.
-        `wait_timeout`, at most 10 minutes, lets this one call also wait for the end of the run.
+        `wait_timeout`, at most 10 minutes, lets this one call also wait for the end of the run. Many submissions at
+        once share calls and are waited for by one stream; `run` of their handles shows less until they have ended.
 
         Raises InvalidRequest, NotFound (WORKFLOW_NOT_FOUND), Conflict (REQUEST_ID_REUSED) and Unavailable.
         """
-        request = run_service_pb2.SubmitRunRequest(
+        request, output_class = _submission(
+            workflow,
+            input,
+            output=output,
+            inline=inline,
             revision=revision,
-            request_id=request_id or str(uuid.uuid4()),
+            request_id=request_id,
             attributes=attributes,
             workspace=workspace,
             labels=labels,
+            run_timeout=run_timeout,
         )
-        output_class = output
-        if isinstance(workflow, str):
-            request.workflow = workflow
-        else:
-            output_class = workflow.output_class
-            _check_input(workflow, input)
-            if inline:
-                request.inline_workflow.CopyFrom(message_of(workflow))
-            else:
-                request.workflow = workflow.name
-        if input is not None:
-            request.input.CopyFrom(pack(input))
-        if run_timeout is not None:
-            request.run_timeout.CopyFrom(span(_seconds(run_timeout)))
-        wait = min(_seconds(wait_timeout or 0.0), _WAIT_LIMIT_SECONDS)
-        if wait > 0:
-            request.wait_timeout.CopyFrom(span(wait))
-        answer = await self._connection.call(
-            lambda link: link.runs.SubmitRun, request, timeout=self._connection.timeout + wait, long=wait > 0
-        )
-        return RunHandle(
+        return await self._submit(request, output_class, _seconds(wait_timeout or 0.0), steps=True)
+
+    async def _submit(
+        self,
+        request: run_service_pb2.SubmitRunRequest,
+        output_class: type[Message] | None,
+        wait_seconds: float,
+        *,
+        steps: bool,
+    ) -> RunHandle[Any]:
+        """Submits a run, alone or with others, and waits for its end; with `steps` its view then has them."""
+        wait_seconds = min(wait_seconds, _WAIT_LIMIT_SECONDS)
+        submitted = await self._submissions.submit(request, wait_seconds)
+        answer, ticket = submitted.answer, submitted.ticket
+        run: RunHandle[Any] = RunHandle(
             self._connection,
             answer.run.run_id,
             output_class,
             run=answer.run,
             cursor=answer.cursor,
             existing=answer.existing,
+            told=Told(ticket, self._ends, self._whole_ends) if ticket is not None else None,
         )
+        if run.ended and submitted.together:
+            await run.refresh()  # what was there already comes without its output
+        if wait_seconds > 0 and submitted.together:
+            with suppress(WaitTimeout):
+                await run.wait_for_end(wait_seconds, steps=steps)
+        return run
 
     @overload
     async def execute(
@@ -216,7 +233,8 @@ class Client(Catalogue):
         Raises what submit raises, RunFailed, RunCancelled, and WaitTimeout after `timeout` seconds.
         """
         first_wait = _EXECUTE_WAIT_SECONDS if timeout is None else min(timeout, _EXECUTE_WAIT_SECONDS)
-        run = await self.submit(workflow, input, wait_timeout=first_wait, **options)
+        request, output_class = _submission(workflow, input, **options)
+        run = await self._submit(request, output_class, first_wait, steps=False)
         return await run.result(None if timeout is None else max(0.0, timeout - first_wait))
 
     @overload
@@ -246,6 +264,19 @@ class Client(Catalogue):
             for run in page.runs:
                 yield run
 
+    async def watch_runs(
+        self, filter: str = "", *, cursor: str = "", full: bool = False
+    ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
+        """Yields messages with the runs that have ended (`runs`), from now on or after `cursor`, for ever.
+
+        `filter` is as for list_runs. No end is left out over lost connections; some may come again. `cursor` of a
+        message takes the watch up elsewhere. `full` adds inputs and outputs. Raises BatonError.
+        """
+        request = run_service_pb2.WatchRunsRequest(filter=filter, cursor=cursor, view=_view(full))
+        async with aclosing(watch_ends(self._connection, request)) as messages:
+            async for message in messages:
+                yield message
+
     async def list_events(
         self, run_id: str, *, page_size: int = 0, full: bool = False
     ) -> AsyncIterator[event_pb2.RunEvent]:
@@ -258,6 +289,43 @@ class Client(Catalogue):
     async def cancel_run(self, run_id: str, reason: str = "") -> run_pb2.Run:
         """Cancels a run; raises Conflict (RUN_ENDED) where it has ended otherwise."""
         return await self.run(run_id).cancel(reason)
+
+
+def _submission(
+    workflow: WorkflowDefinition[Any, Any] | str,
+    given: Message | None,
+    *,
+    output: type[Message] | None = None,
+    inline: bool = False,
+    revision: str = "",
+    request_id: str | None = None,
+    attributes: Mapping[str, str] | None = None,
+    workspace: str = "",
+    labels: Iterable[str] = (),
+    run_timeout: Seconds | None = None,
+) -> tuple[run_service_pb2.SubmitRunRequest, type[Message] | None]:
+    """Makes a submission, and tells the class of its output where that is known."""
+    request = run_service_pb2.SubmitRunRequest(
+        revision=revision,
+        request_id=request_id or str(uuid.uuid4()),
+        attributes=attributes,
+        workspace=workspace,
+        labels=labels,
+    )
+    if isinstance(workflow, str):
+        request.workflow = workflow
+    else:
+        output = workflow.output_class
+        _check_input(workflow, given)
+        if inline:
+            request.inline_workflow.CopyFrom(message_of(workflow))
+        else:
+            request.workflow = workflow.name
+    if given is not None:
+        request.input.CopyFrom(pack(given))
+    if run_timeout is not None:
+        request.run_timeout.CopyFrom(span(_seconds(run_timeout)))
+    return request, output
 
 
 def _check_input(workflow: WorkflowDefinition[Any, Any], given: Message | None) -> None:

@@ -8,12 +8,14 @@ import os
 import random
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
 from baton.errors import BatonError
@@ -96,15 +98,20 @@ class Connection:
         self.address = server_address(address)
         self.timeout = timeout
         self.retry_timeout = retry_timeout
+        self.client_id = uuid.uuid4().hex
+        """Names this client to Baton, so that it can watch what it submits."""
+        self.batches_begun = 0
+        """Batches of submissions that were sent."""
         self._channel_name = channel_name
         self._given = _link(channel) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []
         self._closed = False
 
-    def metadata(self) -> tuple[tuple[str, str], ...]:
+    def metadata(self, *, traced: bool = True) -> tuple[tuple[str, str], ...]:
         """Returns what goes with every call: the trace context, and where the caller's requests come from."""
-        return (("baton-channel", self._channel_name), *trace_metadata()) if self._channel_name else trace_metadata()
+        trace = trace_metadata() if traced else ()
+        return (("baton-channel", self._channel_name), *trace) if self._channel_name else trace
 
     async def close(self) -> None:
         """Closes the channels; one that was given stays open."""
@@ -122,10 +129,11 @@ class Connection:
         timeout: float | None = None,
         retry_timeout: float | None = None,
         long: bool = False,
+        traced: bool = True,
     ) -> Response:
         """Makes one unary call that is safe to repeat, again for `retry_timeout` seconds while Baton is away.
 
-        `timeout` is for each try. Raises BatonError.
+        `timeout` is for each try; what is not `traced` carries no trace context. Raises BatonError.
         """
         backoff = Backoff()
         patience = self.retry_timeout if retry_timeout is None else retry_timeout
@@ -135,7 +143,8 @@ class Connection:
             start_time = time.monotonic()
             try:
                 with self.link(long=long) as link:
-                    return await choose(link)(request, timeout=timeout or self.timeout, metadata=self.metadata())
+                    metadata = self.metadata(traced=traced)
+                    return await choose(link)(request, timeout=timeout or self.timeout, metadata=metadata)
             except grpc.aio.AioRpcError as failed:
                 error = error_of(failed)
             if time.monotonic() - start_time > _HELD_SECONDS and losses < _LOSSES_LIMIT:
@@ -187,6 +196,13 @@ def _link(channel: grpc.aio.Channel) -> Link:
         workflow_service_pb2_grpc.WorkflowServiceStub(channel),
         worker_service_pb2_grpc.WorkerServiceStub(channel),
     )
+
+
+def span(seconds: float) -> Duration:
+    """Returns seconds as a Duration."""
+    message = Duration()
+    message.FromNanoseconds(max(0, int(seconds * 1e9)))
+    return message
 
 
 def retryable(error: BatonError) -> bool:

@@ -6,12 +6,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 
-from baton.connection import Connection
+from baton.connection import Connection, span
+from baton.ends import PATIENCE_SECONDS, CannotTell, Ends, Ticket
 from baton.errors import RunCancelled, RunFailed, WaitTimeout
 from baton.payloads import unpack, unpack_known
 from baton.v1 import run_pb2, run_service_pb2
@@ -19,12 +20,18 @@ from baton.watch import ENDED_STATES, Position, watch_run
 
 Out_co = TypeVar("Out_co", bound=Message, covariant=True)
 
-PATIENCE_SECONDS = 300.0
-"""How long waits and watches go on while Baton does not answer."""
-
 _WAIT_SECONDS = 60.0  # one WaitRun: short enough for proxies that cut idle calls, long enough to cost nothing
 _ANSWER_SECONDS = 15.0
 _EARLY_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Where the end of a run that was submitted with others is told: `ends` without its steps, `whole_ends` with."""
+
+    ticket: Ticket
+    ends: Ends
+    whole_ends: Ends
 
 
 class RunHandle(Generic[Out_co]):
@@ -39,8 +46,11 @@ class RunHandle(Generic[Out_co]):
         run: run_pb2.Run | None = None,
         cursor: str = "",
         existing: bool = False,
+        told: Told | None = None,
     ) -> None:
         self._connection = connection
+        self._told = told
+        self._has_steps = True
         self._output_class = output_class
         self._position = Position(cursor, run.last_sequence if run is not None else 0)
         self.id = run_id
@@ -66,20 +76,30 @@ class RunHandle(Generic[Out_co]):
 
         Raises WaitTimeout after `timeout` seconds (the run goes on), and BatonError.
         """
+        await self.wait_for_end(timeout, steps=True)
+        if not self._has_steps:
+            await self.refresh()
+        return self.run
+
+    async def wait_for_end(self, timeout: float | None, *, steps: bool) -> None:
+        """Waits until the run has ended; without `steps`, the view that is then known may lack them. See wait."""
         end_time = None if timeout is None else time.monotonic() + timeout
         while not self.ended:
             left = _WAIT_SECONDS if end_time is None else min(_WAIT_SECONDS, end_time - time.monotonic())
             if left <= 0:
                 raise WaitTimeout(self.id, timeout or 0.0)
-            await self._wait_once(left)
-        return self.run
+            if self._told is None or not await self._hear(self._told, left, steps):
+                await self._wait_once(left)
 
     async def result(self, timeout: float | None = None) -> Out_co:
         """Waits until the run has ended and returns its output.
 
         Raises RunFailed or RunCancelled with the failure, WaitTimeout after `timeout` seconds, and BatonError.
         """
-        run = await self.wait(timeout)
+        await self.wait_for_end(timeout, steps=False)
+        run = self.run
+        if run.state != run_pb2.RUN_STATE_SUCCEEDED and not self._has_steps:
+            run = await self.refresh()
         if run.state == run_pb2.RUN_STATE_FAILED:
             raise RunFailed(run)
         if run.state == run_pb2.RUN_STATE_CANCELLED:
@@ -101,6 +121,7 @@ class RunHandle(Generic[Out_co]):
         """Reads the run as it is now."""
         request = run_service_pb2.GetRunRequest(run_id=self.id)
         self.run = (await self._connection.call(lambda link: link.runs.GetRun, request)).run
+        self._has_steps = True
         return self.run
 
     async def cancel(self, reason: str = "") -> run_pb2.Run:
@@ -108,6 +129,19 @@ class RunHandle(Generic[Out_co]):
         request = run_service_pb2.CancelRunRequest(run_id=self.id, reason=reason)
         self.run = (await self._connection.call(lambda link: link.runs.CancelRun, request)).run
         return self.run
+
+    async def _hear(self, told: Told, seconds: float, steps: bool) -> bool:
+        """Waits by the stream of ends; False where it cannot tell, and the run has to be asked for."""
+        try:
+            run = await (told.whole_ends if steps else told.ends).wait(self.id, told.ticket, seconds)
+        except CannotTell:
+            self._told = None
+            return False
+        if run is not None:
+            self.run, self._has_steps = run, steps
+        elif seconds >= _WAIT_SECONDS:
+            await self.refresh()  # now and then, whatever the stream says
+        return True
 
     async def _wait_once(self, seconds: float) -> None:
         request = run_service_pb2.WaitRunRequest(run_id=self.id, wait_timeout=span(seconds))
@@ -122,10 +156,3 @@ class RunHandle(Generic[Out_co]):
         self.run = answer.run
         if not self.ended and time.monotonic() - start_time < min(seconds, 1.0):
             await asyncio.sleep(_EARLY_SECONDS)  # a draining replica answers early; do not hammer the next one
-
-
-def span(seconds: float) -> Duration:
-    """Returns seconds as a Duration."""
-    message = Duration()
-    message.FromNanoseconds(max(0, int(seconds * 1e9)))
-    return message

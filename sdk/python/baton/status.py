@@ -1,9 +1,12 @@
-"""From an RPC's status to the SDK's errors: ErrorInfo, BadRequest and RetryInfo become one BatonError."""
+"""From a status to the SDK's errors: ErrorInfo, BadRequest and RetryInfo become one BatonError."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import grpc
-from google.rpc import error_details_pb2
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from baton.errors import BatonError, CallTimeout, Conflict, InvalidRequest, NotFound, Unavailable, Violation
@@ -20,27 +23,42 @@ _CLASSES: dict[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.DEADLINE_EXCEEDED: CallTimeout,
 }
 
+_CODES = {int(code.value[0]): code for code in grpc.StatusCode}
+
 
 def error_of(failed: grpc.aio.AioRpcError) -> BatonError:
     """Returns the typed error for a call that failed."""
+    return _error(failed.code(), failed.details() or "no details", _details(failed), "")
+
+
+def error_of_status(status: status_pb2.Status, place: str) -> BatonError:
+    """Returns the typed error for one request of many; `place` is what the paths of its faults start with."""
+    code = _CODES.get(status.code, grpc.StatusCode.UNKNOWN)
+    return _error(code, status.message or "no details", status.details, place)
+
+
+def _error(code: grpc.StatusCode, message: str, details: Iterable[any_pb2.Any], place: str) -> BatonError:
     reason = ""
     metadata: dict[str, str] = {}
     violations: list[Violation] = []
     retry_delay: float | None = None
-    for detail in _details(failed):
+    for detail in details:
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
         if detail.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(request):
-            violations += [Violation(each.field, each.reason, each.description) for each in request.field_violations]
+            violations += [
+                Violation(each.field.removeprefix(place).removeprefix("."), each.reason, each.description)
+                for each in request.field_violations
+            ]
         elif detail.Unpack(retry):
             retry_delay = retry.retry_delay.ToTimedelta().total_seconds()
-    return _CLASSES.get(failed.code(), BatonError)(
-        failed.code().name,
+    return _CLASSES.get(code, BatonError)(
+        code.name,
         reason,
-        failed.details() or "no details",
+        message,
         metadata=metadata,
         violations=tuple(violations),
         retry_delay=retry_delay,

@@ -20,13 +20,29 @@ RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
 
 @app.command()
-def watch(context: typer.Context, run_id: RunId, server: ServerOption = None, output: OutputOption = None) -> None:
-    """Follow a run until it ends: a live table on a terminal, else a line for each event."""
+def watch(
+    context: typer.Context,
+    run_id: Annotated[str | None, typer.Argument(metavar="RUN", help="Id of the run.")] = None,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="TERMS", help="Instead of one run: tell which of these end.")
+    ] = None,
+    server: ServerOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Follow a run until it ends: a live table on a terminal, else a line for each event.
+
+    With --filter, such as 'workflow = "fulfil-order" AND state = FAILED', a line for each run as it ends, until you
+    press Ctrl-C; an empty one means every run.
+    """
+    if (run_id is None) == (filter_ is None):
+        raise typer.BadParameter("give either the id of a run or --filter TERMS")
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> int:
-        from baton.cli.watching import watch
+        from baton.cli.watching import watch, watch_ends
 
+        if run_id is None:
+            return await watch_ends(client, filter_ or "", chosen)
         return await watch(client, client.run(run_id), chosen)
 
     run_with_client(chosen, work)

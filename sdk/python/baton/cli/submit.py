@@ -34,6 +34,10 @@ def submit(
     input_: Annotated[
         str | None, typer.Option("--input", "-f", metavar="FILE", help="Input as JSON; `-` is standard input.")
     ] = None,
+    each: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Submit a run for each line, a JSON input; `-` is standard input."),
+    ] = None,
     inline: Annotated[
         str | None, typer.Option(metavar="FILE", help="Run this workflow as it is, without applying it.")
     ] = None,
@@ -54,14 +58,20 @@ def submit(
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Submit a run and print its id."""
+    """Submit a run and print its id.
+
+    With --each many runs, in few calls: an id for each line, in their order; with --request-id ID they are ID-1, ID-2
+    and so on by line, so that the same command can be repeated. Lines that are refused are told at the end.
+    """
     if (workflow is None) == (inline is None):
         raise typer.BadParameter("give either the name of a workflow or --inline FILE")
     if wait and watch:
         raise typer.BadParameter("give --wait or --watch, not both")
+    if each is not None and (input_ is not None or wait or watch or check_only):
+        raise typer.BadParameter("--each goes without --input, --wait, --watch and --check-only")
     chosen = choices(context, server, output)
     with errors_told(chosen):
-        definition = _read_inline(inline, input_)
+        definition = _read_inline(inline, input_ if each is None else each)
 
     async def work(client: Client) -> int:
         from baton.cli.times import seconds_of
@@ -78,6 +88,10 @@ def submit(
         )
         if run_timeout:
             request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))
+        if each is not None:
+            from baton.cli.submit_many import submit_each
+
+            return await submit_each(client, chosen, request, definition, each, field or ())
         await _complete(client, request, definition, input_, field or ())
         # Not Client.submit: it takes messages of the program's own types, and makes no check-only calls.
         answer = await client._connection.call(lambda link: link.runs.SubmitRun, request)

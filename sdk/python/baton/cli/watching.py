@@ -13,8 +13,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from baton.cli.output import console, print_json, print_json_line, show
-from baton.cli.run_view import event_line, facts, head, steps_table
+from baton.cli.output import console, print_json, print_json_line, show, state_text
+from baton.cli.run_view import event_line, facts, head, run_state, steps_table, why
 from baton.cli.session import Choices, ExitCode
 from baton.cli.types import Types
 from baton.client import Client
@@ -52,6 +52,19 @@ async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> Exit
     run = await handle.refresh()
     await print_end(client, run, with_head=not sys.stdout.isatty())  # the live table has said it
     return exit_code(run)
+
+
+async def watch_ends(client: Client, terms: str, chosen: Choices) -> ExitCode:
+    """Shows runs as they end, for ever."""
+    types = Types(client.address)
+    async for message in client.watch_runs(terms):
+        for run in message.runs:
+            if chosen.as_json:
+                print_json_line(await types.to_json(run))
+                continue
+            line = Text(f"{run.run_id}  {run.workflow or '(inline)'}  ").append_text(state_text(run_state(run)))
+            show(line.append(f"  {why(run.failure)}" if run.HasField("failure") else ""))
+    return ExitCode.SUCCESS
 
 
 async def print_end(client: Client, run: run_pb2.Run, *, with_head: bool = True) -> None:

@@ -1,0 +1,220 @@
+"""Ends of many runs over one stream: what a client with many runs under way waits by.
+
+The stream tells every run that was submitted together with others since some batch, whichever replica ends it and over
+lost connections: it is taken up again from its cursor. What it cannot tell is asked for run by run.
+"""
+# ruff: noqa: ASYNC109 - as in connection.py
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import grpc
+
+from baton.connection import Backoff, Connection
+from baton.errors import BatonError, Unavailable
+from baton.status import error_of
+from baton.v1 import run_pb2, run_service_pb2
+
+PATIENCE_SECONDS = 300.0
+"""How long waits and watches go on while Baton does not answer."""
+
+_IDLE_SECONDS = 10.0
+_SILENCE_SECONDS = 45.0
+_STREAM_SECONDS = 3_600.0
+_KEPT_RUNS = 10_000
+_KEPT_BYTES = 32 * 1024 * 1024
+_BROKEN = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
+
+
+class CannotTell(Exception):
+    """The stream does not tell of this run: ask for it."""
+
+
+async def watch_ends(
+    connection: Connection, request: run_service_pb2.WatchRunsRequest
+) -> AsyncGenerator[run_service_pb2.WatchRunsResponse, None]:
+    """Yields what a watch of many runs tells, for ever, over lost streams; moves the cursor of `request`.
+
+    Where the first stream is lost before it told a cursor, the next one starts later. Raises BatonError for what cannot
+    be watched, and once nothing was heard for PATIENCE_SECONDS.
+    """
+    backoff = Backoff(longest=5.0)
+    heard_time = time.monotonic()
+    while True:
+        wait = 0.0
+        try:
+            async with aclosing(_messages(connection, request)) as messages:
+                async for message in messages:
+                    heard_time = time.monotonic()
+                    backoff.reset()
+                    request.cursor = message.cursor
+                    yield message
+                    if message.progress.reconnect:
+                        break
+                else:
+                    wait = backoff.next_seconds()
+        except (grpc.aio.AioRpcError, TimeoutError) as failed:
+            error = error_of(failed) if isinstance(failed, grpc.aio.AioRpcError) else _silent()
+            wait = max(backoff.next_seconds(), error.retry_delay or 0.0)
+            if error.code not in _BROKEN or time.monotonic() + wait - heard_time > PATIENCE_SECONDS:
+                raise error from None
+        await asyncio.sleep(wait)
+
+
+async def _messages(
+    connection: Connection, request: run_service_pb2.WatchRunsRequest
+) -> AsyncGenerator[run_service_pb2.WatchRunsResponse, None]:
+    """Opens one stream and yields its messages. Raises TimeoutError where it is silent."""
+    with connection.link(long=True) as link:
+        call = link.runs.WatchRuns(request, timeout=_STREAM_SECONDS, metadata=connection.metadata(traced=False))
+        try:
+            messages = aiter(call)
+            while True:
+                async with asyncio.timeout(_SILENCE_SECONDS):
+                    message = await anext(messages, None)
+                if message is None:
+                    return
+                yield message
+        finally:
+            call.cancel()
+
+
+def _closed() -> BatonError:
+    return BatonError("CANCELLED", "", "the client was closed")
+
+
+def _silent() -> BatonError:
+    return Unavailable("UNAVAILABLE", "", f"the watch was silent for {_SILENCE_SECONDS:g} s")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ticket:
+    """From when on a run's end is told: the number of its batch, and the cursor that came with it."""
+
+    batch: int
+    cursor: str
+
+
+class Ends:
+    """One stream of ends, open while somebody waits. With `steps` runs come with their steps."""
+
+    def __init__(self, connection: Connection, *, steps: bool) -> None:
+        self._connection, self._steps = connection, steps
+        self.waiting = 0
+        """Waits under way."""
+        self._futures: dict[str, asyncio.Future[run_pb2.Run]] = {}
+        self._kept: dict[str, run_pb2.Run] = {}
+        self._kept_bytes = 0
+        self._first: Ticket | None = None
+        self._opened = False
+        self._supported = True
+        self._idle_since = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    async def wait(self, run_id: str, ticket: Ticket, timeout: float) -> run_pb2.Run | None:
+        """Waits for the end of a run; returns None after `timeout` seconds. Raises CannotTell and BatonError."""
+        told = self._kept.pop(run_id, None)
+        if told is not None:
+            self._kept_bytes -= told.ByteSize()
+            return told
+        self._take_part(ticket)
+        future = self._futures.get(run_id)
+        if future is None:
+            future = self._futures[run_id] = asyncio.get_running_loop().create_future()
+        self.waiting += 1
+        try:
+            await asyncio.wait([future], timeout=timeout)
+        finally:
+            self.waiting -= 1
+            if not self.waiting:
+                self._idle_since = time.monotonic()
+        return future.result() if future.done() else None
+
+    async def close(self) -> None:
+        """Ends the stream; waits that are under way end with an error."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._end(_closed())
+
+    def _take_part(self, ticket: Ticket) -> None:
+        """Opens the stream, or sees that it reaches back far enough."""
+        if not self._supported:
+            raise CannotTell
+        if self._task is None:
+            self._first = ticket
+            self._idle_since = time.monotonic()
+            self._task = asyncio.create_task(self._run())
+        elif not self._opened and self._first is not None:
+            self._first = min(self._first, ticket)
+        elif self._first is None or ticket.batch < self._first.batch:
+            raise CannotTell
+
+    async def _run(self) -> None:
+        error: BaseException = CannotTell()
+        try:
+            await self._follow()
+        except asyncio.CancelledError:
+            error = _closed()
+            raise
+        except BatonError as failed:
+            error = failed
+            if failed.code == "UNIMPLEMENTED":
+                self._supported, error = False, CannotTell()
+            elif failed.code not in _BROKEN:
+                error = CannotTell()
+        finally:
+            self._task = None
+            self._end(error)
+
+    async def _follow(self) -> None:
+        """Reads the stream, over lost connections, until nobody has waited for a while. Raises BatonError."""
+        assert self._first is not None
+        self._opened = True
+        request = run_service_pb2.WatchRunsRequest(
+            filter=f'client_id = "{self._connection.client_id}"',
+            cursor=self._first.cursor,
+            view=run_service_pb2.RUN_VIEW_FULL,
+            steps=self._steps,
+        )
+        async with aclosing(watch_ends(self._connection, request)) as messages:
+            async for message in messages:
+                for run in message.runs:
+                    self._tell(run)
+                if self._is_idle():
+                    return
+
+    def _is_idle(self) -> bool:
+        return not self.waiting and time.monotonic() - self._idle_since > _IDLE_SECONDS
+
+    def _tell(self, run: run_pb2.Run) -> None:
+        """Hands a run to who waits for it, or keeps it for who will; forgets all that is kept where it is too much."""
+        future = self._futures.pop(run.run_id, None)
+        if future is not None:
+            if not future.done():
+                future.set_result(run)
+            return
+        if run.run_id in self._kept:
+            return
+        self._kept[run.run_id] = run
+        self._kept_bytes += run.ByteSize()
+        if len(self._kept) > _KEPT_RUNS or self._kept_bytes > _KEPT_BYTES:
+            self._kept.clear()
+            self._kept_bytes = 0
+            self._first = Ticket(self._connection.batches_begun + 1, "")
+
+    def _end(self, error: BaseException) -> None:
+        futures = list(self._futures.values())
+        self._futures.clear()
+        self._kept.clear()
+        self._kept_bytes = 0
+        self._first, self._opened = None, False
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # who waited may have left
