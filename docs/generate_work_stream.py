@@ -42,14 +42,12 @@ def drawing(name: str) -> str:
     """Returns the mermaid drawing of one machine."""
     states, transitions, begin = MACHINES[name]
     labels: dict[tuple[Any, Any], list[str]] = {}
-    for event, moves in transitions.items():
-        for source, target in moves.items():
+    for event, rule in transitions.items():
+        for source, target in rule.items():
             labels.setdefault((source, target), []).append(event_name(event))
     first, *_, last = states
-    arrows = [
-        f"    {source.name} --> {target.name} : {', '.join(names)}"
-        for (source, target), names in sorted(labels.items())
-    ]
+    moves = sorted(labels.items())
+    arrows = [f"    {source.name} --> {target.name} : {', '.join(names)}" for (source, target), names in moves]
     lines = ["```mermaid", "stateDiagram-v2", f"    [*] --> {first.name} : {begin}", *arrows]
     return "\n".join([*lines, f"    {last.name} --> [*]", "```", ""])
 

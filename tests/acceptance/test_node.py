@@ -51,11 +51,11 @@ def pricing() -> Contract:
     return Contract("pricing.v1", compiled(NODE / "protos", "pricing/v1/pricing.proto"))
 
 
-@pytest.fixture
-async def node_worker(node_packages: None, baton: Baton) -> AsyncIterator[str]:
+@pytest.fixture(params=[[], ["--work-stream"]], ids=["unary", "work stream"])
+async def node_worker(request: pytest.FixtureRequest, node_packages: None, baton: Baton) -> AsyncIterator[str]:
     """The Node worker, registered as `pricing`; its address."""
     process = await asyncio.create_subprocess_exec(
-        "node", str(NODE / "worker.mjs"), "--port", "0", stdout=asyncio.subprocess.PIPE
+        "node", str(NODE / "worker.mjs"), *request.param, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     async with asyncio.timeout(20):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from baton import Failure, Worker
 
 from .conftest import generated
 
-sys.path.insert(0, str(generated(Path(__file__).parents[1] / "node" / "protos")))
+NODE_PROTOS = Path(__file__).parents[1] / "node" / "protos"
+sys.path.insert(0, str(generated(NODE_PROTOS)))
 
-from pricing.v1 import pricing_pb2, pricing_pb2_grpc  # type: ignore[import-not-found]
+pricing_pb2: Any = importlib.import_module("pricing.v1.pricing_pb2")
+pricing_pb2_grpc: Any = importlib.import_module("pricing.v1.pricing_pb2_grpc")
 
 
 class Pricing(pricing_pb2_grpc.PricingServiceServicer):  # type: ignore[misc]
@@ -38,6 +41,10 @@ class Pricing(pricing_pb2_grpc.PricingServiceServicer):  # type: ignore[misc]
             await asyncio.Event().wait()
         finally:
             self.ended.append(request.name)
+
+    def nothing(self) -> Any:
+        """The empty answer of Hang."""
+        return pricing_pb2.HangResponse()
 
     async def Cancelled(self, request: Any, context: Any) -> Any:
         return pricing_pb2.CancelledResponse(begun_count=self.begun, cancelled_count=len(self.ended), names=self.ended)
