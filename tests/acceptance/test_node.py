@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from baton.v1 import failure_pb2, run_pb2, worker_service_pb2
+from baton.v1 import failure_pb2, run_pb2, worker_pb2, worker_service_pb2
 from google.protobuf import json_format
 
 from tests.acceptance.contracts import Contract, compiled
@@ -61,6 +61,12 @@ async def node_worker(request: pytest.FixtureRequest, node_packages: None, baton
     async with asyncio.timeout(20):
         address = (await process.stdout.readline()).decode().split()[-1]
     await baton.register("pricing", address)
+    if request.param:
+
+        async def streams() -> bool:
+            return (await baton.worker("pricing")).endpoints[0].transport == worker_pb2.ENDPOINT_TRANSPORT_STREAM
+
+        await eventually(streams)
     yield address
     await baton.workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker="pricing"))
     process.kill()

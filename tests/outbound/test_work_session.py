@@ -348,6 +348,15 @@ def test_a_new_stream_ends_the_one_before_and_the_old_end_changes_nothing(bench:
     assert bench.session.ready
 
 
+def test_a_drain_is_answered_after_the_last_assignment(bench: Bench) -> None:
+    for _ in range(FRAME_ITEMS + 1):
+        bench.give()
+    bench.session.received(work_pb2.WorkerFrame(drain=True))
+    first, last = bench.said(), bench.said()
+    assert (len(first.assignments), first.drain) == (FRAME_ITEMS, False)
+    assert (len(last.assignments), last.drain) == (1, True)
+
+
 def test_a_replica_that_leaves_says_so_and_waits_for_what_it_gave(bench: Bench) -> None:
     listener = bench.give()
     bench.said()
