@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-
-import structlog
 
 from orchestrator.config import Settings
 from orchestrator.domain.tracing import new_traceparent
@@ -31,7 +30,7 @@ from orchestrator.telemetry.facts import LogObserver
 from orchestrator.telemetry.setup import start_tracing
 from orchestrator.telemetry.submit_span import untraced
 
-log = structlog.get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 def _untraced() -> str:

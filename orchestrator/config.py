@@ -6,10 +6,9 @@ Each part is handed only its own settings. PG* and OTEL_* are the standard ones 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-
-import msgspec
 
 from orchestrator.engine.limits import EngineLimits
 
@@ -45,10 +44,10 @@ class Settings:
 
 def _parse(name: str, text: str, kind: type) -> object:
     try:
-        value: object = msgspec.convert(text, kind, strict=False)
-    except msgspec.ValidationError:
+        value: object = kind(text)
+    except ValueError:
         raise SettingInvalid(f"{name}={text!r} is not a {kind.__name__}") from None
-    if isinstance(value, int | float) and value <= 0:
+    if isinstance(value, int | float) and not (0 < value < math.inf):
         raise SettingInvalid(f"{name}={text!r} must be above 0")
     return value
 

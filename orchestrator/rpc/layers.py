@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing
 from contextvars import ContextVar
@@ -15,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
 
 import grpc
-import structlog
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
@@ -29,7 +29,7 @@ REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
 Metadata = Sequence[tuple[str, str | bytes]]
 """Metadata of a call as it came."""
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 _caller: ContextVar[Caller] = ContextVar("baton_caller")
 
 
@@ -203,7 +203,7 @@ async def _abort(method: str, error: BaseException, context: grpc.aio.ServicerCo
         else:
             await context.abort_with_status(rpc_status.to_status(status))
     error_id = errors.new_error_id()
-    _log.error("call failed", method=method, error_id=error_id, exc_info=error)
+    _log.error("call failed", extra={"method": method, "error_id": error_id}, exc_info=error)
     await context.abort_with_status(rpc_status.to_status(errors.to_status(errors.internal_error(error_id))))
 
 

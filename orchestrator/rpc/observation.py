@@ -5,13 +5,13 @@ Telemetry hands in plain callables. Nothing they raise may fail a call.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 import grpc
-import structlog
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.tracing import parse_traceparent
@@ -32,7 +32,7 @@ that names the new span, and what ends it."""
 SPAN_METHODS = frozenset({"/baton.v1.RunService/SubmitRun"})
 """Methods whose span must be known before they are served, because what they start is its child."""
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 
 class ObservationLayer:
@@ -58,7 +58,7 @@ class ObservationLayer:
             try:
                 self._observer(call.method, start_ns, end_ns, code, call.caller)
             except Exception:  # telemetry fails no call
-                _log.exception("call observer failed", method=call.method)
+                _log.exception("call observer failed", extra={"method": call.method})
 
 
 class SpanLayer:
@@ -82,7 +82,7 @@ class SpanLayer:
                 try:
                     finish(code)
                 except Exception:  # telemetry fails no call
-                    _log.exception("span could not be ended", method=call.method)
+                    _log.exception("span could not be ended", extra={"method": call.method})
 
     def _start(self, call: Call) -> FinishSpan | None:
         caller = call.caller
@@ -93,7 +93,7 @@ class SpanLayer:
             given = own if parse_traceparent(own) is not None else caller.traceparent
             traceparent, finish = self._start_span(call.method, given)
         except Exception:  # telemetry fails no call
-            _log.exception("span could not be started", method=call.method)
+            _log.exception("span could not be started", extra={"method": call.method})
             return None
         call.set_caller(replace(caller, traceparent=traceparent))
         return finish

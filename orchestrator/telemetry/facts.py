@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from uuid import UUID
-
-import structlog
 
 from orchestrator.domain.events import Event
 from orchestrator.domain.ids import EndpointKey, RunKey
@@ -17,22 +16,26 @@ class LogObserver:
     """Implements engine.observer.Observer."""
 
     def __init__(self) -> None:
-        self._log = structlog.get_logger("baton.engine")
+        self._log = logging.getLogger("baton.engine")
 
     def committed(self, namespace: str, run_id: UUID, run: Run, events: Sequence[Event]) -> None:
         """Says nothing."""
 
     def circuit_changed(self, endpoint: EndpointKey, state: CircuitState) -> None:
         """Logs a circuit that opened or closed."""
-        self._log.warning("circuit changed", worker=endpoint.worker, address=endpoint.address, state=state)
+        self._log.warning(
+            "circuit changed", extra={"worker": endpoint.worker, "address": endpoint.address, "state": state}
+        )
 
     def journal_flushed(self, entries: int, events: int, seconds: float) -> None:
         """Says nothing."""
 
     def run_forgotten(self, key: RunKey, why: str) -> None:
         """Logs a run that this replica gave up."""
-        self._log.warning("run forgotten", namespace=key.namespace, run=str(key.run_id), why=why)
+        self._log.warning(
+            "run forgotten", extra={"namespace": key.namespace, "run": str(key.run_id), "why": why}
+        )
 
     def loop_stalled(self, seconds: float) -> None:
         """Logs an event loop that was busy for too long."""
-        self._log.warning("event loop stalled", seconds=round(seconds, 3))
+        self._log.warning("event loop stalled", extra={"seconds": round(seconds, 3)})

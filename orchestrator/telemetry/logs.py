@@ -1,22 +1,26 @@
 """Structured logs, on stderr. Modules log by the standard `logging` with `extra={"run_id": ..., "step_id": ...}`; each
-extra becomes a field. structlog is imported only when logs are configured."""
+extra becomes a field, and the ids and numbers of a line stand in its fields, not in its text."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TextIO
+from datetime import UTC, datetime
+from typing import Any, TextIO
 
 from orchestrator.telemetry.settings import TelemetrySettingInvalid
 
-if TYPE_CHECKING:
-    from structlog.typing import Processor
-
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _FORMATS = ("json", "console")
+_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+"""What every record has; the others are fields that the caller gave."""
+
+_COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m"}
+_BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,47 +46,69 @@ def log_settings(environment: Mapping[str, str], *, terminal: bool) -> LogSettin
 
 
 def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
-    """Routes everything that is logged, by structlog or by `logging`, to `stream` (stderr). Replaces what was set."""
-    import structlog
-
+    """Routes everything that is logged to `stream` (stderr). Replaces what was set."""
     stream = sys.stderr if stream is None else stream
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-    ]
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    ending: list[Processor] = [structlog.stdlib.ProcessorFormatter.remove_processors_meta]
-    if settings.as_json:
-        ending += [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
-    else:
-        ending.append(
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(),
-                timestamp_key="time",
-                # Not the default, which shows local variables and with them what a workflow carries.
-                exception_formatter=structlog.dev.plain_traceback,
-            )
-        )
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=ending))
+    handler.setFormatter(JsonFormatter() if settings.as_json else ConsoleFormatter(colours=stream.isatty()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level)
 
 
-def _to_json(fields: Any, **_: Any) -> str:
-    # A field that JSON cannot hold, such as a UUID, is written as its text: a log line is never lost for it.
-    return json.dumps(fields, default=str)
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line. A caller's field of the name of one of Baton's own gives way to it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Renders a record; a field that JSON cannot hold, such as a UUID, is written as its text."""
+        line = _fields(record) | {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "time": _time(record),
+        }
+        exception = _exception(record)
+        if exception:
+            line["exception"] = exception
+        return json.dumps(line, default=str)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """Lines for people: time, level, what happened, fields, logger; an exception below."""
+
+    def __init__(self, *, colours: bool) -> None:
+        super().__init__()
+        self._colours = colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Renders a record."""
+        words = [
+            self._styled(_DIM, _time(record)),
+            self._styled(_COLOURS.get(record.levelname, ""), f"[{record.levelname.lower():<8}]"),
+            self._styled(_BOLD, record.getMessage()),
+            *(f"{name}={_shown(value)}" for name, value in _fields(record).items()),
+            self._styled(_DIM, f"[{record.name}]"),
+        ]
+        exception = _exception(record)
+        return " ".join(words) + (f"\n{exception}" if exception else "")
+
+    def _styled(self, style: str, text: str) -> str:
+        return f"{style}{text}{_PLAIN}" if self._colours and style else text
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in vars(record).items() if name not in _OWN_FIELDS}
+
+
+def _exception(record: logging.LogRecord) -> str:
+    if record.exc_info is None or record.exc_info[0] is None:
+        return ""
+    return "".join(traceback.format_exception(*record.exc_info)).rstrip()
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _shown(value: Any) -> str:
+    text = str(value)
+    return text if text.isprintable() and " " not in text else repr(text)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import logging
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 import grpc
+import pytest
 from baton.v1 import (
     event_pb2,
     run_pb2,
@@ -244,6 +246,11 @@ class Told:
     def paths(self) -> list[str]:
         """The fields of the BadRequest."""
         return [] if self.bad_request is None else [each.field for each in self.bad_request.field_violations]
+
+
+def server_records(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What the server has logged in this test."""
+    return [record for record in caplog.records if record.name.startswith("orchestrator.")]
 
 
 def told(error: grpc.aio.AioRpcError) -> Told:

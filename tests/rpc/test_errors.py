@@ -11,13 +11,12 @@ import pytest
 from baton.v1 import error_reason_pb2, run_service_pb2, run_service_pb2_grpc
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import RetryInfo
-from structlog.testing import capture_logs
 
 from orchestrator.domain import errors as domain_errors
 from orchestrator.domain.errors import BatonError, FieldFault
 from orchestrator.rpc.errors import CODES, STATUS_LIMIT_BYTES, to_status
 from orchestrator.rpc.server import SERVICES
-from tests.rpc.fakes import FakeEngine, told
+from tests.rpc.fakes import FakeEngine, server_records, told
 
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SECRET = "postgres://root:hunter2@db/secret"
@@ -95,17 +94,22 @@ async def test_each_class_over_the_wire(
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
 @pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, TimeoutError, BatonError, grpc.aio.UsageError])
 async def test_no_exception_text_reaches_a_caller(
-    method: Any, error: type[Exception], engine: FakeEngine, channel: grpc.aio.Channel
+    method: Any,
+    error: type[Exception],
+    engine: FakeEngine,
+    channel: grpc.aio.Channel,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine.error = error(SECRET)
-    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(channel, method, valid_request(method.input_type).SerializeToString())
     answer = told(caught.value)
     assert (answer.code, answer.text, answer.reason) == (grpc.StatusCode.INTERNAL, "internal error", "INTERNAL")
     assert answer.info is not None
-    assert [(entry["error_id"], entry["exc_info"]) for entry in logs] == [
-        (answer.info.metadata["error_id"], engine.error)
-    ]
+    (record,) = server_records(caplog)
+    assert vars(record)["error_id"] == answer.info.metadata["error_id"]
+    assert record.exc_info is not None
+    assert record.exc_info[1] is engine.error
     for leak in (SECRET, "hunter2", error.__name__ + "(", "Traceback", "/work"):
         assert leak not in answer.raw
 
@@ -124,14 +128,17 @@ async def test_errors_that_pass_always_say_when_to_try_again(reason: str) -> Non
     ],
 )
 async def test_errors_that_cannot_be_rendered_are_internal(
-    error: BatonError, engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+    error: BatonError,
+    engine: FakeEngine,
+    runs: run_service_pb2_grpc.RunServiceAsyncStub,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     engine.error = error
-    with capture_logs() as logs, pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
     assert told(caught.value).reason == "INTERNAL"
     assert SECRET not in told(caught.value).raw
-    assert len(logs) == 1
+    assert len(server_records(caplog)) == 1
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: str(method.full_name))
@@ -175,7 +182,7 @@ async def test_an_answer_of_the_wrong_type_is_an_internal_error(
     engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
 ) -> None:
     engine.updates = ["not a message"]  # type: ignore[list-item]
-    with capture_logs(), pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
         async for _ in runs.WatchRun(run_service_pb2.WatchRunRequest(run_id=RUN_ID)):
             pass
     assert told(caught.value).reason == "INTERNAL"
