@@ -10,7 +10,7 @@ from pathlib import Path
 os.environ["COLUMNS"] = os.environ["TERMINAL_WIDTH"] = "100"
 
 import typer
-from baton.cli import app
+from baton.cli.application import app
 
 PAGE = Path(__file__).with_name("cli.md")
 WIDTH = 100

@@ -32,9 +32,7 @@ class LogObserver:
 
     def run_forgotten(self, key: RunKey, why: str) -> None:
         """Logs a run that this replica gave up."""
-        self._log.warning(
-            "run forgotten", extra={"namespace": key.namespace, "run": str(key.run_id), "why": why}
-        )
+        self._log.warning("run forgotten", extra={"namespace": key.namespace, "run": str(key.run_id), "why": why})
 
     def loop_stalled(self, seconds: float) -> None:
         """Logs an event loop that was busy for too long."""

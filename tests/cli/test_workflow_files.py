@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from baton.cli.session import CommandFailed
+from baton.cli.outcomes import CommandFailed
 from baton.cli.workflow_files import read_workflow, read_workflows
 
 ROOT = Path(__file__).parents[2]

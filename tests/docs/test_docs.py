@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 import typer
 import yaml
-from baton.cli import app
+from baton.cli.application import app
 from baton.v1 import error_reason_pb2, run_pb2, workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FileDescriptor

@@ -164,9 +164,7 @@ async def test_a_submitted_run_is_a_child_of_its_span(engine: FakeEngine) -> Non
 
 
 @pytest.mark.parametrize("failing", ["on_call", "start_span", "finish"])
-async def test_telemetry_fails_no_call(
-    failing: str, engine: FakeEngine, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_telemetry_fails_no_call(failing: str, engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     def fail(*_: object) -> Any:
         raise RuntimeError("telemetry is broken")
 

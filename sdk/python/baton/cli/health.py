@@ -6,7 +6,8 @@ from typing import Any
 
 import typer
 
-from baton.cli.session import CommandFailed, OutputOption, ServerOption, choices, run_with_client
+from baton.cli.outcomes import CommandFailed
+from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
 TIMEOUT_SECONDS = 3.0
 
@@ -19,7 +20,7 @@ def health(context: typer.Context, server: ServerOption = None, output: OutputOp
         import grpc
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-        from baton.cli.output import print_json
+        from baton.cli.lines import print_json
         from baton.connection import server_address
 
         address = server_address(chosen.address)

@@ -12,7 +12,7 @@ from typing import Any
 from google.protobuf import any_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from baton.cli.session import CommandFailed
+from baton.cli.outcomes import CommandFailed
 from baton.cli.types import Types, closest
 
 _TEXT_KINDS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_ENUM)

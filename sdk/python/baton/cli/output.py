@@ -1,18 +1,19 @@
-"""Forms of output: tables, states with their colours, times and lengths, JSON. Nothing here asks a server."""
+"""Forms of output for people: tables, states with their colours, times and lengths. Nothing here asks a server."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from baton.cli.lines import write
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -56,12 +57,6 @@ def console() -> Console:
 def error_console() -> Console:
     """Standard error. Long lines are the terminal's to wrap."""
     return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
-
-
-def write(text: str = "") -> None:
-    """Writes a line to standard output at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def note(text: str) -> None:
@@ -115,21 +110,6 @@ def show(renderable: RenderableType) -> None:
     with target.capture() as captured:
         target.print(renderable, soft_wrap=False)
     write("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
-
-
-def print_json(value: Any) -> None:
-    """Writes one JSON document to standard output: indented for a terminal, else on one line."""
-    write(_json_text(value, indent=2 if sys.stdout.isatty() else None))
-
-
-def print_json_line(value: Any) -> None:
-    """Writes one line of a stream of JSON documents."""
-    write(_json_text(value, indent=None))
-
-
-def _json_text(value: Any, indent: int | None) -> str:
-    every_letter = sys.stdout.encoding.lower() in ("utf-8", "utf8")
-    return json.dumps(value, ensure_ascii=not every_letter, indent=indent)
 
 
 def instant(time: Timestamp) -> str:

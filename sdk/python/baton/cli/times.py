@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from baton.cli.session import CommandFailed, ExitCode
+from baton.cli.outcomes import CommandFailed, ExitCode
 
 _LENGTH = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, None: 1.0, "s": 1.0, "m": 60.0, "h": 3_600.0}

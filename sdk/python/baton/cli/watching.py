@@ -13,9 +13,10 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from baton.cli.output import console, print_json, print_json_line, show, state_text
+from baton.cli.lines import print_json, print_json_line
+from baton.cli.outcomes import Choices, ExitCode
+from baton.cli.output import console, show, state_text
 from baton.cli.run_view import event_line, facts, head, run_state, steps_table, why
-from baton.cli.session import Choices, ExitCode
 from baton.cli.types import Types
 from baton.client import Client
 from baton.runs import RunHandle

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from baton.cli.session import CommandFailed, OutputOption, ServerOption, choices, run_with_client
+from baton.cli.outcomes import CommandFailed
+from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -68,7 +69,8 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
     async def work(client: Client) -> None:
         from google.protobuf.json_format import MessageToDict
 
-        from baton.cli.output import print_json, print_table
+        from baton.cli.lines import print_json
+        from baton.cli.output import print_table
 
         workers = [worker async for worker in client.list_workers()]
         if chosen.as_json:
@@ -191,7 +193,8 @@ def _endpoint_row(endpoint: worker_pb2.Endpoint) -> list[str | Text]:
 def _print_worker(worker: worker_pb2.Worker, as_json: bool) -> None:
     from google.protobuf.json_format import MessageToDict
 
-    from baton.cli.output import print_json, print_table, write
+    from baton.cli.lines import print_json, write
+    from baton.cli.output import print_table
 
     if as_json:
         print_json(MessageToDict(worker, preserving_proto_field_name=True))

@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from baton.cli.session import (
-    Choices,
-    ExitCode,
-    OutputForm,
-    OutputOption,
-    ServerOption,
-    choices,
-    errors_told,
-    run_with_client,
-)
+from baton.cli.outcomes import Choices, ExitCode, OutputForm
+from baton.cli.session import OutputOption, ServerOption, choices, errors_told, run_with_client
 
 if TYPE_CHECKING:
     from baton.cli.workflow_files import WorkflowSource
@@ -47,7 +39,8 @@ def apply(context: typer.Context, files: Files, server: ServerOption = None, out
     sources = _read(chosen, files)
 
     async def work(client: Client) -> int:
-        from baton.cli.output import print_json, styled
+        from baton.cli.lines import print_json
+        from baton.cli.output import styled
         from baton.cli.reports import report_error
         from baton.errors import BatonError
 
@@ -84,7 +77,8 @@ def check(context: typer.Context, files: Files, server: ServerOption = None, out
     sources = _read(chosen, files)
 
     async def work(client: Client) -> int:
-        from baton.cli.output import error_console, note, print_json, styled
+        from baton.cli.lines import print_json
+        from baton.cli.output import error_console, note, styled
         from baton.cli.reports import cure_of, print_violations, violation_as_json
 
         code = ExitCode.SUCCESS
@@ -155,7 +149,7 @@ def get(
     async def work(client: Client) -> None:
         from google.protobuf.json_format import MessageToDict
 
-        from baton.cli.output import print_json, write
+        from baton.cli.lines import print_json, write
 
         found = await client.get_workflow(name, revision)
         definition = MessageToDict(found.definition, preserving_proto_field_name=True)
@@ -197,7 +191,8 @@ def _read(chosen: Choices, files: list[str]) -> list[WorkflowSource]:
 
 
 def _print_revisions(chosen: Choices, found: list[workflow_pb2.WorkflowRevision], empty: str) -> None:
-    from baton.cli.output import instant, print_json, print_table
+    from baton.cli.lines import print_json
+    from baton.cli.output import instant, print_table
 
     if chosen.as_json:
         from google.protobuf.json_format import MessageToDict
@@ -223,7 +218,8 @@ def _print_revisions(chosen: Choices, found: list[workflow_pb2.WorkflowRevision]
 
 
 def _print_workflow(found: workflow_pb2.WorkflowRevision) -> None:
-    from baton.cli.output import clean, instant, print_table, write
+    from baton.cli.lines import write
+    from baton.cli.output import clean, instant, print_table
 
     definition = found.definition
     write(f"workflow {found.workflow}, revision {found.revision}, applied {instant(found.create_time)}")

@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from google.protobuf import json_format
 
-from baton.cli.session import CommandFailed
+from baton.cli.outcomes import CommandFailed
 from baton.cli.yaml_fields import check_fields
 from baton.v1 import workflow_pb2
 

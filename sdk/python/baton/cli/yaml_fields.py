@@ -8,7 +8,7 @@ from __future__ import annotations
 import yaml
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from baton.cli.session import CommandFailed
+from baton.cli.outcomes import CommandFailed
 from baton.cli.types import closest
 
 _STRING_TAG = "tag:yaml.org,2002:str"
