@@ -13,11 +13,11 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cel_expr_python import cel
 from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor
 from google.protobuf.message import Message
 
+from orchestrator.contracts import cel_library as cel
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.paths import UNSET
 from orchestrator.contracts.syntax import (

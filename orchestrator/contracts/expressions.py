@@ -1,6 +1,6 @@
 """Expressions: CEL, checked against the types of the workflow, bounded, and evaluated to plain values.
 
-This is the only module besides `variables` and `cel_values` that knows the CEL library. Its run-time errors are values;
+Only this module, `variables` and `cel_values` know the CEL library. Its run-time errors are values;
 none of its texts reaches a caller when an expression runs.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from cel_expr_python import cel
-from cel_expr_python.ext import ext_math, ext_optional, ext_strings
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
+from orchestrator.contracts import cel_library as cel
 from orchestrator.contracts import syntax
 from orchestrator.contracts.cel_values import converter, enum_name, mismatch, plain
 from orchestrator.contracts.cost import (
@@ -233,10 +233,13 @@ class ExpressionCompiler:
     def __init__(self, types: TypePool, names: Names) -> None:
         self._types = types
         self._names = names
-        self._extensions = [ext_optional.ExtOptional(), ext_math.ExtMath(), ext_strings.ExtStrings()]
         self._syntax: Any = None
         self._parsed: dict[str, Node | ExpressionFault] = {}
         self._environments: dict[str, _Environment] = {}
+
+    @cached_property
+    def _extensions(self) -> list[Any]:
+        return cel.extensions()
 
     def prepare(self, uses: Iterable[Use]) -> None:
         """Declares the variables of all expressions that are going to be compiled. Faults are left to `compile`."""

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from cel_expr_python import cel
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from orchestrator.contracts import cel_library as cel
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.facts import Name
 from orchestrator.contracts.paths import (
@@ -33,18 +34,6 @@ from orchestrator.contracts.violations import closest
 
 PRUNE_BYTES = 4 * 1024
 """Messages larger than this are cut to the fields in use before CEL copies them."""
-
-_CEL_SCALARS = {
-    FieldDescriptor.CPPTYPE_INT32: cel.Type.INT,
-    FieldDescriptor.CPPTYPE_INT64: cel.Type.INT,
-    FieldDescriptor.CPPTYPE_UINT32: cel.Type.UINT,
-    FieldDescriptor.CPPTYPE_UINT64: cel.Type.UINT,
-    FieldDescriptor.CPPTYPE_DOUBLE: cel.Type.DOUBLE,
-    FieldDescriptor.CPPTYPE_FLOAT: cel.Type.DOUBLE,
-    FieldDescriptor.CPPTYPE_BOOL: cel.Type.BOOL,
-    FieldDescriptor.CPPTYPE_ENUM: cel.Type.INT,
-    FieldDescriptor.CPPTYPE_STRING: cel.Type.STRING,
-}
 
 Read = Callable[[Scope, Message | None], Any]
 """Reads a variable from a scope and the step's own output."""
@@ -202,8 +191,23 @@ def _message_at(root: Descriptor, path: tuple[str, ...]) -> Descriptor:
     return root
 
 
+@cache
+def _cel_scalars() -> dict[int, cel.Type]:
+    return {
+        FieldDescriptor.CPPTYPE_INT32: cel.Type.INT,
+        FieldDescriptor.CPPTYPE_INT64: cel.Type.INT,
+        FieldDescriptor.CPPTYPE_UINT32: cel.Type.UINT,
+        FieldDescriptor.CPPTYPE_UINT64: cel.Type.UINT,
+        FieldDescriptor.CPPTYPE_DOUBLE: cel.Type.DOUBLE,
+        FieldDescriptor.CPPTYPE_FLOAT: cel.Type.DOUBLE,
+        FieldDescriptor.CPPTYPE_BOOL: cel.Type.BOOL,
+        FieldDescriptor.CPPTYPE_ENUM: cel.Type.INT,
+        FieldDescriptor.CPPTYPE_STRING: cel.Type.STRING,
+    }
+
+
 def _leaf_type(leaf: FieldDescriptor) -> cel.Type:
-    return cel.Type.BYTES if leaf.type == FieldDescriptor.TYPE_BYTES else _CEL_SCALARS[leaf.cpp_type]
+    return cel.Type.BYTES if leaf.type == FieldDescriptor.TYPE_BYTES else _cel_scalars()[leaf.cpp_type]
 
 
 def _plain(read: Callable[[Scope], Any]) -> Read:
