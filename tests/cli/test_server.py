@@ -5,6 +5,9 @@ import signal
 from pathlib import Path
 
 import asyncpg
+import pytest
+from baton.cli.outcomes import Choices, OutputForm
+from baton.cli.serving import plain_serve
 
 from .conftest import Command
 from .programs import Program, baton
@@ -92,3 +95,52 @@ async def test_health_says_by_its_exit_code_whether_a_server_serves(shop: Comman
     nobody = await shop("health", "--server", "127.0.0.1:1")
     assert nobody.code == 1
     assert "baton dev" in nobody.error
+
+
+TABLE, JSON = Choices(None, OutputForm.TABLE), Choices(None, OutputForm.JSON)
+
+
+@pytest.mark.parametrize(
+    ("words", "read"),
+    [
+        ("serve", (TABLE, None)),
+        ("serve --listen 0.0.0.0:7330", (TABLE, "0.0.0.0:7330")),
+        ("serve --listen=:1 -o json", (JSON, ":1")),
+        ("serve --output=json --listen :1 --listen :2", (JSON, ":2")),
+        ("serve -o table", (TABLE, None)),
+    ],
+)
+def test_serve_is_read_without_the_library_of_command_lines(words: str, read: tuple[Choices, str | None]) -> None:
+    assert plain_serve(words.split()) == read
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "",
+        "dev",
+        "run ls",
+        "--output json serve",
+        "serve --help",
+        "serve --listen",
+        "serve --listen=",
+        "serve -ojson",
+        "serve -o=json",
+        "serve --output xml",
+        "serve --listen --output",
+        "serve :1",
+        "serve --server x",
+        "serve --",
+    ],
+)
+def test_all_else_is_left_to_that_library(words: str) -> None:
+    assert plain_serve(words.split()) is None
+
+
+async def test_serve_tells_of_mistakes_as_every_command_does() -> None:
+    for words in (("--listen",), ("--listten", ":1"), ("-o", "xml"), (":1",)):
+        answer = await baton("serve", *words)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.error.splitlines()[-1].startswith("Error: ")
+    json_form = await baton("-o", "json", "serve")
+    assert json.loads(json_form.error)["error"]["message"] == "no database is named"

@@ -26,7 +26,11 @@ def test_import_baton_loads_nothing_heavy() -> None:
 def test_the_builder_needs_no_grpc_and_the_client_no_server_or_tracing() -> None:
     assert "grpc" not in loaded_by("from baton import workflow, bind, cond, Retry, fallback, branch")
     loaded = loaded_by("from baton import Client, Worker")
-    assert not {"orchestrator", "typer", "rich", "opentelemetry"} & loaded
+    assert not {"orchestrator", "typer", "rich", "pydantic", "yaml", "opentelemetry"} & loaded
+
+
+def test_a_client_loads_nothing_of_a_worker() -> None:
+    assert not {"grpc_health", "grpc_reflection", "baton.interceptor"} & loaded_by("from baton import Client")
 
 
 def test_every_public_name_is_found_and_known_to_type_checkers() -> None:
