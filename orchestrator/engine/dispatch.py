@@ -17,7 +17,7 @@ from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.inputs import CallFailed, CallLost
-from orchestrator.domain.tracing import attempt_traceparent
+from orchestrator.domain.tracing import attempt_traceparent, is_sampled
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
 from orchestrator.engine.ports import Answer, Call, Clock, Sending, WorkerGateway
@@ -94,8 +94,8 @@ class Dispatcher:
         )
 
     def _traceparent(self, live: LiveRun, step_id: str, attempt: int) -> str:
-        """Makes the worker's span a child of the attempt's, or of the caller's where no span is exported here."""
-        if not self._trace_calls:
+        """Makes the worker's span a child of the attempt's, or of the caller's where that is not recorded here."""
+        if not self._trace_calls or not is_sampled(live.run.traceparent):
             return live.run.traceparent
         return attempt_traceparent(live.run.traceparent, live.key.run_id, step_id, attempt)
 

@@ -1,5 +1,5 @@
-"""What the OTEL_* variables say about whether and how traces are exported. Endpoints, headers, certificates, timeouts
-and the queue are read by the OpenTelemetry SDK itself."""
+"""What the OTEL_* variables say about whether and how traces are exported. Endpoints, headers, certificates and
+timeouts are read by OpenTelemetry's exporters themselves."""
 
 from __future__ import annotations
 
@@ -23,12 +23,22 @@ class TelemetrySettingInvalid(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """How spans are gathered: exported once `batch_limit` wait, or after `delay_seconds`; `queue_limit` may wait."""
+
+    queue_limit: int = 16_384
+    batch_limit: int = 512
+    delay_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class TracingSettings:
     """How to export traces. `service_name` is None where the environment names the service itself."""
 
     exporters: tuple[ExporterName, ...]
     protocol: Protocol
     service_name: str | None
+    batch: BatchSettings
 
 
 def tracing_settings(environment: Mapping[str, str]) -> TracingSettings | None:
@@ -48,7 +58,26 @@ def tracing_settings(environment: Mapping[str, str]) -> TracingSettings | None:
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
     exporters = cast("tuple[ExporterName, ...]", tuple(dict.fromkeys(names)))
-    return TracingSettings(exporters, _protocol(environment, endpoint), None if named else "baton")
+    return TracingSettings(exporters, _protocol(environment, endpoint), None if named else "baton", _batch(environment))
+
+
+def _batch(environment: Mapping[str, str]) -> BatchSettings:
+    default = BatchSettings()
+    queue_limit = _number(environment, "OTEL_BSP_MAX_QUEUE_SIZE", default.queue_limit)
+    batch_limit = _number(environment, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", min(default.batch_limit, queue_limit))
+    if batch_limit > queue_limit:
+        raise TelemetrySettingInvalid("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", f"is above the queue's {queue_limit}")
+    delay_ms = _number(environment, "OTEL_BSP_SCHEDULE_DELAY", int(default.delay_seconds * 1_000))
+    return BatchSettings(queue_limit, batch_limit, delay_ms / 1_000)
+
+
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = _value(environment, name)
+    if not text:
+        return default
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise TelemetrySettingInvalid(name, f"is {text!r}; use a whole number above 0")
+    return int(text)
 
 
 def _protocol(environment: Mapping[str, str], endpoint: str) -> Protocol:

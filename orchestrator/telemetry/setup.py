@@ -14,7 +14,7 @@ from orchestrator.telemetry.settings import tracing_settings
 from orchestrator.telemetry.submit_span import SpanStarter, span_starter, wall_clock
 
 if TYPE_CHECKING:
-    from orchestrator.telemetry.export import SpanExport
+    from orchestrator.telemetry.queue import SpanQueue
 
 CLOSE_TIMEOUT_SECONDS = 5.0
 
@@ -26,11 +26,11 @@ class Tracing:
     observer: SpanObserver
     span_starter: SpanStarter
     sampler: Sampler
-    _export: SpanExport
+    _queue: SpanQueue
 
     async def close(self, timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> bool:
         """Exports what is queued, waiting at most so long; tells whether all of it was handed over in that time."""
-        return await asyncio.to_thread(self._export.close, timeout_seconds)
+        return await asyncio.to_thread(self._queue.close, timeout_seconds)
 
 
 def start_tracing(now: Callable[[], int] = wall_clock) -> Tracing | None:
@@ -43,12 +43,8 @@ def start_tracing(now: Callable[[], int] = wall_clock) -> Tracing | None:
     if settings is None:
         return None
     sampler = sampler_from(os.environ)
-    from orchestrator.telemetry.export import SpanExport
+    from orchestrator.telemetry.export import span_sinks
+    from orchestrator.telemetry.queue import SpanQueue
 
-    export = SpanExport(settings)
-    return Tracing(
-        SpanObserver(export.emit),
-        span_starter(sampler, export.emit, now),
-        sampler,
-        export,
-    )
+    queue = SpanQueue(span_sinks(settings), settings.batch)
+    return Tracing(SpanObserver(queue.put), span_starter(sampler, queue.put, now), sampler, queue)

@@ -13,10 +13,11 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from uuid import UUID
 
 from orchestrator.domain.failures import Failure
-from orchestrator.domain.run import AttemptRecord, Run, StepRun
+from orchestrator.domain.run import AttemptRecord, Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.tracing import (
     attempt_span_id,
@@ -26,6 +27,7 @@ from orchestrator.domain.tracing import (
     run_span_id,
     step_span_id,
 )
+from orchestrator.telemetry.ended import Ended, EndedRun, EndedStep, ended
 
 SHORTEST_WAIT_US = 1_000
 """A shorter wait, in the queue or between attempts, is not worth a span."""
@@ -44,8 +46,7 @@ class SpanKind(enum.Enum):
     CLIENT = "CLIENT"
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """One finished span. Times are microseconds since the Unix epoch. `links` are span ids of the same trace.
 
     `error_code` names the status code of a span that failed, such as UNAVAILABLE; empty for all others.
@@ -69,66 +70,63 @@ class RunTrace:
 
     run_id: UUID
     trace_id: bytes
+    span_id: bytes
     parent_span_id: bytes
     attributes: Mapping[str, Attribute]
 
 
-def run_trace(namespace: str, run_id: UUID, run: Run) -> RunTrace | None:
-    """Gives what the spans of a run share; None where the run has no well-formed traceparent."""
-    context = parse_traceparent(run.traceparent)
+def spans_of(what: Ended) -> list[Span]:
+    """Gives the spans of what has ended, sampled or not; none where the run has no well-formed traceparent."""
+    context = parse_traceparent(what.traceparent)
     if context is None:
-        return None
+        return []
     attributes: dict[str, Attribute] = {
-        "baton.namespace": namespace,
-        "baton.run.id": str(run_id),
+        "baton.namespace": what.namespace,
+        "baton.run.id": str(what.run_id),
     }
-    if run.workflow:
-        attributes["baton.workflow.name"] = run.workflow
-    attributes["baton.workflow.revision"] = run.revision
-    return RunTrace(run_id, context.trace_id, context.span_id, attributes)
+    if what.workflow:
+        attributes["baton.workflow.name"] = what.workflow
+    attributes["baton.workflow.revision"] = what.revision
+    trace = RunTrace(what.run_id, context.trace_id, run_span_id(what.run_id), context.span_id, attributes)
+    spans = [span for step in what.steps for span in _step_spans(trace, step)]
+    if what.run is not None:
+        spans.append(_run_span(trace, what.workflow, what.run))
+    return spans
 
 
 def whole_run_spans(namespace: str, run_id: UUID, run: Run) -> list[Span]:
     """Gives every span of an ended run, such as one read back from the journal, sampled or not."""
-    trace = run_trace(namespace, run_id, run)
-    if trace is None:
-        return []
-    spans = [span for index in range(len(run.steps)) for span in step_spans(trace, run, index)]
-    return [*spans, *run_spans(trace, run)]
+    return spans_of(ended(namespace, run_id, run, range(len(run.steps))))
 
 
-def run_spans(trace: RunTrace, run: Run) -> list[Span]:
-    """Gives the span of an ended run; nothing for one that has not ended."""
-    if run.end_time is None:
-        return []
+def _run_span(trace: RunTrace, workflow: str, run: EndedRun) -> Span:
     attributes = {
         **trace.attributes,
         "baton.run.state": run.state.name,
         **_failure_attributes(run.failure),
     }
-    return [
-        Span(
-            f"run {run.workflow or 'inline'}",
-            SpanKind.INTERNAL,
-            trace.trace_id,
-            run_span_id(trace.run_id),
-            trace.parent_span_id,
-            run.create_time,
-            run.end_time,
-            attributes,
-            error_code=_code(run.failure),
-        )
-    ]
+    return Span(
+        f"run {workflow or 'inline'}",
+        SpanKind.INTERNAL,
+        trace.trace_id,
+        trace.span_id,
+        trace.parent_span_id,
+        run.create_time,
+        run.end_time,
+        attributes,
+        error_code=_code(run.failure),
+    )
 
 
-def step_spans(trace: RunTrace, run: Run, index: int) -> list[Span]:
-    """Gives the spans of an ended step, its own first; nothing for one that has not ended or never waited to run."""
-    step, spec = run.steps[index], run.graph.steps[index]
-    if step.ready_time is None or step.end_time is None:
+def _step_spans(trace: RunTrace, step: EndedStep) -> list[Span]:
+    """Gives the spans of an ended step, its own first; nothing for one that never waited to run."""
+    if step.ready_time is None:
         return []
     if step.state is StepState.CANCELLED and not step.attempts and step.end_time - step.ready_time < SHORTEST_WAIT_US:
         # Released by the very failure that ended the run.
         return []
+    specs = step.graph.steps
+    spec = specs[step.position]
     attributes: dict[str, Attribute] = {**trace.attributes, "baton.step.id": spec.id}
     own: dict[str, Attribute] = {
         **attributes,
@@ -144,27 +142,16 @@ def step_spans(trace: RunTrace, run: Run, index: int) -> list[Span]:
         SpanKind.INTERNAL,
         trace.trace_id,
         step_span_id(trace.run_id, spec.id),
-        run_span_id(trace.run_id),
+        trace.span_id,
         step.ready_time + 1,
         step.end_time,
         own,
-        tuple(step_span_id(trace.run_id, run.graph.steps[before].id) for before in spec.predecessors[:LINKS_LIMIT]),
+        tuple(step_span_id(trace.run_id, specs[before].id) for before in spec.predecessors[:LINKS_LIMIT]),
         _code(step.failure),
     )
     if step.state is StepState.SKIPPED:
         return [span]
-    return [
-        span,
-        *_inner_spans(
-            trace,
-            attributes,
-            span.span_id,
-            spec.id,
-            step,
-            step.ready_time,
-            step.end_time,
-        ),
-    ]
+    return [span, *_inner_spans(trace, attributes, span.span_id, spec.id, step, step.ready_time)]
 
 
 def _inner_spans(
@@ -172,11 +159,10 @@ def _inner_spans(
     attributes: Mapping[str, Attribute],
     parent: bytes,
     step_id: str,
-    step: StepRun,
+    step: EndedStep,
     ready_time: int,
-    end_time: int,
 ) -> Iterator[Span]:
-    told_until = ready_time
+    told_until, end_time = ready_time, step.end_time
     before: AttemptRecord | None = None
     for record in step.attempts:
         # Before the first attempt of a target there is no backoff: all the wait was for a worker, circuit or limit.
@@ -204,7 +190,7 @@ def _inner_spans(
         attributes,
         parent,
         step_id,
-        step.attempt + 1,
+        len(step.attempts) + 1,
         told_until,
         due_time,
         end_time + 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 
@@ -19,6 +18,7 @@ from orchestrator.domain.tracing import (
     run_span_id,
     step_span_id,
 )
+from orchestrator.telemetry import spans
 from orchestrator.telemetry.observer import SpanObserver
 from orchestrator.telemetry.spans import LINKS_LIMIT, Span, SpanKind, whole_run_spans
 from tests.telemetry.critical_path import critical_path
@@ -33,6 +33,11 @@ from tests.telemetry.stories import (
     graph,
     told_chain,
 )
+
+
+def telling(emitted: list[Span]) -> SpanObserver:
+    """An observer whose spans are made at once."""
+    return SpanObserver(lambda what: emitted.extend(spans.spans_of(what)))
 
 
 def spans_of(story: Story) -> list[Span]:
@@ -170,12 +175,12 @@ def test_no_payload_and_no_text_of_a_worker_is_in_a_span() -> None:
     story = told_chain()
     failed = Story(graph({"charge": ()})).start("charge").fail("charge", Code.INTERNAL)
     for span in (*spans_of(story), *spans_of(failed)):
-        assert SECRET not in json.dumps(dataclasses.asdict(span), default=str)
+        assert SECRET not in json.dumps(span._asdict(), default=str)
 
 
 def test_two_replicas_make_the_same_spans() -> None:
     emitted: list[Span] = []
-    story = told_chain(SpanObserver(emitted.append))
+    story = told_chain(telling(emitted))
     rebuilt = Run(story.run.graph)
     for event in story.events:
         rebuilt.apply(event)
@@ -186,7 +191,7 @@ def test_two_replicas_make_the_same_spans() -> None:
 
 def test_a_step_is_emitted_when_it_ends_and_the_run_at_the_end() -> None:
     emitted: list[Span] = []
-    story = Story(graph({"a": (), "b": ("a",)}), SpanObserver(emitted.append)).start("a").wait(1)
+    story = Story(graph({"a": (), "b": ("a",)}), telling(emitted)).start("a").wait(1)
     assert emitted == []
     story.succeed("a")
     assert [span.name for span in emitted] == ["step a", "shop.v1.AService/Do"]
@@ -197,7 +202,7 @@ def test_a_step_is_emitted_when_it_ends_and_the_run_at_the_end() -> None:
 @pytest.mark.parametrize("traceparent", [UNSAMPLED, "", "garbage", "00-" + "0" * 32 + "-00f067aa0ba902b7-01"])
 def test_an_unsampled_or_unreadable_trace_emits_nothing(traceparent: str) -> None:
     emitted: list[Span] = []
-    story = told_chain(SpanObserver(emitted.append), traceparent)
+    story = told_chain(telling(emitted), traceparent)
     assert story.run.ended
     assert emitted == []
 

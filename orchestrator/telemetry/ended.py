@@ -1,0 +1,87 @@
+"""What is kept of ended steps and runs until their spans are made: names, states and times.
+
+What may not enter: payloads, which would be held in memory for as long as a collector is slow, and what still changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+from uuid import UUID
+
+from orchestrator.domain.events import SkipReason
+from orchestrator.domain.failures import Failure
+from orchestrator.domain.run import AttemptRecord, Run
+from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.workflow import Graph
+
+
+class EndedStep(NamedTuple):
+    """A step that has ended; its attempts are those of the run, to which no more are added. Times as in StepRun."""
+
+    graph: Graph
+    position: int
+    state: StepState
+    skip_reason: SkipReason | None
+    ready_time: int | None
+    queue_time: int | None
+    end_time: int
+    target: int
+    attempts: Sequence[AttemptRecord]
+    failure: Failure | None
+
+
+class EndedRun(NamedTuple):
+    """A run that has ended."""
+
+    state: RunState
+    create_time: int
+    end_time: int
+    failure: Failure | None
+
+
+class Ended(NamedTuple):
+    """What one commit ended of a run: `steps` by their indices, and the run itself or None."""
+
+    namespace: str
+    run_id: UUID
+    traceparent: str
+    workflow: str
+    revision: str
+    steps: Sequence[EndedStep]
+    run: EndedRun | None
+
+    def least_spans(self) -> int:
+        """Spans that this becomes, without waits between attempts."""
+        return sum(1 + len(step.attempts) for step in self.steps) + (self.run is not None)
+
+
+def ended(namespace: str, run_id: UUID, run: Run, indices: Sequence[int]) -> Ended:
+    """Keeps the steps at `indices`, of which those that have not ended are left out, and the run where it has."""
+    return Ended(
+        namespace,
+        run_id,
+        run.traceparent,
+        run.workflow,
+        run.revision,
+        [step for index in indices if (step := _step(run, index)) is not None],
+        None if run.end_time is None else EndedRun(run.state, run.create_time, run.end_time, run.failure),
+    )
+
+
+def _step(run: Run, index: int) -> EndedStep | None:
+    step = run.steps[index]
+    if step.end_time is None:
+        return None
+    return EndedStep(
+        run.graph,
+        index,
+        step.state,
+        step.skip_reason,
+        step.ready_time,
+        step.queue_time,
+        step.end_time,
+        step.target,
+        step.attempts,
+        step.failure,
+    )
