@@ -55,6 +55,7 @@ class SpanQueue:
         self._taken_spans = 0
         self.dropped = 0
         self._told_dropped = 0
+        self._added = 0
         self._wake = threading.Event()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="baton-spans", daemon=True)
@@ -85,42 +86,48 @@ class SpanQueue:
 
     def _work(self) -> None:
         while not self._closing:
-            self._wake.wait(self._settings.delay_seconds)
+            full = self._wake.wait(self._settings.delay_seconds)
             self._wake.clear()
             self._export_waiting()
+            if not full:
+                self._flush()
         self._export_waiting()
+        self._flush()
         for sink in self._sinks:
             self._guarded(sink.close)
 
     def _export_waiting(self) -> None:
-        """Exports what waited when it began, and what comes meanwhile as long as it fills batches."""
-        added = sliced = 0
+        """Makes the spans of all that waits, and exports whole batches; the rest stays with the sinks."""
+        sliced = 0
         while self._waiting:
             what = self._waiting.popleft()
             self._taken_spans += _worth(what)
             try:
                 spans = [what] if isinstance(what, Span) else spans_of(what)
                 for span in spans:
-                    for sink in self._sinks:
-                        sink.add(span)
+                    self._add(span)
             except Exception:
                 _LOGGER.exception("the spans of a run could not be made")
                 continue
-            added += len(spans)
             sliced += len(spans)
-            if added >= self._settings.batch_limit:
-                self._flush()
-                added = 0
             if sliced >= SLICE_SPANS and not self._closing:
                 sliced = 0
                 time.sleep(SLICE_PAUSE_SECONDS)
-        if added:
-            self._flush()
         if self.dropped > self._told_dropped:
             count, self._told_dropped = self.dropped - self._told_dropped, self.dropped
             _LOGGER.warning("spans dropped: the collector takes fewer than there are", extra={"spans": count})
 
+    def _add(self, span: Span) -> None:
+        for sink in self._sinks:
+            sink.add(span)
+        self._added += 1
+        if self._added >= self._settings.batch_limit:
+            self._flush()
+
     def _flush(self) -> None:
+        if self._added == 0:
+            return
+        self._added = 0
         for sink in self._sinks:
             self._guarded(sink.flush)
 
