@@ -30,7 +30,9 @@ def test_the_builder_needs_no_grpc_and_the_client_no_server_or_tracing() -> None
 
 
 def test_a_client_loads_nothing_of_a_worker() -> None:
-    assert not {"grpc_health", "grpc_reflection", "baton.interceptor"} & loaded_by("from baton import Client")
+    loaded = loaded_by("from baton import Client")
+    # grpc itself imports the empty packages above these.
+    assert not {"grpc_health.v1", "grpc_reflection.v1alpha", "baton.interceptor"} & loaded
 
 
 def test_every_public_name_is_found_and_known_to_type_checkers() -> None:
