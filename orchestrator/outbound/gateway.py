@@ -76,7 +76,7 @@ class GrpcWorkerGateway:
         self._outbound = Outbound(self._channels)
         self._health = HealthWatcher(self._channels, lambda address, _: self._tell(address))
         self.replica_id = uuid.uuid4()
-        self._dialer = WorkDialer(self._channels, str(self.replica_id), self._tell, self._serves_no_stream)
+        self._dialer = WorkDialer(self._channels, self.replica_id, self._tell, self._serves_no_stream)
         self._attached = AttachedSessions(self._tell)
         self._relays = relays
         self._followers: defaultdict[str, list[Follower]] = defaultdict(list)

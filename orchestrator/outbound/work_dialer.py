@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import uuid
 from collections.abc import Callable
 
 import grpc
@@ -33,7 +34,7 @@ class WorkDialer:
     def __init__(
         self,
         channels: Channels,
-        replica_id: str,
+        replica_id: uuid.UUID,
         on_change: Callable[[str], None],
         on_unserved: Callable[[str, bool], None],
     ) -> None:
@@ -123,7 +124,7 @@ class WorkDialer:
         task = asyncio.current_task()
         cancels_before = task.cancelling() if task is not None else 0
         try:
-            first = await open_stream(self._replica_id, read, call.write)
+            first = await open_stream(self._name(address), read, call.write)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and address not in self._relayed:
                 await self._unserved(address, connection)
@@ -139,6 +140,10 @@ class WorkDialer:
             return True
         finally:
             call.cancel()
+
+    def _name(self, address: str) -> str:
+        """Who speaks: another for each address, since one worker process may serve at several."""
+        return str(uuid.uuid5(self._replica_id, address))
 
     async def _unserved(self, address: str, connection: Connection) -> None:
         """Leaves an address to those who make single calls until its connection was lost."""

@@ -118,6 +118,12 @@ class Double(
         async with asyncio.timeout(10), self.called:
             await self.called.wait_for(lambda: len(self.requests[method]) >= count)
 
+    async def until_held(self, count: int) -> None:
+        """Waits until so many runs were submitted."""
+        async with asyncio.timeout(10):
+            while len(self.held) < count:
+                await asyncio.sleep(0)
+
     async def add(self, run_id: str, **kind: Message) -> None:
         """Journals one event of a run."""
         held = self.held[run_id]

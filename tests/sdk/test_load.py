@@ -75,6 +75,7 @@ async def test_submissions_of_one_turn_go_together(double: Double, loaded: Clien
 async def test_ends_of_many_come_over_one_stream(double: Double, loaded: Client) -> None:
     executing = [asyncio.ensure_future(loaded.execute(fulfil, order(number))) for number in range(300)]
     await double.until("WatchRuns", 1)
+    await double.until_held(LOAD + 300)
     for run_id in list(double.held)[LOAD:]:
         await double.finish(run_id, OUTPUT)
     assert await asyncio.gather(*executing) == [OUTPUT] * 300

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from baton.cli.inputs import build_input
-from baton.cli.output import print_json_line, write
-from baton.cli.session import Choices, CommandFailed, ExitCode
+from baton.cli.lines import print_json_line, write
+from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.types import Types
 from baton.client import Client
 from baton.errors import BatonError

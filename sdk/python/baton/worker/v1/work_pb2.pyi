@@ -78,8 +78,8 @@ class BatonOpening(_message.Message):
     HEARTBEAT_US_FIELD_NUMBER: _builtins.int
     RESUME_US_FIELD_NUMBER: _builtins.int
     replica_id: _builtins.str
-    """The replica process that speaks. Together with the worker's `instance_id` it names a session, which outlives its
-    streams: ids of assignments are unique within it.
+    """Who speaks: a replica process, for one endpoint of the worker. Together with the worker's `instance_id` it names a
+    session, which outlives its streams: ids of assignments are unique within it.
     """
     heartbeat_us: _builtins.int
     """Each side sends a frame at least this often, and ends a stream on which it has heard nothing for three times as
