@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from baton.worker.streams import Link
 from baton.worker.v1 import work_pb2
 
 from orchestrator.engine.ports import Health, ReadFrame, WriteFrame
-from orchestrator.outbound.relay import Relay
 from orchestrator.outbound.work_session import SessionState, WorkSession
 from orchestrator.outbound.work_stream import carry
+
+if TYPE_CHECKING:
+    from baton.worker.streams import Link
+
+    from orchestrator.outbound.relay import Relay
 
 
 class AttachedSessions:
@@ -42,6 +46,9 @@ class AttachedSessions:
         if session is None:
             session = WorkSession(address, asyncio.get_running_loop(), lambda: self._changed(address))
             self._sessions[address] = session
+            # Not before: it brings the worker's half of the SDK.
+            from orchestrator.outbound.relay import Relay
+
             self._relays[address] = Relay(first.opening.worker, session, lambda: self._changed(address))
             if self._leaving:
                 self._leave(address)

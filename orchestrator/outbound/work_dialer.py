@@ -78,8 +78,8 @@ class WorkDialer:
             return "unknown", None
         if session.state is SessionState.OPEN:
             return ("serving", session.credit) if session.ready else ("not_serving", None)
-        if address in self._relayed:
-            return "not_serving", None  # There is no other way to call it.
+        if address in self._relayed or session.draining:
+            return "not_serving", None  # There is no other way to call it, or it said that it takes no more.
         return ("unreachable" if address in self._reached else "unknown"), None
 
     def leave(self) -> None:
@@ -106,7 +106,7 @@ class WorkDialer:
                         session.unreachable()
                         self._on_change(address)
                         await connection.wait_ready(None)
-                    if await self._stream(address, metadata, connection, session):
+                    if await self._stream(address, metadata, connection, session) and not session.draining:
                         backoff_seconds = BACKOFF_SECONDS
             except WorkerUnreachable:
                 pass

@@ -182,6 +182,7 @@ class WorkSession:
 
     def unreachable(self) -> None:
         """The worker's address takes no connections: whatever process it held is gone."""
+        self.draining = False
         if self.state is SessionState.LOST:
             self._give_up()
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
-import structlog
 from baton.v1.run_service_pb2 import SubmitRunRequest, SubmitRunResponse, SubmitRunsResponse, SubmitRunsResult
 from google.rpc.status_pb2 import Status
 
@@ -25,7 +25,7 @@ INPUT_LIMIT_BYTES = 1 << 20
 REFUSED_LIMIT_BYTES = 1 << 20
 """Size of the refusals of one answer that name every fault; later ones tell their reason and message alone."""
 
-_log = structlog.get_logger(__name__)
+_log = logging.getLogger(__name__)
 
 _Answer = SubmitRunResponse | BaseException
 
@@ -81,7 +81,7 @@ class Submissions:
             try:
                 traceparent, finish = self._start_span(SUBMIT_METHOD, traceparent)
             except Exception:  # telemetry fails no call
-                _log.exception("span could not be started", method=SUBMIT_METHOD)
+                _log.exception("span could not be started", extra={"method": SUBMIT_METHOD})
         return (replace(caller, traceparent=traceparent) if traceparent != caller.traceparent else caller), finish
 
 
@@ -98,7 +98,7 @@ def _finish(finish: FinishSpan | None, code: int) -> None:
         try:
             finish(code)
         except Exception:  # telemetry fails no call
-            _log.exception("span could not be ended", method=SUBMIT_METHOD)
+            _log.exception("span could not be ended", extra={"method": SUBMIT_METHOD})
 
 
 def _results(answers: Sequence[_Answer]) -> list[SubmitRunsResult]:
@@ -118,7 +118,8 @@ def _refused(error: BaseException, place: int, *, with_faults: bool) -> Status:
     """Tells of an error as the status of a call would, with the place of the submission before its paths."""
     if not isinstance(error, BatonError) or not errors.is_expected(error):
         error_id = errors.new_error_id()
-        _log.error("submission failed", method=SUBMIT_METHOD, place=place, error_id=error_id, exc_info=error)
+        told = {"method": SUBMIT_METHOD, "place": place, "error_id": error_id}
+        _log.error("submission failed", extra=told, exc_info=error)
         return errors.to_status(errors.internal_error(error_id))
     name = f"requests[{place}]"
     error.faults = tuple(

@@ -8,6 +8,7 @@ is `unary` for a server that knows nothing of Baton, `stream` for one that takes
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -200,7 +201,8 @@ class LabWorker:
         async def handle(request: Any, context: Context) -> Any:
             metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
             await self._note("arrived", method, request.text, metadata, context)
-            self._current = current() if self.work is not None else None
+            with contextlib.suppress(LookupError):  # by a unary call, as while a stream is down
+                self._current = current()
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:
