@@ -6,7 +6,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate release-wire bench-quick lock clean
+.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-lock lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -57,8 +57,16 @@ generate: setup ## generate Python from the protos
 	  --python_out=examples/gen --grpc_python_out=examples/gen --mypy_out=quiet:examples/gen \
 	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find documents shop -name '*.proto' | sort)
 
-bench-quick: setup ## measure speed and memory, beside what disk and wire cost here; under two minutes
-	$(BIN)/python -m benchmarks --scale 0.4
+bench: setup ## measure speed and memory beside disk, wire, a sketch and peers; about twenty minutes
+	$(BIN)/python -m benchmarks
+
+bench-quick: setup ## the main ratios of that without peers; under two minutes
+	$(BIN)/python -m benchmarks --quick
+
+bench-lock: setup ## resolve anew what only `make bench` needs
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \
+	  --no-header benchmarks/peers/requirements.in --output-file benchmarks/peers/requirements.lock
+	cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
 
 release-wire: setup ## take the wire as it is for the one that must not break
 	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb

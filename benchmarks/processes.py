@@ -7,7 +7,8 @@ import os
 import select
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 LINE_SECONDS = 120.0
 STOP_SECONDS = 20.0
 _TICKS = os.sysconf("SC_CLK_TCK")
+_FOREIGN = ("BATON_", "OTEL_", "PG", "DBOS_", "RESTATE_")
 
 
 class NotMeasured(Exception):
@@ -23,14 +25,26 @@ class NotMeasured(Exception):
 
 
 class Program:
-    """A Python program that is spoken to in lines. As a context it is stopped at the end."""
+    """A program that is spoken to in lines. As a context it is stopped at the end.
 
-    def __init__(self, arguments: list[str], log: Path, environment: Mapping[str, str] | None = None) -> None:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("BATON_", "OTEL_", "PG"))}
+    `arguments` are those of `python`, or where that is empty the whole command; `before` is put in front of it all.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        *,
+        python: str = sys.executable,
+        before: Sequence[str] = (),
+    ) -> None:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._log, self._name = log, " ".join(arguments[:3])
+        self._received = b""
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, *arguments],
+                [*before, *([python] if python else []), *arguments],
                 cwd=ROOT,
                 env=kept | {"PYTHONPATH": f"{ROOT}:{ROOT / 'sdk/python'}"} | dict(environment or {}),
                 stdin=subprocess.PIPE,
@@ -43,21 +57,33 @@ class Program:
     def line(self) -> str:
         """Returns the next line that it prints. Errors: NotMeasured where it ends or says nothing for too long."""
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], LINE_SECONDS)
-        line = self._process.stdout.readline().decode().strip() if ready else ""
-        if not line:
-            raise NotMeasured(f"{self._name} {'ended' if ready else 'hangs'}:\n{self._log.read_text()[-3000:]}")
-        return line
+        end = time.monotonic() + LINE_SECONDS
+        while b"\n" not in self._received:
+            ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
+            more = os.read(self._process.stdout.fileno(), 1 << 20) if ready else b""
+            if not more:
+                raise NotMeasured(f"{self._name} {'ended' if ready else 'hangs'}:\n{self._log.read_text()[-3000:]}")
+            self._received += more
+        line, _, self._received = self._received.partition(b"\n")
+        return line.decode().strip()
 
-    def ask(self, **command: Any) -> dict[str, float]:
-        """Sends a command and returns the figures that it answers with. Errors: NotMeasured."""
+    def tell(self, **command: Any) -> None:
+        """Sends a command, whose answer is the next line."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             pass  # the line that does not come tells why
-        figures: dict[str, float] = json.loads(self.line())
-        return figures
+
+    def answer(self) -> dict[str, Any]:
+        """Returns the answer of the command before. Errors: NotMeasured."""
+        answer: dict[str, Any] = json.loads(self.line())
+        return answer
+
+    def ask(self, **command: Any) -> dict[str, Any]:
+        """Sends a command and returns what it answers. Errors: NotMeasured."""
+        self.tell(**command)
+        return self.answer()
 
     def __enter__(self) -> Program:
         return self
@@ -99,17 +125,37 @@ def cpu_seconds(pid: int) -> float:
     return ticks / _TICKS
 
 
+def machine_cpu_seconds() -> float:
+    """CPU time that everything on this machine has spent, waiting for disks and what its host took left out."""
+    fields = Path("/proc/stat").read_text().partition("\n")[0].split()[1:]
+    user, nice, system, _, _, interrupts, soft_interrupts = (int(field) for field in fields[:7])
+    return (user + nice + system + interrupts + soft_interrupts) / _TICKS
+
+
+def written_bytes(pid: int) -> int:
+    """Bytes that a process has caused to be written to disks; 0 where that is not told."""
+    return _number(Path(f"/proc/{pid}/io"), "write_bytes")
+
+
+def forget_peak_memory(pid: int) -> None:
+    """Lets the peak of a process's memory begin anew, where the kernel knows how."""
+    try:
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+    except OSError:
+        pass  # then the peak is that since its start
+
+
 def memory_mb(pid: int, field: str = "VmHWM") -> float:
     """Memory of one process in MB: VmHWM is its peak so far, VmRSS what it has now."""
-    return _kilobytes(Path(f"/proc/{pid}/status"), field) / 1024
+    return _number(Path(f"/proc/{pid}/status"), field) / 1024
 
 
 def shared_memory_mb(pid: int) -> float:
     """Memory that a process and all below it have now in MB, what they share counted once."""
-    return sum(_kilobytes(Path(f"/proc/{each}/smaps_rollup"), "Pss") for each in family(pid)) / 1024
+    return sum(_number(Path(f"/proc/{each}/smaps_rollup"), "Pss") for each in family(pid)) / 1024
 
 
-def _kilobytes(file: Path, field: str) -> int:
+def _number(file: Path, field: str) -> int:
     try:
         lines = file.read_text().splitlines()
     except OSError:
