@@ -138,16 +138,17 @@ def written_bytes(pid: int) -> int:
 
 
 def forget_peak_memory(pid: int) -> None:
-    """Lets the peak of a process's memory begin anew, where the kernel knows how."""
-    try:
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-    except OSError:
-        pass  # then the peak is that since its start
+    """Lets the peak of the memory of a process and all below it begin anew, where the kernel knows how."""
+    for each in family(pid):
+        try:
+            Path(f"/proc/{each}/clear_refs").write_text("5")
+        except OSError:
+            pass  # then the peak is that since its start
 
 
 def memory_mb(pid: int, field: str = "VmHWM") -> float:
-    """Memory of one process in MB: VmHWM is its peak so far, VmRSS what it has now."""
-    return _number(Path(f"/proc/{pid}/status"), field) / 1024
+    """Memory of a process and all below it in MB: VmHWM are the peaks so far, VmRSS what they have now."""
+    return sum(_number(Path(f"/proc/{each}/status"), field) for each in family(pid)) / 1024
 
 
 def shared_memory_mb(pid: int) -> float:

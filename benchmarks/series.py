@@ -79,8 +79,9 @@ class Series:
         count = work.scaled(self._scale)
         if not work.rate:
             system.run(work, 1 + count // 10)
-        for pid in parts.values():
-            forget_peak_memory(pid)
+        for part, pid in parts.items():
+            if part != "postgres":
+                forget_peak_memory(pid)
         position = self._place.database.position()
         written = {part: written_bytes(pid) for part, pid in parts.items() if part == "server"}
         machine, before = machine_cpu_seconds(), {part: cpu_seconds(pid) for part, pid in parts.items()}

@@ -10,7 +10,7 @@ import uvloop
 from dbos import DBOSClient, EnqueueOptions
 
 from benchmarks.load import One, serve
-from benchmarks.works import TEXT
+from benchmarks.works import SHAPES, TEXT
 
 QUEUE, VERSION = "bench", "1"
 _THREADS = 24
@@ -26,7 +26,8 @@ class QueueClient:
 
     def one(self, shape: str) -> One:
         """Returns what enqueues one workflow and waits for its result."""
-        options: EnqueueOptions = {"workflow_name": "run", "queue_name": QUEUE, "app_version": VERSION}
+        name = "stages" if max(SHAPES[shape]) > 1 else "chain"
+        options: EnqueueOptions = {"workflow_name": name, "queue_name": QUEUE, "app_version": VERSION}
 
         async def one() -> None:
             handle = await self._client.enqueue_async(options, shape, TEXT)
