@@ -140,7 +140,6 @@ class Engine:
         self._pending: dict[Run, None] = {}
         self._changed, self._sendable = asyncio.Event(), asyncio.Event()
         self._out: list[Any] = []
-        self._calls: set[asyncio.Task[None]] = set()
 
     def submit(self, shape: str, text: str) -> asyncio.Future[str]:
         """Begins a run; the future has its output once its end is committed."""
@@ -195,31 +194,43 @@ class Engine:
                 self._sendable.set()
 
     async def send(self, channel: grpc.aio.Channel) -> None:
-        """Sends steps to the worker once they are committed."""
-        work = channel.stream_stream(WORK, Steps.SerializeToString, Outcomes.FromString)()
+        """Sends steps to the worker once they are committed; ends with an error where one is lost."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._unary:
+                await self._send_calls(channel, tasks)
+            else:
+                await self._send_batches(channel, tasks)
+
+    async def _send_calls(self, channel: grpc.aio.Channel, tasks: asyncio.TaskGroup) -> None:
         do = channel.unary_unary(DO, Step.SerializeToString, Outcome.FromString)
 
         async def call(step: Any) -> None:
             self.record(await do(step))
 
+        while True:
+            for step in await self._sendable_steps():
+                tasks.create_task(call(step))
+
+    async def _send_batches(self, channel: grpc.aio.Channel, tasks: asyncio.TaskGroup) -> None:
+        work = channel.stream_stream(WORK, Steps.SerializeToString, Outcomes.FromString)()
+
         async def receive() -> None:
             async for outcomes in work:
                 for outcome in outcomes.items:
                     self.record(outcome)
+            raise RuntimeError("the worker has closed the stream")
 
-        receiving = None if self._unary else asyncio.create_task(receive())
-        while receiving is None or not receiving.done():
-            await self._sendable.wait()
-            self._sendable.clear()
-            out, self._out = self._out, []
-            if self._unary:
-                for step in out:
-                    task = asyncio.create_task(call(step))
-                    self._calls.add(task)
-                    task.add_done_callback(self._calls.discard)
-            else:
-                for first in range(0, len(out), STEPS_A_MESSAGE):
-                    await work.write(Steps(items=out[first : first + STEPS_A_MESSAGE]))
+        tasks.create_task(receive())
+        while True:
+            out = await self._sendable_steps()
+            for first in range(0, len(out), STEPS_A_MESSAGE):
+                await work.write(Steps(items=out[first : first + STEPS_A_MESSAGE]))
+
+    async def _sendable_steps(self) -> list[Any]:
+        await self._sendable.wait()
+        self._sendable.clear()
+        out, self._out = self._out, []
+        return out
 
 
 class Api:

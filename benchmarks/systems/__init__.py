@@ -95,8 +95,15 @@ def share(whole: int, parts: int, position: int) -> int:
     return whole // parts + (position < whole % parts)
 
 
+_given: set[int] = set()
+
+
 def free_address() -> str:
-    """Returns `127.0.0.1:port` with a port that is free now; whoever starts again finds it free again."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{listener.getsockname()[1]}"
+    """Returns `127.0.0.1:port` with a port that is free now and was never returned before."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = listener.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return f"127.0.0.1:{port}"
