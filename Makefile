@@ -6,7 +6,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-lock lock clean
+.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-readme bench-lock lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -62,6 +62,9 @@ bench: setup ## measure speed and memory beside disk, wire, a sketch and peers; 
 
 bench-quick: setup ## the main ratios of that without peers; under two minutes
 	$(BIN)/python -m benchmarks --quick
+
+bench-readme: setup ## put the table of the last `make bench` into the README
+	$(BIN)/python -m benchmarks.readme build/bench.json
 
 bench-lock: setup ## resolve anew what only `make bench` needs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \

@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.database import Database
-from benchmarks.environment import Environment
+from benchmarks.environment import Absent, Environment
 from benchmarks.machine import describe
 from benchmarks.processes import ROOT, NotMeasured
 from benchmarks.series import Series
@@ -36,12 +37,13 @@ def main() -> int:
     chosen = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="baton-bench-"))
     try:
-        machine = describe()
+        machine: dict[str, str | int | float] = dict(describe())
         with Database() as database:
             environment = Environment(chosen.environment)
             names = chosen.systems or (QUICK if chosen.quick else SYSTEMS)
             if not chosen.offline and not chosen.quick:
                 environment.install()
+            machine |= environment.versions()
             place = Place(database, directory, environment)
             works = chosen.works or (QUICK_WORKS if chosen.quick else ())
             series = Series(place, chosen.scale or (0.4 if chosen.quick else 1.0), works)
@@ -61,7 +63,20 @@ def main() -> int:
     chosen.output.write_text(json.dumps(document) + "\n")
     print(report(machine, series.records, series.absent))
     print(f"every figure: {chosen.output}")
+    if not chosen.quick:
+        _draw(environment, chosen.output)
     return 0
+
+
+def _draw(environment: Environment, figures: Path) -> None:
+    try:
+        python = environment.python()
+    except Absent as absent:
+        print(f"no pictures: {absent}")
+        return
+    command = [python, "-m", "benchmarks.plots", str(figures), "--curves", str(figures.with_name("curves.json"))]
+    drawn = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    print(drawn.stdout if drawn.returncode == 0 else f"no pictures: {drawn.stderr.strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ Nothing here may become a dependency of Baton. What cannot be installed is told,
 from __future__ import annotations
 
 import hashlib
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -56,6 +58,17 @@ class Environment:
         if not found:
             raise Absent(f"its npm package has no {name} for this kind of machine")
         return str(found[0])
+
+    def versions(self) -> dict[str, str]:
+        """Returns the versions of the peers that are installed."""
+        found = {}
+        if self._is_installed("python"):
+            locked = dict(re.findall(r"^([a-z-]+)==(\S+)", _LOCKS["python"].read_text(), re.MULTILINE))
+            found["dbos"] = locked["dbos"]
+        if self._is_installed("npm"):
+            packages = json.loads(_LOCKS["npm"].read_text())["packages"]
+            found["restate"] = packages["node_modules/@restatedev/restate-server"]["version"]
+        return found
 
     def _require(self, kind: str) -> None:
         if not self._is_installed(kind):

@@ -14,11 +14,12 @@ from typing import Any
 
 import matplotlib
 
-matplotlib.use("svg")
+matplotlib.use("agg")
 from matplotlib import pyplot
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.record import Medians, Record
+from benchmarks.works import CLIENTS
 
 STYLES: Mapping[str, tuple[str, str]] = {
     "baton-stream": ("#1f5fbf", "-"),
@@ -82,7 +83,7 @@ def against_clients(medians: Medians, file: Path) -> None:
                 panel.plot(*zip(*points, strict=True), color=colour, linestyle=line, marker="o", ms=3, label=system)
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("clients, each with one run of 3 steps at a time")
-        _logarithmic(panel.xaxis, panel.set_xscale, base=2)
+        _logarithmic(panel.xaxis, panel.set_xscale, [work.in_flight for work in CLIENTS])
         _logarithmic(panel.yaxis, panel.set_yscale)
         panel.grid(alpha=0.25)
     _finish(figure, file)
@@ -108,7 +109,9 @@ def against_size(
             panel.plot([max(size, 1) for size, _ in pairs], [cost for _, cost in pairs], marker="o", ms=3, label=line)
         panel.set_title(curve, fontsize=10)
         panel.set_ylabel(unit, fontsize=8)
-        _logarithmic(panel.xaxis, panel.set_xscale)
+        _logarithmic(
+            panel.xaxis, panel.set_xscale, sorted({max(size, 1) for pairs in lines.values() for size, _ in pairs})
+        )
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.25)
     _finish(figure, file)
@@ -126,21 +129,22 @@ def sizes_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[t
     return found
 
 
-def _logarithmic(axis: Any, set_scale: Any, base: int = 10) -> None:
-    set_scale("log", base=base)
+def _logarithmic(axis: Any, set_scale: Any, ticks: Sequence[float] = ()) -> None:
+    set_scale("log")
+    axis.set_major_locator(FixedLocator(ticks) if ticks else LogLocator(subs=(1, 2, 5), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
+    axis.set_tick_params(labelsize=8)
 
 
 def _finish(figure: Any, file: Path) -> None:
     lines = {
         label: line for panel in figure.axes for line, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    if lines:
-        figure.legend(
-            lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines), frameon=False, fontsize=9
-        )
-    figure.savefig(file, metadata={"Date": None})
+    names = sorted(lines, key=list(STYLES).index) if set(lines) <= set(STYLES) else list(lines)
+    handles = [lines[name] for name in names]
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=110)
     pyplot.close(figure)
     print(file)
 
@@ -151,17 +155,20 @@ def main() -> None:
     parser.add_argument("figures", type=Path, help="file that `python -m benchmarks` wrote")
     parser.add_argument("--curves", type=Path, help="file that `python -m benchmarks.curves` wrote")
     parser.add_argument("--directory", type=Path, help="where to draw to (default: beside the figures)")
+    parser.add_argument("--format", choices=["svg", "png"], default="svg", help="kind of picture (default: svg)")
     chosen = parser.parse_args()
     directory = chosen.directory or chosen.figures.parent
     document = json.loads(chosen.figures.read_text())
     medians = Medians(Record(**record) for record in document["records"])
     pyplot.rcParams["svg.hashsalt"] = "bench"
     if document["samples"]:
-        distribution(document["samples"], directory / "bench-latency.svg")
+        distribution(document["samples"], directory / f"bench-latency.{chosen.format}")
     if medians.works("clients/"):
-        against_clients(medians, directory / "bench-clients.svg")
+        against_clients(medians, directory / f"bench-clients.{chosen.format}")
     if chosen.curves and chosen.curves.is_file():
-        against_size(sizes_of(json.loads(chosen.curves.read_text())["records"]), directory / "bench-size.svg")
+        against_size(
+            sizes_of(json.loads(chosen.curves.read_text())["records"]), directory / f"bench-size.{chosen.format}"
+        )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+NOT_OFFERED = "not_offered_runs_per_second"
+"""Metric of arrivals that a system was spared, because it did not do half as many runs in W4."""
+
 _SAMPLES_LIMIT = 200
 
 

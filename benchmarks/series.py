@@ -18,7 +18,7 @@ from benchmarks.processes import (
     shared_memory_mb,
     written_bytes,
 )
-from benchmarks.record import Record, figures, samples
+from benchmarks.record import NOT_OFFERED, Record, figures, samples
 from benchmarks.systems import Place, System
 from benchmarks.works import HOPELESS, Work
 
@@ -69,7 +69,10 @@ class Series:
             parts["postgres"] = self._place.database.pid
         capacity = 0.0
         for work in system.works:
-            if (self._only and work.name not in self._only) or work.rate > HOPELESS * capacity > 0:
+            if self._only and work.name not in self._only:
+                continue
+            if work.rate > HOPELESS * capacity > 0:
+                self._add(system, work.name, NOT_OFFERED, work.rate, repetition)
                 continue
             found = self._measure(system, work, parts, repetition)
             if work.name == "W4":

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.load import open_loop
 from benchmarks.processes import NotMeasured, Program
+from benchmarks.readme import with_table
 from benchmarks.record import Record, figures
 from benchmarks.tables import report
 from benchmarks.works import CLIENTS, CLOSED, HOPELESS, OPEN, W4
@@ -149,3 +150,28 @@ def test_a_program_that_ends_is_no_figure(tmp_path: Path) -> None:
         pytest.raises(NotMeasured, match="no room"),
     ):
         program.ask(do="runs")
+
+
+def test_the_readme_gets_the_table_of_what_was_measured(measured: tuple[dict[str, Any], str], tmp_path: Path) -> None:
+    written, _ = measured
+    page, figures_file = tmp_path / "README.md", tmp_path / "bench.json"
+    figures_file.write_text(json.dumps(written))
+    page.write_text("before\n<!-- bench -->\nan old table\n<!-- /bench -->\nafter\n")
+    command = [sys.executable, "-m", "benchmarks.readme", str(figures_file), "--page", str(page)]
+
+    subprocess.run(command, cwd=ROOT, check=True)
+    first = page.read_text()
+    subprocess.run(command, cwd=ROOT, check=True)
+
+    assert page.read_text() == first
+    assert first.startswith("before\n<!-- bench -->\n")
+    assert first.endswith("<!-- /bench -->\nafter\n")
+    assert "an old table" not in first
+    assert "Baton, a call for each step" in first
+    assert written["machine"]["date"] in first
+    assert "Not measured: restate" in first
+
+
+def test_a_page_without_a_place_for_the_table_is_not_written() -> None:
+    with pytest.raises(ValueError, match="no place"):
+        with_table("nothing here", "table")
