@@ -30,8 +30,8 @@ class Sketch(System):
         self._client = self.program(stack, "benchmarks.programs.sketch_client")
         arguments = ["--listen", address, "--worker", worker, "--database", self._dsn]
         arguments += ["--unary"] if self._unary else []
+        self._worker.line()  # the engine connects at once, and tries only once
         self._engine = self.program(stack, "benchmarks.programs.sketch_engine", *arguments)
-        self._worker.line()
         self._engine.line()
         self._client.ask(do="connect", server=address, batch=self._batch)
         return {}
