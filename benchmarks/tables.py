@@ -236,5 +236,8 @@ def _ratios(medians: Medians) -> list[str]:
 
 
 def _is_busy(medians: Medians) -> bool:
-    loads = [medians.of(system, "W4", "other_load_cores") for system in medians.systems()]
-    return any(load is not None and load > _BUSY_CORES for load in loads)
+    """Whether any work of any repetition had to share the machine; short works are not told apart from noise."""
+    spreads = [
+        medians.spread(system, work, "other_load_cores") for system in medians.systems() for work in ("W1", "W2", "W4")
+    ]
+    return any(spread is not None and spread[1] > _BUSY_CORES for spread in spreads)
