@@ -204,9 +204,6 @@ async def load(submit: Serve, work: str, count: int, in_flight: int) -> list[flo
     """Makes so many runs, `in_flight` at once; returns what each took, in milliseconds, sorted."""
     request, context, numbers = request_of(work), Context(), iter(range(count))
     latencies: list[float] = []
-    answer = run_service_pb2.SubmitRunResponse.FromString(await submit(request, context))
-    if answer.run.state != run_pb2.RUN_STATE_SUCCEEDED:
-        raise RuntimeError(f"a run of {work} did not succeed: {answer.run}")
 
     async def lane() -> None:
         for _ in numbers:
@@ -220,6 +217,13 @@ async def load(submit: Serve, work: str, count: int, in_flight: int) -> list[flo
     return sorted(latencies)
 
 
+async def prove(submit: Serve, work: str) -> None:
+    """Makes one run and looks at its answer. Errors: RuntimeError where it did not succeed."""
+    answer = run_service_pb2.SubmitRunResponse.FromString(await submit(request_of(work), Context()))
+    if answer.run.state != run_pb2.RUN_STATE_SUCCEEDED:
+        raise RuntimeError(f"a run of {work} did not succeed: {answer.run}")
+
+
 async def measure(dsn: str, postgres_pid: int, chosen: argparse.Namespace) -> None:
     """Measures each work as chosen and prints a line, or a table of parts, for each."""
     parts = Parts() if chosen.parts else None
@@ -227,6 +231,7 @@ async def measure(dsn: str, postgres_pid: int, chosen: argparse.Namespace) -> No
         for work in chosen.works:
             in_flight = chosen.in_flight if work == "W4" else 1
             count, steps = max(int(RUNS[work] * chosen.scale), 2), STEPS[work]
+            await prove(server.submit, work)
             await load(server.submit, work, 1 + count // 5, in_flight)
             if parts is not None:
                 submit = parts.around("door", server.submit)
