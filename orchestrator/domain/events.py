@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import ClassVar
 
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.states import EventKind
+from orchestrator.domain.values import value
 
 JOURNAL_FORMAT = 1
 """Format of the events that this code writes. A replica takes over only runs in formats that it knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Payload:
     """A serialized message with its full type name."""
 
@@ -32,7 +32,7 @@ class SkipReason(enum.IntEnum):
     BRANCH_NOT_TAKEN = 2
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunSubmitted:
     """The run was accepted."""
 
@@ -52,7 +52,7 @@ class RunSubmitted:
     payload: Payload | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptStarted:
     """An attempt was admitted to an endpoint; the call is made once this is durable."""
 
@@ -69,7 +69,7 @@ class AttemptStarted:
     expire_time: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class DeliveryStarted:
     """The call of an attempt is sent again, with the same idempotency key."""
 
@@ -84,7 +84,7 @@ class DeliveryStarted:
     expire_time: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class AttemptFailed:
     """An attempt ended without success; `retry_time` is when the next one of the same target is due."""
 
@@ -97,7 +97,7 @@ class AttemptFailed:
     retry_time: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class FallbackTaken:
     """A step goes on with another target."""
 
@@ -110,7 +110,7 @@ class FallbackTaken:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepSucceeded:
     """A step ended with an output."""
 
@@ -122,7 +122,7 @@ class StepSucceeded:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepFailed:
     """A step failed for good. With `handled` the run goes on, by the step `branch` where there is one."""
 
@@ -136,7 +136,7 @@ class StepFailed:
     branch: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepSkipped:
     """A step was not run."""
 
@@ -147,7 +147,7 @@ class StepSkipped:
     reason: SkipReason
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepCancelled:
     """A step ended because the run did."""
 
@@ -158,7 +158,7 @@ class StepCancelled:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunSucceeded:
     """The run ended with success."""
 
@@ -168,7 +168,7 @@ class RunSucceeded:
     payload: Payload | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunFailed:
     """The run failed."""
 
@@ -178,7 +178,7 @@ class RunFailed:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunCancelled:
     """The run was cancelled."""
 

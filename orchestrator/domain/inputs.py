@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Failure
+from orchestrator.domain.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Submission:
     """A run was submitted. `expire_time` is when it fails unless it has ended."""
 
@@ -26,7 +26,7 @@ class Submission:
     payload: Payload | None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepAdmitted:
     """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again."""
 
@@ -35,14 +35,14 @@ class StepAdmitted:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CircuitOpen:
     """Every endpoint of a queued step's method has an open circuit. A step with a fallback for that takes it."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestUnbuildable:
     """The request of a queued step could not be built from its bindings."""
 
@@ -50,7 +50,7 @@ class RequestUnbuildable:
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallSucceeded:
     """A call answered with an output that `expect` accepts."""
 
@@ -59,7 +59,7 @@ class CallSucceeded:
     payload: Payload
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallFailed:
     """A call failed. `retry_delay_us` is the worker's own wish; `jitter_draw` a random number from 0 to 1."""
 
@@ -70,7 +70,7 @@ class CallFailed:
     jitter_draw: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CallLost:
     """What carried a call to its worker is gone for good: what became of the call is not known."""
 
@@ -78,31 +78,31 @@ class CallLost:
     attempt: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resumption:
     """The run was rebuilt from its journal by a new owner: outcomes of attempts under way are not known."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class TimeoutPassed:
     """A moment came at which a timeout of a step may be over; `decide` looks which."""
 
     step: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunTimeoutPassed:
     """A moment came at which the run's time may be over."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Abandonment:
     """The run cannot go on for a reason outside its workflow, such as events that the database refuses."""
 
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CancelRequest:
     """A caller wants the run to end."""
 

@@ -13,12 +13,12 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import TERMINAL_EVENTS, RunState
+from orchestrator.domain.values import value
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
@@ -35,7 +35,7 @@ RETRY_FIRST_SECONDS = 0.05
 RETRY_LONGEST_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Flushed:
     """Part of a batch: decisions of one run that are written together."""
 

@@ -10,20 +10,23 @@ from __future__ import annotations
 import enum
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from baton.worker.v1 import work_pb2
 
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey, WorkerKey
+from orchestrator.domain.values import value
 
 # --- journal ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class JournalRow:
-    """One event as stored: `header` is a serialized baton.v1.RunEvent without its payload."""
+class JournalRow(NamedTuple):
+    """One event as stored: `header` is a serialized baton.v1.RunEvent without its payload.
+
+    A tuple, so that a store can hand it to its driver as it is.
+    """
 
     sequence: int
     kind: int
@@ -35,7 +38,7 @@ class JournalRow:
     payload_type: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NewRun:
     """What a submission stores beside its first event. `body_hash` is 32 bytes; no request_id means no claim to one."""
 
@@ -53,7 +56,7 @@ class NewRun:
     client_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RunEntry:
     """Events of one run that become durable together, under the fence of its owner and epoch.
 
@@ -81,7 +84,7 @@ class WriteState(enum.Enum):
     """Not written: the request_id belongs to the run `winner`."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class WriteResult:
     """Answer for one RunEntry, in the order of the batch."""
 
@@ -366,7 +369,7 @@ class KeyStore(Protocol):
 # --- workers ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@value
 class Call:
     """One delivery of an attempt. `payload` is the serialized request, `method` is `package.Service/Method`."""
 
@@ -384,7 +387,7 @@ class Call:
     traceparent: str
 
 
-@dataclass(slots=True)
+@value
 class Answer:
     """How a call ended: `payload` on success, else `failure`. `against_circuit` tells whether the endpoint itself is to
     blame; `sent` is false where nothing left this process; `retry_delay_us` is the worker's RetryInfo. `lost`: the

@@ -12,8 +12,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from dataclasses import dataclass
 from uuid import UUID
+
+from orchestrator.domain.values import value
 
 VERSION = "v1"
 MAX_TOKEN_CHARACTERS = 1_024
@@ -23,7 +24,7 @@ class TokenInvalid(Exception):
     """The text is not a token that this key signed."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StepClaim:
     """What a token says: the bearer was called for this attempt, in this epoch."""
 
