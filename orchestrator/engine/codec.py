@@ -46,6 +46,11 @@ def to_any(payload: Payload) -> any_pb2.Any:
     return any_pb2.Any(type_url=TYPE_PREFIX + payload.type_name, value=payload.data)
 
 
+def set_any(message: any_pb2.Any, payload: Payload) -> None:
+    """Sets an Any, such as a field of a message, to a payload."""
+    message.type_url, message.value = TYPE_PREFIX + payload.type_name, payload.data
+
+
 def to_failure(failure: Failure) -> failure_pb2.Failure:
     """Turns a failure into its message."""
     return failure_pb2.Failure(
@@ -251,7 +256,7 @@ def to_message(row: JournalRow, payloads: bool) -> event_pb2.RunEvent:
     """Turns a row into the message that a caller is shown."""
     message = event_pb2.RunEvent.FromString(row.header)
     if payloads and row.payload is not None:
-        message.payload.CopyFrom(to_any(Payload(row.payload_type, row.payload)))
+        set_any(message.payload, Payload(row.payload_type, row.payload))
     return message
 
 
