@@ -15,7 +15,7 @@ import pstats
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from baton.v1 import (
 )
 from google.protobuf import json_format
 
-from benchmarks.contract import STEPS, TEXT, WORKFLOWS, DoRequest, workflows
+from benchmarks.contract import SERVICE, STEPS, TEXT, WORKFLOWS, DoRequest, workflows
 from benchmarks.parts import Parts
 from benchmarks.processes import cpu_seconds, memory_mb
 from orchestrator.app import open_replica_store
@@ -40,7 +40,7 @@ from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import fan_out
-from orchestrator.engine.ports import Answer, Call, Circuit, Health
+from orchestrator.engine.ports import Answer, Call, CallListener, Circuit, Described, EndpointRow, Health, Sending
 from orchestrator.outbound.breaker import Circuit as BreakerCircuit
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.journal import PostgresJournalStore
@@ -70,22 +70,40 @@ RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 class EchoGateway:
     """A worker without a network: answers every call with its request, together with the other calls of the tick."""
 
-    async def call(self, call: Call) -> Answer:
+    def __init__(self) -> None:
+        self._sent: list[tuple[Call, CallListener]] = []
+
+    def send(self, call: Call, listener: CallListener) -> Sending:
         """See ports.WorkerGateway."""
-        return Answer(payload=call.payload)
+        if not self._sent:
+            asyncio.get_running_loop().call_soon(self._answer)
+        self._sent.append((call, listener))
+        return self
+
+    def cancel(self) -> None:
+        """See ports.Sending: no call of a measurement is cancelled."""
+        raise AssertionError("a call was cancelled")
+
+    def _answer(self) -> None:
+        sent, self._sent = self._sent, []
+        for call, listener in sent:
+            listener.answered(Answer(payload=call.payload))
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
         """See ports.WorkerGateway."""
         return BreakerCircuit(lambda _: on_change(), wall_time=now)
 
-    def follow_health(self, address: str, on_change: Callable[[Health], None]) -> Callable[[], None]:
+    def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See ports.WorkerGateway."""
-        on_change("serving")
+        on_change("serving", None)
         return lambda: None
 
-    async def read_descriptors(self, address: str) -> tuple[Sequence[bytes], Sequence[str]]:
+    def leave(self) -> None:
         """See ports.WorkerGateway."""
-        return [DoRequest.DESCRIPTOR.file.serialized_pb], ["noop.v1.NoopService"]
+
+    async def read_descriptors(self, address: str) -> Described:
+        """See ports.WorkerGateway."""
+        return Described([DoRequest.DESCRIPTOR.file.serialized_pb], [SERVICE], False)
 
 
 class Context:
