@@ -67,11 +67,12 @@ class PostgresJournalStore:
             if answer is None or not answer["leased"]:
                 raise LeaseLost
             written: list[int] = answer["positions"]
+            if len(written) == len(entries):
+                return [_WRITTEN] * len(entries)
             results: dict[int, WriteResult] = dict.fromkeys(written, _WRITTEN)
-            if len(results) < len(entries):
-                missing = {position: entry for position, entry in enumerate(entries) if position not in results}
-                results |= await _settle(connection, missing)
-        return [results[position] for position in range(len(entries))]
+            missing = {position: entry for position, entry in enumerate(entries, 1) if position not in results}
+            results |= await _settle(connection, missing)
+        return [results[position] for position in range(1, len(entries) + 1)]
 
 
 async def _settle(
@@ -116,7 +117,7 @@ def _stands(entry: RunEntry, stored: Sequence[asyncpg.Record]) -> bool:
     """Tells whether what is stored is exactly what the entry wanted to write."""
     if any(row["epoch"] != entry.epoch for row in stored):
         return False
-    return tuple(map(_journal_row, stored)) == entry.rows
+    return [_journal_row(row) for row in stored] == list(entry.rows)
 
 
 def _journal_row(row: asyncpg.Record) -> JournalRow:
@@ -133,59 +134,48 @@ def _journal_row(row: asyncpg.Record) -> JournalRow:
 
 
 def statement_of(replica_id: UUID, entries: Sequence[RunEntry]) -> tuple[str, list[object]]:
-    """Names the statement that writes a batch, and lays the batch out: arrays of one length for each kind of row."""
-    arrays, events = _entry_arrays(entries), _event_arrays(entries)
-    if all(entry.new is None for entry in entries):
-        return "continue_batch", [replica_id, *arrays, *events]
-    return "write_batch", [replica_id, *arrays, *_submission_arrays(entries), *events]
+    """Names the statement that writes a batch, and lays the batch out: arrays of the types of `journal_batches.sql`.
+
+    The rows of the events are handed over as they are: `batch_event` has the fields of JournalRow in their order.
+    """
+    batch: list[tuple[object, ...]] = []
+    submissions: list[tuple[object, ...]] = []
+    for entry in entries:
+        rows, (namespace, run_id) = entry.rows, entry.key
+        batch.append(
+            (
+                namespace,
+                run_id,
+                entry.epoch,
+                rows[0].sequence,
+                rows[-1].sequence + 1,
+                entry.state,
+                entry.start_time,
+                entry.end_time,
+                rows,
+            )
+        )
+        if entry.new is not None:
+            submissions.append(_submission(len(batch), entry.new))
+    if submissions:
+        return "write_batch", [replica_id, batch, submissions]
+    return "continue_batch", [replica_id, batch]
 
 
-def _entry_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:
+def _submission(position: int, new: NewRun) -> tuple[object, ...]:
     return (
-        list(range(len(entries))),
-        [entry.key.namespace for entry in entries],
-        [entry.key.run_id for entry in entries],
-        [entry.epoch for entry in entries],
-        [entry.rows[0].sequence for entry in entries],
-        [entry.rows[-1].sequence + 1 for entry in entries],
-        [entry.state for entry in entries],
-        [entry.start_time for entry in entries],
-        [entry.end_time for entry in entries],
-    )
-
-
-def _submission_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:
-    new: list[tuple[int, NewRun]] = [
-        (position, entry.new) for position, entry in enumerate(entries) if entry.new is not None
-    ]
-    return (
-        [position for position, _ in new],
-        [run.revision.workflow for _, run in new],
-        [run.revision.revision for _, run in new],
-        [run.request_id for _, run in new],
-        [run.body_hash for _, run in new],
-        [run.principal for _, run in new],
-        [run.channel for _, run in new],
-        [run.workspace for _, run in new],
-        [json.dumps(run.labels) if run.labels else "[]" for _, run in new],
-        [json.dumps(dict(run.attributes)) if run.attributes else "{}" for _, run in new],
-        [run.create_time for _, run in new],
-        [run.expire_time for _, run in new],
-        [run.journal_format for _, run in new],
-        [run.client_id for _, run in new],
-    )
-
-
-def _event_arrays(entries: Sequence[RunEntry]) -> tuple[list[object], ...]:
-    rows = [row for entry in entries for row in entry.rows]
-    return (
-        [position for position, entry in enumerate(entries) for _ in entry.rows],
-        [row.sequence for row in rows],
-        [row.kind for row in rows],
-        [row.attempt for row in rows],
-        [row.event_time for row in rows],
-        [row.step for row in rows],
-        [row.payload_type for row in rows],
-        [row.header for row in rows],
-        [row.payload for row in rows],
+        position,
+        new.revision.workflow,
+        new.revision.revision,
+        new.request_id,
+        new.body_hash,
+        new.principal,
+        new.channel,
+        new.workspace,
+        new.labels,
+        json.dumps(dict(new.attributes)) if new.attributes else "{}",
+        new.create_time,
+        new.expire_time,
+        new.journal_format,
+        new.client_id,
     )

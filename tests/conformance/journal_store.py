@@ -314,9 +314,9 @@ class JournalStoreConformance:
         assert await states(stores, me, step(good, 2)) == [WRITTEN]
         for entry in (
             too_large,
-            dataclasses.replace(step(bad, 2), rows=(dataclasses.replace(rows(2)[0], header=b""),)),
-            dataclasses.replace(step(bad, 2), rows=(dataclasses.replace(rows(2)[0], step="nul\0"),)),
-            dataclasses.replace(step(bad, 2), rows=(dataclasses.replace(rows(2)[0], step="half \ud800"),)),
+            dataclasses.replace(step(bad, 2), rows=(rows(2)[0]._replace(header=b""),)),
+            dataclasses.replace(step(bad, 2), rows=(rows(2)[0]._replace(step="nul\0"),)),
+            dataclasses.replace(step(bad, 2), rows=(rows(2)[0]._replace(step="half \ud800"),)),
             dataclasses.replace(step(bad, 2), state=SUCCEEDED, end_time=None),
             dataclasses.replace(step(bad, 2), state=99),
             dataclasses.replace(step(bad, 2), state=1 << 40),

@@ -28,7 +28,7 @@ from tests.conformance.journal_store import (
 
 
 async def write_within(connection: asyncpg.Connection[asyncpg.Record], me: UUID, entry: RunEntry) -> list[int]:
-    """Runs the journal's own statement on `connection`, which may hold a transaction open; answers what was written."""
+    """Runs the journal's own statement on `connection`, which may be in a transaction; answers what it wrote."""
     name, arguments = journal.statement_of(me, [entry])
     answer = await connection.fetchrow(load("journal")[name], *arguments)
     assert answer is not None
@@ -105,8 +105,8 @@ async def test_the_thief_waits_for_a_statement_in_flight_and_sees_what_it_wrote(
         await set_time_codec(slow)
         transaction = slow.transaction()
         await transaction.start()
-        assert await write_within(slow, zombie, step(key, 2)) == [0]
-        assert await write_within(slow, zombie, submission(born)) == [0]
+        assert await write_within(slow, zombie, step(key, 2)) == [1]
+        assert await write_within(slow, zombie, submission(born)) == [1]
         # The lease ends while the zombie's statement is under way. Its row is locked, so nobody can mark it.
         while not await administrator.fetchval(  # noqa: ASYNC110 - the fact is in the database
             "SELECT lease_expire_time < clock_timestamp() FROM replicas WHERE replica_id = $1", zombie

@@ -1,7 +1,7 @@
 -- name: write_batch
 -- Writes events of many runs in one statement, under the lease of one replica and the owner and epoch of each run.
 -- Order of locks: own replica, requests in the order of their keys, runs. Answers whether the lease is alive and which
--- entries were written, by their position in the batch; an entry is written whole or not at all.
+-- entries were written, by their position in the batch, from 1; an entry is written whole or not at all.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
@@ -9,22 +9,23 @@ WITH lease AS MATERIALIZED (
     FOR NO KEY UPDATE
 ),
 entry AS MATERIALIZED (
-    SELECT *
-    FROM unnest(
-        $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[],
-        $9::timestamptz[], $10::timestamptz[]
-    ) AS t (position, namespace, run_id, epoch, first_sequence, next_sequence, state, start_time, end_time)
+    SELECT
+        namespace, run_id, epoch, first_sequence, next_sequence, state, events, position,
+        timestamptz 'epoch' + start_time * interval '1 microsecond' AS start_time,
+        timestamptz 'epoch' + end_time * interval '1 microsecond' AS end_time
+    FROM unnest($2::batch_entry[]) WITH ORDINALITY AS t (
+        namespace, run_id, epoch, first_sequence, next_sequence, state, start_time, end_time, events, position
+    )
 ),
 submitted AS MATERIALIZED (
-    SELECT *
-    FROM lease CROSS JOIN unnest(
-        $11::integer[], $12::text[], $13::text[], $14::text[], $15::bytea[], $16::text[], $17::text[], $18::text[],
-        $19::jsonb[], $20::jsonb[], $21::timestamptz[], $22::timestamptz[], $23::smallint[], $24::text[]
-    ) AS t (
-        position, workflow, revision, request_id, body_hash, principal, channel, workspace,
-        labels, attributes, create_time, expire_time, journal_format, client_id
-    )
-    JOIN entry USING (position)
+    SELECT
+        l.replica_id, t.namespace, t.run_id, t.epoch, t.next_sequence, t.state, t.start_time, t.end_time,
+        s.position, s.workflow, s.revision, s.request_id, s.body_hash, s.principal, s.channel, s.workspace,
+        s.labels, s.attributes, s.journal_format, s.client_id,
+        timestamptz 'epoch' + s.create_time * interval '1 microsecond' AS create_time,
+        timestamptz 'epoch' + s.expire_time * interval '1 microsecond' AS expire_time
+    FROM lease AS l CROSS JOIN unnest($3::batch_submission[]) AS s
+    JOIN entry AS t USING (position)
 ),
 claimed AS (
     INSERT INTO requests (namespace, request_id, body_hash, run_id, create_time)
@@ -45,7 +46,7 @@ begun AS (
         s.namespace, s.run_id, s.workflow, s.revision, s.request_id, s.state,
         CASE WHEN s.end_time IS NULL THEN s.replica_id END, s.epoch, s.next_sequence, s.journal_format,
         s.principal, s.channel, s.client_id, s.workspace,
-        ARRAY(SELECT jsonb_array_elements_text(s.labels)), s.attributes,
+        s.labels, s.attributes,
         s.create_time, s.start_time, s.end_time, s.expire_time,
         CASE WHEN s.end_time IS NOT NULL THEN pg_current_xact_id() END,
         CASE WHEN s.end_time IS NOT NULL THEN s.replica_id END
@@ -72,7 +73,7 @@ continued AS (
     RETURNING r.namespace, r.run_id
 ),
 written AS MATERIALIZED (
-    SELECT e.position, e.namespace, e.run_id, e.epoch
+    SELECT e.position, e.namespace, e.run_id, e.epoch, e.events
     FROM entry AS e JOIN (TABLE begun UNION ALL TABLE continued) AS w USING (namespace, run_id)
 ),
 journaled AS (
@@ -80,13 +81,9 @@ journaled AS (
         namespace, run_id, sequence, epoch, kind, attempt, event_time, step, payload_type, header, payload
     )
     SELECT
-        w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type,
-        v.header, v.payload
-    FROM unnest(
-        $25::integer[], $26::bigint[], $27::smallint[], $28::integer[], $29::timestamptz[], $30::text[], $31::text[],
-        $32::bytea[], $33::bytea[]
-    ) AS v (position, sequence, kind, attempt, event_time, step, payload_type, header, payload)
-    JOIN written AS w USING (position)
+        w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt,
+        timestamptz 'epoch' + v.event_time * interval '1 microsecond', v.step, v.payload_type, v.header, v.payload
+    FROM written AS w CROSS JOIN unnest(w.events) AS v
 )
 SELECT EXISTS (SELECT FROM lease) AS leased, ARRAY(SELECT position FROM written) AS positions
 
@@ -102,32 +99,27 @@ continued AS (
     UPDATE runs AS r
     SET next_sequence = e.next_sequence,
         state = e.state,
-        start_time = e.start_time,
-        end_time = e.end_time,
+        start_time = timestamptz 'epoch' + e.start_time * interval '1 microsecond',
+        end_time = timestamptz 'epoch' + e.end_time * interval '1 microsecond',
         owner_replica = CASE WHEN e.end_time IS NULL THEN r.owner_replica END,
         end_xid = CASE WHEN e.end_time IS NOT NULL THEN pg_current_xact_id() END,
         end_replica = CASE WHEN e.end_time IS NOT NULL THEN l.replica_id END
-    FROM lease AS l CROSS JOIN unnest(
-        $2::integer[], $3::text[], $4::uuid[], $5::bigint[], $6::bigint[], $7::bigint[], $8::smallint[],
-        $9::timestamptz[], $10::timestamptz[]
-    ) AS e (position, namespace, run_id, epoch, first_sequence, next_sequence, state, start_time, end_time)
+    FROM lease AS l CROSS JOIN unnest($2::batch_entry[]) WITH ORDINALITY AS e (
+        namespace, run_id, epoch, first_sequence, next_sequence, state, start_time, end_time, events, position
+    )
     -- As in write_batch: each run is looked up by its key.
     WHERE r.namespace = ANY (ARRAY[e.namespace]) AND r.run_id = e.run_id
         AND r.owner_replica = l.replica_id AND r.epoch = e.epoch AND r.next_sequence = e.first_sequence
-    RETURNING e.position, r.namespace, r.run_id, r.epoch
+    RETURNING e.position, r.namespace, r.run_id, r.epoch, e.events
 ),
 journaled AS (
     INSERT INTO events (
         namespace, run_id, sequence, epoch, kind, attempt, event_time, step, payload_type, header, payload
     )
     SELECT
-        w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt, v.event_time, v.step, v.payload_type,
-        v.header, v.payload
-    FROM unnest(
-        $11::integer[], $12::bigint[], $13::smallint[], $14::integer[], $15::timestamptz[], $16::text[], $17::text[],
-        $18::bytea[], $19::bytea[]
-    ) AS v (position, sequence, kind, attempt, event_time, step, payload_type, header, payload)
-    JOIN continued AS w USING (position)
+        w.namespace, w.run_id, v.sequence, w.epoch, v.kind, v.attempt,
+        timestamptz 'epoch' + v.event_time * interval '1 microsecond', v.step, v.payload_type, v.header, v.payload
+    FROM continued AS w CROSS JOIN unnest(w.events) AS v
 )
 SELECT EXISTS (SELECT FROM lease) AS leased, ARRAY(SELECT position FROM continued) AS positions
 
