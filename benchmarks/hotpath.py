@@ -36,12 +36,12 @@ from benchmarks.parts import Parts
 from benchmarks.processes import cpu_seconds, memory_mb
 from orchestrator.app import open_replica_store
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import fan_out
-from orchestrator.engine.ports import Answer, Call, CallListener, Circuit, Described, EndpointRow, Health, Sending
-from orchestrator.outbound.breaker import Circuit as BreakerCircuit
+from orchestrator.engine.ports import Answer, Call, CallListener, Described, EndpointRow, Health, Sending
+from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
+from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.migrate import migrate
@@ -67,10 +67,11 @@ RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 """Runs of one measurement at scale 1."""
 
 
-class EchoGateway:
+class EchoGateway(GrpcWorkerGateway):
     """A worker without a network: answers every call with its request, together with the other calls of the tick."""
 
     def __init__(self) -> None:
+        super().__init__(FAIL_MAX, RESET_TIMEOUT_SECONDS, lambda _: "")
         self._sent: list[tuple[Call, CallListener]] = []
 
     def send(self, call: Call, listener: CallListener) -> Sending:
@@ -89,17 +90,10 @@ class EchoGateway:
         for call, listener in sent:
             listener.answered(Answer(payload=call.payload))
 
-    def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
-        """See ports.WorkerGateway."""
-        return BreakerCircuit(lambda _: on_change(), wall_time=now)
-
     def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See ports.WorkerGateway."""
         on_change("serving", None)
         return lambda: None
-
-    def leave(self) -> None:
-        """See ports.WorkerGateway."""
 
     async def read_descriptors(self, address: str) -> Described:
         """See ports.WorkerGateway."""
@@ -141,11 +135,13 @@ class Server:
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
         )
+        gateway = EchoGateway()
+        self._stack.push_async_callback(gateway.close)
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
-            EchoGateway(),
+            gateway,
             EngineLimits(),
             fan_out([LogObserver()]),
             lambda live, flight: signer.sign(
@@ -159,10 +155,9 @@ class Server:
             ),
             False,
             lambda: "",
-            "127.0.0.1:0",
         )
         self._stack.push_async_callback(engine.stop)
-        await engine.start()
+        await engine.start("127.0.0.1:1")
         await engine.workers.register(
             CALLER, worker_service_pb2.RegisterWorkerRequest(worker="noop", address="127.0.0.1:1", max_in_flight=1000)
         )

@@ -27,7 +27,7 @@ from orchestrator.domain.inputs import (
 from orchestrator.domain.plan import Decision, decide, queue_expire_time, redelivery_expire_time, step_expire_time
 from orchestrator.domain.states import StepState
 from orchestrator.engine.admission import Admission
-from orchestrator.engine.codec import encode
+from orchestrator.engine.codec import encode, total_bytes
 from orchestrator.engine.dispatch import Dispatcher, Outcome
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
@@ -38,6 +38,7 @@ from orchestrator.engine.ports import Clock, JournalStore, Ticket, WriteResult, 
 from orchestrator.engine.timers import Timers
 
 _LOGGER = logging.getLogger(__name__)
+_DELIVERIES = (ev.AttemptStarted, ev.DeliveryStarted)
 
 
 class Driver:
@@ -76,8 +77,9 @@ class Driver:
             self._give_up(live, "no decision could be taken")
             return Decision()
         if decision.events:
-            rows = [encode(event, live.run.graph) for event in decision.events]
-            self.journal.stage(live, Staged(decision.events, rows, decision.cancelled))
+            graph = live.run.graph
+            rows = [encode(event, graph) for event in decision.events]
+            self.journal.stage(live, Staged(decision.events, rows, decision.cancelled, total_bytes(rows)))
         for step in decision.queued:
             self._queue(live, step)
         return decision
@@ -135,9 +137,9 @@ class Driver:
             self.admission.enqueue(live, index)
 
     def _time_run(self, live: LiveRun) -> None:
-        self._replace_timer(
-            live, TimerKey(TimerKind.RUN), live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed())
-        )
+        if live.run_timer is not None:
+            live.run_timer.cancel()
+        live.run_timer = self._timers.at(live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed()))
 
     def _time_step(self, live: LiveRun, kind: TimerKind, index: int, due_time: int) -> None:
         self._replace_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
@@ -147,7 +149,7 @@ class Driver:
             self.advance(live, given)
 
     def _replace_timer(self, live: LiveRun, key: TimerKey, due_time: int, fire: Callable[[], object]) -> None:
-        live.cancel_timer(key)
+        live.cancel_timer(*key)
 
         def fired() -> None:
             live.timers.pop(key, None)
@@ -180,8 +182,8 @@ class Driver:
             return False
         attempt = live.run.steps[index].attempt
         live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.method)
-        live.cancel_timer(TimerKey(TimerKind.BACKOFF, index))
-        live.cancel_timer(TimerKey(TimerKind.QUEUE, index))
+        live.cancel_timer(TimerKind.BACKOFF, index)
+        live.cancel_timer(TimerKind.QUEUE, index)
         return True
 
     def _circuit_open(self, live: LiveRun, index: int) -> bool:
@@ -199,7 +201,7 @@ class Driver:
             return
         for staged in part.staged:
             for event in staged.events:
-                if isinstance(event, ev.AttemptStarted | ev.DeliveryStarted):
+                if isinstance(event, _DELIVERIES):
                     self._dispatch(live, event)
             for index, attempt in staged.cancelled:
                 flight = live.flights.get(index)
@@ -208,7 +210,7 @@ class Driver:
                     # Admission passes over a step that still has a call; its next attempt may be due by now.
                     if live.run.steps[index].state is StepState.READY and not live.run.ended:
                         self._queue(live, index)
-        live.publish(part.entry.rows)
+        live.publish(part.entry.rows, part.size)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
         if live.run.ended and not live.staged:
@@ -256,7 +258,7 @@ class Driver:
         self.admission.call_ended(flight.endpoint)
         if not live.run.is_current(flight.step, flight.attempt):
             return
-        live.cancel_timer(TimerKey(TimerKind.ATTEMPT, flight.step))
+        live.cancel_timer(TimerKind.ATTEMPT, flight.step)
         if isinstance(outcome, CallFailed):
             self._record_failure(live, outcome)
         elif isinstance(outcome, CallLost):

@@ -19,7 +19,6 @@ from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import TERMINAL_EVENTS, RunState
 from orchestrator.domain.values import value
-from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import Observer
@@ -37,15 +36,16 @@ RETRY_LONGEST_SECONDS = 2.0
 
 @value
 class Flushed:
-    """Part of a batch: decisions of one run that are written together."""
+    """Part of a batch: decisions of one run that are written together. `size` is in bytes."""
 
     live: LiveRun
     staged: list[Staged]
     entry: RunEntry
+    size: int
 
 
 def _entry(live: LiveRun, staged: list[Staged]) -> RunEntry:
-    rows = tuple(row for decision in staged for row in decision.rows)
+    rows = staged[0].rows if len(staged) == 1 else [row for decision in staged for row in decision.rows]
     run: Run = live.run
     ends = rows[-1].kind in TERMINAL_EVENTS
     state = run.state if ends else (RunState.PENDING if run.start_time is None else RunState.RUNNING)
@@ -123,18 +123,21 @@ class GroupCommit:
                 # Another may drive the run by now: of a batch, each run has one entry at most.
                 self.queued_events -= sum(len(staged.events) for staged in live.staged)
                 live.staged.clear()
+            count = part_size = 0
             taken: list[Staged] = []
-            count = 0
-            while live.staged and count < self._limits.flush_max_events_of_run and size < self._limits.flush_max_bytes:
-                staged = live.staged.pop(0)
+            for staged in live.staged:
+                if count >= self._limits.flush_max_events_of_run or size + part_size >= self._limits.flush_max_bytes:
+                    break
                 taken.append(staged)
-                count += len(staged.events)
-                size += total_bytes(staged.rows)
+                count += len(staged.rows)
+                part_size += staged.size
             if not taken:
                 live.in_journal_queue = False
                 continue
+            live.staged = live.staged[len(taken) :]
             events += count
-            batch.append(Flushed(live, taken, _entry(live, taken)))
+            size += part_size
+            batch.append(Flushed(live, taken, _entry(live, taken), part_size))
         return batch
 
     async def _write(self, replica_id: UUID, batch: list[Flushed]) -> None:
@@ -167,7 +170,7 @@ class GroupCommit:
 
     def _finish(self, part: Flushed, result: WriteResult | None) -> None:
         live = part.live
-        self.queued_events -= sum(len(staged.events) for staged in part.staged)
+        self.queued_events -= len(part.entry.rows)
         if live.staged and not live.forgotten:
             self._queue.append(live)
             self._wake.set()

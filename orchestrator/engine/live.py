@@ -9,7 +9,8 @@ import asyncio
 import enum
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 from google.protobuf.message import Message
@@ -27,6 +28,7 @@ from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.ports import JournalRow, NewRun, Sending, Ticket, WriteResult
 from orchestrator.engine.timers import Timer
+from orchestrator.engine.waiters import Waiters
 
 RECENT_ROWS = 256
 RECENT_BYTES = 128 << 10
@@ -34,9 +36,8 @@ RECENT_BYTES = 128 << 10
 
 
 class TimerKind(enum.Enum):
-    """What a timer of a run is for."""
+    """What a timer of a step is for."""
 
-    RUN = enum.auto()
     STEP = enum.auto()
     QUEUE = enum.auto()
     BACKOFF = enum.auto()
@@ -44,10 +45,10 @@ class TimerKind(enum.Enum):
 
 
 class TimerKey(NamedTuple):
-    """Names a timer of a run; `step` is the index of its step, -1 for the run's own."""
+    """Names a timer; `step` is the index of its step."""
 
     kind: TimerKind
-    step: int = -1
+    step: int
 
 
 @dataclass(slots=True)
@@ -67,11 +68,12 @@ class Flight:
 
 @dataclass(slots=True)
 class Staged:
-    """One decision on its way to the journal; it is never split between two commits."""
+    """One decision on its way to the journal; it is never split between two commits. `size` is in bytes."""
 
     events: list[Event]
     rows: list[JournalRow]
-    cancelled: list[tuple[int, int]] = field(default_factory=list)
+    cancelled: list[tuple[int, int]]
+    size: int
 
 
 def evaluation_failure(error: EvaluationFailed) -> Failure:
@@ -111,7 +113,9 @@ class LiveRun:
         self.staged: list[Staged] = []
         self.in_journal_queue = False
         self.flights: dict[int, Flight] = {}
+        self.run_timer: Timer | None = None
         self.timers: dict[TimerKey, Timer] = {}
+        """Timers of steps."""
         self.answer: Message | None = None
         """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
         self.accepted: Acceptance | None = None
@@ -119,8 +123,8 @@ class LiveRun:
         self.forgotten = False
         self._recent: deque[JournalRow] = deque()
         self._recent_bytes = 0
-        self._changed: asyncio.Future[None] | None = None
-        self._left: asyncio.Future[None] | None = None
+        self._changed = Waiters()
+        self._left = Waiters()
 
     # --- plan.Conditions
 
@@ -158,38 +162,29 @@ class LiveRun:
 
     # --- durable rows, for those who watch
 
-    def publish(self, rows: Sequence[JournalRow]) -> None:
-        """Takes note of rows that are durable now and wakes everybody who waits for them."""
+    def publish(self, rows: Sequence[JournalRow], size: int) -> None:
+        """Takes note of rows that are durable now, `size` bytes in all, and wakes everybody who waits for them."""
         self._recent.extend(rows)
-        self._recent_bytes += total_bytes(rows)
+        self._recent_bytes += size
         while len(self._recent) > RECENT_ROWS or self._recent_bytes > RECENT_BYTES:
             self._recent_bytes -= total_bytes((self._recent.popleft(),))
         self.durable_sequence = rows[-1].sequence
-        if self._changed is not None:
-            self._changed.set_result(None)
-            self._changed = None
+        self._changed.wake()
         if self.run.ended and self.settled:
             self.leave()
 
     def leave(self) -> None:
         """Wakes everybody who waits in `changed` or `left`: the run ended, or this replica gives it up or drains."""
-        for future in (self._changed, self._left):
-            if future is not None:
-                future.set_result(None)
-        self._changed = self._left = None
+        self._changed.wake()
+        self._left.wake()
 
     async def changed(self, timeout_seconds: float) -> bool:
         """Waits for the next durable rows or for the run to leave this replica; False where the time is over."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait([self._changed], timeout=timeout_seconds)
-        return bool(done)
+        return await self._changed.wait(timeout_seconds)
 
     async def left(self, timeout_seconds: float) -> None:
         """Waits for the durable end of the run or for its leaving this replica, or until the time is over."""
-        if self._left is None:
-            self._left = asyncio.get_running_loop().create_future()
-        await asyncio.wait([self._left], timeout=timeout_seconds)
+        await self._left.wait(timeout_seconds)
 
     def rows_after(self, sequence: int) -> list[JournalRow] | None:
         """Returns durable rows above `sequence`, None where memory does not reach back so far."""
@@ -197,21 +192,25 @@ class LiveRun:
             return []
         if not self._recent or self._recent[0].sequence > sequence + 1:
             return None
-        return [row for row in self._recent if row.sequence > sequence]
+        return list(islice(self._recent, sequence + 1 - self._recent[0].sequence, None))
 
     @property
     def settled(self) -> bool:
         """Whether everything decided so far is durable, so that memory may be shown."""
         return self.durable_sequence == self.run.sequence > 0
 
-    def cancel_timer(self, key: TimerKey) -> None:
-        """Disarms one timer, where it is armed."""
-        timer = self.timers.pop(key, None)
-        if timer is not None:
-            timer.cancel()
+    def cancel_timer(self, kind: TimerKind, step: int) -> None:
+        """Disarms one timer of a step, where it is armed."""
+        if self.timers:  # Most steps have none.
+            timer = self.timers.pop(TimerKey(kind, step), None)
+            if timer is not None:
+                timer.cancel()
 
     def cancel_timers(self) -> None:
         """Disarms every timer of the run."""
+        if self.run_timer is not None:
+            self.run_timer.cancel()
+            self.run_timer = None
         for timer in self.timers.values():
             timer.cancel()
         self.timers.clear()

@@ -60,13 +60,14 @@ class NewRun:
 class RunEntry:
     """Events of one run that become durable together, under the fence of its owner and epoch.
 
-    `rows` have dense sequences. `state`, `start_time` and `end_time` are those of the run after them (domain.states).
-    With `new` the run's rows are inserted; without it the run must be owned by the writing replica in this epoch.
+    `rows` have dense sequences and stay as they are. `state`, `start_time` and `end_time` are those of the run after
+    them (domain.states). With `new` the run's rows are inserted; without it the run must be owned by the writing
+    replica in this epoch.
     """
 
     key: RunKey
     epoch: int
-    rows: tuple[JournalRow, ...]
+    rows: Sequence[JournalRow]
     state: int
     start_time: int | None
     end_time: int | None

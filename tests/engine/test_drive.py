@@ -56,7 +56,7 @@ async def test_entries_of_a_run_that_was_given_up_are_not_written() -> None:
     made, live = driver(), live_run()
     made.adopt(live)
     row: Any = SimpleNamespace(header=b"", payload=None)
-    made.journal.stage(live, Staged([SimpleNamespace()], [row]))  # type: ignore[list-item]
+    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
     made.forget(live, "gone")
     assert made.journal._take_batch() == []
     assert made.journal.queued_events == 0
