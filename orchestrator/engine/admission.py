@@ -8,7 +8,7 @@ What is not admitted stays READY; the reason belongs to the queue and is never j
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -78,7 +78,10 @@ class Admission:
 
     def enqueue(self, live: LiveRun, step: int) -> None:
         """Queues a step that may start now, or a running one whose call is to be sent again."""
-        queue = self._queue(self._key(live, step))
+        key = self._key(live, step)
+        if key not in self._queues and not self._pumping and self._start_at_once(key, live, step):
+            return
+        queue = self._queue(key)
         if (live, step) not in queue.queued:
             queue.queued.add((live, step))
             queue.steps.append((live, step))
@@ -160,6 +163,22 @@ class Admission:
 
     # --- the pump
 
+    def _start_at_once(self, key: QueueKey, live: LiveRun, step: int) -> bool:
+        """Admits a step that nobody waits before; most never need the queue that would be made for them. False where
+        it must wait."""
+        if not self._may_start(live, step):
+            return True
+        found = self._find(key)
+        if isinstance(found, Wait):
+            return False
+        self._pumping = True
+        try:
+            self._give(live, step, *found)
+            self._pump_dirty()
+        finally:
+            self._pumping = False
+        return True
+
     def _pump_soon(self, queue: MethodQueue) -> None:
         """Pumps a queue; queues touched meanwhile are pumped after it, never inside it."""
         self._dirty.append(queue)
@@ -167,27 +186,26 @@ class Admission:
             return
         self._pumping = True
         try:
-            while self._dirty:
-                self._pump(self._dirty.popleft())
+            self._pump_dirty()
         finally:
             self._pumping = False
+
+    def _pump_dirty(self) -> None:
+        while self._dirty:
+            self._pump(self._dirty.popleft())
 
     def _pump(self, queue: MethodQueue) -> None:
         while queue.steps:
             live, step = queue.steps[0]
-            if not self._still_queued(queue, live, step):
+            if not self._may_start(live, step) or self._key(live, step) != queue.key:
                 self._pop(queue)
                 continue
-            found = self._find(queue)
+            found = self._find(queue.key)
             if isinstance(found, Wait):
                 self._hold(queue, found)
                 return
             self._pop(queue)
-            endpoint, ticket = found
-            self.in_flight += 1
-            if not self._admit(live, step, endpoint, ticket):
-                ticket.released()
-                self.call_ended(endpoint)
+            self._give(live, step, *found)
         queue.wait = None
         self._drop_if_empty(queue)
 
@@ -195,20 +213,38 @@ class Admission:
     def _pop(queue: MethodQueue) -> None:
         queue.queued.discard(queue.steps.popleft())
 
-    def _still_queued(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
+    def _give(self, live: LiveRun, step: int, endpoint: Endpoint, ticket: Ticket) -> None:
+        self.in_flight += 1
+        if not self._admit(live, step, endpoint, ticket):
+            ticket.released()
+            self.call_ended(endpoint)
+
+    @staticmethod
+    def _may_start(live: LiveRun, step: int) -> bool:
+        """Whether a step waits for a call; one that still has one is queued anew when that is gone."""
         if live.forgotten or live.run.ended or step in live.flights:
             return False
-        state = live.run.steps[step].state
-        return state in (StepState.READY, StepState.RUNNING) and self._key(live, step) == queue.key
+        return live.run.steps[step].state in (StepState.READY, StepState.RUNNING)
 
-    def _find(self, queue: MethodQueue) -> tuple[Endpoint, Ticket] | Wait:
+    def _find(self, key: QueueKey) -> tuple[Endpoint, Ticket] | Wait:
         """Chooses the least busy endpoint that can take a call now, or says why none can."""
-        key = queue.key
         if self.paused:
             return Wait(run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over")
         if self.in_flight >= self._max_calls:
             return Wait(run_pb2.WAIT_KIND_LIMIT, f"the replica has {self._max_calls} calls in flight, its limit")
         serving = self.catalogue.endpoints(key.namespace, key.method)
+        free = [one for one in serving if one.is_free and self.catalogue.fits(one, key.contract_digests)]
+        if len(free) > 1:
+            # One without a connection is called where there is no other: its circuit decides then.
+            free.sort(key=lambda one: (one.health == "unreachable", one.in_flight))
+        for endpoint in free:
+            ticket = endpoint.take()
+            if ticket is not None:
+                return endpoint, ticket
+        return self._why_none(key, serving)
+
+    def _why_none(self, key: QueueKey, serving: Sequence[Endpoint]) -> Wait:
+        """Says why no endpoint can take a call of a method now."""
         fitting = [one for one in serving if self.catalogue.fits(one, key.contract_digests)]
         if not fitting:
             return self._nobody(key, bool(serving))
@@ -219,15 +255,6 @@ class Admission:
             state = " or ".join(sorted(states))
             text = f"every endpoint that serves {key.method} (worker {names}) is {state}"
             return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
-        # One without a connection is called where there is no other: its circuit decides then.
-        free = sorted(
-            (one for one in able if one.in_flight < one.max_in_flight),
-            key=lambda one: (one.health == "unreachable", one.in_flight),
-        )
-        for endpoint in free:
-            ticket = endpoint.take()
-            if ticket is not None:
-                return endpoint, ticket
         if all(one.circuit.state != "closed" for one in able):
             return self._all_open(key, able)
         limit = sum(one.max_in_flight for one in able)

@@ -54,6 +54,11 @@ class Endpoint:
         """Calls that the endpoint takes from this replica at a time: as registered, or fewer where it says so."""
         return self._registered_max if self._credit is None else min(self._registered_max, self._credit)
 
+    @property
+    def is_free(self) -> bool:
+        """Whether the endpoint itself has room for one more call; its circuit may still refuse it."""
+        return not self.draining and self.health != "not_serving" and self.in_flight < self.max_in_flight
+
     def take(self) -> Ticket | None:
         """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""
         ticket = self.circuit.admit()

@@ -5,7 +5,6 @@ It answers the core's questions about data (`plan.Conditions`) from the run's sc
 
 from __future__ import annotations
 
-import asyncio
 import enum
 from collections import deque
 from collections.abc import Sequence

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from orchestrator.domain.caller import Caller
 from orchestrator.rpc.layers import Call, Metadata
@@ -19,9 +18,7 @@ class AuthenticationLayer:
         self._authenticate = authenticate
         self._open_services = open_services
 
-    @contextmanager
-    def around(self, call: Call) -> Iterator[None]:
+    def enter(self, call: Call) -> None:
         """Sets the caller before the call is served."""
-        if call.method.rpartition("/")[0].lstrip("/") not in self._open_services:
+        if call.service not in self._open_services:
             call.set_caller(self._authenticate(call.metadata))
-        yield

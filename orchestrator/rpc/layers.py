@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, aclosing
+from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -35,9 +35,11 @@ _caller: ContextVar[Caller] = ContextVar("baton_caller")
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way: `request` is None where the caller streams, `caller` until it is known."""
+    """One call on its way: `method` is `/package.Service/Method`, `service` the name in it. `request` is None where the
+    caller streams, `caller` until it is known."""
 
     method: str
+    service: str
     request: Message | None
     metadata: Metadata
     context: grpc.aio.ServicerContext[Any, Any]
@@ -50,11 +52,15 @@ class Call:
         _caller.set(caller)
 
 
+Leave = Callable[[BaseException | None], None]
+"""Does what a layer does after a call; told the error that ended it, None where it was answered. Raises nothing."""
+
+
 class Layer(Protocol):
     """Something that stands around calls; its errors are told to the caller like those of a handler."""
 
-    def around(self, call: Call) -> AbstractContextManager[None]:
-        """Returns what is entered before the handler and left after it."""
+    def enter(self, call: Call) -> Leave | None:
+        """Does what comes before the handler; returns what is to be done after it, None for nothing."""
         ...
 
 
@@ -108,7 +114,8 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         read, write = _reader(method, handler.request_deserializer or bytes), handler.response_serializer or bytes
         handle = _behaviour(handler)
         streaming = handler.request_streaming, handler.response_streaming
-        background = method.rpartition("/")[0].lstrip("/") in self._background_services
+        service = method.rpartition("/")[0].lstrip("/")
+        background = service in self._background_services
         unary = streaming == (False, False)
 
         async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
@@ -117,18 +124,28 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                 request = _read_all(raw, read) if handler.request_streaming else read(raw)
                 call = Call(
                     method,
+                    service,
                     request if isinstance(request, Message) else None,
                     tuple(context.invocation_metadata() or ()),
                     context,
                     unary,
                 )
-                with ExitStack() as entered:
+                leaving: list[Leave] = []
+                answer: bytes | None = None
+                try:
                     for layer in self._layers:
-                        entered.enter_context(layer.around(call))
-                    if not handler.response_streaming:
-                        return write(await handle(request, context))
-                    await _stream(handle, request, context)
-                    return None
+                        leave = layer.enter(call)
+                        if leave is not None:
+                            leaving.append(leave)
+                    if handler.response_streaming:
+                        await _stream(handle, request, context)
+                    else:
+                        answer = write(await handle(request, context))
+                except BaseException as error:
+                    _leave(leaving, error)
+                    raise
+                _leave(leaving, None)
+                return answer
             except grpc.aio.AbortError:
                 raise  # A handler has set the status itself.
             except asyncio.CancelledError as error:
@@ -205,6 +222,11 @@ async def _abort(method: str, error: BaseException, context: grpc.aio.ServicerCo
     error_id = errors.new_error_id()
     _log.error("call failed", extra={"method": method, "error_id": error_id}, exc_info=error)
     await context.abort_with_status(rpc_status.to_status(errors.to_status(errors.internal_error(error_id))))
+
+
+def _leave(leaving: Sequence[Leave], error: BaseException | None) -> None:
+    for leave in reversed(leaving):
+        leave(error)
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> Callable[[Any, Any], Any]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -16,7 +15,7 @@ import grpc
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.tracing import parse_traceparent
 from orchestrator.rpc.errors import code_of, number_of
-from orchestrator.rpc.layers import Call
+from orchestrator.rpc.layers import Call, Leave
 
 CallObserver = Callable[[str, int, int, int, Caller | None], None]
 """Told of each unary call: method (`/package.Service/Method`), start and end in nanoseconds since the Unix epoch, the
@@ -41,24 +40,20 @@ class ObservationLayer:
     def __init__(self, observer: CallObserver) -> None:
         self._observer = observer
 
-    @contextmanager
-    def around(self, call: Call) -> Iterator[None]:
+    def enter(self, call: Call) -> Leave | None:
         """Times the call."""
         if not call.unary:
-            yield
-            return
-        start_ns, begun_ns, code = time.time_ns(), time.perf_counter_ns(), 0
-        try:
-            yield
-        except BaseException as error:
-            code = _code(call, error)
-            raise
-        finally:
+            return None
+        start_ns, begun_ns = time.time_ns(), time.perf_counter_ns()
+
+        def leave(error: BaseException | None) -> None:
             end_ns = start_ns + time.perf_counter_ns() - begun_ns
             try:
-                self._observer(call.method, start_ns, end_ns, code, call.caller)
+                self._observer(call.method, start_ns, end_ns, _code(call, error), call.caller)
             except Exception:  # telemetry fails no call
                 _log.exception("call observer failed", extra={"method": call.method})
+
+        return leave
 
 
 class SpanLayer:
@@ -67,22 +62,19 @@ class SpanLayer:
     def __init__(self, start_span: SpanStarter) -> None:
         self._start_span = start_span
 
-    @contextmanager
-    def around(self, call: Call) -> Iterator[None]:
+    def enter(self, call: Call) -> Leave | None:
         """Starts the span, puts its traceparent in place of the caller's, and ends it with the call."""
         finish = self._start(call) if call.method in SPAN_METHODS else None
-        code = 0
-        try:
-            yield
-        except BaseException as error:
-            code = _code(call, error)
-            raise
-        finally:
-            if finish is not None:
-                try:
-                    finish(code)
-                except Exception:  # telemetry fails no call
-                    _log.exception("span could not be ended", extra={"method": call.method})
+        if finish is None:
+            return None
+
+        def leave(error: BaseException | None) -> None:
+            try:
+                finish(_code(call, error))
+            except Exception:  # telemetry fails no call
+                _log.exception("span could not be ended", extra={"method": call.method})
+
+        return leave
 
     def _start(self, call: Call) -> FinishSpan | None:
         caller = call.caller
@@ -99,8 +91,10 @@ class SpanLayer:
         return finish
 
 
-def _code(call: Call, error: BaseException) -> int:
+def _code(call: Call, error: BaseException | None) -> int:
     """Returns the code that ends the call; a handler that ended it itself has set it in the context."""
+    if error is None:
+        return 0
     if isinstance(error, grpc.aio.AbortError):
         code = call.context.code()
         return number_of(code) if isinstance(code, grpc.StatusCode) else int(code)

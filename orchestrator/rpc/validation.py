@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -48,12 +47,10 @@ class ValidationLayer:
         self._validator = validator
         self._exempt_methods = exempt_methods
 
-    @contextmanager
-    def around(self, call: Call) -> Iterator[None]:
+    def enter(self, call: Call) -> None:
         """Checks the request before it is served."""
         if call.request is not None and call.method not in self._exempt_methods:
             self._validator.check(call.request)
-        yield
 
 
 def invalid_request(faults: Sequence[FieldFault]) -> InvalidRequest:
