@@ -8,7 +8,6 @@ are the engine's, after the commit.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -115,12 +114,14 @@ def _timeout(reason: str, message: str, *, outcome_unknown: bool = False) -> Fai
 class _Planner:
     """Builds one decision. Every `_emit` folds its event into the run before the next is decided."""
 
+    __slots__ = ("conditions", "decision", "now", "released", "run")
+
     def __init__(self, run: Run, now: int, conditions: Conditions) -> None:
         self.run = run
         self.now = now
         self.conditions = conditions
         self.decision = Decision()
-        self.released: deque[int] = deque()
+        self.released: list[int] = []
 
     def take(self, given: Input) -> None:
         match given:
@@ -394,8 +395,9 @@ class _Planner:
 
     def _settle(self) -> None:
         """Works through the steps that became ready, then ends the run where nothing is left to do."""
-        while self.released and not self.run.ended:
-            index = self.released.popleft()
+        for index in self.released:  # Grows while it is worked through.
+            if self.run.ended:
+                break
             spec, step = self.run.graph.steps[index], self.run.steps[index]
             if spec.handles and not step.chosen:
                 self._skip(index, SkipReason.BRANCH_NOT_TAKEN)
