@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
-from uuid import UUID
 
 import uuid_utils.compat
 from baton.v1 import run_service_pb2
@@ -124,6 +123,13 @@ class Submitter:
         live = await self._begin(caller, request, lambda: accepted)
         if live is None:
             return run_service_pb2.SubmitRunResponse()
+        loop = asyncio.get_running_loop()
+        wait_seconds = request.wait_timeout.seconds + request.wait_timeout.nanos / 1e9
+        end_seconds = loop.time() + wait_seconds
+        if wait_seconds > 0 and not live.forgotten:
+            # First for the end, which most runs reach in time: it comes after the acceptance, and to be woken for each
+            # costs twice as much. A run that is not accepted is left too.
+            await live.left(wait_seconds)
         try:
             result: WriteResult | None = await asyncio.shield(accepted)
         except asyncio.CancelledError:
@@ -131,7 +137,7 @@ class Submitter:
                 raise
             result = None
         key = self._key(live, request, result)
-        return await self._answer(key, request, existing=key != live.key)
+        return await self._answer(live, key, request, end_seconds - loop.time())
 
     async def submit_many(
         self, submissions: Sequence[tuple[Caller, run_service_pb2.SubmitRunRequest]]
@@ -259,7 +265,7 @@ class Submitter:
         timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
         if request.HasField("run_timeout"):
             timeout_us = min(timeout_us, request.run_timeout.ToMicroseconds())
-        labels = tuple(sorted(request.labels))
+        labels, attributes = tuple(sorted(request.labels)), dict(request.attributes)
         new = NewRun(
             revision,
             request.request_id,
@@ -268,13 +274,13 @@ class Submitter:
             caller.channel,
             request.workspace,
             labels,
-            dict(request.attributes),
+            attributes,
             now,
             now + timeout_us,
             JOURNAL_FORMAT,
             request.client_id,
         )
-        key = RunKey(caller.namespace, UUID(int=uuid_utils.compat.uuid7().int))
+        key = RunKey(caller.namespace, uuid_utils.compat.uuid7())
         live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
         live.accepted = accepted
         payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None
@@ -286,7 +292,7 @@ class Submitter:
             caller.channel,
             request.workspace,
             labels,
-            dict(request.attributes),
+            attributes,
             caller.traceparent or self._trace(),
             request.request_id,
             payload,
@@ -297,11 +303,13 @@ class Submitter:
         return live
 
     async def _answer(
-        self, key: RunKey, request: run_service_pb2.SubmitRunRequest, existing: bool
+        self, live: LiveRun, key: RunKey, request: run_service_pb2.SubmitRunRequest, wait_seconds: float
     ) -> run_service_pb2.SubmitRunResponse:
         view = request.view or run_service_pb2.RUN_VIEW_FULL
-        wait_seconds = request.wait_timeout.ToMicroseconds() / 1_000_000
-        run = await self._reader.wait_for_end(key, wait_seconds, view)
+        if key == live.key and live.run.ended and live.settled:
+            run = self._reader.render_ended(live, view, steps=True)
+        else:
+            run = await self._reader.wait_for_end(key, wait_seconds, view)
         return run_service_pb2.SubmitRunResponse(
-            run=run, existing=existing, cursor=encode_cursor(key.run_id, run.last_sequence)
+            run=run, existing=key != live.key, cursor=encode_cursor(key.run_id, run.last_sequence)
         )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 import grpc
 
@@ -87,7 +86,7 @@ class SpanLayer:
         except Exception:  # telemetry fails no call
             _log.exception("span could not be started", extra={"method": call.method})
             return None
-        call.set_caller(replace(caller, traceparent=traceparent))
+        call.set_caller(Caller(caller.namespace, caller.principal, caller.channel, traceparent))
         return finish
 
 
