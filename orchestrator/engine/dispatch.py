@@ -135,6 +135,7 @@ class Delivery:
     def answered(self, answer: Answer) -> None:
         """Settles the ticket and hands on what the answer comes to."""
         live, flight = self._live, self._flight
+        self._sending = None  # It may know this; without this both would wait for the garbage collector.
         self._dispatcher.ended(self)
         if answer.against_circuit:
             flight.ticket.failed()

@@ -245,6 +245,7 @@ class Driver:
             del live.flights[flight.step]
         if flight.sending is not None:
             flight.sending.cancel()
+            flight.sending = None
         flight.ticket.released()
         self.admission.call_ended(flight.endpoint)
 
@@ -252,6 +253,7 @@ class Driver:
 
     def record(self, live: LiveRun, flight: Flight, outcome: Outcome) -> None:
         """Records how a call ended. The outcome of a flight that was landed before is dropped."""
+        flight.sending = None  # It knows the flight too; without this every run would wait for the garbage collector.
         if live.flights.get(flight.step) is not flight:
             return
         del live.flights[flight.step]
