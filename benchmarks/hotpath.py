@@ -34,7 +34,7 @@ from google.protobuf import json_format
 from benchmarks.contract import SERVICE, STEPS, TEXT, WORKFLOWS, DoRequest, workflows
 from benchmarks.parts import Parts
 from benchmarks.processes import cpu_seconds, memory_mb
-from orchestrator.app import open_replica_store
+from orchestrator.app import calm_collector, open_replica_store
 from orchestrator.domain.caller import Caller
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
@@ -241,6 +241,7 @@ async def measure(dsn: str, postgres_pid: int, chosen: argparse.Namespace) -> No
     """Measures each work as chosen and prints a line, or a table of parts, for each."""
     parts = Parts() if chosen.parts else None
     async with Server(dsn) as server:
+        calm_collector()
         for work in chosen.works:
             in_flight = chosen.in_flight if work == "W4" else 1
             count, steps = max(int(RUNS[work] * chosen.scale), 2), STEPS[work]

@@ -155,7 +155,7 @@ COLLECTOR_THRESHOLD = 10_000
 """Objects made and not yet gone at which the garbage collector looks at the young ones."""
 
 
-def _calm_collector() -> None:
+def calm_collector() -> None:
     """Lets the garbage collector of a server look less often, and never at what was loaded at the start, which takes 20
     ms at a time in which every call would wait.
 
@@ -169,7 +169,7 @@ async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -
     """Runs a server until SIGINT or SIGTERM, then drains it; a second signal ends it at once."""
     server = Server(settings, dsn)
     port = await server.start()
-    _calm_collector()
+    calm_collector()
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
 
