@@ -22,7 +22,7 @@ from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
-from orchestrator.engine.codec import indexes, total_bytes
+from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.ports import JournalRow, NewRun, Sending, Ticket, WriteResult
@@ -108,7 +108,6 @@ class LiveRun:
         self.scope = scope
         self.new = new
         self.client_id = new.client_id if new is not None else ""
-        self.step_indexes = indexes(compiled.graph)
         self.staged: list[Staged] = []
         self.in_journal_queue = False
         self.flights: dict[int, Flight] = {}
