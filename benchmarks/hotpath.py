@@ -12,6 +12,7 @@ import asyncio
 import cProfile
 import os
 import pstats
+import random
 import sys
 import tempfile
 import time
@@ -213,6 +214,27 @@ def request_of(work: str) -> bytes:
     return request.SerializeToString()
 
 
+async def load_at_rate(submit: Serve, work: str, count: int, runs_per_second: float) -> list[float]:
+    """Makes so many runs that come at random at a rate, however fast the others are; answers as `load` does.
+
+    What a run took counts from when it was due.
+    """
+    request, context, latencies, draw = request_of(work), Context(), [], random.Random(7)
+    began = time.perf_counter()
+
+    async def one(due: float) -> None:
+        await submit(request, context)
+        latencies.append((time.perf_counter() - began - due) * 1e3)
+
+    due = 0.0
+    async with asyncio.TaskGroup() as runs:
+        for _ in range(count):
+            due += draw.expovariate(runs_per_second)
+            await asyncio.sleep(max(due - (time.perf_counter() - began), 0))
+            runs.create_task(one(due))
+    return sorted(latencies)
+
+
 async def load(submit: Serve, work: str, count: int, in_flight: int) -> list[float]:
     """Makes so many runs, `in_flight` at once; returns what each took, in milliseconds, sorted."""
     request, context, numbers = request_of(work), Context(), iter(range(count))
@@ -244,6 +266,7 @@ async def measure(dsn: str, postgres_pid: int, chosen: argparse.Namespace) -> No
         calm_collector()
         for work in chosen.works:
             in_flight = chosen.in_flight if work == "W4" else 1
+            way = f"{chosen.rate:,.0f} runs/s" if chosen.rate else f"{in_flight:4} in flight"
             count, steps = max(int(RUNS[work] * chosen.scale), 2), STEPS[work]
             await prove(server.submit, work)
             await load(server.submit, work, 1 + count // 5, in_flight)
@@ -256,13 +279,16 @@ async def measure(dsn: str, postgres_pid: int, chosen: argparse.Namespace) -> No
                 continue
             for _ in range(chosen.repetitions):
                 before, postgres_before, began = time.process_time(), cpu_seconds(postgres_pid), time.perf_counter()
-                latencies = await load(server.submit, work, count, in_flight)
+                if chosen.rate:
+                    latencies = await load_at_rate(server.submit, work, count, chosen.rate)
+                else:
+                    latencies = await load(server.submit, work, count, in_flight)
                 wall, own = time.perf_counter() - began, time.process_time() - before
                 postgres = cpu_seconds(postgres_pid) - postgres_before
                 each = 1e6 / (count * steps)
                 print(
-                    f"{work} {in_flight:4} in flight: {count * steps / wall:8,.0f} steps/s, p50 "
-                    f"{latencies[count // 2]:6.2f} ms a run; server {own * each:6.1f} us a step, "
+                    f"{work} {way}: {count * steps / wall:8,.0f} steps/s, p50 {latencies[count // 2]:6.2f}, p99 "
+                    f"{latencies[count * 99 // 100]:6.2f} ms a run; server {own * each:6.1f} us a step, "
                     f"{own * each * steps:7.1f} us a run; Postgres {postgres * each:5.1f} us a step",
                     flush=True,
                 )
@@ -282,6 +308,7 @@ def main() -> int:
     parser.add_argument("--scale", type=float, default=1.0, help="share of the runs to make (default: 1)")
     parser.add_argument("--repetitions", type=int, default=3, help="how often to measure each (default: 3)")
     parser.add_argument("--in-flight", type=int, default=64, help="runs of W4 at once (default: 64)")
+    parser.add_argument("--rate", type=float, default=0.0, help="runs that come a second, instead of so many in flight")
     parser.add_argument("--parts", action="store_true", help="tell where the time goes, part by part")
     parser.add_argument(
         "--profile", action="store_true", help="profile by function (cProfile, which costs much itself)"
