@@ -71,8 +71,8 @@ RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 class EchoGateway(GrpcWorkerGateway):
     """A worker without a network: answers every call with its request, together with the other calls of the tick."""
 
-    def __init__(self) -> None:
-        super().__init__(FAIL_MAX, RESET_TIMEOUT_SECONDS, lambda _: "")
+    def __init__(self, signer: TokenSigner) -> None:
+        super().__init__(FAIL_MAX, RESET_TIMEOUT_SECONDS, signer)
         self._sent: list[tuple[Call, CallListener]] = []
 
     def send(self, call: Call, listener: CallListener) -> Sending:
@@ -136,9 +136,9 @@ class Server:
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
         )
-        gateway = EchoGateway()
-        self._stack.push_async_callback(gateway.close)
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
+        gateway = EchoGateway(signer)
+        self._stack.push_async_callback(gateway.close)
         engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
