@@ -26,17 +26,18 @@ import uvloop
 from baton.v1 import (
     run_pb2,
     run_service_pb2,
-    run_service_pb2_grpc,
     worker_service_pb2,
     workflow_pb2,
 )
 from google.protobuf import json_format
 
-from benchmarks.contract import SERVICE, STEPS, TEXT, WORKFLOWS, DoRequest, workflows
+from benchmarks.contract import SERVICE, DoRequest, workflows
 from benchmarks.parts import Parts
 from benchmarks.processes import cpu_seconds, memory_mb
+from benchmarks.works import CLOSED, TEXT
 from orchestrator.app import calm_collector, open_replica_store
 from orchestrator.domain.caller import Caller
+from orchestrator.engine.api import Runs
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import fan_out
@@ -55,6 +56,7 @@ from orchestrator.rpc.authentication import AuthenticationLayer
 from orchestrator.rpc.layers import LayerInterceptor
 from orchestrator.rpc.observation import SpanLayer
 from orchestrator.rpc.run_service import RunService
+from orchestrator.rpc.submissions import Submissions
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import Watches
 from orchestrator.security.credentials import DevelopmentAuthenticator
@@ -64,6 +66,8 @@ from orchestrator.telemetry.submit_span import untraced
 
 METHOD = "/baton.v1.RunService/SubmitRun"
 CALLER = Caller("default", "anonymous", "grpc")
+STEPS = {work.name: work.steps for work in CLOSED}
+WORKFLOWS = {work.name: work.shape for work in CLOSED}
 RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 """Runs of one measurement at scale 1."""
 
@@ -164,7 +168,7 @@ class Server:
         )
         for each in workflows():
             await engine.workflows.apply(CALLER, json_format.ParseDict(each, workflow_pb2.Workflow()))
-        self.submit = await _door(RunService(engine.runs, Watches(60.0)))
+        self.submit = await _door(engine.runs)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -176,14 +180,16 @@ class Server:
         return pool
 
 
-async def _door(service: run_service_pb2_grpc.RunServiceServicer) -> Serve:
+async def _door(runs: Runs) -> Serve:
     """Puts the layers of the gRPC door around SubmitRun."""
     request_type = run_service_pb2.SubmitRunRequest
+    validator = RequestValidator([request_type])
+    service = RunService(runs, Watches(60.0), Submissions(runs, validator, untraced))
     layers = LayerInterceptor(
         [
             AuthenticationLayer(DevelopmentAuthenticator().authenticate, frozenset()),
             SpanLayer(untraced),
-            ValidationLayer(RequestValidator([request_type]), frozenset()),
+            ValidationLayer(validator, frozenset()),
         ],
         frozenset(),
     )
