@@ -11,6 +11,7 @@ from baton.worker.v1 import work_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.ports import (
     Reach,
     ReadBatonFrame,
@@ -33,8 +34,11 @@ RETURN_SECONDS = 6.0
 class Attachments:
     """Workers that are attached to this replica. `address` is where other replicas reach it."""
 
-    def __init__(self, gateway: WorkerGateway, registry: WorkerRegistry) -> None:
-        self._gateway, self._registry = gateway, registry
+    def __init__(
+        self, gateway: WorkerGateway, catalogue: Catalogue, registry: WorkerRegistry, stale_seconds: float
+    ) -> None:
+        self._gateway, self._catalogue, self._registry = gateway, catalogue, registry
+        self._stale_seconds = stale_seconds
         self._attached: dict[EndpointKey, int] = {}
         self._leaving: dict[EndpointKey, asyncio.Task[None]] = {}
         self.address = ""
@@ -64,6 +68,21 @@ class Attachments:
     async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
         """See api.Workers.relay. Errors: WorkerNotFound, InvalidRequest."""
         await self._gateway.relay(address, token, read, write)
+
+    async def sweep(self) -> None:
+        """For ever takes endpoints from the catalogue that have been out of reach for long: of workers that went away
+        together with the replica that had them."""
+        loop = asyncio.get_running_loop()
+        since: dict[EndpointKey, float] = {}
+        while True:
+            await asyncio.sleep(self._stale_seconds / 6)
+            lost = [one for one in self._catalogue.attached() if one.health != "serving"]
+            since = {one.key: since.get(one.key, loop.time()) for one in lost}
+            for endpoint in lost:
+                replica_id = endpoint.attached_replica
+                if replica_id is not None and loop.time() - since[endpoint.key] > self._stale_seconds:
+                    with contextlib.suppress(DatabaseUnavailable):
+                        await self._registry.detach(endpoint.key, replica_id)
 
     async def close(self) -> None:
         """Takes every endpoint that is attached here from the catalogue: its worker attaches elsewhere."""

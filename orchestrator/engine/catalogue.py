@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from baton.v1 import workflow_pb2
@@ -139,6 +139,13 @@ class Catalogue:
         """Finds one endpoint."""
         entry = self._namespaces.get(key.namespace)
         return entry.endpoints.get(key) if entry is not None else None
+
+    def attached(self) -> Iterator[Endpoint]:
+        """Yields the endpoints whose workers dialled in, to whichever replica."""
+        for entry in self._namespaces.values():
+            for endpoint in entry.endpoints.values():
+                if endpoint.attached_replica is not None:
+                    yield endpoint
 
     def fits(self, endpoint: Endpoint, digests: tuple[str, ...]) -> bool:
         """Tells whether a run that was checked against the contracts `digests` can call the endpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from uuid import UUID
 
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.observer import Observer
@@ -48,6 +49,11 @@ class Endpoint:
             self._reach = row.reach
             self._unfollow()
             self._unfollow = self._gateway.follow(row, self._changed)
+
+    @property
+    def attached_replica(self) -> UUID | None:
+        """The replica process that its worker is attached to; None where it is called at its own address."""
+        return self._reach.attached_replica
 
     @property
     def max_in_flight(self) -> int:

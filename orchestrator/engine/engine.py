@@ -119,7 +119,7 @@ class Engine:
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
         registry = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
-        self._attachments = Attachments(gateway, registry)
+        self._attachments = Attachments(gateway, self._catalogue, registry, limits.attached_stale_seconds)
         self.workers = Workers(registry, self._attachments)
         self._ends = Ends(self._reader, stores.runs, self._driver.journal, self._clock, limits)
         self._driver.on_end = self._ends.ended
@@ -206,6 +206,7 @@ class Engine:
                     group.create_task(self._ends.run(replica_id))
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())
+                    group.create_task(self._attachments.sweep())
                     group.create_task(self._watch_lease())
             except* LeaseLost:
                 pass

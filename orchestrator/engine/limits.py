@@ -24,6 +24,7 @@ class EngineLimits:
     adoption_interval_seconds: float = 1.0
     adoption_batch: int = 200
     drain_seconds: float = 10.0
+    attached_stale_seconds: float = 60.0
     watch_progress_seconds: float = 15.0
     foreign_poll_seconds: float = 0.25
     flush_max_events: int = 1_000

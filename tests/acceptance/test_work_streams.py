@@ -7,6 +7,8 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 from baton.v1 import run_pb2, worker_pb2
 
@@ -234,6 +236,29 @@ async def test_an_attached_worker_moves_to_another_replica_when_its_own_is_kille
     dialling.gates["open"].set()
     assert (await baton.end(run.run_id)).state == SUCCEEDED
     assert (await endpoint(baton, "lab")).transport == worker_pb2.ENDPOINT_TRANSPORT_ATTACHED
+
+
+async def test_an_attached_worker_that_went_with_its_replica_is_forgotten(
+    start_server: StartServer, connect: Connect, contract: Contract, dialling: LabWorker
+) -> None:
+    settings = {"BATON_ATTACHED_STALE_SECONDS": "1"}
+    dying, heir = await start_server(**settings), await start_server(**settings)
+    await dialling.attach(dying.address)
+    baton = connect(heir)
+    await endpoint(baton, "lab")
+    await dying.kill()
+    await dialling.stop()
+    run = await baton.submit(one_step(contract))
+
+    async def forgotten() -> bool:
+        try:
+            await baton.worker("lab")
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.NOT_FOUND
+        return False
+
+    await eventually(forgotten)
+    await baton.waiting(run.run_id, "a", run_pb2.WAIT_KIND_NO_WORKER)
 
 
 async def test_an_attached_worker_follows_a_replica_that_drains(
