@@ -38,12 +38,16 @@ _LONG_CHANNELS_LIMIT = 64
 _HELD_SECONDS = 1.0
 _LOSSES_LIMIT = 10
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
+NO_PROBES = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
+"""No ping beside each message to probe the bandwidth; a window that lets any message through at once instead."""
+
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address would share one connection and its streams
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.keepalive_time_ms", 60_000),
+    *NO_PROBES,
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
 )

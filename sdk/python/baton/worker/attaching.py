@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from baton.connection import Backoff, server_address
+from baton.connection import NO_PROBES, Backoff, server_address
 from baton.descriptors import file_set
 from baton.status import error_of
 from baton.worker.listening import first_of
@@ -28,6 +28,7 @@ _OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
+    *NO_PROBES,
 )
 
 

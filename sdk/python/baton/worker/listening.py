@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from baton.client import Client
-from baton.connection import Backoff
+from baton.connection import NO_PROBES, Backoff
 from baton.errors import BatonError, InvalidRequest
 from baton.interceptor import CallInterceptor, InFlight
 from baton.methods import generated_bases
@@ -26,7 +26,7 @@ _log = logging.getLogger("baton.worker")
 _FAREWELL_SECONDS = 5.0
 _STREAMS_SECONDS = 0.5
 """How long a worker without calls in flight waits for health and reflection streams to end."""
-_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 1024 * 1024))
+_OPTIONS = (("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", 64 * 1024 * 1024), *NO_PROBES)
 
 
 class Listening:
