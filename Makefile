@@ -6,7 +6,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-readme bench-lock lock clean
+.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -70,6 +70,9 @@ bench-lock: setup ## resolve anew what only `make bench` needs
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --generate-hashes --no-annotate \
 	  --no-header benchmarks/peers/requirements.in --output-file benchmarks/peers/requirements.lock
 	cd benchmarks/peers && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved
+
+bench-curves: setup ## measure how cost grows with steps, events, watchers, workers, namespaces and queues; 4 GB of disk
+	$(BIN)/python -m benchmarks.curves
 
 release-wire: setup ## take the wire as it is for the one that must not break
 	$(BIN)/buf build protos --exclude-source-info --output protos/released.binpb

@@ -85,6 +85,11 @@ class Program:
         self.tell(**command)
         return self.answer()
 
+    def kill(self) -> None:
+        """Ends the program at once, with no chance to put anything in order."""
+        self._process.kill()
+        self._process.wait()
+
     def __enter__(self) -> Program:
         return self
 

@@ -1,0 +1,295 @@
+"""Measures how cost grows: with steps in a run, events, watchers, idle workers, namespaces and queues.
+
+`python -m benchmarks.curves --help` tells the options. Each curve is measured at a few sizes against a server, a worker
+and a Postgres that are processes of their own; CPU time is of the server and of Postgres. Exits with 1 only where it
+could not measure.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from benchmarks.contract import SERVICE
+from benchmarks.curves_rows import add_events, add_namespaces
+from benchmarks.curves_shapes import MANY_SERVICE, step_count
+from benchmarks.curves_table import Point, table
+from benchmarks.machine import describe
+from benchmarks.processes import NotMeasured, Program, cpu_seconds, memory_mb
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.errors import EmbeddedPostgresError
+from orchestrator.postgres.migrate import migrate
+
+ADDRESSES = 500
+IDLE_SECONDS = 5.0
+IN_FLIGHT = 64
+
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "full": {
+        "width": (10, 100, 1_000, 10_000),
+        "length": (10, 100, 1_000, 10_000),
+        "events": (0, 1_000_000, 10_000_000),
+        "watchers": (10, 100, 1_000),
+        "workers": (1, 50, 500),
+        "namespaces": (1, 100, 10_000),
+        "queues": (1, 10, 100, 1_000),
+    },
+    "quick": {
+        "width": (10, 1_000),
+        "length": (10, 1_000),
+        "events": (0, 100_000),
+        "watchers": (10, 100),
+        "workers": (1, 50),
+        "namespaces": (1, 1_000),
+        "queues": (1, 100),
+    },
+    "tiny": {
+        "width": (2, 10),
+        "length": (2, 10),
+        "events": (0, 1_000),
+        "watchers": (1, 5),
+        "workers": (1, 5),
+        "namespaces": (1, 20),
+        "queues": (1, 10),
+    },
+}
+"""At which sizes each curve is measured."""
+
+STEPS = {"full": 10_000, "quick": 3_000, "tiny": 20}
+"""About how many steps one point is measured by."""
+
+
+class Curves:
+    """One series of curves on one database. Every curve begins with a server of its own."""
+
+    def __init__(self, dsn: str, postgres_pid: int, directory: Path, steps: int) -> None:
+        """Takes the database, and about how many steps one point is measured by."""
+        self._dsn, self._postgres_pid, self._directory, self._steps = dsn, postgres_pid, directory, steps
+        self._server: Program
+        self.points: list[Point] = []
+
+    def measure(self, curve: str, sizes: tuple[int, ...]) -> None:
+        """Measures one curve at its sizes. Errors: NotMeasured."""
+        with ExitStack() as stack:
+            self._client = stack.enter_context(self._program("curves_client"))
+            worker = stack.enter_context(self._program("curves_worker", str(ADDRESSES)))
+            self._port = int(worker.line())
+            getattr(self, f"_{curve}")(curve, sizes)
+
+    # --- the curves
+
+    def _width(self, curve: str, sizes: tuple[int, ...]) -> None:
+        self._shape(curve, "wide", sizes)
+
+    def _length(self, curve: str, sizes: tuple[int, ...]) -> None:
+        self._shape(curve, "chain", sizes)
+
+    def _shape(self, curve: str, shape: str, sizes: tuple[int, ...]) -> None:
+        for size in sizes:
+            # A lease of a second, so that the recovery is not a wait for its end.
+            with self._serving(BATON_LEASE_SECONDS="1"):
+                self._register()
+                with self._point(curve, size) as point:
+                    point |= self._client.ask(do="apply", shape=shape, size=size)
+                    self._load(point, shape, size, 1)
+                    point |= self._client.ask(do="reads", count=10)
+                    point["server_peak_memory_mb"] = memory_mb(self._server.pid)
+                    point |= self._recovered(shape, size)
+
+    def _recovered(self, shape: str, size: int) -> dict[str, float]:
+        """Ends the server in the middle of a run, and tells how long the next one takes to drive it on."""
+        self._client.ask(do="start", shape=shape, size=size)
+        self._server.kill()
+        with self._serving(BATON_LEASE_SECONDS="1"):
+            seconds = self._client.ask(do="go_on")["seconds"]
+            self._client.ask(do="end")
+            cpu = cpu_seconds(self._server.pid)
+        return {"recovery_seconds": seconds, "recovery_cpu_seconds": cpu}
+
+    def _events(self, curve: str, sizes: tuple[int, ...]) -> None:
+        with self._serving():
+            self._register()
+            self._client.ask(do="apply", shape="chain", size=3)
+            self._client.ask(do="runs", shape="chain", size=3, count=1, in_flight=1)
+            self._client.tell(do="last_run")
+            template = json.loads(self._client.line())["run_id"]
+        present = 0
+        for size in sizes:
+            oldest = ""
+            if size:
+                oldest = asyncio.run(add_events(self._dsn, template, present, size))
+                present = size
+            began = time.perf_counter()
+            with self._serving(), self._point(curve, size) as point:
+                point["ready_seconds"] = time.perf_counter() - began
+                self._load(point, "chain", 3, IN_FLIGHT)
+                point |= self._client.ask(do="reads", count=50, run_id=oldest)
+                self._idle(point)
+
+    def _watchers(self, curve: str, sizes: tuple[int, ...]) -> None:
+        length = max(self._steps // 100, 2)
+        with self._serving():
+            self._register()
+            self._client.ask(do="apply", shape="chain", size=length)
+            for runs, watchers in [(1, size) for size in (0, *sizes)] + [(sizes[-1], 0), (sizes[-1], 1)]:
+                self._client.ask(do="watch", size=length, runs=runs, watchers=watchers)
+                before = self._spent()
+                figures = self._client.ask(do="go", port=self._port)
+                spent = {part: value - before[part] for part, value in self._spent().items()}
+                with self._point(curve if runs == 1 else "watchers of as many runs", watchers * runs) as point:
+                    point |= {
+                        "run_seconds": figures["run_seconds"],
+                        "delivered": figures["delivered"],
+                        "server_cpu_seconds": spent["server"],
+                    }
+
+    def _workers(self, curve: str, sizes: tuple[int, ...]) -> None:
+        known = 0
+        for size in sizes:
+            figures: dict[str, float] = {}
+            with self._serving():
+                before = self._spent()["server"]
+                figures["longest_registration_ms"] = self._registered(known, size - known)["longest_ms"]
+                spent = self._spent()["server"] - before
+                figures["registration_cpu_ms"] = spent / (size - known) * 1e3
+                self._client.ask(do="apply", shape="chain", size=3)
+            known = size
+            began = time.perf_counter()
+            with self._serving(), self._point(curve, size) as point:
+                point |= figures | {"ready_seconds": time.perf_counter() - began}
+                self._load(point, "chain", 3, IN_FLIGHT)
+                self._idle(point)
+
+    def _namespaces(self, curve: str, sizes: tuple[int, ...]) -> None:
+        present = 1
+        with self._serving():
+            self._register()
+            self._client.ask(do="apply", shape="chain", size=3)
+        for size in sizes:
+            asyncio.run(add_namespaces(self._dsn, present, size))
+            present = max(present, size)
+            began = time.perf_counter()
+            with self._serving(), self._point(curve, size) as point:
+                point["ready_seconds"] = time.perf_counter() - began
+                self._load(point, "chain", 3, IN_FLIGHT)
+                self._idle(point)
+
+    def _queues(self, curve: str, sizes: tuple[int, ...]) -> None:
+        with self._serving():
+            self._client.ask(
+                do="register", port=self._port, worker="many", first=0, count=1, in_flight=10, service=MANY_SERVICE
+            )
+            for size in sizes:
+                self._client.ask(do="apply", shape="spread", size=size)
+                with self._point(curve, size) as point:
+                    self._load(point, "spread", size, 1)
+
+    # --- what they are made of
+
+    def _load(self, point: dict[str, float], shape: str, size: int, in_flight: int) -> None:
+        steps = step_count(shape, size)
+        count = max(self._steps // steps, 1)
+        command = {"do": "runs", "shape": shape, "size": size, "in_flight": in_flight}
+        self._client.ask(**command, count=1 + count // 10)
+        before = self._spent()
+        figures = self._client.ask(**command, count=count)
+        thousands = figures["steps"] / 1000
+        for part, value in self._spent().items():
+            point[f"{part}_cpu_seconds_per_1000_steps"] = (value - before[part]) / thousands
+        point["ms_per_step"] = 1000 / figures["steps_per_second"]
+
+    def _idle(self, point: dict[str, float]) -> None:
+        before = self._spent()
+        time.sleep(IDLE_SECONDS)
+        for part, value in self._spent().items():
+            point[f"{part}_idle_cpu_percent"] = (value - before[part]) / IDLE_SECONDS * 100
+        point["server_memory_mb"] = memory_mb(self._server.pid, "VmRSS")
+
+    def _spent(self) -> dict[str, float]:
+        return {"server": cpu_seconds(self._server.pid), "postgres": cpu_seconds(self._postgres_pid)}
+
+    def _register(self) -> None:
+        self._registered(0, 1)
+
+    def _registered(self, first: int, count: int) -> dict[str, float]:
+        return self._client.ask(
+            do="register", port=self._port, worker="noop", first=first, count=count, in_flight=1000, service=SERVICE
+        )
+
+    @contextmanager
+    def _point(self, curve: str, size: int) -> Iterator[dict[str, float]]:
+        figures: dict[str, float] = {}
+        yield figures
+        self.points.append(Point(curve, size, figures))
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+        print(f"{curve} {size}: {shown}", file=sys.stderr, flush=True)
+
+    @contextmanager
+    def _serving(self, **settings: str) -> Iterator[None]:
+        arguments = ["-m", "baton.cli", "serve", "--listen", "127.0.0.1:0", "--output", "json"]
+        environment = {"BATON_DATABASE_URL": self._dsn, "BATON_LEASE_SECONDS": "5"} | settings
+        with Program(arguments, self._directory / "server.log", environment) as self._server:
+            self._client.ask(do="connect", server=json.loads(self._server.line())["address"])
+            yield
+
+    def _program(self, name: str, *arguments: str) -> Program:
+        return Program(["-m", f"benchmarks.{name}", *arguments], self._directory / f"{name}.log")
+
+
+def main() -> int:
+    """Measures as the arguments say; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.curves", description=__doc__)
+    parser.add_argument("--sizes", choices=list(SIZES), default="full", help="how far the curves go (default: full)")
+    parser.add_argument("--only", nargs="+", choices=list(SIZES["full"]), help="curves to measure (default: all)")
+    parser.add_argument("--events", type=int, help="most events in the database (default: 10,000,000 where full)")
+    parser.add_argument("--output", type=Path, default=Path("build/curves.json"), help="file to write")
+    parser.add_argument("--directory", type=Path, default=Path("build"), help="where the database lies meanwhile")
+    chosen = parser.parse_args()
+    sizes = {name: SIZES[chosen.sizes][name] for name in chosen.only or SIZES["full"]}
+    if chosen.events and "events" in sizes:
+        sizes["events"] = (*(size for size in sizes["events"] if size < chosen.events), chosen.events)
+    chosen.directory.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="curves-", dir=chosen.directory))
+    points: list[Point] = []
+    try:
+        machine = describe()
+        for curve, its_sizes in sizes.items():
+            with EmbeddedPostgres(directory / curve) as postgres:
+                asyncio.run(migrate(postgres.dsn))
+                assert postgres.process_id is not None
+                curves = Curves(postgres.dsn, postgres.process_id, directory, STEPS[chosen.sizes])
+                curves.measure(curve, its_sizes)
+                points += curves.points
+            _remove(directory / curve)
+    except (NotMeasured, EmbeddedPostgresError) as error:
+        print(f"could not measure: {error}", file=sys.stderr)
+        return 1
+    finally:
+        for each in sizes:
+            _remove(directory / each)
+        shutil.rmtree(directory, ignore_errors=True)
+    document = {"machine": machine, "records": [record.as_json() for point in points for record in point.records()]}
+    chosen.output.parent.mkdir(parents=True, exist_ok=True)
+    chosen.output.write_text(json.dumps(document, indent=1) + "\n")
+    print(table(machine, points))
+    print(f"every figure: {chosen.output}")
+    return 0
+
+
+def _remove(directory: Path) -> None:
+    data = directory / "data"
+    if data.is_symlink():  # Where root runs this, the data lies outside of the directory.
+        shutil.rmtree(data.resolve().parent, ignore_errors=True)
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
