@@ -3,20 +3,24 @@
 For each method (and the contracts that a run was checked against) there is one queue. Its head is admitted when an
 endpoint serves the method, is healthy, has a permit free and its circuit gives leave; all in memory, in the same tick.
 What is not admitted stays READY; the reason belongs to the queue and is never journaled.
+
+A permit that comes back goes to one queue, in turn. So each admission costs the same however many steps, queues and
+endpoints there are; only a change of an endpoint's health or circuit, or of a catalogue, looks at all whom it concerns.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from baton.v1 import run_pb2
 
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Clock, Ticket
 from orchestrator.engine.timers import Timer, Timers
@@ -39,15 +43,21 @@ class Wait:
     until_time: int | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class MethodQueue:
-    """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice."""
+    """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice;
+    `waits_for` the groups in whose line it stands."""
 
     key: QueueKey
     steps: deque[tuple[LiveRun, int]] = field(default_factory=deque)
     queued: set[tuple[LiveRun, int]] = field(default_factory=set)
     wait: Wait | None = None
     timer: Timer | None = None
+    waits_for: list[EndpointGroup] = field(default_factory=list)
+
+
+Line = dict[MethodQueue, None]
+"""Queues that wait for the same, in the order in which they are served."""
 
 
 class Admission:
@@ -68,9 +78,12 @@ class Admission:
         self._clock, self._timers, self._max_calls = clock, timers, max_calls_in_flight
         self._admit, self._circuit_open = admit, circuit_open
         self._queues: dict[QueueKey, MethodQueue] = {}
-        self._by_method: dict[tuple[str, str], set[QueueKey]] = {}
-        self._dirty: deque[MethodQueue] = deque()
-        self._pumping = False
+        self._by_namespace: dict[str, Line] = {}
+        self._lines: dict[EndpointGroup, Line] = {}
+        self._line_of_replica: Line = {}  # Queues that wait for the replica's own limit.
+        self._to_pump: deque[MethodQueue] = deque()
+        self._to_serve: deque[EndpointGroup] = deque()
+        self._working = False
         self.catalogue: Catalogue
         self.in_flight = 0
         self.paused = False
@@ -79,13 +92,18 @@ class Admission:
     def enqueue(self, live: LiveRun, step: int) -> None:
         """Queues a step that may start now, or a running one whose call is to be sent again."""
         key = self._key(live, step)
-        if key not in self._queues and not self._pumping and self._start_at_once(key, live, step):
+        if key not in self._queues and not self._working and self._start_at_once(key, live, step):
             return
         queue = self._queue(key)
-        if (live, step) not in queue.queued:
-            queue.queued.add((live, step))
-            queue.steps.append((live, step))
-        self._pump_soon(queue)
+        if (live, step) in queue.queued:
+            return
+        queue.queued.add((live, step))
+        queue.steps.append((live, step))
+        if queue.wait is None:
+            self._pump_soon(queue)
+        elif queue.wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
+            # What the others wait for, this one does too; but it may have a fallback.
+            self._offer_fallback(queue, live, step)
 
     def wait_of(self, live: LiveRun, step: int) -> Wait | None:
         """Tells why a queued step waits; None where it is in no queue."""
@@ -95,37 +113,42 @@ class Admission:
         return queue.wait
 
     def released(self, endpoint: Endpoint) -> None:
-        """Looks again at the queues that an endpoint serves."""
-        for method in self._methods(endpoint):
-            self.method_changed(endpoint.key.namespace, method)
+        """Takes note of a permit that came back."""
+        group = self.catalogue.group_of(endpoint)
+        if group is not None:
+            group.look(endpoint)
+            if group in self._lines:
+                self._to_serve.append(group)
+                self._work()
 
-    def method_changed(self, namespace: str, method: str) -> None:
-        """Looks again at the queues of a method."""
-        for key in tuple(self._by_method.get((namespace, method), ())):
-            self._pump_soon(self._queues[key])
+    def endpoint_changed(self, endpoint: Endpoint) -> None:
+        """Looks again at the queues that wait for an endpoint: its health, credit or circuit is another."""
+        group = self.catalogue.group_of(endpoint)
+        if group is not None:
+            group.look(endpoint)
+            self._to_pump.extend(self._lines.get(group, ()))
+            self._work()
 
     def namespace_changed(self, namespace: str) -> None:
         """Looks again at every queue of a namespace: its catalogue changed."""
-        for queue in [queue for key, queue in self._queues.items() if key.namespace == namespace]:
-            self._pump_soon(queue)
+        self._to_pump.extend(self._by_namespace.get(namespace, ()))
+        self._work()
 
     def call_ended(self, endpoint: Endpoint) -> None:
         """Takes back the permits of a call."""
-        was_full = self.in_flight >= self._max_calls
         self.in_flight -= 1
         endpoint.give_back()
-        if was_full:
-            for queue in list(self._queues.values()):
-                self._pump_soon(queue)
+        self._work()
 
     def forget(self) -> None:
         """Drops every queue."""
         for queue in self._queues.values():
             if queue.timer is not None:
                 queue.timer.cancel()
-        self._queues.clear()
-        self._by_method.clear()
-        self._dirty.clear()
+        for known in (self._queues, self._by_namespace, self._lines, self._line_of_replica):
+            known.clear()
+        self._to_pump.clear()
+        self._to_serve.clear()
 
     # --- queues
 
@@ -139,27 +162,24 @@ class Admission:
         queue = self._queues.get(key)
         if queue is None:
             queue = self._queues[key] = MethodQueue(key)
-            self._by_method.setdefault((key.namespace, key.method), set()).add(key)
+            self._by_namespace.setdefault(key.namespace, {})[queue] = None
         return queue
 
-    def _drop_if_empty(self, queue: MethodQueue) -> None:
-        if queue.steps or self._queues.get(queue.key) is not queue:
-            return
+    def _drop(self, queue: MethodQueue) -> None:
+        self._leave_lines(queue)
+        if self._queues.get(queue.key) is queue:
+            del self._queues[queue.key]
+            _leave(self._by_namespace, queue.key.namespace, queue)
+
+    def _leave_lines(self, queue: MethodQueue) -> None:
+        queue.wait = None
         if queue.timer is not None:
             queue.timer.cancel()
-        del self._queues[queue.key]
-        keys = self._by_method[queue.key.namespace, queue.key.method]
-        keys.discard(queue.key)
-        if not keys:
-            del self._by_method[queue.key.namespace, queue.key.method]
-
-    def _methods(self, endpoint: Endpoint) -> list[str]:
-        namespace = endpoint.key.namespace
-        return [
-            method
-            for other, method in self._by_method
-            if other == namespace and endpoint in self.catalogue.endpoints(namespace, method)
-        ]
+            queue.timer = None
+        self._line_of_replica.pop(queue, None)
+        for group in queue.waits_for:
+            _leave(self._lines, group, queue)
+        queue.waits_for = []
 
     # --- the pump
 
@@ -168,46 +188,81 @@ class Admission:
         it must wait."""
         if not self._may_start(live, step):
             return True
+        if self.in_flight >= self._max_calls:
+            return False
         found = self._find(key)
         if isinstance(found, Wait):
             return False
-        self._pumping = True
+        self._working = True
         try:
             self._give(live, step, *found)
-            self._pump_dirty()
         finally:
-            self._pumping = False
+            self._working = False
+        self._work()
         return True
 
     def _pump_soon(self, queue: MethodQueue) -> None:
-        """Pumps a queue; queues touched meanwhile are pumped after it, never inside it."""
-        self._dirty.append(queue)
-        if self._pumping:
+        self._to_pump.append(queue)
+        self._work()
+
+    def _work(self) -> None:
+        """Pumps queues and serves groups; what is touched meanwhile comes after it, never inside it."""
+        if self._working:
             return
-        self._pumping = True
+        self._working = True
         try:
-            self._pump_dirty()
+            while True:
+                if self._to_pump:
+                    self._pump(self._to_pump.popleft())
+                elif self._to_serve:
+                    self._serve(self._to_serve.popleft())
+                elif self._line_of_replica and self.in_flight < self._max_calls:
+                    queue = next(iter(self._line_of_replica))
+                    self._leave_lines(queue)
+                    self._pump(queue)
+                else:
+                    return
         finally:
-            self._pumping = False
+            self._working = False
 
-    def _pump_dirty(self) -> None:
-        while self._dirty:
-            self._pump(self._dirty.popleft())
+    def _serve(self, group: EndpointGroup) -> None:
+        """Gives what a group can take to the queues that wait for it, one step each in turn."""
+        line = self._lines.get(group)
+        if not line or group.first() is None:
+            return
+        queue = next(iter(line))
+        if self._line_of_replica:
+            # Others wait for the replica's own limit: whoever takes a call now is the first of all of them.
+            self._wait_for_replica(queue)
+            return
+        # To the end of the line first: what the pump finds out stands.
+        del line[queue]
+        line[queue] = None
+        if self._pump(queue, 1):
+            self._to_serve.append(group)
 
-    def _pump(self, queue: MethodQueue) -> None:
+    def _pump(self, queue: MethodQueue, most: int | None = None) -> bool:
+        """Admits steps of a queue until none is left, none can be, or `most` were; False where none can be."""
+        admitted = 0
         while queue.steps:
             live, step = queue.steps[0]
             if not self._may_start(live, step) or self._key(live, step) != queue.key:
                 self._pop(queue)
                 continue
+            if admitted == most:
+                return True
+            if self.in_flight >= self._max_calls and not self.paused:
+                self._wait_for_replica(queue)
+                return False
             found = self._find(queue.key)
             if isinstance(found, Wait):
                 self._hold(queue, found)
-                return
+                return False
             self._pop(queue)
+            admitted += 1
             self._give(live, step, *found)
-        queue.wait = None
-        self._drop_if_empty(queue)
+        self._drop(queue)
+        return True
 
     @staticmethod
     def _pop(queue: MethodQueue) -> None:
@@ -227,39 +282,45 @@ class Admission:
         return live.run.steps[step].state in (StepState.READY, StepState.RUNNING)
 
     def _find(self, key: QueueKey) -> tuple[Endpoint, Ticket] | Wait:
-        """Chooses the least busy endpoint that can take a call now, or says why none can."""
+        """Takes the least busy endpoint that can take a call now, or says why none can."""
         if self.paused:
             return Wait(run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over")
-        if self.in_flight >= self._max_calls:
-            return Wait(run_pb2.WAIT_KIND_LIMIT, f"the replica has {self._max_calls} calls in flight, its limit")
-        serving = self.catalogue.endpoints(key.namespace, key.method)
-        free = [one for one in serving if one.is_free and self.catalogue.fits(one, key.contract_digests)]
-        if len(free) > 1:
-            # One without a connection is called where there is no other: its circuit decides then.
-            free.sort(key=lambda one: (one.health == "unreachable", one.in_flight))
-        for endpoint in free:
+        groups = self._fitting(key)
+        # One without a connection is called where there is no other: its circuit decides then.
+        while candidates := [first for group in groups if (first := group.first()) is not None]:
+            endpoint = min(candidates).endpoint
+            group = self.catalogue.group_of(endpoint)
             ticket = endpoint.take()
+            assert group is not None
             if ticket is not None:
+                group.look(endpoint)
                 return endpoint, ticket
-        return self._why_none(key, serving)
-
-    def _why_none(self, key: QueueKey, serving: Sequence[Endpoint]) -> Wait:
-        """Says why no endpoint can take a call of a method now."""
-        fitting = [one for one in serving if self.catalogue.fits(one, key.contract_digests)]
-        if not fitting:
-            return self._nobody(key, bool(serving))
-        able = [one for one in fitting if not one.draining and one.health != "not_serving"]
+            group.set_aside(endpoint)
+        if not groups:
+            return self._nobody(key, bool(self.catalogue.groups(key.namespace, key.method)))
+        able, limit = sum(group.able for group in groups), sum(group.limit for group in groups)
         if not able:
-            names = ", ".join(sorted({one.key.worker for one in fitting}))
-            states = {"draining" if one.draining else "NOT_SERVING" for one in fitting}
-            state = " or ".join(sorted(states))
-            text = f"every endpoint that serves {key.method} (worker {names}) is {state}"
-            return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
-        if all(one.circuit.state != "closed" for one in able):
-            return self._all_open(key, able)
-        limit = sum(one.max_in_flight for one in able)
+            return self._none_serving(key, groups)
+        tripped = sum(len(group.tripped) for group in groups)
+        if tripped == able:
+            return self._all_open([one for group in groups for one in group.tripped])
         text = f"the endpoints that serve {key.method} have as many calls in flight as they take, {limit} in all"
         return Wait(run_pb2.WAIT_KIND_LIMIT, text)
+
+    def _fitting(self, key: QueueKey) -> list[EndpointGroup]:
+        return [
+            group
+            for group in self.catalogue.groups(key.namespace, key.method)
+            if self.catalogue.fits(group.contract_digest, key.contract_digests)
+        ]
+
+    @staticmethod
+    def _none_serving(key: QueueKey, groups: list[EndpointGroup]) -> Wait:
+        fitting = [one for group in groups for one in group.endpoints]
+        names = ", ".join(sorted({one.key.worker for one in fitting}))
+        states = {"draining" if one.draining else "NOT_SERVING" for one in fitting}
+        text = f"every endpoint that serves {key.method} (worker {names}) is {' or '.join(sorted(states))}"
+        return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
 
     @staticmethod
     def _nobody(key: QueueKey, unfit: bool) -> Wait:
@@ -269,7 +330,8 @@ class Admission:
             text = f"no registered worker serves {key.method}; register one with RegisterWorker"
         return Wait(run_pb2.WAIT_KIND_NO_WORKER, text)
 
-    def _all_open(self, key: QueueKey, endpoints: list[Endpoint]) -> Wait:
+    @staticmethod
+    def _all_open(endpoints: list[Endpoint]) -> Wait:
         until_times = [time for one in endpoints if (time := one.circuit.until_time) is not None]
         until_time = min(until_times, default=None)
         addresses = ", ".join(sorted(one.key.address for one in endpoints)[:3])
@@ -280,6 +342,13 @@ class Admission:
         return Wait(run_pb2.WAIT_KIND_CIRCUIT_OPEN, text, until_time)
 
     def _hold(self, queue: MethodQueue, wait: Wait) -> None:
+        """Lets a queue wait, in the lines of all that may end its wait."""
+        waits_for = self._fitting(queue.key)
+        if waits_for != queue.waits_for:
+            self._leave_lines(queue)
+            queue.waits_for = waits_for
+            for group in waits_for:
+                self._lines.setdefault(group, {})[queue] = None
         queue.wait = wait
         if queue.timer is not None:
             queue.timer.cancel()
@@ -288,9 +357,30 @@ class Admission:
             queue.timer = self._timers.at(wait.until_time, lambda: self._pump_soon(queue))
         if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             for live, step in list(queue.steps):
-                if len(live.compiled.graph.steps[step].targets) > 1:
-                    # Out of the queue first: a fallback may call the same method, and be queued here again.
-                    queue.queued.discard((live, step))
-                    if not self._circuit_open(live, step):
-                        queue.queued.add((live, step))
+                self._offer_fallback(queue, live, step)
             queue.steps = deque(item for item in queue.steps if item in queue.queued)
+            if not queue.steps:
+                self._drop(queue)
+
+    def _wait_for_replica(self, queue: MethodQueue) -> None:
+        """Lets a queue wait, at the end of the line, until the replica has fewer calls in flight than it takes."""
+        self._leave_lines(queue)
+        text = f"the replica has {self._max_calls} calls in flight, its limit"
+        queue.wait = Wait(run_pb2.WAIT_KIND_LIMIT, text)
+        self._line_of_replica[queue] = None
+
+    def _offer_fallback(self, queue: MethodQueue, live: LiveRun, step: int) -> None:
+        if len(live.compiled.graph.steps[step].targets) > 1:
+            # Out of the queue first: a fallback may call the same method, and be queued here again.
+            queue.queued.discard((live, step))
+            if not self._circuit_open(live, step):
+                queue.queued.add((live, step))
+
+
+def _leave(lines: dict[Any, Line], key: object, queue: MethodQueue) -> None:
+    """Takes a queue out of one of several lines, and the line away where it was the last."""
+    line = lines.get(key)
+    if line is not None:
+        line.pop(queue, None)
+        if not line:
+            del lines[key]

@@ -1,7 +1,7 @@
 """The catalogue in memory: workers, their contracts and endpoints, and compiled revisions, by namespace.
 
-Revisions are immutable and cached by id. Workers are read again when the namespace's catalogue version rises. What may
-not enter: decisions about which step goes where (admission.py).
+Revisions are immutable and cached by id. Workers are read when their namespace is first met, and again when its
+catalogue version rises. What may not enter: decisions about which step goes where (admission.py).
 """
 
 from __future__ import annotations
@@ -22,10 +22,14 @@ from orchestrator.contracts.merge import ContractConflict, merge
 from orchestrator.domain.errors import FieldFault, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import ContractRow, WorkerGateway, WorkerRow, WorkerStore, WorkflowStore
 
 _LOGGER = logging.getLogger(__name__)
+
+READ_AT_START = 100
+"""Namespaces whose catalogues are read at the start, those that changed last; others when they are first met."""
 
 
 def restore_contract(row: ContractRow) -> Contract:
@@ -35,15 +39,33 @@ def restore_contract(row: ContractRow) -> Contract:
 
 
 class _Namespace:
-    """What one namespace's catalogue holds."""
+    """What one namespace's catalogue holds. `version` rises with every change that could alter a check's outcome."""
 
-    __slots__ = ("by_method", "endpoints", "refreshing", "workers")
+    __slots__ = (
+        "asked",
+        "by_method",
+        "endpoints",
+        "group_of",
+        "groups",
+        "indexed",
+        "newest",
+        "read",
+        "refreshing",
+        "version",
+        "workers",
+    )
 
     def __init__(self) -> None:
         self.workers: dict[str, WorkerRow] = {}
         self.endpoints: dict[EndpointKey, Endpoint] = {}
-        self.by_method: dict[str, list[Endpoint]] = {}
+        self.groups: dict[str, EndpointGroup] = {}
+        self.group_of: dict[Endpoint, EndpointGroup] = {}
+        self.by_method: dict[str, list[EndpointGroup]] = {}
+        self.indexed: frozenset[str] = frozenset()
+        self.newest: dict[str, RevisionKey] = {}
+        self.version = 0
         self.refreshing = asyncio.Lock()
+        self.asked = self.read = 0
 
 
 class Catalogue:
@@ -55,25 +77,34 @@ class Catalogue:
         workflows: WorkflowStore,
         gateway: WorkerGateway,
         on_free: Callable[[Endpoint], None],
+        on_endpoint: Callable[[Endpoint], None],
         on_change: Callable[[str], None],
         revision_cache: int,
         now: Callable[[], int],
         observer: Observer,
     ) -> None:
         self._workers, self._workflows, self._gateway = workers, workflows, gateway
-        self._on_free, self._on_change = on_free, on_change
+        self._on_free, self._on_endpoint, self._on_change = on_free, on_endpoint, on_change
         self._namespaces: dict[str, _Namespace] = {}
         self._contracts: dict[str, Contract] = {}
         self._fits: dict[tuple[str, tuple[str, ...]], bool] = {}
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
-        self._newest: dict[tuple[str, str], RevisionKey] = {}
         self._revision_cache, self._now, self._observer = revision_cache, now, observer
-        self.version = 0
-        """Rises with every change that could alter the outcome of a check."""
 
     async def start(self) -> None:
-        """Reads every namespace's catalogue."""
-        for namespace in await self._workers.list_namespaces():
+        """Reads the catalogues of the namespaces that changed last."""
+        for namespace in await self._workers.list_namespaces(READ_AT_START):
+            await self.refresh(namespace)
+
+    async def meet(self, namespace: str) -> None:
+        """Reads a namespace's catalogue unless it has been read before."""
+        entry = self._namespaces.get(namespace)
+        if entry is None or not entry.read:
+            await self.refresh(namespace)
+
+    async def follow(self, namespace: str) -> None:
+        """Reads a namespace's catalogue again because it changed; one that nobody has met is left for later."""
+        if namespace in self._namespaces:
             await self.refresh(namespace)
 
     def close(self) -> None:
@@ -85,14 +116,21 @@ class Catalogue:
     async def refresh(self, namespace: str) -> None:
         """Reads a namespace's workers again, keeping what is known of endpoints that stay."""
         entry = self._namespaces.setdefault(namespace, _Namespace())
+        entry.asked += 1
+        asked = entry.asked
         # One after the other: what was read earlier must not replace what was read later.
         async with entry.refreshing:
+            if entry.read >= asked:
+                return  # Who waited here together is served by one reading that began after all had asked.
+            read = entry.asked
             rows = await self._workers.list_workers(namespace)
             digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
             await self._load_contracts(namespace, digests)
-            self._replace(namespace, entry, rows)
+            self._replace(entry, rows)
+            entry.read = read
+            self._on_change(namespace)
 
-    def _replace(self, namespace: str, entry: _Namespace, rows: Sequence[WorkerRow]) -> None:
+    def _replace(self, entry: _Namespace, rows: Sequence[WorkerRow]) -> None:
         known, entry.endpoints = entry.endpoints, {}
         entry.workers = {row.key.worker: row for row in rows}
         for row in rows:
@@ -100,17 +138,39 @@ class Catalogue:
                 endpoint = known.pop(endpoint_row.key, None)
                 if endpoint is None:
                     endpoint = Endpoint(
-                        endpoint_row, row.max_in_flight, self._gateway, self._on_free, self._now, self._observer
+                        endpoint_row,
+                        row.max_in_flight,
+                        self._gateway,
+                        self._on_free,
+                        self._on_endpoint,
+                        self._now,
+                        self._observer,
                     )
                 else:
                     endpoint.update(endpoint_row, row.max_in_flight)
                 entry.endpoints[endpoint_row.key] = endpoint
+                self._put(entry, endpoint)
         for endpoint in known.values():
             endpoint.remove()
-        entry.by_method = self._index(entry.endpoints.values())
-        self._newest = {name: key for name, key in self._newest.items() if key.namespace != namespace}
-        self.version += 1
-        self._on_change(namespace)
+            entry.group_of.pop(endpoint).remove(endpoint)
+        entry.groups = {digest: group for digest, group in entry.groups.items() if group.endpoints}
+        self._index(entry)
+        entry.newest.clear()
+        entry.version += 1
+
+    def _put(self, entry: _Namespace, endpoint: Endpoint) -> None:
+        """Puts an endpoint into the group of its contract."""
+        group = entry.groups.get(endpoint.contract_digest)
+        if group is None:
+            group = entry.groups[endpoint.contract_digest] = EndpointGroup(endpoint.contract_digest, self._now)
+        before = entry.group_of.get(endpoint)
+        if before is group:
+            group.look(endpoint)
+            return
+        if before is not None:
+            before.remove(endpoint)
+        entry.group_of[endpoint] = group
+        group.add(endpoint)
 
     async def _load_contracts(self, namespace: str, digests: Iterable[str]) -> None:
         missing = [digest for digest in digests if digest not in self._contracts]
@@ -122,18 +182,30 @@ class Catalogue:
                     # Stored by a version that took it: its workers serve nothing until they register anew.
                     _LOGGER.warning("the stored contract %s is not used: %s", row.digest[:12], error)
 
-    def _index(self, endpoints: Iterable[Endpoint]) -> dict[str, list[Endpoint]]:
-        by_method: dict[str, list[Endpoint]] = {}
-        for endpoint in endpoints:
-            contract = self._contracts.get(endpoint.contract_digest)
-            for method, _ in contract.methods() if contract is not None else ():
-                by_method.setdefault(method, []).append(endpoint)
-        return by_method
+    def _index(self, entry: _Namespace) -> None:
+        """Notes which groups serve which method, where these are others than before."""
+        indexed = frozenset(digest for digest in entry.groups if digest in self._contracts)
+        if indexed == entry.indexed:
+            return
+        entry.indexed, entry.by_method = indexed, {}
+        for digest in sorted(indexed):
+            for method, _ in self._contracts[digest].methods():
+                entry.by_method.setdefault(method, []).append(entry.groups[digest])
 
-    def endpoints(self, namespace: str, method: str) -> Sequence[Endpoint]:
-        """Returns the endpoints that serve `package.Service/Method`, whatever their health."""
+    def version(self, namespace: str) -> int:
+        """Returns a number that rises with every change that could alter the outcome of a check."""
+        entry = self._namespaces.get(namespace)
+        return entry.version if entry is not None else 0
+
+    def groups(self, namespace: str, method: str) -> Sequence[EndpointGroup]:
+        """Returns the groups of endpoints that serve `package.Service/Method`, whatever their health."""
         entry = self._namespaces.get(namespace)
         return entry.by_method.get(method, ()) if entry is not None else ()
+
+    def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
+        """Finds the group that an endpoint belongs to; None where it has left the catalogue."""
+        entry = self._namespaces.get(endpoint.key.namespace)
+        return entry.group_of.get(endpoint) if entry is not None else None
 
     def endpoint(self, key: EndpointKey) -> Endpoint | None:
         """Finds one endpoint."""
@@ -147,9 +219,8 @@ class Catalogue:
                 if endpoint.attached_replica is not None:
                     yield endpoint
 
-    def fits(self, endpoint: Endpoint, digests: tuple[str, ...]) -> bool:
-        """Tells whether a run that was checked against the contracts `digests` can call the endpoint."""
-        digest = endpoint.contract_digest
+    def fits(self, digest: str, digests: tuple[str, ...]) -> bool:
+        """Tells whether a run that was checked against the contracts `digests` can call endpoints of `digest`."""
         if digest in digests:
             return True
         known = self._fits.get((digest, digests))
@@ -188,7 +259,7 @@ class Catalogue:
     def remember(self, key: RevisionKey, compiled: CompiledWorkflow, *, newest: bool = False) -> None:
         """Caches a compiled revision, also as the newest of its name where `newest`."""
         if newest:
-            self._newest[key.namespace, key.workflow] = key
+            self._namespaces.setdefault(key.namespace, _Namespace()).newest[key.workflow] = key
         self._revisions[key] = compiled
         self._revisions.move_to_end(key)
         while len(self._revisions) > self._revision_cache:
@@ -196,7 +267,9 @@ class Catalogue:
 
     def forget_newest(self, namespace: str, workflow: str) -> None:
         """Forgets which revision of a name is the newest."""
-        self._newest.pop((namespace, workflow), None)
+        entry = self._namespaces.get(namespace)
+        if entry is not None:
+            entry.newest.pop(workflow, None)
 
     def cached(self, key: RevisionKey) -> CompiledWorkflow | None:
         """Finds a compiled revision in the cache."""
@@ -209,8 +282,10 @@ class Catalogue:
         Errors: WorkflowNotFound, RevisionNotFound, WorkflowInvalid (it was stored by a version that took it).
         """
         newest = not key.revision
+        await self.meet(key.namespace)
+        entry = self._namespaces[key.namespace]
         if newest:
-            key = self._newest.get((key.namespace, key.workflow), key)
+            key = entry.newest.get(key.workflow, key)
         found = self._revisions.get(key)
         if found is not None:
             self._revisions.move_to_end(key)
@@ -223,7 +298,7 @@ class Catalogue:
         if row is None:
             raise WorkflowNotFound(f"no workflow is named {key.workflow}; apply it with ApplyWorkflow")
         if newest:
-            self._newest[key.namespace, key.workflow] = row.key
+            entry.newest[key.workflow] = row.key
         if row.key in self._revisions:
             return self._revisions[row.key]
         await self._load_contracts(key.namespace, row.contract_digests)

@@ -13,8 +13,7 @@ from orchestrator.engine.ports import Circuit, EndpointRow, Health, Ticket, Work
 class Endpoint:
     """One address of a worker, with what this replica knows of it.
 
-    `on_free` is called when a call may be possible that was not before: a permit came back, the circuit moved, or the
-    health changed for the better.
+    `on_free` is called when a permit came back, `on_change` when its health, its credit or its circuit is another.
     """
 
     def __init__(
@@ -23,6 +22,7 @@ class Endpoint:
         max_in_flight: int,
         gateway: WorkerGateway,
         on_free: Callable[[Endpoint], None],
+        on_change: Callable[[Endpoint], None],
         now: Callable[[], int],
         observer: Observer,
     ) -> None:
@@ -35,7 +35,7 @@ class Endpoint:
         self.in_flight = 0
         self.health: Health = "unknown"
         self.gone = False
-        self._on_free, self._observer = on_free, observer
+        self._on_free, self._on_change, self._observer = on_free, on_change, observer
         self.circuit: Circuit = gateway.circuit(row.key, self._circuit_changed, now)
         self._gateway, self._reach = gateway, row.reach
         self._unfollow = gateway.follow(row, self._changed)
@@ -60,11 +60,6 @@ class Endpoint:
         """Calls that the endpoint takes from this replica at a time: as registered, or fewer where it says so."""
         return self._registered_max if self._credit is None else min(self._registered_max, self._credit)
 
-    @property
-    def is_free(self) -> bool:
-        """Whether the endpoint itself has room for one more call; its circuit may still refuse it."""
-        return not self.draining and self.health != "not_serving" and self.in_flight < self.max_in_flight
-
     def take(self) -> Ticket | None:
         """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""
         ticket = self.circuit.admit()
@@ -84,8 +79,8 @@ class Endpoint:
 
     def _changed(self, health: Health, credit: int | None) -> None:
         self.health, self._credit = health, credit
-        self._on_free(self)
+        self._on_change(self)
 
     def _circuit_changed(self) -> None:
         self._observer.circuit_changed(self.key, self.circuit.state)
-        self._on_free(self)
+        self._on_change(self)

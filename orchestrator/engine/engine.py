@@ -110,6 +110,7 @@ class Engine:
             stores.workflows,
             gateway,
             admission.released,
+            admission.endpoint_changed,
             admission.namespace_changed,
             limits.revision_cache,
             self._clock.now,
@@ -231,7 +232,7 @@ class Engine:
         while True:
             namespace = await self._changed.get()
             try:
-                await self._catalogue.refresh(namespace)
+                await self._catalogue.follow(namespace)
             except DatabaseUnavailable:
                 self._changed.put_nowait(namespace)
                 await asyncio.sleep(0.5)

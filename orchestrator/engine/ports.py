@@ -354,8 +354,8 @@ class WorkerStore(Protocol):
         """Reads contracts."""
         ...
 
-    async def list_namespaces(self) -> Mapping[str, int]:
-        """Lists namespaces with anything in their catalogue, with its version."""
+    async def list_namespaces(self, limit: int) -> Mapping[str, int]:
+        """Lists namespaces with anything in their catalogue, those that changed last, with its version."""
         ...
 
 

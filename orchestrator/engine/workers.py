@@ -74,6 +74,7 @@ class WorkerRegistry:
 
     async def list(self, caller: Caller, after: str, limit: int) -> Sequence[worker_pb2.Worker]:
         """See ListWorkers."""
+        await self._catalogue.meet(caller.namespace)
         rows = self._catalogue.workers(caller.namespace)
         names = sorted(name for name in rows if name > after)[:limit]
         return [self._render(rows[name]) for name in names]
@@ -87,6 +88,7 @@ class WorkerRegistry:
 
     async def delete(self, caller: Caller, worker: str, address: str) -> worker_pb2.Worker:
         """See DeleteWorker."""
+        await self._catalogue.meet(caller.namespace)
         row = self._catalogue.workers(caller.namespace).get(worker)
         shown = self._render(row) if row is not None else None
         deleted = await self._store.delete_worker(WorkerKey(caller.namespace, worker), address)
@@ -119,6 +121,7 @@ class WorkerRegistry:
             raise _invalid_contract(path, text) from None
 
     async def _put(self, key: EndpointKey, contract: Contract, max_in_flight: int, reach: Reach) -> None:
+        await self._catalogue.meet(key.namespace)
         known = self._catalogue.workers(key.namespace).get(key.worker)
         default = known.max_in_flight if known is not None else self._default_max_in_flight
         services = tuple(service.name for service in contract.services)

@@ -32,7 +32,7 @@ class WorkflowCatalogue:
         self, caller: Caller, workflow: workflow_pb2.Workflow
     ) -> tuple[workflow_pb2.WorkflowRevision, bool]:
         """See ApplyWorkflow."""
-        checked = self._check(caller, workflow, require_name=True)
+        checked = await self._check(caller, workflow, require_name=True)
         compiled = _require_valid(checked, "workflow")
         row, existing = await self._store.put_revision(self._row(caller, workflow.name, compiled))
         self._catalogue.remember(row.key, compiled, newest=True)
@@ -42,7 +42,7 @@ class WorkflowCatalogue:
         self, caller: Caller, workflow: workflow_pb2.Workflow
     ) -> workflow_service_pb2.CheckWorkflowResponse:
         """See CheckWorkflow."""
-        checked = self._check(caller, workflow, require_name=False)
+        checked = await self._check(caller, workflow, require_name=False)
         response = workflow_service_pb2.CheckWorkflowResponse()
         for violation in checked.violations:
             response.violations.add(
@@ -94,10 +94,10 @@ class WorkflowCatalogue:
     ) -> tuple[RevisionKey, CompiledWorkflow]:
         """Checks an inline workflow and stores its revision, under no name, where `store`. Errors: WorkflowInvalid."""
         digest = hashlib.sha256(workflow.SerializeToString(deterministic=True)).digest()
-        cache_key = (caller.namespace, digest, self._catalogue.version)
+        cache_key = (caller.namespace, digest, self._catalogue.version(caller.namespace))
         compiled = self._inline.get(cache_key)
         if compiled is None:
-            compiled = _require_valid(self._check(caller, workflow, require_name=False), "inline_workflow")
+            compiled = _require_valid(await self._check(caller, workflow, require_name=False), "inline_workflow")
         key = RevisionKey(caller.namespace, "", compiled.revision)
         if store and self._catalogue.cached(key) is None:
             await self._store.put_revision(self._row(caller, "", compiled))
@@ -107,7 +107,8 @@ class WorkflowCatalogue:
             self._inline.popitem(last=False)
         return key, compiled
 
-    def _check(self, caller: Caller, workflow: workflow_pb2.Workflow, *, require_name: bool) -> Checked:
+    async def _check(self, caller: Caller, workflow: workflow_pb2.Workflow, *, require_name: bool) -> Checked:
+        await self._catalogue.meet(caller.namespace)
         return check_workflow(workflow, self._catalogue.contracts(caller.namespace), require_name=require_name)
 
     def _row(self, caller: Caller, name: str, compiled: CompiledWorkflow) -> RevisionRow:

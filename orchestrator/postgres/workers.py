@@ -88,9 +88,10 @@ class PostgresWorkerStore:
         rows = await self._reads.fetch_in(namespace, _QUERIES["get_contracts"], namespace, list(digests))
         return [ContractRow(row["digest"], row["files"], tuple(row["services"])) for row in rows]
 
-    async def list_namespaces(self) -> Mapping[str, int]:
+    async def list_namespaces(self, limit: int) -> Mapping[str, int]:
         """See WorkerStore.list_namespaces."""
-        return {row["namespace"]: row["version"] for row in await self._claims.fetch(_QUERIES["list_namespaces"])}
+        rows = await self._claims.fetch(_QUERIES["list_namespaces"], limit)
+        return {row["namespace"]: row["version"] for row in rows}
 
 
 class PostgresKeyStore:

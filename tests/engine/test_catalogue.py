@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +14,7 @@ from google.protobuf import descriptor_pb2
 from orchestrator.contracts.descriptors import read_contract
 from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
-from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue import READ_AT_START, Catalogue
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 
@@ -27,12 +29,19 @@ def contract_row(package: str, digest: str) -> ContractRow:
 
 
 class Stored:
-    """Stores that hold one good worker, one whose contract is refused, and a revision whose worker is gone."""
+    """Stores that hold one good worker, one whose contract is refused, and a revision whose worker is gone; in
+    `namespaces` that all look alike. `listed` are those whose workers were read."""
 
-    async def list_namespaces(self) -> Mapping[str, int]:
-        return {"default": 1}
+    def __init__(self) -> None:
+        self.namespaces = ["default"]
+        self.listed: list[str] = []
+
+    async def list_namespaces(self, limit: int) -> Mapping[str, int]:
+        return dict.fromkeys(self.namespaces[:limit], 1)
 
     async def list_workers(self, namespace: str) -> list[WorkerRow]:
+        self.listed.append(namespace)
+        await asyncio.sleep(0)
         return [self._worker("good", "a" * 64), self._worker("spoilt", "b" * 64)]
 
     async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
@@ -53,32 +62,69 @@ class Gateway:
     """Follows nobody."""
 
     def circuit(self, *_: Any) -> object:
-        return object()
+        return SimpleNamespace(state="closed", until_time=None)
 
     def follow(self, *_: Any) -> Any:
         return lambda: None
 
 
 @pytest.fixture
-async def catalogue() -> Catalogue:
-    stored = cast(Any, Stored())
-    made = Catalogue(
-        stored, stored, cast(Any, Gateway()), lambda _: None, lambda _: None, 10, lambda: 0, NullObserver()
-    )
+def stored() -> Stored:
+    return Stored()
+
+
+@pytest.fixture
+async def catalogue(stored: Stored) -> Catalogue:
+    made = made_of(stored)
     await made.start()
     return made
 
 
+def made_of(stored: Any) -> Catalogue:
+    return Catalogue(stored, stored, cast(Any, Gateway()), *[lambda _: None] * 3, 10, lambda: 0, NullObserver())
+
+
 async def test_a_stored_contract_that_is_refused_leaves_the_other_workers_alone(catalogue: Catalogue) -> None:
-    assert [one.key.worker for one in catalogue.endpoints("default", "good.PingService/Call")] == ["good"]
+    (good,) = catalogue.groups("default", "good.PingService/Call")
+    assert [one.key.worker for one in good.endpoints] == ["good"]
     assert [name for name, _ in catalogue.contracts("default")] == ["good"]
     assert set(catalogue.workers("default")) == {"good", "spoilt"}
-    (good,) = catalogue.endpoints("default", "good.PingService/Call")
-    assert catalogue.fits(good, ("a" * 64,))
-    assert not catalogue.fits(good, ("b" * 64,))
+    assert catalogue.fits("a" * 64, ("a" * 64,))
+    assert not catalogue.fits("a" * 64, ("b" * 64,))
 
 
 async def test_a_stored_revision_that_is_refused_is_told_with_its_faults(catalogue: Catalogue) -> None:
     with pytest.raises(WorkflowInvalid, match="apply the workflow anew") as raised:
         await catalogue.compiled(RevisionKey("default", "order", ""))
     assert raised.value.faults
+
+
+async def test_a_start_reads_a_bounded_number_of_namespaces_and_others_when_they_are_met(stored: Stored) -> None:
+    stored.namespaces = [f"space-{number}" for number in range(10_000)]
+    catalogue = made_of(stored)
+    await catalogue.start()
+    assert stored.listed == stored.namespaces[:READ_AT_START]
+    await catalogue.follow("space-9999")
+    assert "space-9999" not in stored.listed
+    for _ in range(3):
+        await catalogue.meet("space-9999")
+    assert stored.listed.count("space-9999") == 1
+    assert catalogue.groups("space-9999", "good.PingService/Call")
+    await catalogue.follow("space-9999")
+    assert stored.listed.count("space-9999") == 2
+
+
+async def test_who_asks_while_a_namespace_is_read_shares_the_next_reading(stored: Stored, catalogue: Catalogue) -> None:
+    stored.listed.clear()
+    await asyncio.gather(*(catalogue.refresh("default") for _ in range(500)))
+    # Not the one that was under way alone: it may have begun before a change that is asked for.
+    assert stored.listed == ["default"] * 2
+
+
+async def test_a_change_in_one_namespace_leaves_the_checks_of_others_remembered(catalogue: Catalogue) -> None:
+    before = catalogue.version("default")
+    await catalogue.meet("other")
+    await catalogue.refresh("other")
+    assert catalogue.version("default") == before
+    await catalogue.refresh("default")
+    assert catalogue.version("default") > before

@@ -55,14 +55,14 @@ async def test_a_new_newest_revision_and_a_deletion_raise_the_catalogue_version(
     workflows: PostgresWorkflowStore, workers: PostgresWorkerStore
 ) -> None:
     await workflows.put_revision(revision("order", 1))
-    assert await workers.list_namespaces() == {"shop": 1}
+    assert await workers.list_namespaces(10) == {"shop": 1}
     await workflows.put_revision(revision("order", 1))
-    assert await workers.list_namespaces() == {"shop": 1}
+    assert await workers.list_namespaces(10) == {"shop": 1}
     await workflows.put_revision(revision("order", 2))
     await workflows.delete_workflow("shop", "order")
-    assert await workers.list_namespaces() == {"shop": 3}
+    assert await workers.list_namespaces(10) == {"shop": 3}
     await workflows.put_revision(revision("", 3))  # Inline: nothing's newest.
-    assert await workers.list_namespaces() == {"shop": 3}
+    assert await workers.list_namespaces(10) == {"shop": 3}
 
 
 async def test_a_revision_never_changes(workflows: PostgresWorkflowStore) -> None:
@@ -177,7 +177,7 @@ async def test_every_change_raises_the_version_and_reaches_every_replica_once(
     assert await told() == [{"shop": 2, "bank": 1}] * 2
     await workers.delete_worker(PAY, "")
     assert await told() == [{"shop": 3}] * 2
-    assert await workers.list_namespaces() == {"shop": 3, "bank": 1}
+    assert await workers.list_namespaces(10) == {"shop": 3, "bank": 1}
 
 
 async def test_concurrent_changes_of_one_namespace(workers: PostgresWorkerStore) -> None:

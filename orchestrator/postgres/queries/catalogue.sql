@@ -6,8 +6,8 @@ VALUES ($1, 1, clock_timestamp())
 ON CONFLICT (namespace) DO UPDATE SET version = catalogues.version + 1, change_time = clock_timestamp()
 
 -- name: list_namespaces
--- Lists catalogues with their versions.
-SELECT namespace, version FROM catalogues
+-- Lists the catalogues that changed last, with their versions.
+SELECT namespace, version FROM catalogues ORDER BY change_time DESC LIMIT $1
 
 -- name: lock_workflow
 -- Locks a workflow's name, making it where it is new, and answers its newest revision; '' where it has none.

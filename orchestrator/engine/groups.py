@@ -1,0 +1,126 @@
+"""Groups of endpoints: which one takes the next call, found without looking at all of them.
+
+The endpoints of a namespace that serve the same contract serve the same methods, so that each endpoint belongs to one
+group, however many methods it has. What may not enter: queues, and why steps wait (admission.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from heapq import heapify, heappop, heappush
+from typing import NamedTuple
+
+from orchestrator.engine.endpoints import Endpoint
+
+SPARE_CANDIDATES = 32
+"""Outdated candidates that are kept at least before they are cleared away."""
+
+_numbers = itertools.count()
+
+
+class Candidate(NamedTuple):
+    """An endpoint that can take a call, least first. `number` puts the one first that has been so for longest."""
+
+    unreachable: bool
+    in_flight: int
+    number: int
+    endpoint: Endpoint
+
+
+class EndpointGroup:
+    """Endpoints of one contract. `look` is to be called with an endpoint after each change of it.
+
+    `endpoints` holds all; of those that are neither draining nor NOT_SERVING, `able` counts how many there are, `limit`
+    the calls that they take together, and `tripped` holds those whose circuit is not closed.
+    """
+
+    def __init__(self, contract_digest: str, now: Callable[[], int]) -> None:
+        self.contract_digest = contract_digest
+        self.endpoints: dict[Endpoint, None] = {}
+        self.able = self.limit = 0
+        self.tripped: dict[Endpoint, None] = {}
+        self._now = now
+        self._limits: dict[Endpoint, int] = {}
+        self._candidates: dict[Endpoint, Candidate] = {}
+        self._order: list[Candidate] = []  # A heap; entries that are not in _candidates are outdated.
+        self._trials: list[tuple[int, int, Endpoint]] = []  # A heap of when open circuits may be tried.
+        self._trial_times: dict[Endpoint, int] = {}
+
+    def add(self, endpoint: Endpoint) -> None:
+        """Takes an endpoint in."""
+        self.endpoints[endpoint] = None
+        self.look(endpoint)
+
+    def remove(self, endpoint: Endpoint) -> None:
+        """Lets an endpoint go."""
+        del self.endpoints[endpoint]
+        self._set_limit(endpoint, None)
+        for known in (self.tripped, self._candidates, self._trial_times):
+            known.pop(endpoint, None)
+
+    def look(self, endpoint: Endpoint) -> None:
+        """Takes note of what an endpoint can take now."""
+        if endpoint.draining or endpoint.health == "not_serving":
+            self._set_limit(endpoint, None)
+            self.tripped.pop(endpoint, None)
+            self._candidates.pop(endpoint, None)
+            return
+        limit = endpoint.max_in_flight
+        self._set_limit(endpoint, limit)
+        state = endpoint.circuit.state
+        if state == "closed":
+            self.tripped.pop(endpoint, None)
+        else:
+            self.tripped[endpoint] = None
+            until_time = endpoint.circuit.until_time
+            if until_time is not None and self._trial_times.get(endpoint) != until_time:
+                self._trial_times[endpoint] = until_time
+                heappush(self._trials, (until_time, next(_numbers), endpoint))
+        if state == "open" or endpoint.in_flight >= limit:
+            self._candidates.pop(endpoint, None)
+            return
+        candidate = Candidate(endpoint.health == "unreachable", endpoint.in_flight, next(_numbers), endpoint)
+        self._candidates[endpoint] = candidate
+        heappush(self._order, candidate)
+        if len(self._order) > 2 * len(self._candidates) + SPARE_CANDIDATES:
+            self._order = list(self._candidates.values())
+            heapify(self._order)
+
+    def set_aside(self, endpoint: Endpoint) -> None:
+        """Passes over an endpoint, whose circuit gives no leave, until the next look at it."""
+        self._candidates.pop(endpoint, None)
+
+    def first(self) -> Candidate | None:
+        """Returns the endpoint that should take the next call: one with a connection before one without, then the
+        least busy."""
+        self._look_at_trials()
+        while self._order:
+            candidate = self._order[0]
+            if self._candidates.get(candidate.endpoint) is candidate:
+                return candidate
+            heappop(self._order)
+        return None
+
+    def _look_at_trials(self) -> None:
+        """An open circuit becomes half-open by time alone, and tells nobody."""
+        if not self._trials:
+            return
+        now = self._now()
+        due = []
+        while self._trials and self._trials[0][0] <= now:
+            due.append(heappop(self._trials))
+        for until_time, _, endpoint in due:
+            if self._trial_times.get(endpoint) == until_time:
+                del self._trial_times[endpoint]
+                self.look(endpoint)
+
+    def _set_limit(self, endpoint: Endpoint, limit: int | None) -> None:
+        known = self._limits.pop(endpoint, None)
+        if known is not None:
+            self.able -= 1
+            self.limit -= known
+        if limit is not None:
+            self._limits[endpoint] = limit
+            self.able += 1
+            self.limit += limit

@@ -1,0 +1,279 @@
+"""Admission: what it looks at stays the same however much there is, nobody starves, and no permit lies idle."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from baton.v1 import run_pb2
+
+from orchestrator.domain.ids import EndpointKey
+from orchestrator.domain.states import StepState
+from orchestrator.engine.admission import Admission
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.ports import EndpointRow, Reach
+
+DIGESTS = ("contract",)
+
+
+class Circuit:
+    """A circuit that is told its state, and counts how often it is asked."""
+
+    def __init__(self, on_change: Any) -> None:
+        self._on_change = on_change
+        self.asked = 0
+        self.until_time: int | None = None
+        self._state = "closed"
+        self._trial_taken = False
+
+    @property
+    def state(self) -> str:
+        self.asked += 1
+        return self._state
+
+    def become(self, state: str, until_time: int | None = None) -> None:
+        self._state, self.until_time, self._trial_taken = state, until_time, False
+        self._on_change()
+
+    def admit(self) -> Any:
+        if self._state == "open" or self._trial_taken:
+            return None
+        self._trial_taken = self._state == "half_open"
+        return SimpleNamespace(released=lambda: None)
+
+
+class Run:
+    """What admission sees of a run: `methods` by step, all of them ready."""
+
+    def __init__(self, methods: Sequence[tuple[str, ...]]) -> None:
+        self.key = SimpleNamespace(namespace="default")
+        self.flights: dict[int, Endpoint] = {}
+        self.forgotten = False
+        self.run = SimpleNamespace(
+            ended=False, steps=[SimpleNamespace(target=0, state=StepState.READY) for _ in methods]
+        )
+        targets = [[SimpleNamespace(method=method) for method in each] for each in methods]
+        graph = SimpleNamespace(steps=[SimpleNamespace(targets=each) for each in targets])
+        self.compiled = SimpleNamespace(graph=graph, contract_digests=DIGESTS)
+
+
+class Place:
+    """Admission with a catalogue of one contract, without a driver, a database or workers."""
+
+    def __init__(self, max_calls: int = 1_000_000) -> None:
+        self.now = 0
+        self.timers: list[tuple[int, Any]] = []
+        self.catalogue_looks = 0
+        self.admitted: list[tuple[Any, int, Endpoint]] = []
+        self.group = EndpointGroup("contract", lambda: self.now)
+        self.endpoints: list[Endpoint] = []
+        timers: Any = SimpleNamespace(at=self._at)
+        clock: Any = SimpleNamespace(now=lambda: self.now)
+        self.admission = Admission(clock, timers, max_calls, self._admit, self._circuit_open)
+        self.admission.catalogue = cast(Any, self)
+
+    # What admission asks of the catalogue.
+
+    def groups(self, namespace: str, method: str) -> list[EndpointGroup]:
+        self.catalogue_looks += 1
+        return [self.group]
+
+    def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
+        return self.group if endpoint in self.group.endpoints else None
+
+    def fits(self, digest: str, digests: tuple[str, ...]) -> bool:
+        return True
+
+    # What the test does.
+
+    def add(self, max_in_flight: int) -> Endpoint:
+        gateway: Any = SimpleNamespace(
+            circuit=lambda key, on_change, now: Circuit(on_change), follow=lambda row, on_change: lambda: None
+        )
+        row = EndpointRow(
+            EndpointKey("default", "worker", f"host:{len(self.endpoints)}"), "contract", False, 0, Reach()
+        )
+        endpoint = Endpoint(
+            row,
+            max_in_flight,
+            gateway,
+            self.admission.released,
+            self.admission.endpoint_changed,
+            lambda: self.now,
+            NullObserver(),
+        )
+        self.endpoints.append(endpoint)
+        self.group.add(endpoint)
+        self.admission.namespace_changed("default")
+        return endpoint
+
+    def enqueue(self, run: Run, step: int) -> None:
+        self.admission.enqueue(cast(Any, run), step)
+
+    def end(self, run: Any, step: int) -> None:
+        endpoint = run.flights.pop(step)
+        run.run.steps[step].state = StepState.SUCCEEDED
+        self.admission.call_ended(endpoint)
+
+    def pass_time(self, until: int) -> None:
+        self.now = until
+        due, self.timers = [one for one in self.timers if one[0] <= until], [t for t in self.timers if t[0] > until]
+        for _, fire in due:
+            fire()
+
+    def wait(self, run: Run, step: int) -> Any:
+        found = self.admission.wait_of(cast(Any, run), step)
+        return None if found is None else found.kind
+
+    def _at(self, due_time: int, fire: Any) -> Any:
+        entry = (due_time, fire)
+        self.timers.append(entry)
+        return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
+
+    def _admit(self, live: Any, step: int, endpoint: Endpoint, ticket: Any) -> bool:
+        live.flights[step] = endpoint
+        live.run.steps[step].state = StepState.RUNNING
+        self.admitted.append((live, step, endpoint))
+        return True
+
+    def _circuit_open(self, live: Any, step: int) -> bool:
+        if live.run.steps[step].target == 1:
+            return False
+        live.run.steps[step].target = 1
+        self.admission.enqueue(live, step)
+        return True
+
+
+@pytest.mark.parametrize("queues", [1, 10, 1_000])
+def test_a_permit_that_comes_back_goes_to_one_queue(queues: int) -> None:
+    place = Place()
+    place.add(1)
+    run = Run([(f"Do{step % queues}",) for step in range(2_000)])
+    for step in range(2_000):
+        place.enqueue(run, step)
+    assert len(place.admitted) == 1
+    looks = place.catalogue_looks
+
+    for count in range(100):
+        place.end(*place.admitted[-1][:2])
+        assert len(place.admitted) == count + 2
+
+    # Once to find the endpoint of the admitted step; a queue that waits on is not looked at.
+    assert place.catalogue_looks - looks <= 100
+    served = Counter(f"Do{step % queues}" for _, step, _ in place.admitted)
+    assert max(served.values()) - min(served.values()) <= 1
+    assert len(served) == min(queues, 101)
+
+
+def test_a_step_behind_others_that_wait_looks_at_nothing() -> None:
+    place = Place()
+    endpoint = place.add(1)
+    run = Run([("Do",)] * 1_000)
+    place.enqueue(run, 0)
+    place.enqueue(run, 1)
+    looks, asked = place.catalogue_looks, cast(Any, endpoint.circuit).asked
+    for step in range(2, 1_000):
+        place.enqueue(run, step)
+    assert (place.catalogue_looks, cast(Any, endpoint.circuit).asked) == (looks, asked)
+    assert place.wait(run, 999) == run_pb2.WAIT_KIND_LIMIT
+
+
+@pytest.mark.parametrize("count", [5, 500])
+def test_an_admission_looks_at_one_endpoint_of_many(count: int) -> None:
+    place = Place()
+    for _ in range(count):
+        place.add(3)
+    asked = sum(cast(Any, endpoint.circuit).asked for endpoint in place.endpoints)
+    run = Run([("Do",)] * count * 2)
+    for step in range(count * 2):
+        place.enqueue(run, step)
+    assert {endpoint.in_flight for endpoint in place.endpoints} == {2}
+    now_asked = sum(cast(Any, endpoint.circuit).asked for endpoint in place.endpoints)
+    assert now_asked - asked == count * 2
+
+
+def test_queues_take_turns_at_the_limit_of_the_replica() -> None:
+    place = Place(max_calls=2)
+    for _ in range(3):
+        place.add(100)
+    run = Run([(f"Do{step % 3}",) for step in range(30)])
+    for step in range(30):
+        place.enqueue(run, step)
+    assert place.wait(run, 29) == run_pb2.WAIT_KIND_LIMIT
+    for ended in range(28):
+        place.end(*place.admitted[ended][:2])
+        assert place.admission.in_flight == 2
+    for count in range(6, 30, 3):
+        served = Counter(step % 3 for _, step, _ in place.admitted[:count])
+        assert max(served.values()) - min(served.values()) <= 2, served
+
+
+def test_steps_that_wait_take_their_fallback_when_the_last_circuit_opens() -> None:
+    place = Place()
+    endpoint = place.add(1)
+    run = Run([("Do", "Else")] * 3)
+    for step in range(3):
+        place.enqueue(run, step)
+    cast(Any, endpoint.circuit).become("open", 100)
+    assert [step.target for step in run.run.steps] == [0, 1, 1]
+    assert place.wait(run, 1) == run_pb2.WAIT_KIND_CIRCUIT_OPEN
+    place.end(run, 0)
+    assert len(place.admitted) == 1
+    cast(Any, endpoint.circuit)._state = "half_open"  # As time alone makes it.
+    place.pass_time(100)
+    assert len(place.admitted) == 2
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_no_step_waits_while_a_call_could_be_made(seed: int) -> None:
+    draw = random.Random(seed)
+    place = Place(max_calls=draw.choice([3, 1_000_000]))
+    for _ in range(draw.randint(0, 3)):
+        place.add(draw.randint(1, 3))
+    run = Run([(f"Do{draw.randint(0, 3)}",) for _ in range(60)])
+    waiting = list(range(60))
+    for _ in range(200):
+        action = draw.randint(0, 9)
+        endpoint = draw.choice(place.endpoints) if place.endpoints else None
+        if action <= 3 and waiting:
+            place.enqueue(run, waiting.pop())
+        elif action <= 6 and run.flights:
+            place.end(run, draw.choice(list(run.flights)))
+        elif action == 7 and endpoint is not None:
+            endpoint._changed(draw.choice(["serving", "not_serving", "unreachable"]), draw.choice([None, 0, 1, 5]))
+        elif action == 8 and endpoint is not None:
+            cast(Any, endpoint.circuit).become(*draw.choice([("closed", None), ("open", 1 << 40), ("half_open", None)]))
+        elif action == 9 and len(place.endpoints) < 5:
+            place.add(draw.randint(1, 3))
+        _require_no_idle_permit(place, run)
+    for endpoint in place.endpoints:
+        endpoint._changed("serving", None)
+        cast(Any, endpoint.circuit).become("closed")
+    if place.endpoints:
+        for step in waiting:
+            place.enqueue(run, step)
+        while run.flights:
+            place.end(run, next(iter(run.flights)))
+        assert sorted(step for _, step, _ in place.admitted) == list(range(60))
+        assert place.admission.in_flight == sum(endpoint.in_flight for endpoint in place.endpoints) == 0
+
+
+def _require_no_idle_permit(place: Place, run: Run) -> None:
+    queued = [step for step in range(60) if place.wait(run, step) is not None]
+    if place.admission.in_flight >= place.admission._max_calls:
+        return
+    able = [
+        endpoint
+        for endpoint in place.endpoints
+        if endpoint.health != "not_serving"
+        and endpoint.in_flight < endpoint.max_in_flight
+        and (circuit := cast(Any, endpoint.circuit))._state != "open"
+        and not (circuit._state == "half_open" and circuit._trial_taken)
+    ]
+    assert not (queued and able), (queued, [endpoint.key.address for endpoint in able])
