@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -135,21 +135,31 @@ class Curves:
                 self._idle(point)
 
     def _watchers(self, curve: str, sizes: tuple[int, ...]) -> None:
-        length = max(self._steps // 100, 2)
+        most = sizes[-1]
         with self._serving():
             self._register()
-            self._client.ask(do="apply", shape="chain", size=length)
-            for runs, watchers in [(1, size) for size in (0, *sizes)] + [(sizes[-1], 0), (sizes[-1], 1)]:
-                self._client.ask(do="watch", size=length, runs=runs, watchers=watchers)
-                before = self._spent()
-                figures = self._client.ask(do="go", port=self._port)
-                spent = {part: value - before[part] for part, value in self._spent().items()}
-                with self._point(curve if runs == 1 else "watchers of as many runs", watchers * runs) as point:
-                    point |= {
-                        "run_seconds": figures["run_seconds"],
-                        "delivered": figures["delivered"],
-                        "server_cpu_seconds": spent["server"],
-                    }
+            unwatched = self._watched(curve, max(self._steps // 100, 2), 1, 0, None)
+            for size in sizes:
+                self._watched(curve, max(self._steps // 100, 2), 1, size, unwatched)
+            unwatched = self._watched("watchers of as many runs", 10, most, 0, None)
+            self._watched("watchers of as many runs", 10, most, 1, unwatched)
+
+    def _watched(
+        self, curve: str, length: int, runs: int, watchers: int, unwatched: Mapping[str, float] | None
+    ) -> Mapping[str, float]:
+        """Measures runs with so many watchers each, beside the same runs without."""
+        self._client.ask(do="apply", shape="chain", size=length)
+        self._client.ask(do="watch", size=length, runs=runs, watchers=watchers)
+        before = self._spent()["server"]
+        figures = self._client.ask(do="go", port=self._port)
+        with self._point(curve, runs * watchers) as point:
+            point["run_ms_per_step"] = figures["run_seconds"] * 1e3 / (length * runs)
+            point["server_cpu_seconds"] = self._spent()["server"] - before
+            point["events_delivered"] = figures["delivered"]
+            if unwatched is not None:
+                more = point["server_cpu_seconds"] - unwatched["server_cpu_seconds"]
+                point["cpu_us_per_event_delivered"] = more / figures["delivered"] * 1e6
+        return point
 
     def _workers(self, curve: str, sizes: tuple[int, ...]) -> None:
         known = 0

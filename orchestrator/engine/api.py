@@ -24,6 +24,7 @@ from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
 from orchestrator.engine.ports import FilterTerm, ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
+from orchestrator.engine.updates import Update
 
 
 class Runs(Protocol):
@@ -60,8 +61,8 @@ class Runs(Protocol):
 
     def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
-    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
-        """Streams a run; see WatchRun."""
+    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse | Update, None]:
+        """Streams a run; see WatchRun. Events come as they are sent, encoded once for all who watch."""
         ...
 
     async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:

@@ -13,29 +13,25 @@ from baton.v1 import event_pb2, run_pb2, run_service_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, RunState
+from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.admission import Admission, Wait
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_message, to_timestamp
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
-from orchestrator.engine.ports import Clock, FilterTerm, JournalRow, JournalStore, RunRow, RunStore
+from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, RunStore
 from orchestrator.engine.rebuild import fold, read_rows
+from orchestrator.engine.turns import Turns
+from orchestrator.engine.updates import Update, UpdatePages, encode_cursor
 from orchestrator.engine.view import render, render_row, render_without_steps
 
 FULL = run_service_pb2.RUN_VIEW_FULL
-WATCH_PAGE_ROWS = 500
 
 OWNED_ELSEWHERE = Wait(
     run_pb2.WAIT_KIND_OWNER,
     "another replica drives the run and knows why; where that one is gone, a live one takes over within one lease",
 )
-
-
-def encode_cursor(run_id: UUID, sequence: int) -> str:
-    """Makes the cursor that says: everything of this run up to `sequence` was sent."""
-    return base64.urlsafe_b64encode(f"1.{run_id.hex[-12:]}.{sequence}".encode()).decode().rstrip("=")
 
 
 def decode_cursor(run_id: UUID, cursor: str) -> int:
@@ -80,6 +76,7 @@ class RunReader:
     ) -> None:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
+        self._pages, self._turns = UpdatePages(journal), Turns()
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
 
@@ -157,7 +154,7 @@ class RunReader:
 
     async def watch(
         self, caller: Caller, run_id: UUID, cursor: str, view: int
-    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
+    ) -> AsyncGenerator[run_service_pb2.WatchRunResponse | Update, None]:
         """See WatchRun. How long a stream may last is the door's business."""
         key = RunKey(caller.namespace, run_id)
         if cursor:
@@ -170,16 +167,18 @@ class RunReader:
             yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
             if RunState(snapshot.state) in ENDED_RUN:
                 return
+        has_turn = False
         while True:
-            rows = await self._rows_after(key, sequence, view)
-            for row in rows:
-                sequence = row.sequence
-                yield run_service_pb2.WatchRunResponse(
-                    cursor=encode_cursor(run_id, sequence), event=to_message(row, view == FULL)
-                )
-                if row.kind in TERMINAL_EVENTS:
+            updates = await self._updates_after(key, sequence, view == FULL)
+            for number, update in enumerate(updates):
+                if number or not has_turn:
+                    await self._turns.take()
+                sequence = update.sequence
+                yield update
+                if update.is_last:
                     return
-            if not rows and not await self._wait_rows(key, sequence):
+            has_turn = not updates and await self._wait_updates(key, sequence)
+            if not updates and not has_turn:
                 if cursor and await self._already_ended(key, sequence):
                     return
                 yield self._progress(run_id, sequence)
@@ -192,23 +191,23 @@ class RunReader:
         row = await self._row(key)
         return row.state in ENDED_RUN and sequence >= row.next_sequence - 1
 
-    async def _rows_after(self, key: RunKey, sequence: int, view: int) -> Sequence[JournalRow]:
+    async def _updates_after(self, key: RunKey, sequence: int, payloads: bool) -> Sequence[Update]:
         live = self._driver.runs.get(key)
-        rows = live.rows_after(sequence) if live is not None else None
-        if rows is None:
-            rows = await self._journal.read(key, sequence, WATCH_PAGE_ROWS, view == FULL)
-        if rows and rows[0].sequence != sequence + 1:
+        updates: Sequence[Update] | None = live.updates_after(sequence, payloads) if live is not None else None
+        if updates is None:
+            updates = await self._pages.after(key, sequence, payloads)
+        if updates and updates[0].sequence != sequence + 1:
             raise _expired()
-        return rows
+        return updates
 
-    async def _wait_rows(self, key: RunKey, sequence: int) -> bool:
-        """Waits until there may be rows above `sequence`; False where a progress mark is due."""
+    async def _wait_updates(self, key: RunKey, sequence: int) -> bool:
+        """Waits until there may be updates above `sequence`; False where a progress mark is due."""
         loop = asyncio.get_running_loop()
         mark_seconds = loop.time() + self._limits.watch_progress_seconds
         while (left_seconds := mark_seconds - loop.time()) > 0:
             live = self._driver.runs.get(key)
             if live is not None:
-                if live.durable_sequence > sequence or await live.changed(left_seconds):
+                if live.durable_sequence > sequence or await live.changed(self._turns, left_seconds):
                     return True
             else:
                 # The row first: what it tells of an ended run was durable before the journal is looked at.

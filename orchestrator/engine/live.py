@@ -27,6 +27,8 @@ from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.ports import JournalRow, NewRun, Sending, Ticket, WriteResult
 from orchestrator.engine.timers import Timer
+from orchestrator.engine.turns import Turns
+from orchestrator.engine.updates import Update, encode_update
 from orchestrator.engine.waiters import Waiters
 
 RECENT_ROWS = 256
@@ -121,7 +123,9 @@ class LiveRun:
         self.forgotten = False
         self._recent: deque[JournalRow] = deque()
         self._recent_bytes = 0
+        self._updates: dict[tuple[int, bool], Update] = {}
         self._changed = Waiters()
+        self._turns: Turns | None = None
         self._left = Waiters()
 
     # --- plan.Conditions
@@ -165,32 +169,50 @@ class LiveRun:
         self._recent.extend(rows)
         self._recent_bytes += size
         while len(self._recent) > RECENT_ROWS or self._recent_bytes > RECENT_BYTES:
-            self._recent_bytes -= total_bytes((self._recent.popleft(),))
+            oldest = self._recent.popleft()
+            self._recent_bytes -= total_bytes((oldest,))
+            if self._updates:
+                self._updates.pop((oldest.sequence, False), None)
+                self._updates.pop((oldest.sequence, True), None)
         self.durable_sequence = rows[-1].sequence
-        self._changed.wake()
+        self._wake_watchers()
         if self.run.ended and self.settled:
             self.leave()
 
     def leave(self) -> None:
         """Wakes everybody who waits in `changed` or `left`: the run ended, or this replica gives it up or drains."""
-        self._changed.wake()
+        self._wake_watchers()
         self._left.wake()
 
-    async def changed(self, timeout_seconds: float) -> bool:
-        """Waits for the next durable rows or for the run to leave this replica; False where the time is over."""
+    def _wake_watchers(self) -> None:
+        waiting = self._changed.take()
+        if waiting and self._turns is not None:
+            self._turns.give(waiting)
+
+    async def changed(self, turns: Turns, timeout_seconds: float) -> bool:
+        """Waits for the next durable rows or for the run to leave this replica, and then for a turn; False where the
+        time is over."""
+        self._turns = turns
         return await self._changed.wait(timeout_seconds)
 
     async def left(self, timeout_seconds: float) -> None:
         """Waits for the durable end of the run or for its leaving this replica, or until the time is over."""
         await self._left.wait(timeout_seconds)
 
-    def rows_after(self, sequence: int) -> list[JournalRow] | None:
-        """Returns durable rows above `sequence`, None where memory does not reach back so far."""
+    def updates_after(self, sequence: int, payloads: bool) -> list[Update] | None:
+        """Returns what tells of the durable rows above `sequence`, None where memory does not reach back so far."""
         if sequence >= self.durable_sequence:
             return []
         if not self._recent or self._recent[0].sequence > sequence + 1:
             return None
-        return list(islice(self._recent, sequence + 1 - self._recent[0].sequence, None))
+        skipped = sequence + 1 - self._recent[0].sequence
+        return [self._update(row, payloads) for row in islice(self._recent, skipped, None)]
+
+    def _update(self, row: JournalRow, payloads: bool) -> Update:
+        update = self._updates.get((row.sequence, payloads))
+        if update is None:
+            update = self._updates[row.sequence, payloads] = encode_update(self.key.run_id, row, payloads)
+        return update
 
     @property
     def settled(self) -> bool:

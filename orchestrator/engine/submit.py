@@ -20,10 +20,11 @@ from orchestrator.domain.inputs import Submission
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
-from orchestrator.engine.inspect import RunReader, encode_cursor
+from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import Acceptance, LiveRun
 from orchestrator.engine.ports import Clock, NewRun, WriteResult, WriteState
+from orchestrator.engine.updates import encode_cursor
 from orchestrator.engine.view import render_new
 from orchestrator.engine.workflows import WorkflowCatalogue
 

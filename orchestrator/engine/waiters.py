@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 
 class Waiters:
@@ -19,11 +20,13 @@ class Waiters:
 
     def wake(self) -> None:
         """Wakes everybody who waits now."""
-        if self._waiting is None:
-            return
-        waiting, self._waiting = self._waiting, None
-        for future in waiting:
+        for future in self.take():
             _tell(future, True)
+
+    def take(self) -> Collection[asyncio.Future[bool]]:
+        """Hands everybody who waits now over: to wake them is to set these futures to True, where they are not done."""
+        waiting, self._waiting = self._waiting, None
+        return () if waiting is None else waiting
 
     async def wait(self, timeout_seconds: float) -> bool:
         """Waits until the next `wake`; False where the time is over."""

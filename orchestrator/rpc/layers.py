@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown
+from orchestrator.engine.updates import Update
 from orchestrator.rpc import errors
 
 REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
@@ -111,7 +112,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             task.cancel()
 
     def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        read, write = _reader(method, handler.request_deserializer or bytes), handler.response_serializer or bytes
+        read, write = _reader(method, handler.request_deserializer or bytes), _writer(handler.response_serializer)
         handle = _behaviour(handler)
         streaming = handler.request_streaming, handler.response_streaming
         service = method.rpartition("/")[0].lstrip("/")
@@ -252,6 +253,17 @@ def _reader(method: str, deserialize: Callable[[bytes], Any]) -> Callable[[bytes
             ) from None
 
     return read
+
+
+def _writer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
+    """Serializes answers, but for those that were encoded once for many callers."""
+
+    def write(message: Any) -> bytes:
+        if isinstance(message, Update):
+            return message.data
+        return serialize(message) if serialize is not None else bytes(message)
+
+    return write
 
 
 async def _read_all(source: AsyncIterator[bytes], read: Callable[[bytes], Any]) -> AsyncIterator[Any]:

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from typing import cast
 from uuid import UUID
 
 from baton.v1 import run_service_pb2, run_service_pb2_grpc
@@ -69,7 +70,9 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         """Streams a run."""
         updates = self._runs.watch(current_caller(), UUID(request.run_id), request.cursor, _view_of_many(request.view))
-        return self._watches.follow(updates, run_service_pb2.WatchRunResponse, request.cursor)
+        # What is encoded already passes through the serializer (layers.py), which the generated types do not know.
+        messages = cast(AsyncGenerator[run_service_pb2.WatchRunResponse, None], updates)
+        return self._watches.follow(messages, run_service_pb2.WatchRunResponse, request.cursor)
 
     def WatchRuns(
         self, request: run_service_pb2.WatchRunsRequest, context: object

@@ -36,5 +36,5 @@ def test_every_curve_has_a_point_at_each_size(tmp_path: Path) -> None:
     values = {(record["work"], record["metric"], record["note"]): record["value"] for record in records}
     assert values["events", "ms_per_step", "size=1000"] > 0
     # A chain of two steps has five events that were not there yet when its watcher came.
-    assert values["watchers", "delivered", "size=5"] == 25
+    assert values["watchers", "events_delivered", "size=5"] == 25
     assert "| queues | 1 | 10 |" in done.stdout

@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from baton.v1 import event_pb2
 
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.live import RECENT_BYTES, RECENT_ROWS, LiveRun
 from orchestrator.engine.ports import JournalRow
+from orchestrator.engine.turns import Turns
 from tests.engine.test_drive import live_run
+
+TURNS = Turns()
 
 
 def row(sequence: int, payload_bytes: int = 0) -> JournalRow:
     payload = b"x" * payload_bytes if payload_bytes else None
-    return JournalRow(sequence, 15, "a", 1, sequence, b"header", payload, "shop.v1.Output")
+    header = event_pb2.RunEvent(sequence=sequence).SerializeToString()
+    return JournalRow(sequence, 15, "a", 1, sequence, header, payload, "shop.v1.Output")
 
 
 def publish(live: LiveRun, rows: list[JournalRow]) -> None:
@@ -25,26 +30,26 @@ async def test_the_newest_rows_are_answered_from_memory_and_older_ones_are_not()
     live = live_run()
     newest = 2 * RECENT_ROWS
     publish(live, [row(sequence) for sequence in range(1, newest + 1)])
-    assert [each.sequence for each in live.rows_after(newest - 3) or ()] == [newest - 2, newest - 1, newest]
-    assert live.rows_after(newest) == []
-    assert live.rows_after(newest - RECENT_ROWS) is not None
-    assert live.rows_after(newest - RECENT_ROWS - 1) is None
+    assert [each.sequence for each in live.updates_after(newest - 3, False) or ()] == [newest - 2, newest - 1, newest]
+    assert live.updates_after(newest, False) == []
+    assert live.updates_after(newest - RECENT_ROWS, False) is not None
+    assert live.updates_after(newest - RECENT_ROWS - 1, False) is None
 
 
 async def test_large_payloads_are_not_kept() -> None:
     live = live_run()
     publish(live, [row(1), row(2, RECENT_BYTES + 1)])
-    assert live.rows_after(1) is None
-    assert live.rows_after(2) == []
+    assert live.updates_after(1, True) is None
+    assert live.updates_after(2, True) == []
     publish(live, [row(3)])
-    assert [each.sequence for each in live.rows_after(2) or ()] == [3]
+    assert [each.sequence for each in live.updates_after(2, True) or ()] == [3]
 
 
 async def test_everybody_who_waits_is_woken_and_who_gave_up_is_not() -> None:
     live = live_run()
-    gives_up = asyncio.create_task(live.changed(60.0))
-    waiting = [asyncio.create_task(live.changed(60.0)) for _ in range(3)]
-    late = await live.changed(0.0)
+    gives_up = asyncio.create_task(live.changed(TURNS, 60.0))
+    waiting = [asyncio.create_task(live.changed(TURNS, 60.0)) for _ in range(3)]
+    late = await live.changed(TURNS, 0.0)
     await asyncio.sleep(0)
     gives_up.cancel()
     publish(live, [row(1)])
@@ -56,17 +61,17 @@ async def test_everybody_who_waits_is_woken_and_who_gave_up_is_not() -> None:
 
 async def test_waiting_again_waits_for_what_comes_next() -> None:
     live = live_run()
-    first = asyncio.create_task(live.changed(60.0))
+    first = asyncio.create_task(live.changed(TURNS, 60.0))
     await asyncio.sleep(0)
     publish(live, [row(1)])
     assert await first
-    assert not await live.changed(0.0)
+    assert not await live.changed(TURNS, 0.0)
 
 
 async def test_who_waits_for_the_end_is_not_woken_by_events() -> None:
     live = live_run()
     left = asyncio.create_task(live.left(60.0))
-    changed = asyncio.create_task(live.changed(60.0))
+    changed = asyncio.create_task(live.changed(TURNS, 60.0))
     await asyncio.sleep(0)
     publish(live, [row(1)])
     assert await changed

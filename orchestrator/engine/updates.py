@@ -1,0 +1,90 @@
+"""What watchers of a run are sent: each event is encoded once for all of them, and read once where memory lacks it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from baton.v1 import run_service_pb2
+
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.states import TERMINAL_EVENTS
+from orchestrator.engine.codec import to_message
+from orchestrator.engine.ports import JournalRow, JournalStore
+
+PAGE_ROWS = 256
+"""Events that are read from the journal at once; pages begin at multiples of it, so that all who watch share them."""
+
+PAGES_LIMIT_BYTES = 16 << 20
+"""Size of the pages that are kept."""
+
+PAGE_SECONDS = 1.0
+"""How long a page is kept: for those who are behind together. What is deleted from the journal is told no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One event as a serialized WatchRunResponse, its cursor, and whether it is the run's last."""
+
+    cursor: str
+    data: bytes
+    sequence: int
+    is_last: bool
+
+
+def encode_cursor(run_id: UUID, sequence: int) -> str:
+    """Makes the cursor that says: everything of this run up to `sequence` was sent."""
+    return base64.urlsafe_b64encode(f"1.{run_id.hex[-12:]}.{sequence}".encode()).decode().rstrip("=")
+
+
+def encode_update(run_id: UUID, row: JournalRow, payloads: bool) -> Update:
+    """Makes the update that tells of a row."""
+    cursor = encode_cursor(run_id, row.sequence)
+    message = run_service_pb2.WatchRunResponse(cursor=cursor, event=to_message(row, payloads))
+    return Update(cursor, message.SerializeToString(), row.sequence, row.kind in TERMINAL_EVENTS)
+
+
+class UpdatePages:
+    """Updates from the journal, for watchers who are further behind than memory reaches.
+
+    Pages that no event can be added to are kept for a moment.
+    """
+
+    def __init__(self, journal: JournalStore) -> None:
+        self._journal = journal
+        self._pages: dict[tuple[RunKey, int, bool], Sequence[Update]] = {}
+        self._bytes = 0
+
+    async def after(self, key: RunKey, sequence: int, payloads: bool) -> Sequence[Update]:
+        """Returns durable updates above `sequence`, not necessarily all; none where there is none."""
+        first = sequence - sequence % PAGE_ROWS
+        name = (key, first, payloads)
+        page = self._pages.get(name)
+        if page is None:
+            rows = await self._journal.read(key, first, PAGE_ROWS, payloads)
+            page = [encode_update(key.run_id, row, payloads) for row in rows]
+            if page and (len(page) == PAGE_ROWS or page[-1].is_last):
+                self._keep(name, page)
+        return [update for update in page if update.sequence > sequence]
+
+    def _keep(self, name: tuple[RunKey, int, bool], page: Sequence[Update]) -> None:
+        self._drop(name)
+        self._bytes += _size(page)
+        self._pages[name] = page
+        asyncio.get_running_loop().call_later(PAGE_SECONDS, self._drop_page, name, page)
+        while self._bytes > PAGES_LIMIT_BYTES:
+            self._drop(next(iter(self._pages)))
+
+    def _drop_page(self, name: tuple[RunKey, int, bool], page: Sequence[Update]) -> None:
+        if self._pages.get(name) is page:
+            self._drop(name)
+
+    def _drop(self, name: tuple[RunKey, int, bool]) -> None:
+        self._bytes -= _size(self._pages.pop(name, ()))
+
+
+def _size(page: Sequence[Update]) -> int:
+    return sum(len(update.data) + 200 for update in page)

@@ -1,0 +1,145 @@
+"""What many watchers of one run cost: each event is encoded and read once for all, and they never hold up the loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import pytest
+from baton.v1 import event_pb2, run_service_pb2
+
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.states import EventKind
+from orchestrator.engine import live as live_module
+from orchestrator.engine import updates as updates_module
+from orchestrator.engine.ports import JournalRow
+from orchestrator.engine.turns import UPDATES_A_TURN, Turns
+from orchestrator.engine.updates import PAGE_ROWS, PAGES_LIMIT_BYTES, Update, UpdatePages, encode_update
+from tests.engine.test_drive import live_run
+from tests.engine.test_live import publish, row
+
+WATCHERS = 1_000
+
+
+class Journal:
+    """A journal of one ended run, which counts how often it is read."""
+
+    def __init__(self, length: int, payload_bytes: int = 0) -> None:
+        self.reads = 0
+        end = event_pb2.RunEvent(sequence=length).SerializeToString()
+        self._rows = [row(sequence, payload_bytes) for sequence in range(1, length)]
+        self._rows.append(JournalRow(length, int(EventKind.RUN_SUCCEEDED), "", 0, length, end, None, ""))
+
+    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
+        self.reads += 1
+        await asyncio.sleep(0)
+        return self._rows[after_sequence : after_sequence + limit]
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    counted: Counter[int] = Counter()
+
+    def encode(run_id: UUID, one: JournalRow, payloads: bool) -> Update:
+        counted[one.sequence] += 1
+        return encode_update(run_id, one, payloads)
+
+    monkeypatch.setattr(live_module, "encode_update", encode)
+    monkeypatch.setattr(updates_module, "encode_update", encode)
+    return counted
+
+
+async def test_an_event_is_encoded_once_for_all_who_watch(encoded: Counter[int]) -> None:
+    live = live_run()
+    seen: list[list[Update]] = [[] for _ in range(WATCHERS)]
+    for sequence in range(1, 6):
+        publish(live, [row(sequence)])
+        for each in seen:
+            each.extend(live.updates_after(sequence - 1, False) or ())
+    assert encoded == dict.fromkeys(range(1, 6), 1)
+    message = run_service_pb2.WatchRunResponse.FromString(seen[-1][2].data)
+    assert (message.event.sequence, message.cursor) == (3, seen[-1][2].cursor)
+
+
+async def test_an_event_that_nobody_watches_is_not_encoded(encoded: Counter[int]) -> None:
+    publish(live_run(), [row(sequence) for sequence in range(1, 1_000)])
+    assert not encoded
+
+
+async def test_those_who_are_behind_share_what_is_read(encoded: Counter[int]) -> None:
+    journal = Journal(3 * PAGE_ROWS + 10)
+    pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
+    for number in range(WATCHERS):
+        sequence = number % PAGE_ROWS
+        while updates := await pages.after(key, sequence, False):
+            assert updates[0].sequence == sequence + 1
+            sequence = updates[-1].sequence
+        assert sequence == 3 * PAGE_ROWS + 10
+    assert journal.reads == 4
+    assert set(encoded.values()) == {1}
+
+
+async def test_a_page_that_may_grow_is_read_again() -> None:
+    journal = Journal(PAGE_ROWS - 1)
+    del journal._rows[5:]
+    pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
+    assert len(await pages.after(key, 0, False)) == 5
+    journal._rows.append(row(6))
+    assert [update.sequence for update in await pages.after(key, 5, False)] == [6]
+
+
+async def test_pages_are_bounded_in_size() -> None:
+    journal = Journal(100 * PAGE_ROWS, payload_bytes=8_000)
+    pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
+    for first in range(0, 100 * PAGE_ROWS, PAGE_ROWS):
+        await pages.after(key, first, True)
+    assert 0 < pages._bytes <= PAGES_LIMIT_BYTES
+    assert pages._bytes == sum(len(update.data) + 200 for page in pages._pages.values() for update in page)
+
+
+async def test_watchers_go_on_a_few_in_each_turn_of_the_loop() -> None:
+    turns, live = Turns(), live_run()
+    loop = asyncio.get_running_loop()
+    turn, woken = 0, Counter[int]()
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        if woken.total() < 2 * WATCHERS:
+            loop.call_soon(count)
+
+    async def watch() -> None:
+        assert await live.changed(turns, 60)
+        woken[turn] += 1
+        await turns.take()
+        woken[turn] += 1
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(WATCHERS):
+            group.create_task(watch())
+        await asyncio.sleep(0)
+        publish(live, [row(1)])
+        count()
+    assert woken.total() == 2 * WATCHERS
+    assert max(woken.values()) <= UPDATES_A_TURN
+
+
+async def test_a_watcher_that_leaves_takes_no_turn_from_others() -> None:
+    turns, live = Turns(), live_run()
+    tasks = [asyncio.create_task(live.changed(turns, 60)) for _ in range(2 * UPDATES_A_TURN)]
+    await asyncio.sleep(0)
+    for task in tasks[:UPDATES_A_TURN]:
+        task.cancel()
+    await asyncio.sleep(0)
+    publish(live, [row(1)])
+    assert await asyncio.gather(*tasks[UPDATES_A_TURN:]) == [True] * UPDATES_A_TURN
+    assert not live._changed._waiting
+
+
+async def test_a_silent_run_is_told_in_time() -> None:
+    live = live_run()
+    assert not await live.changed(Turns(), 0.01)
+    assert not live._changed._waiting
