@@ -69,6 +69,12 @@ class Runs(Protocol):
         """Waits for the end of a run; see WaitRun."""
         ...
 
+    async def list_steps(
+        self, caller: Caller, run_id: UUID, after: int, limit: int, view: int
+    ) -> Sequence[run_pb2.RunStep]:
+        """Lists the steps of a run from the index `after` on."""
+        ...
+
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
     ) -> Sequence[event_pb2.RunEvent]:

@@ -84,6 +84,10 @@ class Driver:
             self._queue(live, step)
         return decision
 
+    def is_busy(self) -> bool:
+        """Tells whether a call or a commit is under way, or about to be."""
+        return self.admission.in_flight > 0 or self.journal.queued_events > 0
+
     def adopt(self, live: LiveRun) -> None:
         """Takes a run in and watches its time."""
         if live.forgotten:

@@ -62,6 +62,7 @@ class Runs:
         self.cancel = canceller.cancel
         self.get = reader.get
         self.list = reader.list
+        self.list_steps = reader.list_steps
         self.list_events = reader.list_events
         self.watch = reader.watch
         self.wait = reader.wait

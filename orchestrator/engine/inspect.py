@@ -13,6 +13,7 @@ from baton.v1 import event_pb2, run_pb2, run_service_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound
 from orchestrator.domain.ids import RunKey
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.admission import Admission, Wait
 from orchestrator.engine.catalogue import Catalogue
@@ -21,10 +22,10 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, RunStore
-from orchestrator.engine.rebuild import fold, read_rows
+from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Update, UpdatePages, encode_cursor
-from orchestrator.engine.view import render, render_row, render_without_steps
+from orchestrator.engine.view import drop_steps, render, render_row, render_steps, render_without_steps
 
 FULL = run_service_pb2.RUN_VIEW_FULL
 
@@ -76,7 +77,7 @@ class RunReader:
     ) -> None:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
-        self._pages, self._turns = UpdatePages(journal), Turns()
+        self._pages, self._turns = UpdatePages(journal), Turns(driver.is_busy)
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
 
@@ -95,9 +96,19 @@ class RunReader:
         messages = []
         for row in rows:
             message = await self._read(row.key, FULL)
-            message.ClearField("steps")
-            messages.append(message)
+            messages.append(drop_steps(message))
         return messages
+
+    async def list_steps(
+        self, caller: Caller, run_id: UUID, after: int, limit: int, view: int
+    ) -> Sequence[run_pb2.RunStep]:
+        """See ListRunSteps."""
+        key = RunKey(caller.namespace, run_id)
+        live = self._driver.runs.get(key)
+        run = live.run if live is not None and live.settled else await self._fold(await self._row(key), view)
+        if run is None:
+            return ()
+        return render_steps(run, run_id, after, limit, view, self._wait_reasons(key))
 
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
@@ -142,9 +153,7 @@ class RunReader:
     async def read_ended(self, key: RunKey, view: int, steps: bool) -> run_pb2.Run:
         """Reads a run whose end is durable."""
         message = await self._read(key, view)
-        if not steps:
-            message.ClearField("steps")
-        return message
+        return message if steps else drop_steps(message)
 
     async def read_row(self, key: RunKey) -> run_pb2.Run:
         """Reads what the row of a run tells: no steps, no payloads, no failure."""
@@ -234,23 +243,20 @@ class RunReader:
         if live is not None and live.settled:
             return self._render_live(live, view)
         row = await self._row(key)
-        compiled = await self._catalogue.compiled(row.revision)
-        rows = await read_rows(self._journal, key, view == FULL)
-        if not rows:
+        run = await self._fold(row, view)
+        if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
-        run = fold(compiled, rows)
+        return render(run, key.run_id, view, self._wait_reasons(key))
+
+    async def _fold(self, row: RunRow, view: int) -> Run | None:
+        compiled = await self._catalogue.compiled(row.revision)
+        return await read_run(self._journal, row.key, compiled, view == FULL)
+
+    def _wait_reasons(self, key: RunKey) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)
-        wait_of = (
-            wait_reasons(live, self._driver.admission, self._clock) if live is not None else lambda _: OWNED_ELSEWHERE
-        )
-        return render(run, key.run_id, view, wait_of)
+        if live is None:
+            return lambda _: OWNED_ELSEWHERE
+        return wait_reasons(live, self._driver.admission, self._clock)
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
-        message = render(live.run, live.key.run_id, view, wait_reasons(live, self._driver.admission, self._clock))
-        for index, flight in live.flights.items():
-            if flight.progress is not None:
-                percent, text, time = flight.progress
-                message.steps[index].progress.CopyFrom(
-                    run_pb2.StepProgress(percent=percent, message=text, time=to_timestamp(time))
-                )
-        return message
+        return render(live.run, live.key.run_id, view, self._wait_reasons(live.key))

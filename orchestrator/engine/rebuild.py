@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from google.protobuf.message import Message
 
@@ -15,35 +15,38 @@ from orchestrator.domain.run import Run
 from orchestrator.engine.codec import decode, indexes, to_any
 from orchestrator.engine.ports import JournalRow, JournalStore
 
-PAGE_ROWS = 1_000
-"""Rows read at once."""
+PAGE_ROWS = 500
+"""Rows read and folded at once."""
 
 
 class FormatUnknown(Exception):
     """The journal of a run is in a format that this code does not read."""
 
 
-async def read_rows(store: JournalStore, key: RunKey, payloads: bool) -> list[JournalRow]:
-    """Reads a whole journal, page by page."""
-    rows: list[JournalRow] = []
+async def read_pages(store: JournalStore, key: RunKey, payloads: bool) -> AsyncIterator[Sequence[JournalRow]]:
+    """Reads a whole journal, page by page: what folds them lets others go on in between."""
+    sequence = 0
     while True:
-        page = await store.read(key, rows[-1].sequence if rows else 0, PAGE_ROWS, payloads)
-        rows.extend(page)
+        page = await store.read(key, sequence, PAGE_ROWS, payloads)
+        if page:
+            yield page
+            sequence = page[-1].sequence
         if len(page) < PAGE_ROWS:
-            return rows
+            return
 
 
-def fold(compiled: CompiledWorkflow, rows: Sequence[JournalRow]) -> Run:
-    """Folds rows into a run. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
+async def read_run(store: JournalStore, key: RunKey, compiled: CompiledWorkflow, payloads: bool) -> Run | None:
+    """Reads and folds a run; None where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
     run = Run(compiled.graph)
     step_indexes = indexes(compiled.graph)
-    for row in rows:
-        run.apply(decode(row, step_indexes))
-    return run
+    async for page in read_pages(store, key, payloads):
+        for row in page:
+            run.apply(decode(row, step_indexes))
+    return run if run.sequence else None
 
 
 def refold(run: Run, rows: Sequence[JournalRow], scope: Scope, compiled: CompiledWorkflow) -> None:
-    """Folds rows that carry payloads into a fresh run and fills its scope."""
+    """Folds the next rows, which carry payloads, into a run and its scope."""
     step_indexes = indexes(compiled.graph)
     for row in rows:
         event = decode(row, step_indexes)

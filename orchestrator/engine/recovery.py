@@ -18,7 +18,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
-from orchestrator.engine.rebuild import read_rows, refold, require_format
+from orchestrator.engine.rebuild import read_pages, refold, require_format
 
 GIVEN_UP = Failure(
     Code.INTERNAL, "INTERNAL", "the run could not be driven on; the server's log tells why", Origin.ORCHESTRATOR
@@ -94,11 +94,11 @@ class Recovery:
     async def _load(self, row: RunRow) -> LiveRun | None:
         require_format(row.journal_format)
         compiled = await self._catalogue.compiled(row.revision)
-        rows = await read_rows(self._journal, row.key, payloads=True)
         scope = Scope(len(compiled.graph.steps), None)
         live = LiveRun(row.key, row.epoch, compiled, scope, None)
         live.client_id = row.client_id
-        refold(live.run, rows, scope, compiled)
+        async for page in read_pages(self._journal, row.key, payloads=True):
+            refold(live.run, page, scope, compiled)
         live.durable_sequence = live.run.sequence
         if live.run.ended:
             return None

@@ -17,6 +17,12 @@ from orchestrator.engine.ports import NewRun, RunRow
 MAX_WAIT_STEPS = 100
 """Most steps that a wait reason names."""
 
+MAX_STEPS = 1_000
+"""Most steps that a run is shown with; a step takes some 40 us, in which nothing else goes on."""
+
+VIEW_LIMIT_BYTES = 3 << 20
+"""Size of a run with its steps, so that it fits the 4 MiB that clients take by default."""
+
 
 def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | None]) -> run_pb2.Run:
     """Renders a run with its steps; `wait_of` tells why a ready step waits.
@@ -25,8 +31,15 @@ def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | No
     """
     message = render_without_steps(run, run_id, view)
     full = view == run_service_pb2.RUN_VIEW_FULL
-    for index in range(len(run.steps)):
-        _fill_step(message.steps.add(), run, run_id, index, full, wait_of)
+    message.step_count = len(run.steps)
+    room = VIEW_LIMIT_BYTES - message.ByteSize()
+    for index in range(min(len(run.steps), MAX_STEPS)):
+        step = message.steps.add()
+        _fill_step(step, run, run_id, index, full, wait_of)
+        room -= step.ByteSize()
+        if room < 0:
+            del message.steps[-1]
+            break
     return message
 
 
@@ -80,6 +93,25 @@ def render_new(run_id: UUID, new: NewRun, traceparent: str) -> run_pb2.Run:
         round=1,
         last_sequence=1,
     )
+
+
+def drop_steps(message: run_pb2.Run) -> run_pb2.Run:
+    """Leaves what `render_without_steps` renders."""
+    message.ClearField("steps")
+    message.ClearField("step_count")
+    return message
+
+
+def render_steps(
+    run: Run, run_id: UUID, after: int, limit: int, view: int, wait_of: Callable[[int], Wait | None]
+) -> list[run_pb2.RunStep]:
+    """Renders at most `limit` steps from the index `after` on."""
+    full = view == run_service_pb2.RUN_VIEW_FULL
+    steps = []
+    for index in range(after, min(after + limit, len(run.steps))):
+        steps.append(run_pb2.RunStep())
+        _fill_step(steps[-1], run, run_id, index, full, wait_of)
+    return steps
 
 
 def render_row(row: RunRow) -> run_pb2.Run:

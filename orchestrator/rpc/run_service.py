@@ -92,6 +92,20 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         run, cursor = await self._runs.wait(current_caller(), UUID(request.run_id), seconds, _view_of_one(request.view))
         return run_service_pb2.WaitRunResponse(run=run, cursor=cursor)
 
+    async def ListRunSteps(
+        self, request: run_service_pb2.ListRunStepsRequest, context: object
+    ) -> run_service_pb2.ListRunStepsResponse:
+        """Lists the steps of a run."""
+        caller, run_id = current_caller(), UUID(request.run_id)
+        listing = Listing("ListRunSteps", caller.namespace, str(run_id))
+        after = listing.number_position(request.page_token)
+        size = page_size(request.page_size, EVENT_PAGE_SIZE)
+        found = await self._runs.list_steps(caller, run_id, after, size + 1, _view_of_many(request.view))
+        steps, more = cut_page(found, size)
+        return run_service_pb2.ListRunStepsResponse(
+            steps=steps, next_page_token=listing.token(str(after + len(steps))) if more else ""
+        )
+
     async def ListRunEvents(
         self, request: run_service_pb2.ListRunEventsRequest, context: object
     ) -> run_service_pb2.ListRunEventsResponse:

@@ -6,12 +6,13 @@ import time
 from typing import Any
 
 import grpc
+from baton import Client
 from baton.v1 import run_pb2, workflow_pb2, workflow_service_pb2
 
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.test_attempts import one_step
 from tests.acceptance.test_watches import chain
-from tests.acceptance.wire import Baton, refused, submission
+from tests.acceptance.wire import BASIC, FULL, Baton, refused, submission
 
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
 MEBIBYTE = 1 << 20
@@ -35,6 +36,28 @@ async def test_a_thousand_steps_side_by_side(baton: Baton, registered: LabWorker
     assert registered.contract.unpack("Result", run.output).number == 2_001
     assert len(registered.arrivals()) == 1_002
     assert registered.most_in_flight <= 100
+
+
+async def test_a_run_of_many_steps_is_shown_by_the_first_and_listed_whole(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.run(fan(registered, 1_500))
+    assert (run.step_count, len(run.steps)) == (1_502, 1_000)
+    steps = await baton.steps(run.run_id, page_size=1_000)
+    assert [step.step for step in steps] == ["first", *(f"s{number}" for number in range(1_500)), "last"]
+    assert list(steps[:1_000]) == list((await baton.get(run.run_id, BASIC)).steps)
+    async with Client(baton.address) as client:
+        assert list((await client.get_run(run.run_id, full=False)).steps) == steps
+
+
+async def test_a_run_of_large_outputs_fits_what_clients_take(baton: Baton, registered: LabWorker) -> None:
+    do = registered.contract.method("Lab/Do")
+    large = {"conduct": {"literal": {"size": MEBIBYTE * 9 // 10}}}
+    steps = [{"id": f"s{number}", "method": do, "request": large} for number in range(4)]
+    run = await baton.run({"steps": steps})
+    assert run.state == SUCCEEDED
+    assert (run.step_count, len(run.steps), run.ByteSize() < 4 * MEBIBYTE) == (4, 3, True)
+    listed = await baton.steps(run.run_id, FULL)
+    assert list(listed[: len(run.steps)]) == list(run.steps)
+    assert len(listed) == 4
 
 
 async def test_two_hundred_steps_in_a_row(baton: Baton, registered: LabWorker) -> None:

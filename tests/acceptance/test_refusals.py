@@ -40,6 +40,7 @@ REQUESTS: list[tuple[str, str, dict[str, Any], grpc.StatusCode, str, list[str]]]
     ("runs", "WaitRun", {"run_id": str(uuid4())}, NOT_FOUND, "RUN_NOT_FOUND", []),
     ("runs", "CancelRun", {"run_id": str(uuid4())}, NOT_FOUND, "RUN_NOT_FOUND", []),
     ("runs", "ListRunEvents", {"run_id": str(uuid4())}, NOT_FOUND, "RUN_NOT_FOUND", []),
+    ("runs", "ListRunSteps", {"run_id": str(uuid4())}, NOT_FOUND, "RUN_NOT_FOUND", []),
     ("runs", "ListRuns", {"filter": "colour = red"}, INVALID, "INVALID_FILTER", ["filter"]),
     ("runs", "ListRuns", {"page_token": "made-up"}, INVALID, "INVALID_PAGE_TOKEN", ["page_token"]),
     ("runs", "ListRuns", {"page_size": -1}, INVALID, "INVALID_REQUEST", ["page_size"]),

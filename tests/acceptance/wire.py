@@ -55,6 +55,7 @@ class Baton:
         options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.initial_reconnect_backoff_ms", 100)]
         options += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
         self.channel = grpc.aio.insecure_channel(address, options=[*options, ("grpc.use_local_subchannel_pool", 1)])
+        self.address = address
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
@@ -120,6 +121,18 @@ class Baton:
             request.page_token = page.next_page_token
             if not request.page_token:
                 return events
+
+    async def steps(self, run_id: str, view: Any = BASIC, page_size: int = 0) -> list[run_pb2.RunStep]:
+        """Reads all steps of a run, page by page."""
+        steps: list[run_pb2.RunStep] = []
+        request = run_service_pb2.ListRunStepsRequest(run_id=run_id, view=view, page_size=page_size)
+        while True:
+            page = await self.runs.ListRunSteps(request, timeout=20, wait_for_ready=True)
+            assert page.ByteSize() < 4 << 20
+            steps.extend(page.steps)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return steps
 
     def watch(self, run_id: str, cursor: str = "", view: Any = BASIC) -> Any:
         """Opens a watch."""

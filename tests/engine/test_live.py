@@ -13,7 +13,7 @@ from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.turns import Turns
 from tests.engine.test_drive import live_run
 
-TURNS = Turns()
+TURNS = Turns(lambda: False)
 
 
 def row(sequence: int, payload_bytes: int = 0) -> JournalRow:

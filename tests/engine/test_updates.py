@@ -16,7 +16,7 @@ from orchestrator.domain.states import EventKind
 from orchestrator.engine import live as live_module
 from orchestrator.engine import updates as updates_module
 from orchestrator.engine.ports import JournalRow
-from orchestrator.engine.turns import UPDATES_A_TURN, Turns
+from orchestrator.engine.turns import PAUSE_SECONDS, UPDATES_A_TURN, Turns
 from orchestrator.engine.updates import PAGE_ROWS, PAGES_LIMIT_BYTES, Update, UpdatePages, encode_update
 from tests.engine.test_drive import live_run
 from tests.engine.test_live import publish, row
@@ -101,7 +101,7 @@ async def test_pages_are_bounded_in_size() -> None:
 
 
 async def test_watchers_go_on_a_few_in_each_turn_of_the_loop() -> None:
-    turns, live = Turns(), live_run()
+    turns, live = Turns(lambda: False), live_run()
     loop = asyncio.get_running_loop()
     turn, woken = 0, Counter[int]()
 
@@ -128,7 +128,7 @@ async def test_watchers_go_on_a_few_in_each_turn_of_the_loop() -> None:
 
 
 async def test_a_watcher_that_leaves_takes_no_turn_from_others() -> None:
-    turns, live = Turns(), live_run()
+    turns, live = Turns(lambda: False), live_run()
     tasks = [asyncio.create_task(live.changed(turns, 60)) for _ in range(2 * UPDATES_A_TURN)]
     await asyncio.sleep(0)
     for task in tasks[:UPDATES_A_TURN]:
@@ -141,5 +141,24 @@ async def test_a_watcher_that_leaves_takes_no_turn_from_others() -> None:
 
 async def test_a_silent_run_is_told_in_time() -> None:
     live = live_run()
-    assert not await live.changed(Turns(), 0.01)
+    assert not await live.changed(Turns(lambda: False), 0.01)
     assert not live._changed._waiting
+
+
+async def test_while_runs_have_something_to_do_the_loop_waits_between_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    pauses: list[float] = []
+    call_later = loop.call_later
+
+    def counted(delay: float, *given: Any, **more: Any) -> Any:
+        pauses.append(delay)
+        return call_later(delay, *given, **more)
+
+    monkeypatch.setattr(loop, "call_later", counted)
+    busy = True
+    turns = Turns(lambda: busy)
+    await asyncio.gather(*(turns.take() for _ in range(10 * UPDATES_A_TURN)))
+    assert pauses == [PAUSE_SECONDS] * 8
+    busy = False
+    await asyncio.gather(*(turns.take() for _ in range(10 * UPDATES_A_TURN)))
+    assert len(pauses) == 8

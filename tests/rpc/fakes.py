@@ -40,6 +40,7 @@ class FakeEngine:
         self.entered = asyncio.Event()
         self.ended = asyncio.Event()
         self.run_list: list[run_pb2.Run] = []
+        self.step_list: list[run_pb2.RunStep] = []
         self.event_list: list[event_pb2.RunEvent] = []
         self.streams: list[AsyncIterator[Any]] = []
         self.updates: list[Any] = []
@@ -134,6 +135,12 @@ class FakeRuns:
     async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
         await self._engine.record("wait", caller, run_id, timeout_seconds, view)
         return run_pb2.Run(run_id=str(run_id)), "cursor"
+
+    async def list_steps(
+        self, caller: Caller, run_id: UUID, after: int, limit: int, view: int
+    ) -> builtins.list[run_pb2.RunStep]:
+        await self._engine.record("list_steps", caller, run_id, after, limit, view)
+        return self._engine.step_list[after : after + limit]
 
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int

@@ -121,6 +121,19 @@ async def test_events_are_paged(engine: FakeEngine, runs: run_service_pb2_grpc.R
         await runs.ListRunEvents(request)
 
 
+async def test_steps_are_paged(engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub) -> None:
+    engine.step_list = [run_pb2.RunStep(step=f"s{number}") for number in range(5)]
+    request = run_service_pb2.ListRunStepsRequest(run_id=RUN_ID, page_size=3)
+    first = await runs.ListRunSteps(request)
+    request.page_token = first.next_page_token
+    second = await runs.ListRunSteps(request)
+    assert [[each.step for each in page.steps] for page in (first, second)] == [["s0", "s1", "s2"], ["s3", "s4"]]
+    assert second.next_page_token == ""
+    request.run_id = str(UUID(int=1))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await runs.ListRunSteps(request)
+
+
 async def test_workers_and_workflows_are_paged(
     engine: FakeEngine,
     workers: worker_service_pb2_grpc.WorkerServiceAsyncStub,

@@ -248,9 +248,25 @@ class Client(Catalogue):
         return RunHandle(self._connection, run_id, output, cursor=cursor)
 
     async def get_run(self, run_id: str, *, full: bool = True) -> run_pb2.Run:
-        """Returns a run with its steps, with `full` also inputs and outputs."""
+        """Returns a run with all its steps, with `full` also inputs and outputs.
+
+        The steps of a large run take several calls; each is as it was at its call.
+        """
         request = run_service_pb2.GetRunRequest(run_id=run_id, view=_view(full))
-        return (await self._connection.call(lambda link: link.runs.GetRun, request)).run
+        run = (await self._connection.call(lambda link: link.runs.GetRun, request)).run
+        if len(run.steps) < run.step_count:
+            del run.steps[:]
+            run.steps.extend([step async for step in self.list_steps(run_id, page_size=1000, full=full)])
+        return run
+
+    async def list_steps(
+        self, run_id: str, *, page_size: int = 0, full: bool = False
+    ) -> AsyncIterator[run_pb2.RunStep]:
+        """Yields the steps of a run in the order of the workflow, over all pages."""
+        request = run_service_pb2.ListRunStepsRequest(run_id=run_id, page_size=page_size, view=_view(full))
+        async for page in pages(self._connection, lambda link: link.runs.ListRunSteps, request):
+            for step in page.steps:
+                yield step
 
     async def list_runs(
         self, filter: str = "", *, page_size: int = 0, full: bool = False

@@ -200,6 +200,7 @@ class Run(_message.Message):
     TRACE_ID_FIELD_NUMBER: _builtins.int
     ROUND_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
+    STEP_COUNT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run, a UUIDv7 given by the server."""
     workflow: _builtins.str
@@ -220,6 +221,8 @@ class Run(_message.Message):
     """Life of the run: 1, and one more each time an ended run is reopened."""
     last_sequence: _builtins.int
     """Sequence of the last event that this view holds."""
+    step_count: _builtins.int
+    """How many steps the run has; 0 where it is shown without steps."""
     @_builtins.property
     def input(self) -> _any_pb2.Any:
         """Typed input; in the view FULL."""
@@ -234,7 +237,9 @@ class Run(_message.Message):
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunStep]:
-        """Steps in the order of the workflow; left out of lists."""
+        """Steps in the order of the workflow; left out of lists. At most 1,000 and 3 MiB of them: where `step_count` is more
+        than are here, ListRunSteps lists all.
+        """
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -283,10 +288,11 @@ class Run(_message.Message):
         trace_id: _builtins.str = ...,
         round: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
+        step_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "output", b"output", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -72,6 +72,11 @@ class RunServiceStub:
                 request_serializer=baton_dot_v1_dot_run__service__pb2.WaitRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_run__service__pb2.WaitRunResponse.FromString,
                 _registered_method=True)
+        self.ListRunSteps = channel.unary_unary(
+                '/baton.v1.RunService/ListRunSteps',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
+                _registered_method=True)
         self.ListRunEvents = channel.unary_unary(
                 '/baton.v1.RunService/ListRunEvents',
                 request_serializer=baton_dot_v1_dot_run__service__pb2.ListRunEventsRequest.SerializeToString,
@@ -116,7 +121,7 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetRun(self, request, context):
-        """GetRun reads one run with its steps.
+        """GetRun reads one run with its steps, the first of them where there are many: see ListRunSteps.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
         """
@@ -163,6 +168,15 @@ class RunServiceServicer:
         """WaitRun answers once the run has ended or the time is over; look at the state of the run.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRunSteps(self, request, context):
+        """ListRunSteps lists the steps of a run in the order of the workflow, each as it is when its page is read.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +238,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.WaitRun,
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.WaitRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_run__service__pb2.WaitRunResponse.SerializeToString,
+            ),
+            'ListRunSteps': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRunSteps,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.ListRunStepsRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.ListRunStepsResponse.SerializeToString,
             ),
             'ListRunEvents': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRunEvents,
@@ -428,6 +447,33 @@ class RunService:
             '/baton.v1.RunService/WaitRun',
             baton_dot_v1_dot_run__service__pb2.WaitRunRequest.SerializeToString,
             baton_dot_v1_dot_run__service__pb2.WaitRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRunSteps(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/ListRunSteps',
+            baton_dot_v1_dot_run__service__pb2.ListRunStepsRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.ListRunStepsResponse.FromString,
             options,
             channel_credentials,
             insecure,

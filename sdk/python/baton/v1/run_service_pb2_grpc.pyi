@@ -54,7 +54,7 @@ class RunServiceStub:
     (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
     """
     GetRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]
-    """GetRun reads one run with its steps.
+    """GetRun reads one run with its steps, the first of them where there are many: see ListRunSteps.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
     """
@@ -85,6 +85,11 @@ class RunServiceStub:
     """WaitRun answers once the run has ended or the time is over; look at the state of the run.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
+    """
+    ListRunSteps: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]
+    """ListRunSteps lists the steps of a run in the order of the workflow, each as it is when its page is read.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
     """
     ListRunEvents: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ListRunEventsRequest, _run_service_pb2.ListRunEventsResponse]
     """ListRunEvents lists the journal of a run, oldest first.
@@ -124,7 +129,7 @@ class RunServiceAsyncStub(RunServiceStub):
     (PAYLOAD_TOO_LARGE). What SubmitRun would answer with stands in the results.
     """
     GetRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.GetRunRequest, _run_service_pb2.GetRunResponse]  # type: ignore[assignment]
-    """GetRun reads one run with its steps.
+    """GetRun reads one run with its steps, the first of them where there are many: see ListRunSteps.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
     """
@@ -155,6 +160,11 @@ class RunServiceAsyncStub(RunServiceStub):
     """WaitRun answers once the run has ended or the time is over; look at the state of the run.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
+    """
+    ListRunSteps: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunStepsRequest, _run_service_pb2.ListRunStepsResponse]  # type: ignore[assignment]
+    """ListRunSteps lists the steps of a run in the order of the workflow, each as it is when its page is read.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
     """
     ListRunEvents: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ListRunEventsRequest, _run_service_pb2.ListRunEventsResponse]  # type: ignore[assignment]
     """ListRunEvents lists the journal of a run, oldest first.
@@ -209,7 +219,7 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.GetRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.GetRunResponse, _abc.Awaitable[_run_service_pb2.GetRunResponse]]:
-        """GetRun reads one run with its steps.
+        """GetRun reads one run with its steps, the first of them where there are many: see ListRunSteps.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
         """
@@ -264,6 +274,17 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """WaitRun answers once the run has ended or the time is over; look at the state of the run.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
+        """
+
+    @_abc_1.abstractmethod
+    def ListRunSteps(
+        self,
+        request: _run_service_pb2.ListRunStepsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ListRunStepsResponse, _abc.Awaitable[_run_service_pb2.ListRunStepsResponse]]:
+        """ListRunSteps lists the steps of a run in the order of the workflow, each as it is when its page is read.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND), INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
         """
 
     @_abc_1.abstractmethod
