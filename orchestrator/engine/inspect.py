@@ -166,6 +166,7 @@ class RunReader:
     ) -> AsyncGenerator[run_service_pb2.WatchRunResponse | Update, None]:
         """See WatchRun. How long a stream may last is the door's business."""
         key = RunKey(caller.namespace, run_id)
+        live = self._driver.runs.get(key)
         if cursor:
             sequence = decode_cursor(run_id, cursor)
             if sequence >= (await self._row(key)).next_sequence:
@@ -178,7 +179,9 @@ class RunReader:
                 return
         has_turn = False
         while True:
-            updates = await self._updates_after(key, sequence, view == FULL)
+            # What is durable stays so: a run that ended is told from the memory that it had, as long as that reaches.
+            live = self._driver.runs.get(key) or live
+            updates = await self._updates_after(live, key, sequence, view == FULL)
             for number, update in enumerate(updates):
                 if number or not has_turn:
                     await self._turns.take()
@@ -200,10 +203,11 @@ class RunReader:
         row = await self._row(key)
         return row.state in ENDED_RUN and sequence >= row.next_sequence - 1
 
-    async def _updates_after(self, key: RunKey, sequence: int, payloads: bool) -> Sequence[Update]:
-        live = self._driver.runs.get(key)
+    async def _updates_after(
+        self, live: LiveRun | None, key: RunKey, sequence: int, payloads: bool
+    ) -> Sequence[Update]:
         updates: Sequence[Update] | None = live.updates_after(sequence, payloads) if live is not None else None
-        if updates is None:
+        if updates is None or (not updates and live is not None and live.forgotten):
             updates = await self._pages.after(key, sequence, payloads)
         if updates and updates[0].sequence != sequence + 1:
             raise _expired()

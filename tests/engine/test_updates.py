@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
@@ -15,9 +16,11 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import EventKind
 from orchestrator.engine import live as live_module
 from orchestrator.engine import updates as updates_module
+from orchestrator.engine.inspect import RunReader
+from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.turns import PAUSE_SECONDS, UPDATES_A_TURN, Turns
-from orchestrator.engine.updates import PAGE_ROWS, PAGES_LIMIT_BYTES, Update, UpdatePages, encode_update
+from orchestrator.engine.updates import PAGE_ROWS, PAGES_LIMIT_BYTES, Update, UpdatePages, encode_cursor, encode_update
 from tests.engine.test_drive import live_run
 from tests.engine.test_live import publish, row
 
@@ -162,3 +165,25 @@ async def test_while_runs_have_something_to_do_the_loop_waits_between_turns(monk
     busy = False
     await asyncio.gather(*(turns.take() for _ in range(10 * UPDATES_A_TURN)))
     assert len(pauses) == 8
+
+
+async def test_a_run_that_ended_is_told_from_the_memory_that_it_had() -> None:
+    live, journal = live_run(), Journal(10)
+    runs = {live.key: live}
+    rows: Any = SimpleNamespace(get_run=lambda key: asyncio.sleep(0, SimpleNamespace(next_sequence=10)))
+    driver: Any = SimpleNamespace(runs=runs, is_busy=lambda: False)
+    nothing: Any = SimpleNamespace()
+    reader = RunReader(driver, nothing, rows, cast(Any, journal), nothing, EngineLimits())
+    publish(live, journal._rows[:3])
+    caller: Any = SimpleNamespace(namespace="default")
+    watch = reader.watch(caller, live.key.run_id, encode_cursor(live.key.run_id, 3), run_service_pb2.RUN_VIEW_BASIC)
+    first = asyncio.ensure_future(anext(watch))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert live._changed._waiting
+    publish(live, journal._rows[3:])
+    live.forgotten = True
+    del runs[live.key]
+    told = [await first, *[update async for update in watch]]
+    assert [cast(Update, update).sequence for update in told] == list(range(4, 11))
+    assert journal.reads == 0
