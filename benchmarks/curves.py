@@ -29,7 +29,6 @@ from orchestrator.postgres.errors import EmbeddedPostgresError
 from orchestrator.postgres.migrate import migrate
 
 ADDRESSES = 500
-IDLE_SECONDS = 5.0
 IN_FLIGHT = 64
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -39,6 +38,7 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
         "events": (0, 1_000_000, 10_000_000),
         "watchers": (10, 100, 1_000),
         "workers": (1, 50, 500),
+        "endpoints": (1, 50, 500),
         "namespaces": (1, 100, 10_000),
         "queues": (1, 10, 100, 1_000),
     },
@@ -48,6 +48,7 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
         "events": (0, 100_000),
         "watchers": (10, 100),
         "workers": (1, 50),
+        "endpoints": (1, 50),
         "namespaces": (1, 1_000),
         "queues": (1, 100),
     },
@@ -57,6 +58,7 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
         "events": (0, 1_000),
         "watchers": (1, 5),
         "workers": (1, 5),
+        "endpoints": (1, 5),
         "namespaces": (1, 20),
         "queues": (1, 10),
     },
@@ -66,13 +68,17 @@ SIZES: dict[str, dict[str, tuple[int, ...]]] = {
 STEPS = {"full": 10_000, "quick": 3_000, "tiny": 20}
 """About how many steps one point is measured by."""
 
+IDLE_SECONDS = {"full": 5.0, "quick": 5.0, "tiny": 0.2}
+"""How long an idle server is looked at."""
+
 
 class Curves:
     """One series of curves on one database. Every curve begins with a server of its own."""
 
-    def __init__(self, dsn: str, postgres_pid: int, directory: Path, steps: int) -> None:
-        """Takes the database, and about how many steps one point is measured by."""
+    def __init__(self, dsn: str, postgres_pid: int, directory: Path, steps: int, idle_seconds: float) -> None:
+        """Takes the database, about how many steps one point is measured by, and how long idleness is."""
         self._dsn, self._postgres_pid, self._directory, self._steps = dsn, postgres_pid, directory, steps
+        self._idle_seconds = idle_seconds
         self._server: Program
         self.points: list[Point] = []
 
@@ -162,12 +168,22 @@ class Curves:
         return point
 
     def _workers(self, curve: str, sizes: tuple[int, ...]) -> None:
+        with self._serving():
+            self._register()
+        self._registrations(curve, sizes, "idle", MANY_SERVICE)
+
+    def _endpoints(self, curve: str, sizes: tuple[int, ...]) -> None:
+        self._registrations(curve, sizes, "noop", SERVICE)
+
+    def _registrations(self, curve: str, sizes: tuple[int, ...], worker: str, service: str) -> None:
+        """Measures with more and more addresses of a worker, whose health is followed."""
         known = 0
         for size in sizes:
             figures: dict[str, float] = {}
             with self._serving():
                 before = self._spent()["server"]
-                figures["longest_registration_ms"] = self._registered(known, size - known)["longest_ms"]
+                registered = self._registered(known, size - known, worker, service)
+                figures["longest_registration_ms"] = registered["longest_ms"]
                 spent = self._spent()["server"] - before
                 figures["registration_cpu_ms"] = spent / (size - known) * 1e3
                 self._client.ask(do="apply", shape="chain", size=3)
@@ -218,9 +234,9 @@ class Curves:
 
     def _idle(self, point: dict[str, float]) -> None:
         before = self._spent()
-        time.sleep(IDLE_SECONDS)
+        time.sleep(self._idle_seconds)
         for part, value in self._spent().items():
-            point[f"{part}_idle_cpu_percent"] = (value - before[part]) / IDLE_SECONDS * 100
+            point[f"{part}_idle_cpu_percent"] = (value - before[part]) / self._idle_seconds * 100
         point["server_memory_mb"] = memory_mb(self._server.pid, "VmRSS")
 
     def _spent(self) -> dict[str, float]:
@@ -229,9 +245,9 @@ class Curves:
     def _register(self) -> None:
         self._registered(0, 1)
 
-    def _registered(self, first: int, count: int) -> dict[str, float]:
+    def _registered(self, first: int, count: int, worker: str = "noop", service: str = SERVICE) -> dict[str, float]:
         return self._client.ask(
-            do="register", port=self._port, worker="noop", first=first, count=count, in_flight=1000, service=SERVICE
+            do="register", port=self._port, worker=worker, first=first, count=count, in_flight=1000, service=service
         )
 
     @contextmanager
@@ -275,7 +291,9 @@ def main() -> int:
             with EmbeddedPostgres(directory / curve) as postgres:
                 asyncio.run(migrate(postgres.dsn))
                 assert postgres.process_id is not None
-                curves = Curves(postgres.dsn, postgres.process_id, directory, STEPS[chosen.sizes])
+                curves = Curves(
+                    postgres.dsn, postgres.process_id, directory, STEPS[chosen.sizes], IDLE_SECONDS[chosen.sizes]
+                )
                 curves.measure(curve, its_sizes)
                 points += curves.points
             _remove(directory / curve)

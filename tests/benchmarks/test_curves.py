@@ -30,6 +30,7 @@ def test_every_curve_has_a_point_at_each_size(tmp_path: Path) -> None:
         "watchers": 3,
         "watchers of as many runs": 2,
         "workers": 2,
+        "endpoints": 2,
         "namespaces": 2,
         "queues": 2,
     }
