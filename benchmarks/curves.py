@@ -144,18 +144,26 @@ class Curves:
         most = sizes[-1]
         with self._serving():
             self._register()
-            unwatched = self._watched(curve, max(self._steps // 100, 2), 1, 0, None)
-            for size in sizes:
-                self._watched(curve, max(self._steps // 100, 2), 1, size, unwatched)
+            length = max(self._steps // 100, 2)
+            unwatched = self._watched(curve, length, 1, 0, None)
+            for name, batch in ((curve, True), ("watchers, an event a message", False)):
+                for size in sizes:
+                    self._watched(name, length, 1, size, unwatched, batch)
             unwatched = self._watched("watchers of as many runs", 10, most, 0, None)
             self._watched("watchers of as many runs", 10, most, 1, unwatched)
 
     def _watched(
-        self, curve: str, length: int, runs: int, watchers: int, unwatched: Mapping[str, float] | None
+        self,
+        curve: str,
+        length: int,
+        runs: int,
+        watchers: int,
+        unwatched: Mapping[str, float] | None,
+        batch: bool = True,
     ) -> Mapping[str, float]:
         """Measures runs with so many watchers each, beside the same runs without."""
         self._client.ask(do="apply", shape="chain", size=length)
-        self._client.ask(do="watch", size=length, runs=runs, watchers=watchers)
+        self._client.ask(do="watch", size=length, runs=runs, watchers=watchers, batch=batch)
         before = self._spent()["server"]
         figures = self._client.ask(do="go", port=self._port)
         with self._point(curve, runs * watchers) as point:

@@ -154,7 +154,7 @@ class Client:
             found[f"{name}_ms"] = (await _timed(lists, count, 1, 1))["p50_ms"]
         return found
 
-    async def watch(self, size: int, runs: int, watchers: int) -> Figures:
+    async def watch(self, size: int, runs: int, watchers: int, batch: bool) -> Figures:
         """Submits chains of `size` steps that nobody may serve yet, and has each watched by so many.
 
         Watchers are elsewhere, as a rule: they must not take the processor from those who are measured.
@@ -168,10 +168,10 @@ class Client:
 
         async def watch(number: int) -> int:
             delivered = 0
-            request = run_service_pb2.WatchRunRequest(run_id=self._watched[number % runs])
+            request = run_service_pb2.WatchRunRequest(run_id=self._watched[number % runs], batch=batch)
             async for update in stubs[number // WATCHES_PER_CHANNEL].WatchRun(request, timeout=CALL_SECONDS):
                 if update.HasField("event"):
-                    delivered += 1
+                    delivered += 1 + len(update.more)
                 else:
                     attached.release()
             return delivered

@@ -60,7 +60,7 @@ class Runs(Protocol):
         ...
 
     def watch(
-        self, caller: Caller, run_id: UUID, cursor: str, view: int
+        self, caller: Caller, run_id: UUID, cursor: str, view: int, batch: bool
     ) -> AsyncGenerator[run_service_pb2.WatchRunResponse | Update, None]:
         """Streams a run; see WatchRun. Events come as they are sent, encoded once for all who watch."""
         ...

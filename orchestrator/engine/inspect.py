@@ -24,7 +24,7 @@ from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns
-from orchestrator.engine.updates import Update, UpdatePages, encode_cursor
+from orchestrator.engine.updates import Joined, Update, UpdatePages, encode_cursor
 from orchestrator.engine.view import drop_steps, render, render_row, render_steps, render_without_steps
 
 FULL = run_service_pb2.RUN_VIEW_FULL
@@ -77,7 +77,7 @@ class RunReader:
     ) -> None:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
-        self._pages, self._turns = UpdatePages(journal), Turns(driver.is_busy)
+        self._pages, self._joined, self._turns = UpdatePages(journal), Joined(), Turns(driver.is_busy)
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
 
@@ -162,7 +162,7 @@ class RunReader:
     # --- watch
 
     async def watch(
-        self, caller: Caller, run_id: UUID, cursor: str, view: int
+        self, caller: Caller, run_id: UUID, cursor: str, view: int, batch: bool
     ) -> AsyncGenerator[run_service_pb2.WatchRunResponse | Update, None]:
         """See WatchRun. How long a stream may last is the door's business."""
         key = RunKey(caller.namespace, run_id)
@@ -182,8 +182,13 @@ class RunReader:
             # What is durable stays so: a run that ended is told from the memory that it had, as long as that reaches.
             live = self._driver.runs.get(key) or live
             updates = await self._updates_after(live, key, sequence, view == FULL)
-            for number, update in enumerate(updates):
-                if number or not has_turn:
+            if updates and not has_turn:
+                await self._turns.take()
+                has_turn = True
+                continue  # What came meanwhile goes along.
+            sent = self._joined.of(key, view == FULL, updates) if batch else updates
+            for number, update in enumerate(sent):
+                if number:
                     await self._turns.take()
                 sequence = update.sequence
                 yield update

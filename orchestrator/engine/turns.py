@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 
-UPDATES_A_TURN = 16
-"""Updates that are sent in one turn; each takes some 30 us."""
+UPDATES_A_TURN = 4
+"""Updates that are sent in one turn; each takes some 30 us, and all that the loop does next waits for the turn."""
 
 PAUSE_SECONDS = 0.001
 """Pause between turns while runs have something to do. The next turn of the event loop would not do: what gRPC hears

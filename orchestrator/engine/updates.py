@@ -1,14 +1,17 @@
-"""What watchers of a run are sent: each event is encoded once for all of them, and read once where memory lacks it."""
+"""What watchers of a run are sent: each event is encoded once for all of them, and read once where memory lacks it.
+
+Who reads many updates in one message gets all that it has missed in one, whose parts are those that others are sent.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from baton.v1 import run_service_pb2
+from baton.v1.run_service_pb2 import WatchRunResponse
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import TERMINAL_EVENTS
@@ -25,9 +28,19 @@ PAGE_SECONDS = 1.0
 """How long a page is kept: for those who are behind together. What is deleted from the journal is told no longer."""
 
 
+MESSAGE_BYTES = 256 << 10
+"""Size of a message above which no more updates are joined to it."""
+
+JOINED_LIMIT = 16
+"""Most joined updates that are kept, for others who are at the same place."""
+
+_MORE_TAG = bytes((WatchRunResponse.MORE_FIELD_NUMBER << 3 | 2,))
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One event as a serialized WatchRunResponse, its cursor, and whether it is the run's last."""
+    """One event, or some that follow each other, as a serialized WatchRunResponse; the cursor and sequence of the last
+    of them, and whether that is the run's last."""
 
     cursor: str
     data: bytes
@@ -43,8 +56,55 @@ def encode_cursor(run_id: UUID, sequence: int) -> str:
 def encode_update(run_id: UUID, row: JournalRow, payloads: bool) -> Update:
     """Makes the update that tells of a row."""
     cursor = encode_cursor(run_id, row.sequence)
-    message = run_service_pb2.WatchRunResponse(cursor=cursor, event=to_message(row, payloads))
+    message = WatchRunResponse(cursor=cursor, event=to_message(row, payloads))
     return Update(cursor, message.SerializeToString(), row.sequence, row.kind in TERMINAL_EVENTS)
+
+
+def join(updates: Sequence[Update]) -> Update:
+    """Makes one update of some that follow each other: the first, which has the others as its `more`."""
+    parts = [updates[0].data]
+    for update in updates[1:]:
+        parts += (_MORE_TAG, _varint(len(update.data)), update.data)
+    last = updates[-1]
+    return Update(last.cursor, b"".join(parts), last.sequence, last.is_last)
+
+
+class Joined:
+    """Updates in as few messages as they fit, joined once for all who are at the same place."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[RunKey, bool, int, int], Sequence[Update]] = {}
+
+    def of(self, key: RunKey, payloads: bool, updates: Sequence[Update]) -> Sequence[Update]:
+        """Returns updates of a run, which follow each other, as what is sent."""
+        if len(updates) < 2:
+            return updates
+        name = (key, payloads, updates[0].sequence, updates[-1].sequence)
+        found = self._kept.get(name)
+        if found is None:
+            found = self._kept[name] = [join(group) for group in _groups(updates)]
+            if len(self._kept) > JOINED_LIMIT:
+                del self._kept[next(iter(self._kept))]
+        return found
+
+
+def _groups(updates: Sequence[Update]) -> Iterator[Sequence[Update]]:
+    first = size = 0
+    for number, update in enumerate(updates):
+        if number > first and size + len(update.data) > MESSAGE_BYTES:
+            yield updates[first:number]
+            first, size = number, 0
+        size += len(update.data)
+    yield updates[first:]
+
+
+def _varint(value: int) -> bytes:
+    written = bytearray()
+    while value > 0x7F:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    written.append(value)
+    return bytes(written)
 
 
 class UpdatePages:

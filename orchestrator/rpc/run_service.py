@@ -69,7 +69,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         self, request: run_service_pb2.WatchRunRequest, context: object
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         """Streams a run."""
-        updates = self._runs.watch(current_caller(), UUID(request.run_id), request.cursor, _view_of_many(request.view))
+        view = _view_of_many(request.view)
+        updates = self._runs.watch(current_caller(), UUID(request.run_id), request.cursor, view, request.batch)
         # What is encoded already passes through the serializer (layers.py), which the generated types do not know.
         messages = cast(AsyncGenerator[run_service_pb2.WatchRunResponse, None], updates)
         return self._watches.follow(messages, run_service_pb2.WatchRunResponse, request.cursor)

@@ -72,6 +72,17 @@ async def test_every_cursor_resumes_with_exactly_what_follows(baton: Baton, regi
         assert all(each.HasField("event") for each in rest)
 
 
+async def test_together_come_the_same_events_with_cursors_of_their_own(baton: Baton, registered: LabWorker) -> None:
+    run = await baton.run(chain(registered.contract, 3))
+    after_first = encode_cursor(UUID(run.run_id), 1)
+    single = await read(baton.watch(run.run_id, after_first))
+    together = await read(baton.watch(run.run_id, after_first, batch=True))
+    assert len(together) == 1 < len(single)
+    more = list(together[0].more)
+    together[0].ClearField("more")
+    assert [together[0], *more] == single
+
+
 async def test_the_cursor_of_an_answer_leads_on_from_it(baton: Baton, registered: LabWorker) -> None:
     run_id = (await baton.run(chain(registered.contract, 3))).run_id
     answer = await baton.runs.GetRun(run_service_pb2.GetRunRequest(run_id=run_id))

@@ -134,9 +134,9 @@ class Baton:
             if not request.page_token:
                 return steps
 
-    def watch(self, run_id: str, cursor: str = "", view: Any = BASIC) -> Any:
+    def watch(self, run_id: str, cursor: str = "", view: Any = BASIC, batch: bool = False) -> Any:
         """Opens a watch."""
-        request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=cursor, view=view)
+        request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=cursor, view=view, batch=batch)
         return self.runs.WatchRun(request, timeout=120, wait_for_ready=True)
 
     async def waiting(self, run_id: str, step: str, kind: Any) -> run_pb2.WaitReason:

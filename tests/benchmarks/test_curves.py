@@ -28,6 +28,7 @@ def test_every_curve_has_a_point_at_each_size(tmp_path: Path) -> None:
         "length": 2,
         "events": 2,
         "watchers": 3,
+        "watchers, an event a message": 2,
         "watchers of as many runs": 2,
         "workers": 2,
         "endpoints": 2,

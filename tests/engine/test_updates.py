@@ -18,13 +18,27 @@ from orchestrator.engine import live as live_module
 from orchestrator.engine import updates as updates_module
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.turns import PAUSE_SECONDS, UPDATES_A_TURN, Turns
-from orchestrator.engine.updates import PAGE_ROWS, PAGES_LIMIT_BYTES, Update, UpdatePages, encode_cursor, encode_update
+from orchestrator.engine.updates import (
+    JOINED_LIMIT,
+    MESSAGE_BYTES,
+    PAGE_ROWS,
+    PAGES_LIMIT_BYTES,
+    Joined,
+    Update,
+    UpdatePages,
+    encode_cursor,
+    encode_update,
+    join,
+)
 from tests.engine.test_drive import live_run
 from tests.engine.test_live import publish, row
 
 WATCHERS = 1_000
+BASIC = run_service_pb2.RUN_VIEW_BASIC
+RUN = RunKey("default", uuid4())
 
 
 class Journal:
@@ -40,6 +54,15 @@ class Journal:
         self.reads += 1
         await asyncio.sleep(0)
         return self._rows[after_sequence : after_sequence + limit]
+
+
+def reader_of(live: LiveRun, journal: Journal) -> tuple[RunReader, Any]:
+    """A reader of one run that is driven here, and who may read it."""
+    rows: Any = SimpleNamespace(get_run=lambda key: asyncio.sleep(0, SimpleNamespace(next_sequence=10)))
+    driver: Any = SimpleNamespace(runs={live.key: live}, is_busy=lambda: False)
+    nothing: Any = SimpleNamespace()
+    reader = RunReader(driver, nothing, rows, cast(Any, journal), nothing, EngineLimits())
+    return reader, SimpleNamespace(namespace="default")
 
 
 @pytest.fixture
@@ -83,6 +106,64 @@ async def test_those_who_are_behind_share_what_is_read(encoded: Counter[int]) ->
         assert sequence == 3 * PAGE_ROWS + 10
     assert journal.reads == 4
     assert set(encoded.values()) == {1}
+
+
+def parts(update: Update) -> list[run_service_pb2.WatchRunResponse]:
+    message = run_service_pb2.WatchRunResponse.FromString(update.data)
+    more = list(message.more)
+    message.ClearField("more")
+    return [message, *more]
+
+
+def updates_of(count: int, payload_bytes: int = 0) -> list[Update]:
+    return [encode_update(RUN.run_id, row(sequence, payload_bytes), True) for sequence in range(1, count + 1)]
+
+
+@pytest.mark.parametrize("payload_bytes", [0, 100, 20_000])
+def test_joined_updates_are_those_that_others_are_sent(payload_bytes: int) -> None:
+    updates = updates_of(4, payload_bytes)
+    joined = join(updates)
+    assert parts(joined) == [run_service_pb2.WatchRunResponse.FromString(update.data) for update in updates]
+    assert (joined.cursor, joined.sequence, joined.is_last) == (updates[-1].cursor, 4, False)
+
+
+def test_updates_are_joined_once_for_all_who_are_at_the_same_place() -> None:
+    joined, updates = Joined(), updates_of(6)
+    first = joined.of(RUN, True, updates)
+    assert len(first) == 1
+    assert joined.of(RUN, True, updates) is first
+    assert [part.event.sequence for part in parts(joined.of(RUN, True, updates[2:])[0])] == [3, 4, 5, 6]
+    assert joined.of(RUN, True, updates[:1]) == updates[:1]
+
+
+def test_messages_of_joined_updates_and_what_is_kept_of_them_have_limits() -> None:
+    joined, updates = Joined(), updates_of(50, MESSAGE_BYTES // 8)
+    for begin in range(2 * JOINED_LIMIT):
+        messages = joined.of(RUN, True, updates[begin:])
+        assert len(messages) > 1
+        assert all(len(message.data) < 1.01 * MESSAGE_BYTES for message in messages)
+        sequences = [part.event.sequence for message in messages for part in parts(message)]
+        assert sequences == list(range(begin + 1, 51))
+    assert len(joined._kept) == JOINED_LIMIT
+    large = updates_of(3, MESSAGE_BYTES)
+    assert list(joined.of(RUN, True, large)) == large
+
+
+async def test_who_takes_batches_gets_all_that_was_missed_in_one_message() -> None:
+    live, journal = live_run(), Journal(10)
+    reader, caller = reader_of(live, journal)
+    publish(live, journal._rows[:3])
+    watch = reader.watch(caller, live.key.run_id, encode_cursor(live.key.run_id, 3), BASIC, True)
+    first = asyncio.ensure_future(anext(watch))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert live._changed._waiting
+    for event in journal._rows[3:]:
+        publish(live, [event])  # All before the watcher has its turn.
+    last = cast(Update, await first)
+    assert [part.event.sequence for part in parts(last)] == list(range(4, 11))
+    assert last.is_last
+    assert [update async for update in watch] == []
 
 
 async def test_a_page_that_may_grow_is_read_again() -> None:
@@ -169,21 +250,16 @@ async def test_while_runs_have_something_to_do_the_loop_waits_between_turns(monk
 
 async def test_a_run_that_ended_is_told_from_the_memory_that_it_had() -> None:
     live, journal = live_run(), Journal(10)
-    runs = {live.key: live}
-    rows: Any = SimpleNamespace(get_run=lambda key: asyncio.sleep(0, SimpleNamespace(next_sequence=10)))
-    driver: Any = SimpleNamespace(runs=runs, is_busy=lambda: False)
-    nothing: Any = SimpleNamespace()
-    reader = RunReader(driver, nothing, rows, cast(Any, journal), nothing, EngineLimits())
+    reader, caller = reader_of(live, journal)
     publish(live, journal._rows[:3])
-    caller: Any = SimpleNamespace(namespace="default")
-    watch = reader.watch(caller, live.key.run_id, encode_cursor(live.key.run_id, 3), run_service_pb2.RUN_VIEW_BASIC)
+    watch = reader.watch(caller, live.key.run_id, encode_cursor(live.key.run_id, 3), BASIC, False)
     first = asyncio.ensure_future(anext(watch))
     for _ in range(20):
         await asyncio.sleep(0)
     assert live._changed._waiting
     publish(live, journal._rows[3:])
     live.forgotten = True
-    del runs[live.key]
+    del cast(Any, reader)._driver.runs[live.key]
     told = [await first, *[update async for update in watch]]
     assert [cast(Update, update).sequence for update in told] == list(range(4, 11))
     assert journal.reads == 0

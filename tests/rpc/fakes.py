@@ -112,9 +112,9 @@ class FakeRuns:
         return known[:limit]
 
     def watch(
-        self, caller: Caller, run_id: UUID, cursor: str, view: int
+        self, caller: Caller, run_id: UUID, cursor: str, view: int, batch: bool
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
-        self._engine.calls.append(("watch", caller, (run_id, cursor, view)))
+        self._engine.calls.append(("watch", caller, (run_id, cursor, view, batch)))
         # Kept, so that a stream ends because it is closed and not because nothing refers to it any more.
         self._engine.streams.append(self._updates())
         return self._engine.streams[-1]

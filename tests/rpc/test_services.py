@@ -50,9 +50,10 @@ async def test_views_default_to_basic_for_lists_and_streams(engine: FakeEngine, 
     assert engine.last("list") == ([], None, 1001, RUN_VIEW_FULL)
     await runs.ListRunEvents(run_service_pb2.ListRunEventsRequest(run_id=RUN_ID))
     assert engine.last("list_events") == (UUID(RUN_ID), 0, 201, RUN_VIEW_BASIC)
-    async for _ in runs.WatchRun(run_service_pb2.WatchRunRequest(run_id=RUN_ID, cursor="c")):
-        pass
-    assert engine.last("watch") == (UUID(RUN_ID), "c", RUN_VIEW_BASIC)
+    for batch in (False, True):
+        async for _ in runs.WatchRun(run_service_pb2.WatchRunRequest(run_id=RUN_ID, cursor="c", batch=batch)):
+            pass
+        assert engine.last("watch") == (UUID(RUN_ID), "c", RUN_VIEW_BASIC, batch)
 
 
 async def test_a_wait_of_nothing_is_not_the_default(engine: FakeEngine, runs: Runs) -> None:

@@ -56,6 +56,9 @@ def rich(code: grpc.StatusCode, reason: str, message: str, *details: Message, de
 STREAMS_LIMIT = 100
 """Calls that one connection carries at a time; more of them wait, as behind common proxies."""
 
+MORE_EVENTS = 2
+"""Most events that follow the first in one message of a watch."""
+
 UNAVAILABLE = rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this replica is draining", delay=0.01)
 
 
@@ -306,8 +309,13 @@ class Double(
                 yield run_service_pb2.WatchRunResponse(cursor=_cursor(position), event=held.events[position - 1])
             if cut == "gap" and position + 1 < len(held.events):
                 event = held.events[position + 1]
-            yield run_service_pb2.WatchRunResponse(cursor=_cursor(event.sequence), event=event)
+            message = run_service_pb2.WatchRunResponse(cursor=_cursor(event.sequence), event=event)
             position = event.sequence
+            if request.batch and not cut:
+                for following in held.events[position : position + MORE_EVENTS]:
+                    position = following.sequence
+                    message.more.add(cursor=_cursor(position), event=following)
+            yield message
             if cut == "unavailable":
                 await context.abort_with_status(UNAVAILABLE)
             if cut == "internal":

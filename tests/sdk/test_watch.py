@@ -72,6 +72,17 @@ async def test_a_broken_watch_goes_on_without_gap_or_repeat(double: Double, clie
     assert not double.cuts
 
 
+async def test_events_that_come_together_are_told_one_by_one(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    updates = [update async for update in run.watch()]
+    assert double.requests["WatchRun"][0].batch
+    assert [(update.event.sequence, update.cursor) for update in updates] == [
+        (sequence, f"c{sequence}") for sequence in range(2, EVENTS + 3)
+    ]
+    assert not any(update.more for update in updates)
+
+
 async def test_a_watch_outlives_a_restart_of_baton(double: Double, client: Client) -> None:
     run = await submitted(client)
     async with asyncio.TaskGroup() as tasks:

@@ -46,7 +46,7 @@ async def watch_run(
     heard_time = time.monotonic()
     while True:
         wait = 0.0
-        request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=position.cursor, view=view)
+        request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=position.cursor, view=view, batch=True)
         try:
             with connection.link(long=True) as link:
                 call = link.runs.WatchRun(request, timeout=_STREAM_SECONDS, metadata=trace_metadata())
@@ -86,7 +86,11 @@ async def _read(
                 update = await anext(messages)
         except StopAsyncIteration:
             return
+        more = list(update.more)
+        update.ClearField("more")
         yield update
+        for following in more:
+            yield following
 
 
 def _moves(position: Position, update: run_service_pb2.WatchRunResponse) -> bool:

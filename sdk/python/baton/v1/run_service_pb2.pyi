@@ -408,22 +408,28 @@ class WatchRunRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     CURSOR_FIELD_NUMBER: _builtins.int
     VIEW_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     cursor: _builtins.str
     """Cursor of an earlier message. Default: start with a snapshot."""
     view: Global___RunView.ValueType
     """Whether payloads are sent."""
+    batch: _builtins.bool
+    """Lets a message bring `more` updates. Set it where they are read: a watcher that is behind then costs both sides a
+    message for all it has missed, in place of one for each event.
+    """
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
         cursor: _builtins.str = ...,
         view: Global___RunView.ValueType = ...,
+        batch: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "run_id", b"run_id", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "cursor", b"cursor", "run_id", b"run_id", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -439,6 +445,7 @@ class WatchRunResponse(_message.Message):
     SNAPSHOT_FIELD_NUMBER: _builtins.int
     EVENT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
     cursor: _builtins.str
     """Everything up to here was sent."""
     @_builtins.property
@@ -453,6 +460,10 @@ class WatchRunResponse(_message.Message):
     def progress(self) -> Global___Progress:
         """Nothing changed."""
 
+    @_builtins.property
+    def more(self) -> _containers.RepeatedCompositeFieldContainer[Global___WatchRunResponse]:
+        """What follows this update, in order, each with its own cursor and with no `more`; only where `batch` was asked for."""
+
     def __init__(
         self,
         *,
@@ -460,10 +471,11 @@ class WatchRunResponse(_message.Message):
         snapshot: _run_pb2.Run | None = ...,
         event: _event_pb2.RunEvent | None = ...,
         progress: Global___Progress | None = ...,
+        more: _abc.Iterable[Global___WatchRunResponse] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "event", b"event", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "event", b"event", "more", b"more", "progress", b"progress", "snapshot", b"snapshot", "update", b"update"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_update: _TypeAlias = _typing.Literal["snapshot", "event", "progress"]  # noqa: Y015
     _WhichOneofArgType_update: _TypeAlias = _typing.Literal["update", b"update"]  # noqa: Y015
