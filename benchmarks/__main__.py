@@ -8,13 +8,12 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from benchmarks.database import Database
-from benchmarks.environment import Absent, Environment
+from benchmarks.environment import Environment
 from benchmarks.machine import describe
 from benchmarks.processes import ROOT, NotMeasured
 from benchmarks.series import Series
@@ -64,19 +63,8 @@ def main() -> int:
     print(report(machine, series.records, series.absent))
     print(f"every figure: {chosen.output}")
     if not chosen.quick:
-        _draw(environment, chosen.output)
+        print(environment.draw(str(chosen.output), "--curves", str(chosen.output.with_name("curves.json"))))
     return 0
-
-
-def _draw(environment: Environment, figures: Path) -> None:
-    try:
-        python = environment.python()
-    except Absent as absent:
-        print(f"no pictures: {absent}")
-        return
-    command = [python, "-m", "benchmarks.plots", str(figures), "--curves", str(figures.with_name("curves.json"))]
-    drawn = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
-    print(drawn.stdout if drawn.returncode == 0 else f"no pictures: {drawn.stderr.strip().splitlines()[-1]}")
 
 
 if __name__ == "__main__":

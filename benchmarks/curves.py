@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from benchmarks.contract import SERVICE
 from benchmarks.curves_rows import add_events, add_namespaces
 from benchmarks.curves_shapes import MANY_SERVICE, step_count
 from benchmarks.curves_table import Point, table
+from benchmarks.environment import Environment
 from benchmarks.machine import describe
 from benchmarks.processes import NotMeasured, Program, cpu_seconds, memory_mb
 from orchestrator.postgres.embedded import EmbeddedPostgres
@@ -29,6 +30,10 @@ from orchestrator.postgres.errors import EmbeddedPostgresError
 from orchestrator.postgres.migrate import migrate
 
 ADDRESSES = 500
+ANSWER_SECONDS = 1200.0
+"""How long one load may take: a chain of 10,000 steps takes as long as 10,000 commits and calls, which is minutes where
+the machine is shared."""
+
 IN_FLIGHT = 64
 
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
@@ -275,7 +280,8 @@ class Curves:
             yield
 
     def _program(self, name: str, *arguments: str) -> Program:
-        return Program(["-m", f"benchmarks.{name}", *arguments], self._directory / f"{name}.log")
+        log = self._directory / f"{name}.log"
+        return Program(["-m", f"benchmarks.programs.{name}", *arguments], log, patience=ANSWER_SECONDS)
 
 
 def main() -> int:
@@ -286,38 +292,49 @@ def main() -> int:
     parser.add_argument("--events", type=int, help="most events in the database (default: 10,000,000 where full)")
     parser.add_argument("--output", type=Path, default=Path("build/curves.json"), help="file to write")
     parser.add_argument("--directory", type=Path, default=Path("build"), help="where the database lies meanwhile")
+    parser.add_argument("--environment", type=Path, default=Path("build/bench"), help="where what draws is installed")
+    parser.add_argument("--offline", action="store_true", help="install nothing; draw only with what is there")
     chosen = parser.parse_args()
     sizes = {name: SIZES[chosen.sizes][name] for name in chosen.only or SIZES["full"]}
     if chosen.events and "events" in sizes:
         sizes["events"] = (*(size for size in sizes["events"] if size < chosen.events), chosen.events)
-    chosen.directory.mkdir(parents=True, exist_ok=True)
-    directory = Path(tempfile.mkdtemp(prefix="curves-", dir=chosen.directory))
-    points: list[Point] = []
+    machine = describe()
     try:
-        machine = describe()
-        for curve, its_sizes in sizes.items():
-            with EmbeddedPostgres(directory / curve) as postgres:
-                asyncio.run(migrate(postgres.dsn))
-                assert postgres.process_id is not None
-                curves = Curves(
-                    postgres.dsn, postgres.process_id, directory, STEPS[chosen.sizes], IDLE_SECONDS[chosen.sizes]
-                )
-                curves.measure(curve, its_sizes)
-                points += curves.points
-            _remove(directory / curve)
+        points = _measured(sizes, STEPS[chosen.sizes], IDLE_SECONDS[chosen.sizes], chosen.directory)
     except (NotMeasured, EmbeddedPostgresError) as error:
         print(f"could not measure: {error}", file=sys.stderr)
         return 1
-    finally:
-        for each in sizes:
-            _remove(directory / each)
-        shutil.rmtree(directory, ignore_errors=True)
     document = {"machine": machine, "records": [record.as_json() for point in points for record in point.records()]}
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     chosen.output.write_text(json.dumps(document, indent=1) + "\n")
     print(table(machine, points))
     print(f"every figure: {chosen.output}")
+    environment = Environment(chosen.environment)
+    if not chosen.offline:
+        environment.install(["python"])
+    print(environment.draw("--curves", str(chosen.output.resolve())))
     return 0
+
+
+def _measured(sizes: Mapping[str, tuple[int, ...]], steps: int, idle_seconds: float, below: Path) -> Sequence[Point]:
+    """Measures each curve on a database of its own. Errors: NotMeasured, EmbeddedPostgresError."""
+    below.mkdir(parents=True, exist_ok=True)
+    directory = Path(tempfile.mkdtemp(prefix="curves-", dir=below))
+    points: list[Point] = []
+    try:
+        for curve, its_sizes in sizes.items():
+            with EmbeddedPostgres(directory / curve) as postgres:
+                asyncio.run(migrate(postgres.dsn))
+                assert postgres.process_id is not None
+                curves = Curves(postgres.dsn, postgres.process_id, directory, steps, idle_seconds)
+                curves.measure(curve, its_sizes)
+                points += curves.points
+            _remove(directory / curve)
+    finally:
+        for each in sizes:
+            _remove(directory / each)
+        shutil.rmtree(directory, ignore_errors=True)
+    return points
 
 
 def _remove(directory: Path) -> None:

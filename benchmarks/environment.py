@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.processes import ROOT
@@ -32,10 +33,10 @@ class Environment:
         self._directory = directory
         self._missing: dict[str, str] = {}
 
-    def install(self) -> None:
+    def install(self, kinds: Sequence[str] = tuple(_LOCKS)) -> None:
         """Installs what the lock files name, where it is not there yet. What fails is told by the other methods."""
         for kind, steps in (("python", self._python_steps), ("npm", self._npm_steps)):
-            if self._is_installed(kind):
+            if kind not in kinds or self._is_installed(kind):
                 continue
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
@@ -58,6 +59,16 @@ class Environment:
         if not found:
             raise Absent(f"its npm package has no {name} for this kind of machine")
         return str(found[0])
+
+    def draw(self, *arguments: str) -> str:
+        """Draws what those arguments of `benchmarks.plots` say; returns the files, or why there are none."""
+        try:
+            python = self.python()
+        except Absent as absent:
+            return f"no pictures: {absent}"
+        command = [python, "-m", "benchmarks.plots", *arguments]
+        drawn = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+        return drawn.stdout if drawn.returncode == 0 else f"no pictures: {drawn.stderr.strip().splitlines()[-1]}"
 
     def versions(self) -> dict[str, str]:
         """Returns the versions of the peers that are installed."""

@@ -1,7 +1,7 @@
-"""Draws build/bench.json (and build/curves.json where it is): run by the Python of the benchmark's own environment.
+"""Draws build/bench.json and build/curves.json: run by the Python of the benchmark's own environment.
 
-`python -m benchmarks.plots build/bench.json` writes SVG beside it: how latencies are distributed, throughput and cost
-against the number of clients, cost against size.
+`python -m benchmarks.plots build/bench.json --curves build/curves.json` writes SVG beside each: how latencies are
+distributed, throughput and cost against the number of clients; cost against size.
 """
 
 from __future__ import annotations
@@ -64,6 +64,14 @@ def distribution(samples: Sequence[Mapping[str, Any]], file: Path) -> None:
     _finish(figure, file)
 
 
+SIZED = {
+    "steps": ("cpu_seconds_per_1000_steps", "ms of CPU a step"),
+    "watched": ("cpu_us_per_event_delivered", "us of the server's CPU an event delivered"),
+    "run": ("run_ms_per_step", "ms a step of the watched run"),
+}
+"""Pictures of the curves: which metrics, and their unit."""
+
+
 def against_clients(medians: Medians, file: Path) -> None:
     """Draws steps a second, and CPU seconds of all processes for 1,000 steps, against the number of clients."""
     panels_of = {
@@ -117,14 +125,15 @@ def against_size(
     _finish(figure, file)
 
 
-def sizes_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """Reads the curves of cost out of records whose note is `size=NUMBER`: CPU milliseconds a step by process."""
+def sizes_of(records: Sequence[Mapping[str, Any]], suffix: str) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Reads one kind of curves out of records whose note is `size=NUMBER`: metrics that end in `suffix`, what stands
+    before it is the line."""
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
-    suffix = "_cpu_seconds_per_1000_steps"
     for record in records:
         note, metric = str(record["note"]), str(record["metric"])
         if note.startswith("size=") and metric.endswith(suffix):
-            line = found.setdefault(str(record["work"]), {}).setdefault(metric.removesuffix(suffix), [])
+            name = metric.removesuffix(suffix).strip("_") or "server"
+            line = found.setdefault(str(record["work"]), {}).setdefault(name, [])
             line.append((float(note.removeprefix("size=")), float(record["value"])))
     return found
 
@@ -152,23 +161,27 @@ def _finish(figure: Any, file: Path) -> None:
 def main() -> None:
     """Draws what the arguments name."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plots", description=__doc__)
-    parser.add_argument("figures", type=Path, help="file that `python -m benchmarks` wrote")
+    parser.add_argument("figures", type=Path, nargs="?", help="file that `python -m benchmarks` wrote")
     parser.add_argument("--curves", type=Path, help="file that `python -m benchmarks.curves` wrote")
-    parser.add_argument("--directory", type=Path, help="where to draw to (default: beside the figures)")
+    parser.add_argument("--directory", type=Path, help="where to draw to (default: beside what is drawn)")
     parser.add_argument("--format", choices=["svg", "png"], default="svg", help="kind of picture (default: svg)")
     chosen = parser.parse_args()
-    directory = chosen.directory or chosen.figures.parent
-    document = json.loads(chosen.figures.read_text())
-    medians = Medians(Record(**record) for record in document["records"])
     pyplot.rcParams["svg.hashsalt"] = "bench"
-    if document["samples"]:
-        distribution(document["samples"], directory / f"bench-latency.{chosen.format}")
-    if medians.works("clients/"):
-        against_clients(medians, directory / f"bench-clients.{chosen.format}")
+    if chosen.figures:
+        document = json.loads(chosen.figures.read_text())
+        medians = Medians(Record(**record) for record in document["records"])
+        directory = chosen.directory or chosen.figures.parent
+        if document["samples"]:
+            distribution(document["samples"], directory / f"bench-latency.{chosen.format}")
+        if medians.works("clients/"):
+            against_clients(medians, directory / f"bench-clients.{chosen.format}")
     if chosen.curves and chosen.curves.is_file():
-        against_size(
-            sizes_of(json.loads(chosen.curves.read_text())["records"]), directory / f"bench-size.{chosen.format}"
-        )
+        records = json.loads(chosen.curves.read_text())["records"]
+        directory = chosen.directory or chosen.curves.parent
+        for name, (suffix, unit) in SIZED.items():
+            points = sizes_of(records, suffix)
+            if points:
+                against_size(points, directory / f"curves-{name}.{chosen.format}", unit=unit)
 
 
 if __name__ == "__main__":

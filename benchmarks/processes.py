@@ -28,6 +28,7 @@ class Program:
     """A program that is spoken to in lines. As a context it is stopped at the end.
 
     `arguments` are those of `python`, or where that is empty the whole command; `before` is put in front of it all.
+    `patience` is how many seconds it may take to answer.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Program:
         *,
         python: str = sys.executable,
         before: Sequence[str] = (),
+        patience: float = LINE_SECONDS,
     ) -> None:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._log, self._name = log, " ".join(arguments[:3])
-        self._received = b""
+        self._received, self._patience = b"", patience
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 [*before, *([python] if python else []), *arguments],
@@ -57,7 +59,7 @@ class Program:
     def line(self) -> str:
         """Returns the next line that it prints. Errors: NotMeasured where it ends or says nothing for too long."""
         assert self._process.stdout is not None
-        end = time.monotonic() + LINE_SECONDS
+        end = time.monotonic() + self._patience
         while b"\n" not in self._received:
             ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, end - time.monotonic()))
             more = os.read(self._process.stdout.fileno(), 1 << 20) if ready else b""

@@ -12,7 +12,7 @@ from tests.acceptance.processes import ROOT
 
 def test_every_curve_has_a_point_at_each_size(tmp_path: Path) -> None:
     output = tmp_path / "curves.json"
-    command = [sys.executable, "-m", "benchmarks.curves", "--sizes", "tiny", "--output", str(output)]
+    command = [sys.executable, "-m", "benchmarks.curves", "--sizes", "tiny", "--offline", "--output", str(output)]
 
     done = subprocess.run(
         [*command, "--directory", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, timeout=150

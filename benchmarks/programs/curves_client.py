@@ -1,4 +1,4 @@
-"""The client of the curves. Run as a program that is told what to do, like those of `benchmarks.programs`."""
+"""The client of the curves. Run as a program that is told what to do, like the others here."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from google.protobuf import json_format
 
 from benchmarks.contract import SERVICE, DoRequest
 from benchmarks.curves_shapes import SHAPES, step_count
-from benchmarks.curves_worker import host
 from benchmarks.load import One, closed
+from benchmarks.programs.curves_worker import host
 from benchmarks.record import figures
 from benchmarks.works import TEXT
 
