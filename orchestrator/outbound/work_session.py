@@ -196,7 +196,7 @@ class WorkSession:
         for one in frame.progress:
             assigned = self._pending.get(one.id)
             if assigned is not None:
-                assigned.listener.progressed(min(max(one.percent, 0.0), 100.0), one.message[:1024])
+                assigned.listener.progressed(min(max(0.0, one.percent), 100.0), one.message[:1024])
         if frame.HasField("credit"):
             self.credit = frame.credit
             self._on_change()
@@ -204,7 +204,7 @@ class WorkSession:
             self.draining = True
             self._on_change()
             self._on_frame()  # The worker waits to hear that nothing more comes.
-        if len(self._acknowledged) >= ACKNOWLEDGE_AT_ONCE or (self._acknowledged and self.draining):
+        if self._acknowledged and self._must_acknowledge():
             self._on_frame()
 
     def next_frame(self, beat: bool) -> work_pb2.BatonFrame | None:

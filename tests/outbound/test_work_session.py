@@ -253,12 +253,12 @@ def test_credit_and_drain_are_told_to_those_who_follow(bench: Bench) -> None:
 def test_progress_is_handed_on_within_bounds(bench: Bench) -> None:
     listener = bench.give()
     bench.said()
-    for percent, message in ((50.0, "half"), (170.0, "x" * 5_000)):
+    for percent, message in ((50.0, "half"), (170.0, "x" * 5_000), (float("nan"), "")):
         bench.session.received(
             work_pb2.WorkerFrame(progress=[work_pb2.AssignmentProgress(id=1, percent=percent, message=message)])
         )
     bench.session.received(work_pb2.WorkerFrame(progress=[work_pb2.AssignmentProgress(id=9, percent=1.0)]))
-    assert listener.progress == [(50.0, "half"), (100.0, "x" * 1_024)]
+    assert listener.progress == [(50.0, "half"), (100.0, "x" * 1_024), (0.0, "")]
 
 
 # --- losing streams
@@ -364,8 +364,11 @@ def test_a_replica_that_leaves_says_so_and_waits_for_what_it_gave(bench: Bench) 
     assert bench.said().drain
     assert not bench.session.ready
     assert not bench.session.left
+    woken: list[str] = []
+    bench.session.replace_stream(lambda: woken.append("frame"), lambda: None)
     bench.answer(1)
     assert listener.answers == [Answer(b"answer 1")]
+    assert woken == ["frame"]  # At once: the replica waits for nothing but to say so.
     assert list(bench.said().acknowledged) == [1]
     assert bench.session.left
 
