@@ -55,6 +55,7 @@ async def carry(session: WorkSession, stream: int, read: ReadFrame, write: Write
         async with asyncio.TaskGroup() as group:
             group.create_task(carrier.listen())
             group.create_task(carrier.speak())
+            group.create_task(carrier.wait_end())
     except ExceptionGroup as group:
         _, others = group.split(_Ended)
         if others is not None:
@@ -79,17 +80,17 @@ async def _passing(moving: Awaitable[T]) -> T:
 
 
 class _Carrier:
-    """The two tasks of a stream and what they share."""
+    """The tasks of a stream and what they share."""
 
     def __init__(self, session: WorkSession, read: ReadFrame, write: WriteFrame) -> None:
         self._session, self._read, self._write = session, read, write
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._heard = self._said = self._loop.time()
-        self._ended = False
+        self._ended = asyncio.Event()
         self._beat = True  # The first frame says that the opening was taken.
         self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
-        session.replace_stream(self._wake.set, self._end)
+        session.replace_stream(self._wake.set, self._ended.set)
         self._wake.set()
 
     def close(self) -> None:
@@ -109,8 +110,6 @@ class _Carrier:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if self._ended:
-                raise _Ended
             frame = session.next_frame(self._beat)
             self._beat = False
             while frame is not None:
@@ -120,15 +119,16 @@ class _Carrier:
             if session.left:
                 raise _Ended
 
-    def _end(self) -> None:
-        self._ended = True
-        self._wake.set()
+    async def wait_end(self) -> None:
+        """Ends the stream when it is to end, also while a frame waits for a worker that reads no more."""
+        await self._ended.wait()
+        raise _Ended
 
     def _look(self) -> None:
         now = self._loop.time()
         self._timer = self._loop.call_later(HEARTBEAT_SECONDS, self._look)
         if now - self._heard > SILENCE_SECONDS:
-            self._end()
+            self._ended.set()
         elif now - self._said >= 0.9 * HEARTBEAT_SECONDS:
             self._beat = True
             self._wake.set()

@@ -1,0 +1,39 @@
+"""Carrying a work session's frames: how a stream ends, whatever its worker does."""
+
+from __future__ import annotations
+
+import asyncio
+
+from baton.worker.v1 import work_pb2
+
+from orchestrator.outbound.work_session import WorkSession
+from orchestrator.outbound.work_stream import carry
+
+
+class Deaf:
+    """A worker that says nothing and reads nothing, as one that is stopped: writes to it never end."""
+
+    def __init__(self) -> None:
+        self.written = asyncio.Event()
+
+    async def read(self) -> work_pb2.WorkerFrame | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def write(self, frame: work_pb2.BatonFrame) -> None:
+        self.written.set()
+        await asyncio.Event().wait()
+
+
+async def test_a_stream_whose_worker_reads_no_more_is_ended_by_the_next() -> None:
+    session = WorkSession("worker:1", asyncio.get_running_loop(), lambda: None)
+    opening = work_pb2.WorkerOpening(instance_id="one", credit=10)
+    deaf, next_one = Deaf(), Deaf()
+    stuck = asyncio.create_task(carry(session, session.opened(opening), deaf.read, deaf.write))
+    async with asyncio.timeout(10):
+        await deaf.written.wait()
+        following = asyncio.create_task(carry(session, session.opened(opening), next_one.read, next_one.write))
+        await stuck
+        await next_one.written.wait()
+    assert session.ready
+    following.cancel()
