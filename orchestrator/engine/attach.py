@@ -25,7 +25,8 @@ from orchestrator.engine.workers import WorkerRegistry
 _LOGGER = logging.getLogger(__name__)
 
 SCHEME = "attach:"
-"""Begins the address of an endpoint whose worker dialled in; the rest is the worker's own name for its process."""
+"""Begins the address of an endpoint whose worker dialled in. What follows is its namespace, its name, and its own name
+for its process: another worker that gives the same for its process gets none of its work."""
 
 RETURN_SECONDS = 6.0
 """How long an endpoint stays without a stream: a little longer than its session."""
@@ -50,7 +51,7 @@ class Attachments:
     async def attach(self, caller: Caller, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
         """Serves one stream of a worker to its end. Errors: InvalidContract, DatabaseUnavailable."""
         opening = first.opening
-        key = EndpointKey(caller.namespace, opening.worker, SCHEME + opening.instance_id)
+        key = EndpointKey(caller.namespace, opening.worker, _address(caller.namespace, opening))
         leaving = self._leaving.pop(key, None)
         if leaving is not None:
             leaving.cancel()
@@ -110,3 +111,7 @@ class Attachments:
                 await asyncio.sleep(1.0)
         self._leaving.pop(key, None)
         _LOGGER.info("worker %s is attached no more: %s", key.worker, key.address)
+
+
+def _address(namespace: str, opening: work_pb2.WorkerOpening) -> str:
+    return f"{SCHEME}{namespace}/{opening.worker}/{opening.instance_id}"

@@ -100,8 +100,12 @@ class AttachedSessions:
 
     def _changed(self, address: str) -> None:
         session, relay = self._sessions.get(address), self._relays.get(address)
-        if session is not None and relay is not None and session.ready:
-            relay.resize(self._lent(address, session))
+        if session is not None and relay is not None:
+            if session.ready:
+                relay.resize(max(self._lent(address, session), 1))
+            elif not self._leaving:
+                # What other replicas give until its worker is back, or is forgotten, is not failed: it waits.
+                relay.resize(0)
         self._on_change(address)
 
     def _lent(self, address: str, session: WorkSession) -> int:

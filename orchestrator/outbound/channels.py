@@ -15,6 +15,9 @@ from orchestrator.domain.errors import WorkerUnreachable
 MESSAGE_LIMIT_BYTES = 4 * 1024 * 1024
 """Largest request that is sent and answer that is taken."""
 
+FRAME_ROOM_BYTES = 64 * 1024
+"""What a frame of the work stream may have beside one such answer."""
+
 CONNECTIONS_LIMIT = 4_096
 """Most addresses that are held at once; beyond it the least recently used one is closed."""
 
@@ -25,7 +28,7 @@ _ERROR_LIMIT_BYTES = 256 * 1024
 
 _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", MESSAGE_LIMIT_BYTES),
-    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES),
+    ("grpc.max_receive_message_length", MESSAGE_LIMIT_BYTES + FRAME_ROOM_BYTES),
     # An error's text and details travel as metadata; grpc's own limit of 8 KiB would hide the worker's status.
     ("grpc.max_metadata_size", _ERROR_LIMIT_BYTES),
     ("grpc.absolute_max_metadata_size", _ERROR_LIMIT_BYTES),

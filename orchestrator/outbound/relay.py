@@ -48,12 +48,13 @@ class Relay:
             self._on_change()
 
     def resize(self, slots: int) -> None:
-        """Says how many assignments all replicas together may have."""
-        self._slots = max(slots, 1)
-        self._streams.sessions.resize(self._slots)
+        """Says how many assignments all replicas together may have; with none, those on their way wait here."""
+        self._slots = slots
+        self._streams.resize(slots)
 
     def leave(self) -> None:
         """Takes no more, and ends the streams once everything is answered: the replica drains."""
+        self.resize(max(self._slots, 1))  # What waits is refused rather than kept.
         self._streams.drain()
 
     def reset(self) -> None:

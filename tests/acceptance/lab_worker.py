@@ -171,7 +171,7 @@ class LabWorker:
         self.work = self._work_streams(slots)
         self.attached = Attached("lab", baton, services, self.work)
         await asyncio.wait((self.attached.registered, self.attached.task), return_when=asyncio.FIRST_COMPLETED)
-        self.address = f"attach:{self.work.sessions.instance_id}"
+        self.address = f"attach:default/lab/{self.work.sessions.instance_id}"
 
     async def detach(self) -> None:
         """Takes its leave from Baton in good order."""

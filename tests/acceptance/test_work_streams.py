@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 from baton.v1 import run_pb2, worker_pb2
+from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.contracts import Contract
@@ -161,6 +162,16 @@ async def test_a_run_goes_on_though_its_worker_is_killed_again_and_again(
     await require_sound(server.dsn, submitter.acknowledged, lab_process)
 
 
+async def test_the_largest_answer_that_a_worker_sends_fails_its_step_and_leaves_the_stream(
+    baton: Baton, registered: LabWorker
+) -> None:
+    # Beside its padding the answer has a text, a number, an attempt, and the padding's own head.
+    largest = {"size": 4 * 1024 * 1024 - len(b"\n\x01x\x10\x01\x1a\xf0\xff\xff\x01\x20\x01")}
+    run = await baton.run(one_step(registered.contract, largest, retry={"max_attempts": 1}))
+    assert run.failure.reason == "PAYLOAD_TOO_LARGE"
+    assert run.steps[0].failure.message.startswith("the output has 4194304 bytes")
+
+
 async def test_progress_is_seen_while_a_step_runs(baton: Baton, registered: LabWorker) -> None:
     run = await baton.submit(one_step(registered.contract, {"gate": "open"}))
     await registered.arrived()
@@ -219,6 +230,49 @@ async def test_an_attached_worker_serves_every_replica_within_its_credit(
     assert {attempt.deliveries for run in runs for attempt in run.steps[0].attempts} == {1}
     assert len(dialling.arrivals()) == 40
     assert dialling.most_in_flight <= 4
+
+
+async def test_what_other_replicas_give_an_attached_worker_waits_while_its_connection_is_lost(
+    start_server: StartServer, connect: Connect, contract: Contract, dialling: LabWorker
+) -> None:
+    near, far = await start_server(), await start_server()
+    network = CutProxy(near.address)
+    await dialling.attach(await network.start())
+    replicas = [connect(near), connect(far)]
+    for baton in replicas:
+        await endpoint(baton, "lab")
+    network.down = True
+    network.cut()
+    await endpoint(replicas[0], "lab", worker_pb2.ENDPOINT_HEALTH_NOT_SERVING)
+    runs = [await replicas[1].submit(one_step(contract)) for _ in range(10)]
+    network.down = False
+    ended = [await replicas[1].end(run.run_id) for run in runs]
+    assert {run.state for run in ended} == {SUCCEEDED}
+    assert {(one.attempt, one.deliveries) for run in ended for one in run.steps[0].attempts} == {(1, 1)}
+    await network.stop()
+
+
+async def test_workers_of_two_names_whose_processes_have_the_same_are_two(
+    start_server: StartServer, connect: Connect, contract: Contract, dialling: LabWorker
+) -> None:
+    server = await start_server()
+    baton = connect(server)
+    await dialling.attach(server.address)
+    assert dialling.work is not None
+    (stream,) = dialling.work.sessions.streams
+    taken = work_pb2.WorkerOpening(
+        worker="other", instance_id=dialling.work.sessions.instance_id, contract=contract.files
+    )
+    stranger: Any = work_pb2_grpc.AttachServiceStub(baton.channel).Attach()
+    await stranger.read()
+    await stranger.write(work_pb2.WorkerFrame(opening=taken))
+    await stranger.read()
+    run = await baton.run(one_step(contract))
+    assert run.state == SUCCEEDED
+    assert run.steps[0].attempts[0].address == dialling.address
+    assert len(dialling.arrivals()) == 1
+    assert dialling.work.sessions.streams == [stream]
+    stranger.cancel()
 
 
 async def test_an_attached_worker_moves_to_another_replica_when_its_own_is_killed(

@@ -115,6 +115,11 @@ class WorkStreams:
         """Whether `drain` was called."""
         return self.sessions.draining
 
+    def resize(self, slots: int) -> None:
+        """Lets other so many handlers run at a time, and starts those that have waited for it."""
+        self.sessions.resize(slots)
+        self._start()
+
     def drain(self) -> None:
         """Says on every stream that the worker takes no more."""
         self.sessions.drain()
