@@ -96,6 +96,8 @@ class WorkSession:
         self.instance_id = ""
         self.credit = 0
         self.draining = False
+        self.problem = ""
+        """What last ended a stream that was not merely lost."""
         self._on_frame: Callable[[], None] = _nothing
         self._end_stream: Callable[[], None] = _nothing
         self._scheduler, self._on_change = scheduler, on_change

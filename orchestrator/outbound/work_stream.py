@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable
 from typing import TypeVar
 
+import grpc
 import grpc.aio
 from baton.worker.v1 import work_pb2
 
@@ -18,6 +20,9 @@ OPENING_SECONDS = 10.0
 SILENCE_SECONDS = 3 * HEARTBEAT_SECONDS
 """A stream on which nothing was heard for so long is given up."""
 
+_LOG = logging.getLogger(__name__)
+_LOSSES = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
 T = TypeVar("T")
 
 
@@ -26,7 +31,7 @@ class NoOpening(Exception):
 
 
 class _Ended(Exception):
-    """The stream is over, by its worker's wish or ours, or because it was lost."""
+    """The stream is over, by its worker's wish or ours, or because it was lost. Its text is what is wrong, if any."""
 
 
 async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
@@ -57,12 +62,22 @@ async def carry(session: WorkSession, stream: int, read: ReadFrame, write: Write
             group.create_task(carrier.speak())
             group.create_task(carrier.wait_end())
     except ExceptionGroup as group:
-        _, others = group.split(_Ended)
+        ended, others = group.split(_Ended)
         if others is not None:
             raise others.exceptions[0] from None
+        if ended is not None:
+            _complain(session, str(ended.exceptions[0]))
     finally:
         carrier.close()
         session.stream_ended(stream)
+
+
+def _complain(session: WorkSession, problem: str) -> None:
+    """Tells what ended a stream, once while it is the same: a worker that keeps an outcome that is too large, for one,
+    sends it on each stream again."""
+    if problem and problem != session.problem:
+        _LOG.warning("the work stream of %s has ended: %s", session.peer, problem)
+    session.problem = problem or session.problem
 
 
 async def _passing(moving: Awaitable[T]) -> T:
@@ -71,7 +86,9 @@ async def _passing(moving: Awaitable[T]) -> T:
     cancels_before = task.cancelling() if task is not None else 0
     try:
         return await moving
-    except (grpc.aio.AioRpcError, grpc.aio.BaseError, asyncio.InvalidStateError):
+    except grpc.aio.AioRpcError as error:
+        raise _Ended("" if error.code() in _LOSSES else f"{error.code().name}: {error.details()}") from None
+    except (grpc.aio.BaseError, asyncio.InvalidStateError):
         raise _Ended from None
     except asyncio.CancelledError:
         if task is None or task.cancelling() > cancels_before:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
+import grpc
+import grpc.aio
+import pytest
 from baton.worker.v1 import work_pb2
 
 from orchestrator.outbound.work_session import WorkSession
@@ -37,3 +41,24 @@ async def test_a_stream_whose_worker_reads_no_more_is_ended_by_the_next() -> Non
         await next_one.written.wait()
     assert session.ready
     following.cancel()
+
+
+async def test_what_ends_a_stream_again_and_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    session = WorkSession("worker:1", asyncio.get_running_loop(), lambda: None)
+    nothing = grpc.aio.Metadata()
+
+    async def refuse() -> work_pb2.WorkerFrame | None:
+        code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "CLIENT: Received message larger than max"
+        raise grpc.aio.AioRpcError(code, nothing, nothing, text)
+
+    async def lose() -> work_pb2.WorkerFrame | None:
+        raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, "Socket closed")
+
+    async def write(frame: work_pb2.BatonFrame) -> None:
+        pass
+
+    with caplog.at_level(logging.WARNING):
+        for read in (lose, refuse, refuse):
+            await carry(session, session.opened(work_pb2.WorkerOpening(instance_id="one")), read, write)
+    told = "the work stream of worker:1 has ended: RESOURCE_EXHAUSTED: CLIENT: Received message larger than max"
+    assert [record.getMessage() for record in caplog.records] == [told]

@@ -173,6 +173,20 @@ async def test_a_plain_handler_blocks_only_its_thread_and_hears_of_cancellation(
     assert (await double.outcome(waits)).status.code == code_pb2.CANCELLED
 
 
+async def test_a_plain_handler_that_exits_gives_its_slot_back(stream: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def charge(request: ChargeRequest, context: Any) -> ChargeResponse:
+        if request.order_id == "exit":
+            raise SystemExit(3)
+        return ChargeResponse(payment_id="paid")
+
+    double = await stream(charge, max_in_flight=1)
+    exits = double.give(LATER, ChargeRequest(order_id="exit"))
+    pays = double.give(LATER, REQUEST)
+    assert (await double.outcome(exits)).status.code == code_pb2.UNKNOWN
+    assert ChargeResponse.FromString((await double.outcome(pays)).response).payment_id == "paid"
+    assert "SystemExit" in caplog.text
+
+
 @pytest.mark.parametrize("method", [CHARGE, LATER])
 async def test_progress_is_told_and_conflated(stream: Any, method: str) -> None:
     release, plain_release = asyncio.Event(), threading.Event()

@@ -119,7 +119,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             CURRENT.reset(token)
 
 
-def status_of(error: Exception, call: Call) -> status_pb2.Status | None:
+def status_of(error: BaseException, call: Call) -> status_pb2.Status | None:
     """Returns the status to answer with for what a handler raised, None where it has aborted with its own.
 
     An exception that is no Failure goes to the log, under an id that the answer has in place of its text.

@@ -109,7 +109,7 @@ class Handlers:
         with spanned as fails:
             try:
                 result = _result(route, context, route.handle(request, context))
-            except Exception as error:
+            except BaseException as error:  # sys.exit() ends no program in a thread, and must not keep the slot
                 result = _failed(error, context)
             if fails is not None and not isinstance(result, bytes):
                 fails(code_pb2.Code.Name(result.code))
@@ -160,7 +160,7 @@ def _result(route: Route, context: WorkContext, response: Any) -> Result:
     return route.serialize(response)
 
 
-def _failed(error: Exception, context: WorkContext) -> status_pb2.Status:
+def _failed(error: BaseException, context: WorkContext) -> status_pb2.Status:
     status = status_of(error, context.call)
     if status is None:
         status = context.status()
