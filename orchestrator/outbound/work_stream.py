@@ -80,14 +80,16 @@ def _complain(session: WorkSession, problem: str) -> None:
     session.problem = problem or session.problem
 
 
-async def _passing(moving: Awaitable[T]) -> T:
-    """Reads or writes one frame. Errors: _Ended where the stream is over."""
+async def _passing(moving: Awaitable[T], *, tells: bool) -> T:
+    """Reads or writes one frame. Errors: _Ended where the stream is over; with the reason where it `tells` one."""
     task = asyncio.current_task()
     cancels_before = task.cancelling() if task is not None else 0
     try:
         return await moving
     except grpc.aio.AioRpcError as error:
-        raise _Ended("" if error.code() in _LOSSES else f"{error.code().name}: {error.details()}") from None
+        raise _Ended(
+            "" if error.code() in _LOSSES or not tells else f"{error.code().name}: {error.details()}"
+        ) from None
     except (grpc.aio.BaseError, asyncio.InvalidStateError):
         raise _Ended from None
     except asyncio.CancelledError:
@@ -116,7 +118,7 @@ class _Carrier:
 
     async def listen(self) -> None:
         """Takes in frames until the worker ends its side."""
-        while (frame := await _passing(self._read())) is not None:
+        while (frame := await _passing(self._read(), tells=True)) is not None:
             self._heard = self._loop.time()
             self._session.received(frame)
         raise _Ended
@@ -131,7 +133,7 @@ class _Carrier:
             self._beat = False
             while frame is not None:
                 self._said = self._loop.time()
-                await _passing(self._write(frame))
+                await _passing(self._write(frame), tells=False)  # Why a write fails is told to whoever reads.
                 frame = session.next_frame(False) if session.has_more else None
             if session.left:
                 raise _Ended
