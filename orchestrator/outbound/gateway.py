@@ -110,7 +110,7 @@ class GrpcWorkerGateway:
             self._dialer.add(address)
         elif reach.attached_replica is None:
             self._health.add(address)
-        on_change(*self._state(address))
+        self._tell(address)
 
         def unfollow() -> None:
             if on_change not in followers:
@@ -121,6 +121,8 @@ class GrpcWorkerGateway:
                 self._dialer.remove(address)
                 self._health.remove(address)
                 self._channels.remove(address)
+            else:
+                self._tell(address)
 
         return unfollow
 
@@ -185,8 +187,12 @@ class GrpcWorkerGateway:
         return self._attached.health(address)
 
     def _tell(self, address: str) -> None:
-        for follower in list(self._followers.get(address, ())):
-            follower(*self._state(address))
+        health, credit = self._state(address)
+        followers = list(self._followers.get(address, ()))
+        for rank, follower in enumerate(followers):
+            # An address that is known by several names has one stream, and one credit for all of them.
+            part = credit and max((credit + rank) // len(followers), 1)
+            follower(health, part)
 
     def _serves_no_stream(self, address: str, now: bool) -> None:
         if now:

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from baton.v1 import run_pb2, worker_pb2
+from baton.v1 import run_pb2, worker_pb2, worker_service_pb2
 from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from tests.acceptance.conftest import StartServer
@@ -72,6 +72,27 @@ async def test_a_worker_with_a_stream_is_called_by_it(baton: Baton, registered: 
         "Read",
         "Do",
     ]
+
+
+async def test_an_address_with_two_names_is_given_no_more_than_its_credit(
+    start_server: StartServer, connect: Connect, lab: LabWorker
+) -> None:
+    baton = connect(await start_server())
+    assert lab.work is not None
+    lab.work.sessions.resize(5)
+    await baton.register("one", lab.address)
+    await baton.register("two", lab.address)
+
+    async def shared() -> bool:
+        return sorted([(await endpoint(baton, name)).credit for name in ("one", "two")]) == [2, 3]
+
+    await eventually(shared)
+    await baton.workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker="two"))
+
+    async def whole() -> bool:
+        return (await endpoint(baton, "one")).credit == 5
+
+    await eventually(whole)
 
 
 async def test_what_a_lost_stream_carried_is_taken_up_again(
