@@ -9,7 +9,7 @@ import grpc
 import pytest
 from baton import BatonError, Client, Conflict, InvalidRequest, RunFailed, RunHandle, Unavailable, WaitTimeout
 from baton import ends as ends_module
-from baton.v1 import failure_pb2
+from baton.v1 import failure_pb2, run_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
@@ -220,6 +220,44 @@ async def test_waits_under_load_have_an_end_and_can_be_left(double: Double, load
     waiting.cancel()
     await double.finish(handle.id, OUTPUT)
     assert await other == OUTPUT
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_run_that_ends_while_nobody_waits_any_more_is_told_to_who_waits_again(
+    double: Double, loaded: Client, cancelled: bool
+) -> None:
+    handle, other = await submitted(loaded, 2)
+    waiting = asyncio.ensure_future(handle.result(None if cancelled else 0.05))
+    await double.until("WatchRuns", 1)
+    if cancelled:
+        waiting.cancel()
+    with pytest.raises(asyncio.CancelledError if cancelled else WaitTimeout):
+        await waiting
+    for each in (handle, other):  # once the second is told, the first was told before
+        await double.finish(each.id, OUTPUT)
+    assert await other.result() == OUTPUT
+    assert await handle.result(5) == OUTPUT
+    assert not double.requests["WaitRun"]
+
+
+async def test_an_end_that_is_told_as_its_waiter_is_cancelled_is_not_lost(
+    double: Double, loaded: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (handle,) = await submitted(loaded, 1)
+    waiting = asyncio.ensure_future(handle.result())
+    await double.until("WatchRuns", 1)
+    tell = ends_module.Ends._tell
+
+    def tell_and_cancel(told: ends_module.Ends, run: run_pb2.Run) -> None:
+        tell(told, run)
+        waiting.cancel()
+
+    monkeypatch.setattr(ends_module.Ends, "_tell", tell_and_cancel)
+    await double.finish(handle.id, OUTPUT)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert await handle.result(5) == OUTPUT
+    assert not double.requests["WaitRun"]
 
 
 async def test_a_run_that_was_there_already_comes_whole(double: Double, loaded: Client) -> None:

@@ -100,6 +100,14 @@ class Ticket:
     cursor: str
 
 
+@dataclass(eq=False, slots=True)
+class _Awaited:
+    """A run that somebody waits for; `waits` counts how many do."""
+
+    future: asyncio.Future[run_pb2.Run]
+    waits: int = 0
+
+
 class Ends:
     """One stream of ends, open while somebody waits. With `steps` runs come with their steps."""
 
@@ -107,7 +115,7 @@ class Ends:
         self._connection, self._steps = connection, steps
         self.waiting = 0
         """Waits under way."""
-        self._futures: dict[str, asyncio.Future[run_pb2.Run]] = {}
+        self._awaited: dict[str, _Awaited] = {}
         self._kept: dict[str, run_pb2.Run] = {}
         self._kept_bytes = 0
         self._first: Ticket | None = None
@@ -123,17 +131,20 @@ class Ends:
             self._kept_bytes -= told.ByteSize()
             return told
         self._take_part(ticket)
-        future = self._futures.get(run_id)
-        if future is None:
-            future = self._futures[run_id] = asyncio.get_running_loop().create_future()
+        awaited = self._awaited.get(run_id)
+        if awaited is None:
+            awaited = self._awaited[run_id] = _Awaited(asyncio.get_running_loop().create_future())
         self.waiting += 1
+        awaited.waits += 1
         try:
-            await asyncio.wait([future], timeout=timeout)
+            await asyncio.wait([awaited.future], timeout=timeout)
+        except asyncio.CancelledError:
+            if awaited.future.done() and awaited.future.exception() is None:
+                self._keep(awaited.future.result())  # told in the very turn in which its waiter was cancelled
+            raise
         finally:
-            self.waiting -= 1
-            if not self.waiting:
-                self._idle_since = time.monotonic()
-        return future.result() if future.done() else None
+            self._leave(run_id, awaited)
+        return awaited.future.result() if awaited.future.done() else None
 
     async def close(self) -> None:
         """Ends the stream; waits that are under way end with an error."""
@@ -141,6 +152,15 @@ class Ends:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         self._end(_closed())
+
+    def _leave(self, run_id: str, awaited: _Awaited) -> None:
+        """Ends one wait. An end that is told when all have left is kept for who waits again."""
+        self.waiting -= 1
+        awaited.waits -= 1
+        if not awaited.waits and self._awaited.get(run_id) is awaited:
+            del self._awaited[run_id]
+        if not self.waiting:
+            self._idle_since = time.monotonic()
 
     def _take_part(self, ticket: Ticket) -> None:
         """Opens the stream, or sees that it reaches back far enough."""
@@ -193,12 +213,15 @@ class Ends:
         return not self.waiting and time.monotonic() - self._idle_since > _IDLE_SECONDS
 
     def _tell(self, run: run_pb2.Run) -> None:
-        """Hands a run to who waits for it, or keeps it for who will; forgets all that is kept where it is too much."""
-        future = self._futures.pop(run.run_id, None)
-        if future is not None:
-            if not future.done():
-                future.set_result(run)
-            return
+        """Hands a run to who waits for it, or keeps it for who will."""
+        awaited = self._awaited.pop(run.run_id, None)
+        if awaited is None:
+            self._keep(run)
+        elif not awaited.future.done():
+            awaited.future.set_result(run)
+
+    def _keep(self, run: run_pb2.Run) -> None:
+        """Keeps a run for who will wait for it; forgets all that is kept where it is too much."""
         if run.run_id in self._kept:
             return
         self._kept[run.run_id] = run
@@ -209,8 +232,8 @@ class Ends:
             self._first = Ticket(self._connection.batches_begun + 1, "")
 
     def _end(self, error: BaseException) -> None:
-        futures = list(self._futures.values())
-        self._futures.clear()
+        futures = [awaited.future for awaited in self._awaited.values()]
+        self._awaited.clear()
         self._kept.clear()
         self._kept_bytes = 0
         self._first, self._opened = None, False
