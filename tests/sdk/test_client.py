@@ -103,6 +103,8 @@ async def test_waiting_has_an_end(double: Double, client: Client) -> None:
         await run.wait(0.05)
     await double.finish(run.id, OUTPUT)
     assert (await run.wait()).output.Is(OrderOutput.DESCRIPTOR)
+    with pytest.raises(WaitTimeout, match=r"has not ended within 0\.05 s; it goes on"):
+        await client.execute(fulfil, INPUT, timeout=0.05)
 
 
 async def test_a_submission_is_repeated_while_baton_is_away(double: Double, client: Client) -> None:

@@ -235,7 +235,12 @@ class Client(Catalogue):
         first_wait = _EXECUTE_WAIT_SECONDS if timeout is None else min(timeout, _EXECUTE_WAIT_SECONDS)
         request, output_class = _submission(workflow, input, **options)
         run = await self._submit(request, output_class, first_wait, steps=False)
-        return await run.result(None if timeout is None else max(0.0, timeout - first_wait))
+        if timeout is None:
+            return await run.result()
+        try:
+            return await run.result(max(0.0, timeout - first_wait))
+        except WaitTimeout:
+            raise WaitTimeout(run.id, timeout) from None  # the whole time, not what was left of it
 
     @overload
     def run(self, run_id: str, *, cursor: str = "") -> RunHandle[Message]: ...

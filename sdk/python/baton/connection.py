@@ -55,7 +55,7 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
 
 @dataclass(eq=False, slots=True)
 class Link:
-    """One channel with its stubs. `in_use` counts the long calls on it."""
+    """One channel with its stubs. `in_use` counts the calls on it."""
 
     channel: grpc.aio.Channel
     runs: RunServiceAsyncStub
@@ -163,22 +163,30 @@ class Connection:
 
     @contextmanager
     def link(self, *, long: bool) -> Iterator[Link]:
-        """Lends a channel for one call."""
+        """Lends a channel for one call. Raises BatonError where the client is closed before its end."""
         if self._closed:
             raise RuntimeError("the client is closed")
+        link = self._choose(long=long)
+        link.in_use += 1
+        try:
+            yield link
+        except asyncio.CancelledError:
+            # A channel that is closed cancels its calls, which is no cancellation of who waits for them.
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            raise closed_error() from None
+        finally:
+            link.in_use -= 1
+
+    def _choose(self, *, long: bool) -> Link:
         if self._given is not None:
-            yield self._given
-        elif not long:
-            if self._short is None:
-                self._short = self._open()
-            yield self._short
-        else:
-            link = self._least_used()
-            link.in_use += 1
-            try:
-                yield link
-            finally:
-                link.in_use -= 1
+            return self._given
+        if long:
+            return self._least_used()
+        if self._short is None:
+            self._short = self._open()
+        return self._short
 
     def _least_used(self) -> Link:
         free = next((link for link in self._long if link.in_use < _LONG_CALLS_PER_CHANNEL), None)
@@ -207,6 +215,11 @@ def span(seconds: float) -> Duration:
     message = Duration()
     message.FromNanoseconds(max(0, int(seconds * 1e9)))
     return message
+
+
+def closed_error() -> BatonError:
+    """Returns what calls end with that are under way when the client is closed."""
+    return BatonError("CANCELLED", "", "the client was closed")
 
 
 def retryable(error: BatonError) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from baton.connection import Backoff, Connection
+from baton.connection import Backoff, Connection, closed_error
 from baton.errors import BatonError, Unavailable
 from baton.status import error_of
 from baton.v1 import run_pb2, run_service_pb2
@@ -84,10 +84,6 @@ async def _messages(
             call.cancel()
 
 
-def _closed() -> BatonError:
-    return BatonError("CANCELLED", "", "the client was closed")
-
-
 def _silent() -> BatonError:
     return Unavailable("UNAVAILABLE", "", f"the watch was silent for {_SILENCE_SECONDS:g} s")
 
@@ -151,7 +147,7 @@ class Ends:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._end(_closed())
+        self._end(closed_error())
 
     def _leave(self, run_id: str, awaited: _Awaited) -> None:
         """Ends one wait. An end that is told when all have left is kept for who waits again."""
@@ -180,7 +176,7 @@ class Ends:
         try:
             await self._follow()
         except asyncio.CancelledError:
-            error = _closed()
+            error = closed_error()
             raise
         except BatonError as failed:
             error = failed

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from baton.connection import Backoff, Connection, retryable, span, trace_metadata
+from baton.connection import Backoff, Connection, closed_error, retryable, span, trace_metadata
 from baton.ends import Ends, Ticket
 from baton.errors import BatonError
 from baton.status import error_of_status
@@ -90,7 +90,7 @@ class Submissions:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         while self._pending:
-            self._pending.popleft().fail(_closed())
+            self._pending.popleft().fail(closed_error())
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Submissions:
                 entry.fail(copy.copy(error) if self._supported else _Alone())
         except BaseException:
             for entry in batch:
-                entry.fail(_closed())
+                entry.fail(closed_error())
             raise
         else:
             ticket = Ticket(number, answer.watch_cursor)
@@ -171,7 +171,3 @@ class Submissions:
         finally:
             self._task = None
             self._schedule()
-
-
-def _closed() -> BatonError:
-    return BatonError("CANCELLED", "", "the client was closed")
