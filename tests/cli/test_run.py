@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .conftest import Command
-from .programs import Program
+from .programs import Program, baton
 
 ROOT = Path(__file__).parents[2]
 ORDERS = [json.loads(line) for line in (ROOT / "examples/orders/orders.jsonl").read_text().splitlines()]
@@ -264,9 +264,46 @@ async def test_a_run_is_submitted_for_each_line_of_a_file(shop: Command) -> None
     assert refused.out.split() == ids[1:]
     assert "1 refused" in refused.error
     assert "line 1: ALREADY_EXISTS (REQUEST_ID_REUSED)" in refused.error
-    wrong = await shop("run", "submit", "fulfil-order", "--each", "-", stdin=lines + "\n{")
+
+
+async def test_lines_that_are_no_input_are_told_and_the_others_are_submitted(shop: Command, tmp_path: Path) -> None:
+    file = tmp_path / "orders.jsonl"
+    file.write_text(f'\ufeff{_order(1)}\n{{\n{{"nothing": 1}}\n{_order(2)}\n', "utf-8")
+    wrong = await shop("run", "submit", "fulfil-order", "--each", str(file))
     assert wrong.code == 1
-    assert "line 6: not one JSON document" in wrong.error
+    assert len(wrong.out.split()) == 2
+    assert "2 refused" in wrong.error
+    assert "line 2: not one JSON document" in wrong.error
+    assert "line 3: the input: shop.v1.OrderInput has no field nothing" in wrong.error
+    told = await shop("run", "submit", "fulfil-order", "--each", str(file), "-o", "json")
+    assert [("run_id" in each, each["line"]) for each in told.json_lines] == [
+        (True, 1),
+        (False, 2),
+        (False, 3),
+        (True, 4),
+    ]
+
+
+async def test_lines_that_the_server_has_no_room_for_are_submitted_again(
+    database: str, workers: dict[str, Program], charge: str
+) -> None:
+    changes = {"BATON_DATABASE_URL": database, "BATON_MAX_ACTIVE_RUNS": "4"}
+    full = await Program.start("baton.cli", "serve", "--listen", "127.0.0.1:0", "--output", "json", changes=changes)
+    try:
+        added = await baton("--server", full.address, "worker", "add", "payments", workers["payments"].address)
+        assert added.code == 0, added.error
+        each = ("--server", full.address, "run", "submit", "--inline", charge, "--each", "-")
+        answer = await baton(*each, stdin="\n".join(_order(number) for number in range(20)))
+        assert (answer.code, len(set(answer.out.split()))) == (0, 20), answer.error
+    finally:
+        assert await full.stop() == 0
+
+
+async def test_a_line_ends_only_at_its_end(shop: Command) -> None:
+    order = json.loads(_order(1))
+    lines = [json.dumps(order | {"order_id": f"a{mark}b"}, ensure_ascii=False) for mark in "\u2028\u0085\x7f"]
+    answer = await shop("run", "submit", "fulfil-order", "--each", "-", stdin="\n".join(lines))
+    assert (answer.code, len(answer.out.split())) == (0, 3), answer.error
 
 
 async def test_ends_are_watched_by_a_filter_until_it_is_interrupted(shop: Command, server: Program) -> None:

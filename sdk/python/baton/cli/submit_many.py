@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from baton.cli.lines import print_json_line, write
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.types import Types
 from baton.client import Client
+from baton.connection import Backoff, retryable
 from baton.errors import BatonError
 from baton.status import error_of_status
 from baton.v1 import run_service_pb2, workflow_pb2
@@ -20,8 +24,12 @@ from baton.v1 import run_service_pb2, workflow_pb2
 _BATCH_RUNS = 256
 _BATCH_BYTES = 3 * 1024 * 1024
 _TOLD_LIMIT = 20
+_PATIENCE_SECONDS = 60.0
+"""How long a full server may take no run before its refusals stand."""
 
-_Line = tuple[int, run_service_pb2.SubmitRunRequest]
+_Refusal = BatonError | CommandFailed
+_Line = tuple[int, run_service_pb2.SubmitRunRequest | CommandFailed]
+"""A line by its number: what is submitted, or why it cannot be."""
 
 
 async def submit_each(
@@ -42,21 +50,24 @@ async def submit_each(
     refused: list[str] = []
     batch: list[_Line] = []
     size = 0
-    for number, document in _documents(name):
-        request = run_service_pb2.SubmitRunRequest()
-        request.CopyFrom(pattern)
-        request.request_id = f"{pattern.request_id}-{number}"
+    for number, text in _lines(name):
+        line: run_service_pb2.SubmitRunRequest | CommandFailed
         try:
-            packed = await build_input(definition.input_type, document, settings, types)
+            packed = await build_input(definition.input_type, _document(text), settings, types)
         except CommandFailed as error:
-            raise CommandFailed(f"line {number}: {error.message}", error.cure) from None
-        if packed is not None:
-            request.input.CopyFrom(packed)
-        if batch and (len(batch) == _BATCH_RUNS or size + request.ByteSize() > _BATCH_BYTES):
+            line, added = error, 0
+        else:
+            line = run_service_pb2.SubmitRunRequest()
+            line.CopyFrom(pattern)
+            line.request_id = f"{pattern.request_id}-{number}"
+            if packed is not None:
+                line.input.CopyFrom(packed)
+            added = line.ByteSize()
+        if batch and (len(batch) == _BATCH_RUNS or size + added > _BATCH_BYTES):
             refused += await _submit(client, chosen, batch)
             batch, size = [], 0
-        batch.append((number, request))
-        size += request.ByteSize()
+        batch.append((number, line))
+        size += added
     if batch:
         refused += await _submit(client, chosen, batch)
     if refused:
@@ -67,34 +78,71 @@ async def submit_each(
 
 async def _submit(client: Client, chosen: Choices, batch: list[_Line]) -> list[str]:
     """Submits a batch and writes its runs; returns what is to be told of those that were refused."""
-    request = run_service_pb2.SubmitRunsRequest(requests=[each for _, each in batch])
-    answer = await client._connection.call(lambda link: link.runs.SubmitRuns, request)
+    answers = await _answers(client, [line for _, line in batch if not isinstance(line, CommandFailed)])
     refused: list[str] = []
-    for place, ((number, _), result) in enumerate(zip(batch, answer.results, strict=True)):
-        if result.HasField("accepted"):
-            run_id, existing = result.accepted.run.run_id, result.accepted.existing
+    for number, line in batch:
+        answer = line if isinstance(line, CommandFailed) else next(answers)
+        if isinstance(answer, run_service_pb2.SubmitRunResponse):
             if chosen.as_json:
-                print_json_line({"line": number, "run_id": run_id, "existing": existing})
+                print_json_line({"line": number, "run_id": answer.run.run_id, "existing": answer.existing})
             else:
-                write(run_id)
+                write(answer.run.run_id)
             continue
-        error: BatonError = error_of_status(result.refused, f"requests[{place}]")
-        refused.append(f"line {number}: {error}")
+        cure = f"\n  {answer.cure}" if isinstance(answer, CommandFailed) and answer.cure else ""
+        refused.append(f"line {number}: {answer}{cure}")
         if chosen.as_json:
-            print_json_line({"line": number, "code": error.code, "reason": error.reason, "message": error.message})
+            print_json_line({"line": number, **_told(answer)})
     return refused
 
 
-def _documents(name: str) -> Iterator[tuple[int, Any]]:
-    """Reads one JSON document a line, with the numbers of the lines; empty lines are passed over."""
+async def _answers(
+    client: Client, requests: list[run_service_pb2.SubmitRunRequest]
+) -> Iterator[run_service_pb2.SubmitRunResponse | BatonError]:
+    """Submits requests, again while the server is full, and returns what became of each."""
+    answers: dict[int, run_service_pb2.SubmitRunResponse | BatonError] = {}
+    left = list(range(len(requests)))
+    backoff = Backoff()
+    give_up_time = time.monotonic() + _PATIENCE_SECONDS
+    while left:
+        request = run_service_pb2.SubmitRunsRequest(requests=[requests[place] for place in left])
+        answer = await client._connection.call(lambda link: link.runs.SubmitRuns, request)
+        for number, (place, result) in enumerate(zip(left, answer.results, strict=True)):
+            if result.HasField("accepted"):
+                answers[place] = result.accepted
+                give_up_time = time.monotonic() + _PATIENCE_SECONDS
+                backoff.reset()
+            else:
+                answers[place] = error_of_status(result.refused, f"requests[{number}]")
+        full = {place: error for place in left if isinstance(error := answers[place], BatonError) and retryable(error)}
+        wait = max(backoff.next_seconds(), *(error.retry_delay or 0.0 for error in full.values()), 0.0)
+        if not full or time.monotonic() + wait > give_up_time:
+            break
+        left = list(full)
+        await asyncio.sleep(wait)
+    return iter([answers[place] for place in range(len(requests))])
+
+
+def _told(error: _Refusal) -> dict[str, str]:
+    if isinstance(error, CommandFailed):
+        return {"code": "INVALID_ARGUMENT", "reason": "", "message": error.message}
+    return {"code": error.code, "reason": error.reason, "message": error.message}
+
+
+def _lines(name: str) -> Iterator[tuple[int, str]]:
+    """Reads line after line, with their numbers; empty lines are passed over. Raises CommandFailed."""
     try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
+        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8-sig") as file:
+            # Not splitlines: JSON may hold other characters that Python takes for ends of lines.
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise CommandFailed(f"cannot read {name}: {why or 'it cannot be read'}") from None
-    for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise CommandFailed(f"line {number}: not one JSON document: {error.msg}") from None
+
+
+def _document(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise CommandFailed(f"not one JSON document: {error.msg}") from None
