@@ -96,6 +96,8 @@ class Double(
         self.journal: list[str] = []
         self.cursors_expired = False
         self.cuts: list[str] = []
+        self.draining = 0
+        """Watches that are told to reconnect and nothing else."""
         self.waiting = 0
         self.called = asyncio.Condition()
         self._server: grpc.aio.Server | None = None
@@ -220,8 +222,10 @@ class Double(
         await self._enter(request, context)
         client_id = request.filter.removeprefix('client_id = "').removesuffix('"')
         position = int(request.cursor.removeprefix("w") or len(self.ended))
-        progress = run_service_pb2.Progress()
+        progress = run_service_pb2.Progress(reconnect=self._drains())
         yield run_service_pb2.WatchRunsResponse(cursor=f"w{position}", progress=progress)
+        if progress.reconnect:
+            return
         while True:
             async with self.ends_changed:
                 while len(self.ended) <= position:
@@ -237,6 +241,10 @@ class Double(
             yield message
             if self.cuts and self.cuts.pop(0) == "unavailable":
                 await context.abort_with_status(UNAVAILABLE)
+
+    def _drains(self) -> bool:
+        self.draining -= 1
+        return self.draining >= 0
 
     async def _accept(self, request: run_service_pb2.SubmitRunRequest) -> tuple[Held, bool]:
         existing = request.request_id in self.by_request_id
@@ -294,6 +302,10 @@ class Double(
             self.cursors_expired = False
             await context.abort_with_status(rich(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", "the events are gone"))
         position = int(request.cursor.removeprefix("c") or 0)
+        progress = run_service_pb2.Progress(reconnect=self._drains())
+        if progress.reconnect:
+            yield run_service_pb2.WatchRunResponse(cursor=request.cursor, progress=progress)
+            return
         if not request.cursor:
             position = held.run.last_sequence
             yield run_service_pb2.WatchRunResponse(cursor=_cursor(position), snapshot=held.run)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from baton import Client, NotFound, RunHandle, Unavailable
+from baton import Client, NotFound, RunHandle, Unavailable, connection
+from baton import ends as ends_module
 from baton import runs as runs_module
+from baton import watch as watch_module
 from baton.v1 import event_pb2, run_service_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
 
@@ -131,3 +133,26 @@ async def test_a_watch_gives_up_in_the_end(double: Double, client: Client, monke
     with pytest.raises(Unavailable, match="SHUTTING_DOWN"):
         await sequences(run)
     assert 1 < len(double.requests["WatchRun"]) < 100
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_server_that_drains_is_not_asked_again_at_once(
+    double: Double, client: Client, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    waits: list[float] = []
+
+    class Noted(connection.Backoff):
+        def next_seconds(self) -> float:
+            waits.append(super().next_seconds())
+            return 0.0
+
+    monkeypatch.setattr(ends_module if many else watch_module, "Backoff", Noted)
+    run = await submitted(client)
+    double.draining = 4
+    async with asyncio.timeout(20):
+        async for message in client.watch_runs() if many else client.run(run.id).watch():
+            if not message.progress.reconnect:
+                break
+    assert len(double.requests["WatchRuns" if many else "WatchRun"]) == 5
+    assert len(waits) == 4
+    assert waits[0] < waits[3]

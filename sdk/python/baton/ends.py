@@ -47,15 +47,19 @@ async def watch_ends(
     heard_time = time.monotonic()
     while True:
         wait = 0.0
+        served = False
         try:
             async with aclosing(_messages(connection, request)) as messages:
                 async for message in messages:
                     heard_time = time.monotonic()
-                    backoff.reset()
                     request.cursor = message.cursor
                     yield message
                     if message.progress.reconnect:
+                        # A server that drains says only this, and may go on to for as long as it drains.
+                        wait = 0.0 if served else backoff.next_seconds()
                         break
+                    served = True
+                    backoff.reset()
                 else:
                     wait = backoff.next_seconds()
         except (grpc.aio.AioRpcError, TimeoutError) as failed:

@@ -46,6 +46,7 @@ async def watch_run(
     heard_time = time.monotonic()
     while True:
         wait = 0.0
+        served = False
         request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=position.cursor, view=view, batch=True)
         try:
             with connection.link(long=True) as link:
@@ -54,13 +55,16 @@ async def watch_run(
                     async for update in _read(call):
                         told = _moves(position, update)
                         heard_time = time.monotonic()
-                        backoff.reset()
                         if told:
                             yield update
                             if _ends(update):
                                 return
                         if update.progress.reconnect:
+                            # A server that drains says only this, and may go on to for as long as it drains.
+                            wait = 0.0 if served else backoff.next_seconds()
                             break
+                        served = True
+                        backoff.reset()
                     else:
                         # The stream ended in good order: after the terminal event, or because the server had to.
                         if await _has_ended(connection, run_id, position, patience):
