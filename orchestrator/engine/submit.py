@@ -218,12 +218,14 @@ class Submitter:
     def _require_room(self) -> None:
         if not self.accepting:
             raise errors.ShuttingDown("this replica takes no new runs; try another", retry_delay_seconds=1.0)
-        if (
-            len(self._driver.runs) >= self._limits.max_active_runs
-            or self._driver.journal.queued_events >= self._limits.max_queued_events
-        ):
+        active, queued = len(self._driver.runs), self._driver.journal.queued_events
+        if active >= self._limits.max_active_runs:
             raise errors.TooManyRuns(
-                f"{len(self._driver.runs)} runs are active; the replica takes {self._limits.max_active_runs}",
+                f"{active} runs are active; the replica takes {self._limits.max_active_runs}", retry_delay_seconds=0.5
+            )
+        if queued >= self._limits.max_queued_events:
+            raise errors.TooManyRuns(
+                f"{queued} events wait for the database; the replica lets {self._limits.max_queued_events} wait",
                 retry_delay_seconds=0.5,
             )
 

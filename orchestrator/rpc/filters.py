@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from typing import NoReturn
 from baton.v1.run_pb2 import RunState
 
 from orchestrator.contracts.violations import closest
+from orchestrator.domain import states
 from orchestrator.domain.errors import FieldFault, InvalidFilter
 from orchestrator.engine.ports import Comparison, FilterTerm
 
@@ -74,6 +75,18 @@ class _Token:
 def parse_filter(text: str) -> list[FilterTerm]:
     """Reads a filter; an empty one has no terms. Raises InvalidFilter, which names the position and the cure."""
     return _Parser(text).terms()
+
+
+def require_ends(terms: Sequence[FilterTerm]) -> None:
+    """Refuses a filter of ends that asks for a state in which no run has ended: nothing would ever be told."""
+    for term in terms:
+        if term.field == "state" and term.comparison is Comparison.EQUAL and term.value not in states.ENDED_RUN:
+            name = states.RunState(int(term.value)).name
+            ends = ", ".join(state.name for state in sorted(states.ENDED_RUN))
+            text = f"filter: runs are told as they end, never while {name}; take one of {ends}"
+            raise InvalidFilter(
+                text, metadata={"field": "state"}, faults=[FieldFault("filter", "INVALID_FILTER", text)]
+            )
 
 
 class _Parser:

@@ -12,7 +12,7 @@ from baton.v1 import run_service_pb2, run_service_pb2_grpc
 from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_UNSPECIFIED, RunView
 
 from orchestrator.engine.api import Runs
-from orchestrator.rpc.filters import parse_filter
+from orchestrator.rpc.filters import parse_filter, require_ends
 from orchestrator.rpc.layers import current_caller
 from orchestrator.rpc.paging import EVENT_PAGE_SIZE, Listing, cut_page, page_size
 from orchestrator.rpc.submissions import Submissions, require_input_size
@@ -80,6 +80,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
         """Streams runs as they end."""
         terms, view = parse_filter(request.filter), _view_of_many(request.view)
+        require_ends(terms)
         updates = self._runs.watch_ends(current_caller(), terms, request.cursor, view, request.steps)
         return self._watches.follow(updates, run_service_pb2.WatchRunsResponse, request.cursor)
 

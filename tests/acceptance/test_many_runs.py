@@ -348,3 +348,22 @@ async def test_a_reader_that_is_too_slow_is_asked_to_watch_again_and_misses_noth
     assert seen < ids
     async with Ends(baton, 'client_id = "me"', cursor, FULL) as ends:
         await ends.until(ids - seen)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text"),
+    [
+        ("BATON_MAX_ACTIVE_RUNS", "2 runs are active; the replica takes 2"),
+        ("BATON_MAX_QUEUED_EVENTS", "events wait for the database; the replica lets 2 wait"),
+    ],
+)
+async def test_a_full_server_says_what_it_is_full_of(
+    start_server: StartServer, connect: Connect, lab: LabWorker, setting: str, text: str
+) -> None:
+    server = await start_server(**{setting: "2"})
+    baton = connect(server)
+    await baton.register("lab", lab.address)
+    step = {"id": "a", "method": lab.contract.method("Lab/Do"), "request": {"conduct": {"literal": {"gate": "shut"}}}}
+    answer = await submit_many(baton, *[submission({"name": "held", "steps": [step]})] * 6)
+    assert answer.results[0].HasField("accepted")
+    assert text in answer.results[5].refused.message

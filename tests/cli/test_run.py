@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
 from .conftest import Command
-from .programs import Program, baton
+from .programs import Program, baton, environment
 
 ROOT = Path(__file__).parents[2]
 ORDERS = [json.loads(line) for line in (ROOT / "examples/orders/orders.jsonl").read_text().splitlines()]
@@ -322,3 +324,18 @@ async def test_ends_are_watched_by_a_filter_until_it_is_interrupted(shop: Comman
     neither = await shop("run", "watch")
     assert neither.code == 2
     assert "give either the id of a run or --filter" in neither.error
+
+
+async def test_a_watch_of_ends_says_that_it_watches(server: Program) -> None:
+    arguments = ("-m", "baton.cli", "--server", server.address, "run", "watch", "--filter", "state = FAILED")
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, cwd=ROOT, env=environment(None), stderr=asyncio.subprocess.PIPE
+    )
+    assert process.stderr is not None
+    try:
+        line = await asyncio.wait_for(process.stderr.readline(), 20)
+    finally:
+        process.send_signal(signal.SIGINT)
+        code = await asyncio.wait_for(process.wait(), 20)
+    assert b"Ctrl-C" in line
+    assert code == 130

@@ -147,9 +147,10 @@ async def test_a_watch_of_many_is_handed_to_the_engine(engine: FakeEngine, runs:
     assert engine.last("watch_ends") == (terms, "c0", RUN_VIEW_BASIC, True)
 
 
-async def test_a_wrong_filter_of_a_watch_is_named(engine: FakeEngine, runs: Runs) -> None:
+@pytest.mark.parametrize("terms", ["secret = 1", "state = RUNNING", 'workflow = "w" AND state = PENDING'])
+async def test_a_wrong_filter_of_a_watch_is_named(engine: FakeEngine, runs: Runs, terms: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await anext(aiter(runs.WatchRuns(run_service_pb2.WatchRunsRequest(filter="secret = 1"))))
+        await anext(aiter(runs.WatchRuns(run_service_pb2.WatchRunsRequest(filter=terms))))
     assert (told(caught.value).reason, told(caught.value).paths) == ("INVALID_FILTER", ["filter"])
 
 

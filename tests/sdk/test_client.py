@@ -8,7 +8,17 @@ import time
 import baton
 import grpc
 import pytest
-from baton import Client, Conflict, InvalidRequest, NotFound, RunCancelled, RunFailed, Unavailable, WaitTimeout
+from baton import (
+    Client,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    RunCancelled,
+    RunFailed,
+    Unavailable,
+    Violation,
+    WaitTimeout,
+)
 from baton.v1 import error_reason_pb2, failure_pb2, workflow_service_pb2
 from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
@@ -289,3 +299,10 @@ async def test_calls_carry_the_current_trace(double: Double, client: Client) -> 
     without, carried = double.metadata["SubmitRun"]
     assert "traceparent" not in without
     assert carried["traceparent"] == f"00-{0xABC:032x}-{0xDEF:016x}-01"
+
+
+def test_a_violation_names_its_path_once() -> None:
+    text = "filter, character 9: `FOO` is not a state"
+    assert str(Violation("filter", "INVALID_FILTER", text)) == f"{text} [INVALID_FILTER]"
+    assert str(Violation("cursor", "", "cursor: not one")) == "cursor: not one"
+    assert str(Violation("input.amount", "", "is wrong")) == "input.amount: is wrong"

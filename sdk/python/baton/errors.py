@@ -27,7 +27,8 @@ class Violation:
     message: str
 
     def __str__(self) -> str:
-        where = f"{self.path}: " if self.path else ""
+        told = not self.path or self.message.startswith((f"{self.path}:", f"{self.path},"))
+        where = "" if told else f"{self.path}: "
         return f"{where}{self.message}" + (f" [{self.reason}]" if self.reason else "")
 
 

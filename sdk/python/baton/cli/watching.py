@@ -15,7 +15,7 @@ from rich.text import Text
 
 from baton.cli.lines import print_json, print_json_line
 from baton.cli.outcomes import Choices, ExitCode
-from baton.cli.output import console, show, state_text
+from baton.cli.output import console, note, show, state_text
 from baton.cli.run_view import event_line, facts, head, run_state, steps_table, why
 from baton.cli.types import Types
 from baton.client import Client
@@ -58,7 +58,11 @@ async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> Exit
 async def watch_ends(client: Client, terms: str, chosen: Choices) -> ExitCode:
     """Shows runs as they end, for ever."""
     types = Types(client.address)
+    told = chosen.as_json
     async for message in client.watch_runs(terms):
+        if not told:
+            note("runs are told here as they end; Ctrl-C to leave")
+            told = True
         for run in message.runs:
             if chosen.as_json:
                 print_json_line(await types.to_json(run))
