@@ -108,7 +108,9 @@ class RunReader:
         run = live.run if live is not None and live.settled else await self._fold(await self._row(key), view)
         if run is None:
             return ()
-        return render_steps(run, run_id, after, limit, view, self._wait_reasons(key))
+        steps = render_steps(run, run_id, after, limit, view, self._wait_reasons(key))
+        self._add_progress(key, steps, after)
+        return steps
 
     async def list_events(
         self, caller: Caller, run_id: UUID, after_sequence: int, limit: int, view: int
@@ -255,7 +257,9 @@ class RunReader:
         run = await self._fold(row, view)
         if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
-        return render(run, key.run_id, view, self._wait_reasons(key))
+        message = render(run, key.run_id, view, self._wait_reasons(key))
+        self._add_progress(key, message.steps)
+        return message
 
     async def _fold(self, row: RunRow, view: int) -> Run | None:
         compiled = await self._catalogue.compiled(row.revision)
@@ -268,4 +272,15 @@ class RunReader:
         return wait_reasons(live, self._driver.admission, self._clock)
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
-        return render(live.run, live.key.run_id, view, self._wait_reasons(live.key))
+        message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key))
+        self._add_progress(live.key, message.steps)
+        return message
+
+    def _add_progress(self, key: RunKey, steps: Sequence[run_pb2.RunStep], after: int = 0) -> None:
+        """Adds how far running steps are, of those from the index `after` on; only who drives a run knows it."""
+        live = self._driver.runs.get(key)
+        for index, flight in live.flights.items() if live is not None else ():
+            if flight.progress is not None and after <= index < after + len(steps):
+                percent, text, time = flight.progress
+                progress = run_pb2.StepProgress(percent=percent, message=text, time=to_timestamp(time))
+                steps[index - after].progress.CopyFrom(progress)
