@@ -205,6 +205,7 @@ async def test_progress_is_seen_while_a_step_runs(baton: Baton, registered: LabW
     progress = await eventually(told)
     assert progress is not None
     assert (progress.percent, progress.message) == (42.0, "reading page 3")
+    assert (await baton.steps(run.run_id))[0].progress == progress
     registered.gates["open"].set()
     assert not (await baton.end(run.run_id)).steps[0].HasField("progress")
 
