@@ -10,10 +10,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import pytest
-from baton.v1 import event_pb2, failure_pb2, run_pb2
+from baton.v1 import event_pb2, failure_pb2, run_pb2, worker_pb2
 
+from tests.acceptance.conftest import name_of
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.wire import Baton, Refusal, kinds, step_of
+from tests.acceptance.wire import Baton, Refusal, eventually, kinds, step_of
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
@@ -193,6 +194,12 @@ async def test_a_step_timeout_passes_during_a_backoff(baton: Baton, registered: 
 
 async def test_a_queue_timeout_fails_a_step_that_nobody_takes(baton: Baton, registered: LabWorker) -> None:
     await registered.say_serving(False)
+
+    async def is_heard() -> bool:
+        endpoints = (await baton.worker(name_of(registered))).endpoints
+        return [one.health for one in endpoints] == [worker_pb2.ENDPOINT_HEALTH_NOT_SERVING]
+
+    await eventually(is_heard)
     run = await baton.submit(one_step(registered, queue_timeout="0.4s"))
     await baton.waiting(run.run_id, "a", run_pb2.WAIT_KIND_WORKER_NOT_SERVING)
     run = await baton.end(run.run_id)
