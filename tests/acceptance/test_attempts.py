@@ -14,7 +14,7 @@ from baton.v1 import event_pb2, failure_pb2, run_pb2, worker_pb2
 
 from tests.acceptance.conftest import name_of
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.wire import Baton, Refusal, eventually, kinds, step_of
+from tests.acceptance.wire import GRPC_ROUNDING, Baton, Refusal, eventually, kinds, step_of
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
@@ -172,7 +172,7 @@ async def test_an_attempt_timeout_reaches_the_worker_and_is_retried(baton: Baton
     for attempt, note in zip(run.steps[0].attempts, registered.arrivals(), strict=True):
         assert micros(attempt.end_time) - micros(attempt.start_time) >= 300_000
         assert note.remaining_seconds is not None
-        assert note.remaining_seconds <= 0.3
+        assert note.remaining_seconds <= 0.3 * GRPC_ROUNDING
     await registered.noted(lambda notes: sum(note.what == "cancelled" for note in notes) == 2)
 
 

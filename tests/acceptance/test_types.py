@@ -16,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from tests.acceptance.contracts import Contract, zoo
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.test_attempts import one_step
-from tests.acceptance.wire import Baton, kinds, submission
+from tests.acceptance.wire import GRPC_ROUNDING, Baton, kinds, submission
 
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
 
@@ -213,7 +213,7 @@ async def test_a_worker_is_told_who_calls_and_how_long_it_has(baton: Baton, regi
         assert note.key.startswith(f"{run.run_id}/a/")
         assert re.fullmatch(rf"00-{run.trace_id}-[0-9a-f]{{16}}-0[01]", note.traceparent)
         assert note.remaining_seconds is not None
-        assert 5 < note.remaining_seconds <= 7
+        assert 5 < note.remaining_seconds <= 7 * GRPC_ROUNDING
         assert note.token
     first, second = registered.arrivals()
     assert first.key == second.key

@@ -27,6 +27,9 @@ from grpc_status import rpc_status
 
 T = TypeVar("T")
 
+GRPC_ROUNDING = 1.01
+"""gRPC sends the time of a call with few digits, rounded up: what arrives may be as much longer."""
+
 ENDED = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED})
 ENDING = frozenset({"run_succeeded", "run_failed", "run_cancelled"})
 BASIC, FULL = run_service_pb2.RUN_VIEW_BASIC, run_service_pb2.RUN_VIEW_FULL

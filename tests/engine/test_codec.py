@@ -23,7 +23,10 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 number = st.integers(1, 2**31 - 1)
 step = st.integers(0, len(GRAPH.steps) - 1)
 instant = st.integers(0, 253_402_300_799_999_999)
-payload = st.builds(Payload, text, st.binary(max_size=50))
+type_name = text.filter(lambda name: "/" not in name)
+"""What stands behind the last slash of a type URL."""
+
+payload = st.builds(Payload, type_name, st.binary(max_size=50))
 detail = st.just(
     any_pb2.Any(type_url="x/google.protobuf.Duration", value=duration_pb2.Duration(seconds=3).SerializeToString())
 )
