@@ -41,7 +41,8 @@ from orchestrator.engine.api import Runs
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import fan_out
-from orchestrator.engine.ports import Answer, Call, CallListener, Described, EndpointRow, Health, Sending
+from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.worker_ports import Answer, Call, CallListener, Described, Health, Sending
 from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.postgres.embedded import EmbeddedPostgres
@@ -80,14 +81,14 @@ class EchoGateway(GrpcWorkerGateway):
         self._sent: list[tuple[Call, CallListener]] = []
 
     def send(self, call: Call, listener: CallListener) -> Sending:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         if not self._sent:
             asyncio.get_running_loop().call_soon(self._answer)
         self._sent.append((call, listener))
         return self
 
     def cancel(self) -> None:
-        """See ports.Sending: no call of a measurement is cancelled."""
+        """See worker_ports.Sending: no call of a measurement is cancelled."""
         raise AssertionError("a call was cancelled")
 
     def _answer(self) -> None:
@@ -96,12 +97,12 @@ class EchoGateway(GrpcWorkerGateway):
             listener.answered(Answer(payload=call.payload))
 
     def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         on_change("serving", None)
         return lambda: None
 
     async def read_descriptors(self, address: str) -> Described:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         return Described([DoRequest.DESCRIPTOR.file.serialized_pb], [SERVICE], False)
 
 

@@ -22,8 +22,9 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.live import LiveRun
-from orchestrator.engine.ports import Clock, Ticket
+from orchestrator.engine.ports import Clock
 from orchestrator.engine.timers import Timer, Timers
+from orchestrator.engine.worker_ports import Ticket
 
 
 class QueueKey(NamedTuple):

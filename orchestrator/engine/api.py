@@ -23,8 +23,9 @@ from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm, ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
+from orchestrator.engine.ports import FilterTerm
 from orchestrator.engine.updates import Update
+from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
 
 
 class Runs(Protocol):

@@ -24,7 +24,8 @@ from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import ContractRow, WorkerGateway, WorkerRow, WorkerStore, WorkflowStore
+from orchestrator.engine.ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
+from orchestrator.engine.worker_ports import WorkerGateway
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from orchestrator.domain.inputs import CallFailed, CallLost
 from orchestrator.domain.tracing import attempt_traceparent, is_sampled
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
-from orchestrator.engine.ports import Answer, Call, Clock, Sending, WorkerGateway
+from orchestrator.engine.ports import Clock
+from orchestrator.engine.worker_ports import Answer, Call, Sending, WorkerGateway
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ class Dispatcher:
 
 
 class Delivery:
-    """One sending of an attempt, from its durable entry to its answer. Implements ports.CallListener."""
+    """One sending of an attempt, from its durable entry to its answer. Implements worker_ports.CallListener."""
 
     __slots__ = ("_dispatcher", "_flight", "_handle", "_live", "_sending")
 

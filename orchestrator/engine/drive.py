@@ -34,8 +34,9 @@ from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind, evaluation_failure
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import Clock, JournalStore, Ticket, WriteResult, WriteState
+from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
+from orchestrator.engine.worker_ports import Ticket
 
 _LOGGER = logging.getLogger(__name__)
 _DELIVERIES = (ev.AttemptStarted, ev.DeliveryStarted)

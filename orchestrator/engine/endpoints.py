@@ -7,7 +7,8 @@ from uuid import UUID
 
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import Circuit, EndpointRow, Health, Ticket, WorkerGateway
+from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.worker_ports import Circuit, Health, Ticket, WorkerGateway
 
 
 class Endpoint:

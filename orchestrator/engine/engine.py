@@ -28,13 +28,13 @@ from orchestrator.engine.ports import (
     Renewal,
     ReplicaStore,
     RunStore,
-    WorkerGateway,
     WorkerStore,
     WorkflowStore,
 )
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
+from orchestrator.engine.worker_ports import WorkerGateway
 from orchestrator.engine.workers import WorkerRegistry
 from orchestrator.engine.workflows import WorkflowCatalogue
 

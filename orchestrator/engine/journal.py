@@ -22,13 +22,7 @@ from orchestrator.domain.values import value
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import (
-    JournalStore,
-    LeaseLost,
-    RunEntry,
-    WriteRefused,
-    WriteResult,
-)
+from orchestrator.engine.ports import JournalStore, LeaseLost, RunEntry, WriteRefused, WriteResult
 
 RETRY_FIRST_SECONDS = 0.05
 RETRY_LONGEST_SECONDS = 2.0

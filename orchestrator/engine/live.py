@@ -25,11 +25,12 @@ from orchestrator.domain.states import StepState
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
-from orchestrator.engine.ports import JournalRow, NewRun, Sending, Ticket, WriteResult
+from orchestrator.engine.ports import JournalRow, NewRun, WriteResult
 from orchestrator.engine.timers import Timer
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Update, encode_update
 from orchestrator.engine.waiters import Waiters
+from orchestrator.engine.worker_ports import Sending, Ticket
 
 RECENT_ROWS = 256
 RECENT_BYTES = 128 << 10

@@ -18,7 +18,8 @@ from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_timestamp
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerGateway, WorkerRow, WorkerStore
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerRow, WorkerStore
+from orchestrator.engine.worker_ports import WorkerGateway
 
 HEALTH = {
     "serving": worker_pb2.ENDPOINT_HEALTH_SERVING,

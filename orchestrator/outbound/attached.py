@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from baton.worker.v1 import work_pb2
 
-from orchestrator.engine.ports import Health, ReadFrame, WriteFrame
+from orchestrator.engine.worker_ports import Health, ReadFrame, WriteFrame
 from orchestrator.outbound.work_session import SessionState, WorkSession
 from orchestrator.outbound.work_stream import carry
 

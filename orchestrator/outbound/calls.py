@@ -11,7 +11,7 @@ import grpc.aio
 
 from orchestrator.domain.errors import WorkerUnreachable
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.engine.ports import Answer, Call, CallListener, Sending
+from orchestrator.engine.worker_ports import Answer, Call, CallListener, Sending
 from orchestrator.outbound import statuses
 from orchestrator.outbound.channels import CONNECT_TIMEOUT_SECONDS, MESSAGE_LIMIT_BYTES, Channels
 

@@ -13,13 +13,13 @@ from baton.worker.v1 import work_pb2
 
 from orchestrator.domain.errors import FieldFault, InvalidRequest, WorkerNotFound
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import (
+from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.worker_ports import (
     RELAY_ADDRESS_KEY,
     RELAY_TOKEN_KEY,
     Call,
     CallListener,
     Described,
-    EndpointRow,
     Health,
     ReadBatonFrame,
     ReadFrame,
@@ -68,7 +68,7 @@ class _Link:
 
 
 class GrpcWorkerGateway:
-    """Implements ports.WorkerGateway over gRPC. Belongs to the event loop that it is made on; close it at the end."""
+    """Implements worker_ports.WorkerGateway over gRPC. Belongs to the loop that it is made on; close it at the end."""
 
     def __init__(self, circuit_fail_max: int, circuit_reset_seconds: float, relays: RelayTokens) -> None:
         self._fail_max, self._reset_seconds = circuit_fail_max, circuit_reset_seconds
@@ -82,7 +82,7 @@ class GrpcWorkerGateway:
         self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
 
     def send(self, call: Call, listener: CallListener) -> Sending:
-        """See ports.WorkerGateway. By the work stream where one is open, else by a unary call."""
+        """See worker_ports.WorkerGateway. By the work stream where one is open, else by a unary call."""
         address = call.endpoint.address
         session = self._attached.session(address) or self._dialer.session(address)
         if session is not None and session.ready:
@@ -90,7 +90,7 @@ class GrpcWorkerGateway:
         return self._outbound.send(call, listener)
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> Circuit:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         return Circuit(
             lambda _: on_change(),
             fail_max=self._fail_max,
@@ -99,7 +99,7 @@ class GrpcWorkerGateway:
         )
 
     def follow(self, row: EndpointRow, on_change: Follower) -> Callable[[], None]:
-        """See ports.WorkerGateway. The liveness of a work stream is the stream itself: its worker is asked nothing."""
+        """See worker_ports.WorkerGateway. The liveness of a work stream is the stream itself: nothing is asked of it."""
         address = row.key.address
         followers = self._followers[address]
         followers.append(on_change)
@@ -127,13 +127,13 @@ class GrpcWorkerGateway:
         return unfollow
 
     async def read_descriptors(self, address: str) -> Described:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         reflected = await read_descriptors(self._channels, address)
         files = [file.SerializeToString() for file in reflected.files]
         return Described(files, reflected.services, reflected.work_stream)
 
     async def greet(self, read: ReadFrame, write: WriteFrame) -> work_pb2.WorkerFrame:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         try:
             return await open_stream(str(self.replica_id), read, write)
         except (NoOpening, TimeoutError):
@@ -143,11 +143,11 @@ class GrpcWorkerGateway:
     async def carry_attached(
         self, address: str, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame
     ) -> None:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         await self._attached.carry(address, first, read, write)
 
     async def relay(self, address: str, token: str, read: ReadBatonFrame, write: WriteWorkerFrame) -> None:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         try:
             if self._relays.verify_relay(address, token) and await self._attached.relay(address, _Link(read, write)):
                 return
@@ -156,15 +156,15 @@ class GrpcWorkerGateway:
         raise WorkerNotFound(f"no worker is attached here as {address}", metadata={"address": address})
 
     def attached_left(self, address: str) -> bool:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         return self._attached.left(address)
 
     def forget_attached(self, address: str) -> None:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         self._attached.forget(address)
 
     def leave(self) -> None:
-        """See ports.WorkerGateway."""
+        """See worker_ports.WorkerGateway."""
         self._dialer.leave()
         self._attached.leave()
 

@@ -16,7 +16,7 @@ from google.rpc import status_pb2
 
 from orchestrator.domain.failures import Code, Failure
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Answer, Call
+from orchestrator.engine.worker_ports import Answer, Call
 from orchestrator.outbound.work_session import WorkSession
 
 Ended = Callable[[Held, Result], None]
@@ -117,7 +117,7 @@ class _Forwarding:
 
 
 class _Forwarded:
-    """One assignment that was given on. Implements ports.CallListener."""
+    """One assignment that was given on. Implements worker_ports.CallListener."""
 
     __slots__ = ("_forwarding", "_held")
 

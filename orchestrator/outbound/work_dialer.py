@@ -12,7 +12,7 @@ import grpc.aio
 from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from orchestrator.domain.errors import WorkerUnreachable
-from orchestrator.engine.ports import Health, ReadFrame
+from orchestrator.engine.worker_ports import Health, ReadFrame
 from orchestrator.outbound.channels import Channels, Connection
 from orchestrator.outbound.work_session import SessionState, WorkSession
 from orchestrator.outbound.work_stream import NoOpening, carry, open_stream

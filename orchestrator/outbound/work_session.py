@@ -18,7 +18,7 @@ from baton.worker.v1 import work_pb2
 from google.rpc import status_pb2
 
 from orchestrator.domain.failures import Code
-from orchestrator.engine.ports import Answer, Call, CallListener
+from orchestrator.engine.worker_ports import Answer, Call, CallListener
 from orchestrator.outbound import statuses
 
 _LOG = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Scheduler(Protocol):
 
 
 class Assigned:
-    """One call that was given to the worker. Implements ports.Sending."""
+    """One call that was given to the worker. Implements worker_ports.Sending."""
 
     __slots__ = ("_session", "call", "deadline", "id", "listener", "written")
 
@@ -82,7 +82,7 @@ class Assigned:
         self.written = False
 
     def cancel(self) -> None:
-        """See ports.Sending."""
+        """See worker_ports.Sending."""
         self._session.cancel(self)
 
 

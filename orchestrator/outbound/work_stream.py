@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 from baton.worker.v1 import work_pb2
 
-from orchestrator.engine.ports import ReadFrame, WriteFrame
+from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 from orchestrator.outbound.work_session import HEARTBEAT_SECONDS, RESUME_SECONDS, WorkSession
 
 OPENING_SECONDS = 10.0

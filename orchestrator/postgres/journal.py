@@ -13,15 +13,7 @@ from uuid import UUID
 import asyncpg
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import (
-    JournalRow,
-    LeaseLost,
-    NewRun,
-    RunEntry,
-    WriteRefused,
-    WriteResult,
-    WriteState,
-)
+from orchestrator.engine.ports import JournalRow, LeaseLost, NewRun, RunEntry, WriteRefused, WriteResult, WriteState
 from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content, unavailable
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load

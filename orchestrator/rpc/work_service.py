@@ -15,7 +15,7 @@ from baton.worker.v1 import work_pb2, work_pb2_grpc
 
 from orchestrator.domain.errors import FieldFault
 from orchestrator.engine.api import Workers
-from orchestrator.engine.ports import RELAY_ADDRESS_KEY, RELAY_TOKEN_KEY
+from orchestrator.engine.worker_ports import RELAY_ADDRESS_KEY, RELAY_TOKEN_KEY
 from orchestrator.rpc.layers import current_caller
 from orchestrator.rpc.validation import RequestValidator, invalid_request
 

@@ -14,7 +14,7 @@ import grpc.aio
 import pytest
 
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import Call
+from orchestrator.engine.worker_ports import Call
 from orchestrator.outbound.calls import Outbound
 from orchestrator.outbound.channels import Channels
 

@@ -18,7 +18,7 @@ from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Code, Failure, Origin
-from orchestrator.engine.ports import Answer
+from orchestrator.engine.worker_ports import Answer
 from orchestrator.outbound.calls import Outbound
 from orchestrator.outbound.channels import Channels
 

@@ -10,7 +10,7 @@ from baton.worker.v1 import work_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from orchestrator.domain.failures import Code, Origin
-from orchestrator.engine.ports import Answer
+from orchestrator.engine.worker_ports import Answer
 from orchestrator.outbound.work_session import (
     ACKNOWLEDGE_AT_ONCE,
     FRAME_BYTES,

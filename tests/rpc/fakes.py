@@ -27,7 +27,8 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm, ReadFrame, WriteFrame
+from orchestrator.engine.ports import FilterTerm
+from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 
 
 class FakeEngine:
