@@ -99,7 +99,7 @@ class GrpcWorkerGateway:
         )
 
     def follow(self, row: EndpointRow, on_change: Follower) -> Callable[[], None]:
-        """See worker_ports.WorkerGateway. The liveness of a work stream is the stream itself: nothing is asked of it."""
+        """See worker_ports.WorkerGateway. The liveness of a work stream is the stream itself: nothing more is asked."""
         address = row.key.address
         followers = self._followers[address]
         followers.append(on_change)
