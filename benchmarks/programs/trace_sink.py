@@ -32,8 +32,8 @@ class Sink:
         return {"spans": self._spans}
 
     def one(self, shape: str) -> One:
-        """A sink does no runs."""
-        raise NotImplementedError(shape)
+        """A sink does no runs. Errors: ValueError."""
+        raise ValueError(f"a sink of traces does no runs of {shape}")
 
 
 async def _serve(address: str) -> None:
