@@ -13,12 +13,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
 
 from orchestrator.postgres import binaries, embedded
-from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.embedded import SILENT_ENDS, EmbeddedPostgres
 from orchestrator.postgres.errors import EmbeddedPostgresError
 from orchestrator.postgres.pool import dsn_from_environment
 
@@ -203,3 +204,29 @@ def test_the_environment_names_a_database(monkeypatch: pytest.MonkeyPatch) -> No
     assert dsn_from_environment() == "postgresql://"
     monkeypatch.setenv("BATON_DATABASE_URL", "postgresql://db/baton")
     assert dsn_from_environment() == "postgresql://db/baton"
+
+
+@pytest.mark.parametrize(("silent", "starts"), [(1, True), (99, False)])
+def test_a_start_that_ends_without_a_word_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent: int, starts: bool
+) -> None:
+    started: list[str] = []
+    popen = subprocess.Popen
+
+    def launch(command: list[str], **options: Any) -> Any:
+        if Path(command[0]).name == "postgres" and "-D" in command:
+            started.append(command[0])
+            if len(started) <= silent:
+                command = ["false"]
+        return popen(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", launch)
+    postgres = EmbeddedPostgres(tmp_path)
+    if starts:
+        postgres.start()
+        postgres.stop()
+        assert len(started) == silent + 1
+    else:
+        with pytest.raises(EmbeddedPostgresError, match="it ended with 1"):
+            postgres.start()
+        assert len(started) == 1 + SILENT_ENDS
