@@ -17,6 +17,7 @@ from orchestrator.engine.live import Flight, LiveRun
 from orchestrator.engine.observer import Observer, fan_out
 from orchestrator.engine.ports import ReplicaStore
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.replicas import ReplicaRequests
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
@@ -24,6 +25,7 @@ from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
+from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.server import RpcServer
 from orchestrator.security.credentials import DevelopmentAuthenticator
 from orchestrator.security.tokens import StepClaim, TokenSigner
@@ -84,6 +86,8 @@ class Server:
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = GrpcWorkerGateway(self._settings.circuit_fail_max, self._settings.circuit_reset_seconds, signer)
         self._stack.push_async_callback(gateway.close)
+        requests = ReplicaRequests()
+        self._stack.push_async_callback(requests.close)
         stores = Stores(
             PostgresJournalStore(journal, reads),
             PostgresRunStore(reads),
@@ -108,6 +112,7 @@ class Server:
             DevelopmentAuthenticator().authenticate,
             self._settings.listen_address,
             start_span=tracing.span_starter if tracing is not None else untraced,
+            forwarding=Forwarding(signer, requests.send, self._engine.now),
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)

@@ -75,6 +75,19 @@ class DatabaseUnavailable(BatonError):
     reason = "DATABASE_UNAVAILABLE"
 
 
+class OwnerUnavailable(BatonError):
+    """The replica that drives the run cannot be asked at this moment. Whether a request that was on its way to it took
+    effect is not known."""
+
+    reason = "OWNER_UNAVAILABLE"
+
+
+class ForwardingRefused(BatonError):
+    """The call says that a replica forwards it, and none did."""
+
+    reason = "FORWARDING_REFUSED"
+
+
 class ShuttingDown(BatonError):
     """This replica is draining."""
 

@@ -12,22 +12,23 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CancelRequest
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import RunReader
+from orchestrator.engine.ownership import Ownership
 
 END_SECONDS = 10.0
 """How long a cancellation may take to be durable."""
 
 
 class Canceller:
-    """Cancels runs of the caller's namespace that this replica drives."""
+    """Cancels runs of the caller's namespace."""
 
-    def __init__(self, driver: Driver, reader: RunReader) -> None:
-        self._driver, self._reader = driver, reader
+    def __init__(self, driver: Driver, reader: RunReader, ownership: Ownership) -> None:
+        self._driver, self._reader, self._ownership = driver, reader, ownership
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
         """See CancelRun."""
         key = RunKey(caller.namespace, run_id)
         view = run_service_pb2.RUN_VIEW_BASIC
-        live = self._driver.runs.get(key)
+        live = await self._ownership.find(key)
         if live is not None and not live.run.ended:
             self._driver.advance(live, CancelRequest(reason, caller.principal))
         if live is not None:
@@ -35,9 +36,7 @@ class Canceller:
         else:
             run, _ = await self._reader.get(caller, run_id, view)
         if run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
-            raise DatabaseUnavailable(
-                "this replica does not drive the run at this moment; cancel it again shortly", retry_delay_seconds=1.0
-            )
+            raise DatabaseUnavailable("it is not known whether the run is cancelled; cancel it again")
         if run.state == run_pb2.RUN_STATE_CANCELLED:
             return run
         name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")

@@ -22,6 +22,7 @@ from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import Observer
+from orchestrator.engine.ownership import Ownership
 from orchestrator.engine.ports import (
     JournalStore,
     LeaseLost,
@@ -128,7 +129,9 @@ class Engine:
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        self.runs = Runs(self._reader, self._submitter, Canceller(self._driver, self._reader), self._ends)
+        self._ownership = Ownership(self._driver, stores.replicas)
+        canceller = Canceller(self._driver, self._reader, self._ownership)
+        self.runs = Runs(self._reader, self._submitter, canceller, self._ends)
         self._recovery = Recovery(
             self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer
         )
@@ -147,7 +150,7 @@ class Engine:
     async def start(self, address: str) -> None:
         """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. `address` is where other
         replicas reach this one. Errors: DatabaseUnavailable."""
-        self._address = self._attachments.address = address
+        self._address = self._attachments.address = self._ownership.address = address
         replica_id = await self._take_lease()
         await self._catalogue.start()
         self._loops = asyncio.create_task(self._keep_running(replica_id))

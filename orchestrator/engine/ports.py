@@ -215,6 +215,17 @@ class Renewal:
     changed_namespaces: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RunOwner:
+    """Who drives a run: the replica process with this id, None where nobody does. Others reach it at `address`; it is
+    `alive` while its lease goes on. A run that has ended (`run_ended`) has no owner."""
+
+    replica_id: UUID | None
+    address: str
+    alive: bool
+    run_ended: bool
+
+
 class ReplicaStore(Protocol):
     """Leases of replicas and ownership of runs."""
 
@@ -235,6 +246,10 @@ class ReplicaStore(Protocol):
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over; `list_owned` tells).
         """
+        ...
+
+    async def find_owner(self, key: RunKey) -> RunOwner | None:
+        """Tells who drives a run; None where there is no such run. Errors: DatabaseUnavailable."""
         ...
 
     async def list_owned(self, replica_id: UUID) -> list[RunRow]:

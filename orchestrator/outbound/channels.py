@@ -1,4 +1,5 @@
-"""Channels to workers: one for each address, for calls, health and reflection. The only maker of gRPC channels."""
+"""Channels to workers and replicas: one for each address, for calls, health and reflection. The only maker of gRPC
+channels."""
 
 from __future__ import annotations
 
@@ -53,13 +54,23 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),
 )
 
+REPLICA_OPTIONS: tuple[tuple[str, int], ...] = (
+    *(option for option in _OPTIONS if option[0] not in ("grpc.max_send_message_length", "grpc.keepalive_time_ms")),
+    # What a replica takes of its callers, another takes too; its own limits are the judges.
+    ("grpc.max_send_message_length", -1),
+    # A request may wait for minutes: that its replica is gone must be noticed sooner. Servers of Baton allow it.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+"""Options of channels to other replicas."""
+
 
 class Connection:
     """A channel to one address, and what is known of its connectivity."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, options: tuple[tuple[str, int], ...] = _OPTIONS) -> None:
         self.address = address
-        self.channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        self.channel = grpc.aio.insecure_channel(address, options=options)
         self.users = 0
         self._becoming_ready: asyncio.Task[None] | None = None
         self._down_since: float | None = None
@@ -118,8 +129,8 @@ class Connection:
 class Channels:
     """The connections to all addresses, at most `limit`. Belongs to one event loop; close it at the end."""
 
-    def __init__(self, limit: int = CONNECTIONS_LIMIT) -> None:
-        self._limit = limit
+    def __init__(self, limit: int = CONNECTIONS_LIMIT, options: tuple[tuple[str, int], ...] = _OPTIONS) -> None:
+        self._limit, self._options = limit, options
         self._connections: dict[str, Connection] = {}  # Least recently used first.
         self._removed: set[Connection] = set()
         self._closing: set[asyncio.Task[None]] = set()
@@ -172,7 +183,7 @@ class Channels:
         if connection is None:
             if len(self._connections) >= self._limit:
                 self._evict(address)
-            connection = Connection(address)
+            connection = Connection(address, self._options)
         self._connections[address] = connection
         return connection
 

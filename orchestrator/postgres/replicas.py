@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from orchestrator.engine.ports import LeaseLost, Renewal, RunRow
+from orchestrator.domain.ids import RunKey
+from orchestrator.engine.ports import LeaseLost, Renewal, RunOwner, RunRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.runs import run_row
 from orchestrator.postgres.sql import load
@@ -48,6 +49,13 @@ class PostgresReplicaStore:
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
+
+    async def find_owner(self, key: RunKey) -> RunOwner | None:
+        """See ReplicaStore.find_owner."""
+        rows = await self._claims.fetch(_QUERIES["find_owner"], key.namespace, key.run_id)
+        if not rows:
+            return None
+        return RunOwner(rows[0]["owner_replica"], rows[0]["address"], rows[0]["alive"], rows[0]["run_ended"])
 
     async def list_owned(self, replica_id: UUID) -> list[RunRow]:
         """See ReplicaStore.list_owned."""

@@ -39,6 +39,8 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "CURSOR_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
     "INTERNAL": grpc.StatusCode.INTERNAL,
     "DATABASE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "OWNER_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
+    "FORWARDING_REFUSED": grpc.StatusCode.UNAUTHENTICATED,
     "SHUTTING_DOWN": grpc.StatusCode.UNAVAILABLE,
     "TOO_MANY_RUNS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "PAYLOAD_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -58,6 +60,7 @@ CODES: Mapping[str, grpc.StatusCode] = {
 
 DEFAULT_RETRY_DELAY_SECONDS: Mapping[str, float] = {
     "DATABASE_UNAVAILABLE": 1.0,
+    "OWNER_UNAVAILABLE": 1.0,
     "SHUTTING_DOWN": 1.0,
     "TOO_MANY_RUNS": 1.0,
 }

@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown
+from orchestrator.engine.ownership import RunElsewhere
 from orchestrator.engine.updates import Update
 from orchestrator.rpc import errors
 
@@ -30,28 +31,42 @@ REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
 Metadata = Sequence[tuple[str, str | bytes]]
 """Metadata of a call as it came."""
 
+_STATUS_KEY = "grpc-status-details-bin"
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
 _log = logging.getLogger(__name__)
 _caller: ContextVar[Caller] = ContextVar("baton_caller")
 
 
 @dataclass(slots=True)
 class Call:
-    """One call on its way: `method` is `/package.Service/Method`, `service` the name in it. `request` is None where the
-    caller streams, `caller` until it is known."""
+    """One call on its way: `method` is `/package.Service/Method`, `service` the name in it. `request`, and `raw` as it
+    came, are None where the caller streams, `caller` until it is known. `forwarded`: another replica sent it on."""
 
     method: str
     service: str
     request: Message | None
+    raw: bytes | None
     metadata: Metadata
     context: grpc.aio.ServicerContext[Any, Any]
     unary: bool
     caller: Caller | None = None
+    forwarded: bool = False
+
+    async def end(self, code: int, message: str, status: bytes | None) -> NoReturn:
+        """Ends the call with an error that is told as it is; `status` is a serialized google.rpc.Status."""
+        details = () if status is None else ((_STATUS_KEY, status),)
+        await self.context.abort(_CODES[code], message, details)
+        raise AssertionError("abort raises")
 
     def set_caller(self, caller: Caller) -> None:
         """Says who calls; servicers read it with `current_caller`."""
         self.caller = caller
         _caller.set(caller)
 
+
+Forward = Callable[[Call, RunElsewhere], Awaitable[bytes]]
+"""Has a call served by another replica and returns its answer. Raises what the caller is to be told."""
 
 Leave = Callable[[BaseException | None], None]
 """Does what a layer does after a call; told the error that ended it, None where it was answered. Raises nothing."""
@@ -76,8 +91,10 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
     Methods of `background_services` (health, reflection) do not hold up a server that stops: see `end_background`.
     """
 
-    def __init__(self, layers: Sequence[Layer], background_services: frozenset[str]) -> None:
-        self._layers = tuple(layers)
+    def __init__(
+        self, layers: Sequence[Layer], background_services: frozenset[str], forward: Forward | None = None
+    ) -> None:
+        self._layers, self._forward = tuple(layers), forward
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -127,6 +144,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                     method,
                     service,
                     request if isinstance(request, Message) else None,
+                    None if handler.request_streaming else raw,
                     tuple(context.invocation_metadata() or ()),
                     context,
                     unary,
@@ -141,7 +159,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                     if handler.response_streaming:
                         await _stream(handle, request, context)
                     else:
-                        answer = write(await handle(request, context))
+                        answer = await self._answer(call, handle, write, request)
                 except BaseException as error:
                     _leave(leaving, error)
                     raise
@@ -174,6 +192,18 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             serve, response_serializer=write if handler.response_streaming else None
         )
         return guarded
+
+    async def _answer(
+        self, call: Call, handle: Callable[[Any, Any], Any], write: Callable[[Any], bytes], request: Any
+    ) -> bytes:
+        """Serves a call that has one answer, here or at the replica that the handler names."""
+        try:
+            return write(await handle(request, call.context))
+        except RunElsewhere as error:
+            if self._forward is None:
+                raise
+            elsewhere = error
+        return await self._forward(call, elsewhere)
 
     def _cause_of_cancellation(self, error: asyncio.CancelledError) -> BaseException:
         """Returns what ended the call where grpc did not; where it did, because the caller left or the grace of a

@@ -23,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from orchestrator.engine.api import Runs, Workers, Workflows
 from orchestrator.rpc import reflection
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
+from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.run_service import RunService
@@ -88,8 +89,10 @@ class RpcServer:
         on_call: CallObserver | None = None,
         start_span: SpanStarter | None = None,
         watch_seconds: float = WATCH_SECONDS,
+        forwarding: Forwarding | None = None,
     ) -> None:
-        """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet."""
+        """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
+        `forwarding` requests about runs of other replicas are refused."""
         self._runs = runs
         self._workflows = workflows
         self._workers = workers
@@ -97,10 +100,13 @@ class RpcServer:
         self._address = address
         self._on_call = on_call
         self._start_span = start_span
+        self._forwarding = forwarding
         self._watches = Watches(watch_seconds)
         self._health = health.aio.HealthServicer()
         self._validator = RequestValidator(_request_types())
-        self._interceptor = LayerInterceptor(self._layers(), _BACKGROUND_SERVICES)
+        self._interceptor = LayerInterceptor(
+            self._layers(), _BACKGROUND_SERVICES, forwarding.forward if forwarding is not None else None
+        )
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -161,7 +167,7 @@ class RpcServer:
             # First, so that it sees calls refused by the others too.
             layers.append(ObservationLayer(self._on_call))
         # Before validation: who may not call learns nothing of what a request should be.
-        layers.append(AuthenticationLayer(self._authenticate, frozenset({health.SERVICE_NAME})))
+        layers.append(AuthenticationLayer(self._authenticate, frozenset({health.SERVICE_NAME}), self._forwarding))
         if self._start_span is not None:
             # After authentication, whose caller carries the parent; before validation, whose refusals are in the span.
             layers.append(SpanLayer(self._start_span))

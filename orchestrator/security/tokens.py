@@ -1,5 +1,6 @@
 """Tokens that replicas sign and any of them verifies. Step tokens: what a worker holds to act on behalf of the attempt
-it was called for. Relay tokens: what a replica shows another to reach a worker that is attached there.
+it was called for. Relay tokens: what a replica shows another to reach a worker that is attached there. Forward tokens:
+what a replica shows another to say who makes a request that it sends on.
 
 A step token is `v1.BODY.MAC`, both base64url: the body names namespace, run, step, attempt and epoch; the MAC is
 HMAC-SHA256 under the key that all replicas share. It names an attempt and no secret; the epoch makes it worthless once
@@ -12,12 +13,15 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
 from uuid import UUID
 
+from orchestrator.domain.caller import Caller
 from orchestrator.domain.values import value
 
 VERSION = "v1"
 MAX_TOKEN_CHARACTERS = 1_024
+MAX_FORWARD_CHARACTERS = 4_096
 
 
 class TokenInvalid(Exception):
@@ -69,6 +73,26 @@ class TokenSigner:
         """Tells whether a replica made this token for `address`."""
         return hmac.compare_digest(token.encode(), self.sign_relay(address).encode())
 
+    def sign_forward(self, caller: Caller, method: str, request: bytes, expire_time: int) -> str:
+        """Makes what stands for `caller` until `expire_time`, in a request that one replica sends to another."""
+        said = (caller.namespace, caller.principal, caller.channel, caller.traceparent, expire_time)
+        body = json.dumps(said).encode()
+        return f"{VERSION}.{_encode(body)}.{_encode(self._sum(_forward_body(body, method, request)))}"
+
+    def verify_forward(self, token: str, method: str, request: bytes, now: int) -> Caller | None:
+        """Reads the caller; None where no replica signed the token for this request, or its time is over."""
+        if len(token) > MAX_FORWARD_CHARACTERS:
+            return None
+        try:
+            version, body_text, mac_text = token.split(".")
+            body, mac = _decode(body_text), _decode(mac_text)
+            if version != VERSION or not hmac.compare_digest(mac, self._sum(_forward_body(body, method, request))):
+                return None
+            *said, expire_time = json.loads(body)
+            return Caller(*said) if now < expire_time else None
+        except (ValueError, TypeError, binascii.Error):
+            return None
+
     def _sum(self, body: bytes) -> bytes:
         mac = self._mac.copy()
         mac.update(body)
@@ -78,6 +102,11 @@ class TokenSigner:
 def _relay_body(address: str) -> bytes:
     # A step token's body has four NULs: neither can pass for the other.
     return f"relay\0{address}".encode()
+
+
+def _forward_body(said: bytes, method: str, request: bytes) -> bytes:
+    # JSON holds no NUL, and a digest is of one length: no other token's body can be equal.
+    return b"forward\0" + said + b"\0" + method.encode() + b"\0" + hashlib.sha256(request).hexdigest().encode()
 
 
 def _encode(data: bytes) -> str:

@@ -8,7 +8,8 @@ from collections import Counter
 import pytest
 from uuid_utils.compat import uuid7
 
-from orchestrator.engine.ports import LeaseLost
+from orchestrator.domain.ids import RunKey
+from orchestrator.engine.ports import LeaseLost, RunOwner
 from tests.conformance.journal_store import (
     FENCED,
     LEASE_SECONDS,
@@ -62,6 +63,17 @@ class ReplicaStoreConformance:
         assert await stores.replicas.list_owned(dead) == []
         assert await states(stores, heir, step(going, 3, epoch=1)) == [FENCED]
         assert await states(stores, heir, step(going, 3, epoch=2), step(mine, 2)) == [WRITTEN] * 2
+
+    async def test_the_owner_of_a_run_is_told(self, stores: Stores) -> None:
+        me, key, ended = await replica(stores), run_key(), run_key()
+        await states(stores, me, submission(key), submission(ended))
+        await states(stores, me, ending(ended, 2))
+        assert await stores.replicas.find_owner(key) == RunOwner(me, "127.0.0.1:7000", True, False)
+        assert await stores.replicas.find_owner(ended) == RunOwner(None, "", False, True)
+        assert await stores.replicas.find_owner(run_key()) is None
+        assert await stores.replicas.find_owner(RunKey("bank", key.run_id)) is None
+        await stores.replicas.release(me)
+        assert await stores.replicas.find_owner(key) == RunOwner(me, "127.0.0.1:7000", False, False)
 
     async def test_a_dead_replica_adopts_nothing(self, stores: Stores) -> None:
         dead, zombie, heir = await replica(stores), await replica(stores), await replica(stores)

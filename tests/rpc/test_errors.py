@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,6 +20,7 @@ from orchestrator.rpc.errors import CODES, STATUS_LIMIT_BYTES, to_status
 from orchestrator.rpc.server import SERVICES
 from tests.rpc.fakes import FakeEngine, server_records, told
 
+PROTO = Path(__file__).parents[2] / "protos/baton/v1/error_reason.proto"
 RUN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 SECRET = "postgres://root:hunter2@db/secret"
 
@@ -60,11 +63,13 @@ async def call(channel: Any, method: Any, request: bytes) -> Any:
 
 
 def test_reasons_classes_and_codes_agree() -> None:
-    known = {
-        name.removeprefix("ERROR_REASON_") for name, number in error_reason_pb2.ErrorReason.items() if 1 <= number <= 39
-    }
-    assert set(CODES) == known
-    assert set(CLASSES) == known
+    """In the proto, the comment of a reason begins with its code where calls are answered with it."""
+    comments = re.findall(r"\n((?:  // .*\n)+)  ERROR_REASON_(\w+) = ", PROTO.read_text())
+    assert len(comments) == len(error_reason_pb2.ErrorReason.items())
+    kinds = {reason: comment.partition(":")[0].removeprefix("  // ") for comment, reason in comments[1:]}
+    codes = {reason: kind for reason, kind in kinds.items() if kind not in ("Failure", "Violation")}
+    assert codes == {reason: code.name for reason, code in CODES.items()}
+    assert set(CLASSES) == set(CODES)
 
 
 @pytest.mark.parametrize("reason", sorted(set(CODES) - {"INTERNAL"}))
@@ -114,7 +119,7 @@ async def test_no_exception_text_reaches_a_caller(
         assert leak not in answer.raw
 
 
-@pytest.mark.parametrize("reason", ["DATABASE_UNAVAILABLE", "SHUTTING_DOWN", "TOO_MANY_RUNS"])
+@pytest.mark.parametrize("reason", ["DATABASE_UNAVAILABLE", "OWNER_UNAVAILABLE", "SHUTTING_DOWN", "TOO_MANY_RUNS"])
 async def test_errors_that_pass_always_say_when_to_try_again(reason: str) -> None:
     assert any(detail.Is(RetryInfo.DESCRIPTOR) for detail in to_status(CLASSES[reason]("later")).details)
 

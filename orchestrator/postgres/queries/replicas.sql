@@ -110,6 +110,16 @@ RETURNING
     r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
     r.expire_time
 
+-- name: find_owner
+-- Tells who owns a run, and whether the lease of the owner goes on.
+SELECT
+    r.owner_replica,
+    coalesce(p.address, '') AS address,
+    coalesce(p.end_time IS NULL AND p.lease_expire_time > clock_timestamp(), false) AS alive,
+    r.end_time IS NOT NULL AS run_ended
+FROM runs AS r LEFT JOIN replicas AS p ON p.replica_id = r.owner_replica
+WHERE r.namespace = $1 AND r.run_id = $2
+
 -- name: list_owned
 -- Lists the unfinished runs of a replica.
 SELECT

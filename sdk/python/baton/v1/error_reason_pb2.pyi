@@ -130,6 +130,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Failure: the run would exceed its limit of events."""
     ERROR_REASON_INVALID_OUTPUT: _ErrorReason.ValueType  # 91
     """Failure: the worker's answer is not a message of the method's output type."""
+    ERROR_REASON_OWNER_UNAVAILABLE: _ErrorReason.ValueType  # 115
+    """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
+    ERROR_REASON_FORWARDING_REFUSED: _ErrorReason.ValueType  # 116
+    """UNAUTHENTICATED: the call says that another replica forwards it, and none of this server did."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error or a failure. Errors carry it in google.rpc.ErrorInfo as `reason`,
@@ -244,4 +248,8 @@ ERROR_REASON_EVENT_LIMIT: ErrorReason.ValueType  # 90
 """Failure: the run would exceed its limit of events."""
 ERROR_REASON_INVALID_OUTPUT: ErrorReason.ValueType  # 91
 """Failure: the worker's answer is not a message of the method's output type."""
+ERROR_REASON_OWNER_UNAVAILABLE: ErrorReason.ValueType  # 115
+"""UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
+ERROR_REASON_FORWARDING_REFUSED: ErrorReason.ValueType  # 116
+"""UNAUTHENTICATED: the call says that another replica forwards it, and none of this server did."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

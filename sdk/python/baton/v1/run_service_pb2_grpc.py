@@ -195,7 +195,8 @@ class RunServiceServicer:
         """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
         workers that are called. A run that is CANCELLED already is answered as it is.
 
-        Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED).
+        It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
+        (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

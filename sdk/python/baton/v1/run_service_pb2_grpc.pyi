@@ -100,7 +100,8 @@ class RunServiceStub:
     """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
     workers that are called. A run that is CANCELLED already is answered as it is.
 
-    Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED).
+    It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
+    (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
     """
 
 @_typing.type_check_only
@@ -175,7 +176,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
     workers that are called. A run that is CANCELLED already is answered as it is.
 
-    Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED).
+    It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
+    (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -307,7 +309,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
         workers that are called. A run that is CANCELLED already is answered as it is.
 
-        Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED).
+        It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
+        (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
