@@ -23,6 +23,7 @@ from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ownership import Ownership
+from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import (
     JournalStore,
     LeaseLost,
@@ -35,6 +36,7 @@ from orchestrator.engine.ports import (
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
+from orchestrator.engine.transit import Transit
 from orchestrator.engine.worker_ports import WorkerGateway
 from orchestrator.engine.workers import WorkerRegistry
 from orchestrator.engine.workflows import WorkflowCatalogue
@@ -129,12 +131,14 @@ class Engine:
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        self._ownership = Ownership(self._driver, stores.replicas)
+        transit = Transit()
+        self._recovery = Recovery(
+            self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer, transit
+        )
+        self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
+        self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         canceller = Canceller(self._driver, self._reader, self._ownership)
         self.runs = Runs(self._reader, self._submitter, canceller, self._ends)
-        self._recovery = Recovery(
-            self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer
-        )
         self._changed: asyncio.Queue[str] = asyncio.Queue()
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None
@@ -208,6 +212,7 @@ class Engine:
                 async with asyncio.TaskGroup() as group:
                     group.create_task(self._driver.journal.run(replica_id))
                     group.create_task(self._recovery.run(replica_id))
+                    group.create_task(self._parker.run(replica_id))
                     group.create_task(self._ends.run(replica_id))
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())

@@ -51,14 +51,19 @@ def _expired() -> CursorExpired:
     return CursorExpired("cursor: the events after it are gone; leave it empty to start with a snapshot")
 
 
+def backoff_of(run: Run, index: int, clock: Clock) -> Wait | None:
+    """Tells until when a ready step waits before its next attempt, whoever drives the run; None where it does not."""
+    queue_time = run.steps[index].queue_time or 0
+    if queue_time > clock.now():
+        return Wait(run_pb2.WAIT_KIND_BACKOFF, "waits before the next attempt", queue_time)
+    return None
+
+
 def wait_reasons(live: LiveRun, admission: Admission, clock: Clock) -> Callable[[int], Wait | None]:
     """Tells why the ready steps of a live run wait."""
 
     def wait_of(index: int) -> Wait | None:
-        queue_time = live.run.steps[index].queue_time or 0
-        if queue_time > clock.now():
-            return Wait(run_pb2.WAIT_KIND_BACKOFF, "waits before the next attempt", queue_time)
-        return admission.wait_of(live, index)
+        return backoff_of(live.run, index, clock) or admission.wait_of(live, index)
 
     return wait_of
 
@@ -108,7 +113,7 @@ class RunReader:
         run = live.run if live is not None and live.settled else await self._fold(await self._row(key), view)
         if run is None:
             return ()
-        steps = render_steps(run, run_id, after, limit, view, self._wait_reasons(key))
+        steps = render_steps(run, run_id, after, limit, view, self._wait_reasons(key, run))
         self._add_progress(key, steps, after)
         return steps
 
@@ -257,7 +262,7 @@ class RunReader:
         run = await self._fold(row, view)
         if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
-        message = render(run, key.run_id, view, self._wait_reasons(key))
+        message = render(run, key.run_id, view, self._wait_reasons(key, run))
         self._add_progress(key, message.steps)
         return message
 
@@ -265,14 +270,14 @@ class RunReader:
         compiled = await self._catalogue.compiled(row.revision)
         return await read_run(self._journal, row.key, compiled, view == FULL)
 
-    def _wait_reasons(self, key: RunKey) -> Callable[[int], Wait | None]:
+    def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)
         if live is None:
-            return lambda _: OWNED_ELSEWHERE
+            return lambda index: backoff_of(run, index, self._clock) or OWNED_ELSEWHERE
         return wait_reasons(live, self._driver.admission, self._clock)
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
-        message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key))
+        message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key, live.run))
         self._add_progress(live.key, message.steps)
         return message
 

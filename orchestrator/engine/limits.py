@@ -23,6 +23,7 @@ class EngineLimits:
     lease_seconds: float = 5.0
     adoption_interval_seconds: float = 1.0
     adoption_batch: int = 200
+    park_seconds: float = 5.0
     drain_seconds: float = 10.0
     attached_stale_seconds: float = 60.0
     watch_progress_seconds: float = 15.0

@@ -121,6 +121,8 @@ class LiveRun:
         """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
         self.accepted: Acceptance | None = None
         self.durable_sequence = 0
+        self.restless_sequence = 0
+        """The sequence after which the run was seen to have steps at work or in a queue: it was not to be parked."""
         self.forgotten = False
         self._recent: deque[JournalRow] = deque()
         self._recent_bytes = 0

@@ -6,7 +6,8 @@ Every verb that makes something happen to a live run (CancelRun and its like) be
 
 and goes on with what it gives:
 
-* a `LiveRun`: this replica drives the run. The verb makes it happen with `Driver.advance`.
+* a `LiveRun`: this replica drives the run; one that was parked is taken over for that. The verb makes it happen with
+  `Driver.advance` in the same tick: after another `await` the run may be elsewhere.
 * `None`: the run has ended, and nobody drives it.
 * an error, which the verb lets pass. `RunElsewhere` never reaches a caller: the door (`rpc/forwarding.py`) sends the
   same request to the same method of the replica that drives the run, and gives back its answer, or its error as it is.
@@ -22,6 +23,7 @@ Reads and watches are not forwarded: what they show is durable, and every replic
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -30,6 +32,8 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import ReplicaStore
+from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.transit import Transit
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Keys, in lower case, and values; a key may come more than once."""
@@ -66,11 +70,18 @@ class SendRequest(Protocol):
         ...
 
 
+FIND_SECONDS = 2.0
+"""How long a run that moves between replicas is looked for."""
+
+LOOK_SECONDS = 0.05
+"""Time between two looks."""
+
+
 class Ownership:
     """Finds runs for verbs. `address` is where other replicas reach this one."""
 
-    def __init__(self, driver: Driver, replicas: ReplicaStore) -> None:
-        self._driver, self._replicas = driver, replicas
+    def __init__(self, driver: Driver, recovery: Recovery, replicas: ReplicaStore, transit: Transit) -> None:
+        self._driver, self._recovery, self._replicas, self._transit = driver, recovery, replicas, transit
         self.address = ""
 
     async def find(self, key: RunKey) -> LiveRun | None:
@@ -79,20 +90,34 @@ class Ownership:
         A live run may have an end that is not durable yet. Errors: RunNotFound, RunElsewhere, OwnerUnavailable,
         DatabaseUnavailable.
         """
-        live = self._driver.runs.get(key)
-        if live is not None:
-            return live
-        owner = await self._replicas.find_owner(key)
-        if owner is None:
-            raise RunNotFound(f"no run has the id {key.run_id}", metadata={"run_id": str(key.run_id)})
-        if owner.run_ended:
-            return None
-        if owner.alive and owner.address != self.address:
-            raise RunElsewhere(owner.address)
-        if owner.alive:
-            # A replica that was started again listens where the one before did, whose lease goes on for a moment.
-            raise OwnerUnavailable(
-                f"the run belongs to a replica that is reached at {self.address}, as this one is; try again, and where "
-                "that does not help, set BATON_REPLICA_ADDRESS of each replica to an address of its own"
-            )
+        loop = asyncio.get_running_loop()
+        end_seconds = loop.time() + FIND_SECONDS
+        while True:
+            await self._transit.wait(key, FIND_SECONDS)
+            live = self._driver.runs.get(key)
+            if live is not None:
+                return live
+            owner = await self._replicas.find_owner(key)
+            if owner is None:
+                raise RunNotFound(f"no run has the id {key.run_id}", metadata={"run_id": str(key.run_id)})
+            if owner.run_ended:
+                return None
+            if owner.alive and owner.replica_id != self._recovery.replica_id:
+                raise self._elsewhere(owner.address)
+            if not owner.alive and key not in self._transit:
+                live = await self._recovery.claim(key)
+                if live is not None:
+                    return live
+            if loop.time() > end_seconds:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
         raise OwnerUnavailable("no replica drives the run at this moment; one takes it over shortly: try again")
+
+    def _elsewhere(self, address: str) -> OwnerUnavailable:
+        if address != self.address:
+            return RunElsewhere(address)
+        # A replica that was started again listens where the one before did, whose lease goes on for a moment.
+        return OwnerUnavailable(
+            f"the run belongs to a replica that is reached at {self.address}, as this one is; try again, and where "
+            "that does not help, set BATON_REPLICA_ADDRESS of each replica to an address of its own"
+        )

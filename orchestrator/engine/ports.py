@@ -226,6 +226,16 @@ class RunOwner:
     run_ended: bool
 
 
+@value
+class ParkedRun:
+    """A run that its owner gives up until `wake_time`. `next_sequence` is that of the first event to come."""
+
+    key: RunKey
+    epoch: int
+    next_sequence: int
+    wake_time: int
+
+
 class ReplicaStore(Protocol):
     """Leases of replicas and ownership of runs."""
 
@@ -246,6 +256,32 @@ class ReplicaStore(Protocol):
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over; `list_owned` tells).
         """
+        ...
+
+    async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
+        """Takes over at most `limit` unfinished runs of nobody whose wake time is at most `lead_seconds` ahead, raising
+        each run's epoch: those that are due first, shared among namespaces. One without a wake time is due.
+
+        Errors: as of `adopt`.
+        """
+        ...
+
+    async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
+        """Takes one run over that nobody owns, or a replica that was seen to be dead, raising its epoch; None where
+        there is none. Errors: as of `adopt`."""
+        ...
+
+    async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
+        """Gives runs of this replica up until their wake time, in one statement; one that it does not own in that epoch
+        and up to that sequence is left alone. A run that was poked since it was taken over is due at once.
+
+        Errors: LeaseLost, DatabaseUnavailable (it is not known which were parked; `list_owned` tells which were not).
+        """
+        ...
+
+    async def poke(self, keys: Sequence[RunKey]) -> None:
+        """Lets the wake time of unfinished runs come now; of one that is owned, when it is parked next. So nothing that
+        happened before a run was parked is slept through. Errors: DatabaseUnavailable."""
         ...
 
     async def find_owner(self, key: RunKey) -> RunOwner | None:

@@ -1,4 +1,5 @@
-"""Recovery: takes over runs whose replica is gone and drives them on from their journal."""
+"""Recovery: takes over runs whose replica is gone, and parked ones whose time has come, and drives them on from their
+journal."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from uuid import UUID
 from orchestrator.contracts.scope import Scope
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Abandonment, Resumption
 from orchestrator.domain.states import ENDED_RUN
 from orchestrator.engine.catalogue import Catalogue
@@ -19,14 +21,20 @@ from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_pages, refold, require_format
+from orchestrator.engine.transit import Transit
 
 GIVEN_UP = Failure(
     Code.INTERNAL, "INTERNAL", "the run could not be driven on; the server's log tells why", Origin.ORCHESTRATOR
 )
 
 
+REBUILD_RUNS = 8
+"""Runs that are rebuilt at once."""
+
+
 class Recovery:
-    """Adopts orphaned runs, a bounded batch at a time, for as long as the replica lives."""
+    """Adopts orphaned runs and wakes parked ones, a bounded batch at a time, for as long as the replica lives.
+    `replica_id` is the process's own, while it has a lease."""
 
     def __init__(
         self,
@@ -37,38 +45,85 @@ class Recovery:
         journal: JournalStore,
         limits: EngineLimits,
         observer: Observer,
+        transit: Transit,
     ) -> None:
         self._driver, self._catalogue, self._replicas = driver, catalogue, replicas
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer
+        self._transit = transit
+        self._doubtful = False
+        self.replica_id: UUID | None = None
+
+    def doubt(self) -> None:
+        """Takes note that this replica may own runs that it does not hold: the next look finds them."""
+        self._doubtful = True
 
     async def run(self, replica_id: UUID) -> None:
-        """Adopts for ever."""
-        doubtful = False
+        """Adopts and wakes for ever."""
+        self.replica_id, self._doubtful = replica_id, False
         while True:
             adopted = 0
             try:
+                doubtful, self._doubtful = self._doubtful, False
                 rows = await (self._find_lost(replica_id) if doubtful else self._adopt(replica_id))
-                for row in rows:
-                    live = await self._rebuild(row)
-                    if live is not None:
-                        self._driver.advance(live, Resumption())
+                with self._transit.of([row.key for row in rows]):
+                    for begin in range(0, len(rows), REBUILD_RUNS):
+                        await self._resume_all(rows[begin : begin + REBUILD_RUNS])
                 await self._fail_refused()
-                adopted, doubtful = len(rows), False
+                adopted = len(rows)
             except DatabaseUnavailable:
-                doubtful = True
+                self._doubtful = True
             if adopted < self._limits.adoption_batch:
                 await asyncio.sleep(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0))
 
+    async def claim(self, key: RunKey) -> LiveRun | None:
+        """Takes one run over that is parked, or whose owner was seen to be dead; None where there is none, or it cannot
+        be rebuilt. To be called for what is not in transit. Errors: DatabaseUnavailable."""
+        if self.replica_id is None:
+            return None
+        with self._transit.of((key,)):
+            try:
+                row = await self._replicas.claim(self.replica_id, key)
+                return await self._resume(row) if row is not None else None
+            except BaseException:
+                # The database may have given the run, also to a caller who has left.
+                self._doubtful = True
+                raise
+
     async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
+        """Takes over what dead replicas left, and what is due among the parked."""
         room = self._limits.max_active_runs - len(self._driver.runs)
         limit = min(self._limits.adoption_batch, room)
-        return await self._replicas.adopt(replica_id, limit) if limit > 0 else ()
+        if limit <= 0 or self._driver.admission.paused:
+            return ()
+        rows = await self._replicas.adopt(replica_id, limit)
+        if len(rows) == limit:
+            return rows
+        # Before their time, so that their timers are armed when it comes; and so late that they are not parked again.
+        lead_seconds = min(2 * self._limits.adoption_interval_seconds, self._limits.park_seconds / 2)
+        try:
+            return [*rows, *await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)]
+        except DatabaseUnavailable:
+            self._doubtful = True
+            return rows
 
     async def _find_lost(self, replica_id: UUID) -> Sequence[RunRow]:
         """Finds runs that this replica owns and does not hold: the database went away after it had given them."""
         rows = await self._replicas.list_owned(replica_id)
         held = self._driver.runs.keys() | set(self._driver.refused)
-        return [row for row in rows if row.key not in held]
+        return [row for row in rows if row.key not in held and row.key not in self._transit]
+
+    async def _resume_all(self, rows: Sequence[RunRow]) -> None:
+        """Rebuilds runs side by side: most of the time is spent waiting for the database."""
+        results = await asyncio.gather(*(self._resume(row) for row in rows), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _resume(self, row: RunRow) -> LiveRun | None:
+        live = await self._rebuild(row)
+        if live is not None:
+            self._driver.advance(live, Resumption())
+        return live
 
     async def _fail_refused(self) -> None:
         """Ends runs that were given up, from their last durable state."""

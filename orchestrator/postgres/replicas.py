@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import LeaseLost, Renewal, RunOwner, RunRow
+from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, RunOwner, RunRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.runs import run_row
 from orchestrator.postgres.sql import load
@@ -49,6 +50,33 @@ class PostgresReplicaStore:
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
+
+    async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
+        """See ReplicaStore.wake. Answers nothing where the own lease is over."""
+        return [run_row(row) for row in await self._claims.fetch(_QUERIES["wake"], replica_id, limit, lead_seconds)]
+
+    async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
+        """See ReplicaStore.claim. Answers None where the own lease is over."""
+        rows = await self._claims.fetch(_QUERIES["claim"], replica_id, key.namespace, key.run_id)
+        return run_row(rows[0]) if rows else None
+
+    async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
+        """See ReplicaStore.park."""
+        (row,) = await self._claims.fetch(
+            _QUERIES["park"],
+            replica_id,
+            [run.key.namespace for run in runs],
+            [run.key.run_id for run in runs],
+            [run.epoch for run in runs],
+            [run.next_sequence for run in runs],
+            [run.wake_time for run in runs],
+        )
+        if not row["leased"]:
+            raise LeaseLost
+
+    async def poke(self, keys: Sequence[RunKey]) -> None:
+        """See ReplicaStore.poke."""
+        await self._claims.fetch(_QUERIES["poke"], [key.namespace for key in keys], [key.run_id for key in keys])
 
     async def find_owner(self, key: RunKey) -> RunOwner | None:
         """See ReplicaStore.find_owner."""

@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import LeaseLost, RunOwner
+from orchestrator.engine.ports import LeaseLost, ParkedRun, RunOwner
 from tests.conformance.journal_store import (
     FENCED,
     LEASE_SECONDS,
@@ -110,3 +110,108 @@ class ReplicaStoreConformance:
         assert first == {"big": 3, "small": 1, "tiny": 1}
         rest = Counter(row.key.namespace for row in await stores.replicas.adopt(heir, 1000))
         assert rest == {"big": 97}
+
+    async def test_a_parked_run_is_of_nobody_until_its_time(self, stores: Stores) -> None:
+        me, other = await replica(stores), await replica(stores)
+        later, due, busy = run_key(), run_key(), run_key()
+        await states(stores, me, submission(later), submission(due), submission(busy))
+        await stores.replicas.park(me, [parked(later, HOUR_US), parked(due, 0)])
+        assert await stores.replicas.find_owner(later) == RunOwner(None, "", False, False)
+        assert {row.key for row in await stores.replicas.list_owned(me)} == {busy}
+        assert await states(stores, me, step(later, 2)) == [FENCED]
+        await stores.replicas.release(me)
+        assert {row.key for row in await stores.replicas.adopt(other, 10)} == {busy}, "parked runs belong to nobody"
+        assert [(row.key, row.epoch) for row in await stores.replicas.wake(other, 10, 0.0)] == [(due, 2)]
+        assert await stores.replicas.wake(other, 10, 0.0) == []
+        assert [row.key for row in await stores.replicas.wake(other, 10, 3_700.0)] == [later]
+        assert await states(stores, other, step(later, 2, epoch=2), step(due, 2, epoch=2)) == [WRITTEN] * 2
+
+    async def test_only_the_owner_parks_what_it_has_written_in_full(self, stores: Stores) -> None:
+        me, other, key = await replica(stores), await replica(stores), run_key()
+        await states(stores, me, submission(key))
+        await stores.replicas.park(other, [parked(key, HOUR_US)])
+        await stores.replicas.park(me, [parked(key, HOUR_US, epoch=2), parked(key, HOUR_US, next_sequence=3)])
+        await stores.replicas.park(me, [parked(key, HOUR_US, next_sequence=1), parked(run_key("bank"), HOUR_US)])
+        owner = await stores.replicas.find_owner(key)
+        assert owner is not None
+        assert owner.replica_id == me
+        await stores.replicas.release(me)
+        with pytest.raises(LeaseLost):
+            await stores.replicas.park(me, [parked(key, HOUR_US)])
+
+    async def test_a_parked_run_is_claimed_by_one(self, stores: Stores) -> None:
+        owner, heirs = await replica(stores), [await replica(stores) for _ in range(5)]
+        key, ended = run_key(), run_key()
+        await states(stores, owner, submission(key), submission(ended))
+        await states(stores, owner, ending(ended, 2))
+        assert await stores.replicas.claim(heirs[0], key) is None, "a live replica owns it"
+        await stores.replicas.park(owner, [parked(key, HOUR_US)])
+        claims = await asyncio.gather(*(stores.replicas.claim(heir, key) for heir in heirs))
+        assert [row.epoch for row in claims if row is not None] == [2]
+        assert await stores.replicas.wake(owner, 10, 7_200.0) == []
+        for nothing in (ended, run_key(), RunKey("bank", key.run_id)):
+            assert await stores.replicas.claim(owner, nothing) is None
+
+    async def test_a_run_of_a_dead_replica_is_claimed_once_that_is_known(self, stores: Stores) -> None:
+        dead, zombie, heir, key = await replica(stores), await replica(stores), await replica(stores), run_key()
+        await states(stores, dead, submission(key))
+        await stores.replicas.release(dead)
+        await stores.replicas.release(zombie)
+        assert await stores.replicas.claim(zombie, key) is None
+        claimed = await stores.replicas.claim(heir, key)
+        assert claimed is not None
+        assert (claimed.key, claimed.epoch) == (key, 2)
+
+    async def test_who_is_poked_is_due_at_once(self, stores: Stores) -> None:
+        me, parked_run, awake, ended = await replica(stores), run_key(), run_key(), run_key()
+        await states(stores, me, submission(parked_run), submission(awake), submission(ended))
+        await states(stores, me, ending(ended, 2))
+        await stores.replicas.park(me, [parked(parked_run, HOUR_US)])
+        await stores.replicas.poke([parked_run, awake, ended, run_key()])
+        assert [row.key for row in await stores.replicas.wake(me, 10, 0.0)] == [parked_run]
+        owner = await stores.replicas.find_owner(awake)
+        assert owner is not None
+        assert owner.replica_id == me, "who is poked stays with its owner"
+        # What happened before the run was parked is not slept through.
+        await stores.replicas.park(me, [parked(awake, HOUR_US)])
+        assert [row.key for row in await stores.replicas.wake(me, 10, 0.0)] == [awake]
+        # And it is over with that.
+        await stores.replicas.park(me, [parked(awake, HOUR_US, epoch=2)])
+        assert await stores.replicas.wake(me, 10, 0.0) == []
+
+    async def test_those_are_woken_first_that_are_due_first_in_turns_among_namespaces(self, stores: Stores) -> None:
+        me = await replica(stores)
+        big, small = [run_key("big") for _ in range(30)], [run_key("small") for _ in range(2)]
+        await states(stores, me, *(submission(key) for key in (*big, *small)))
+        await stores.replicas.park(me, [parked(key, (number - 100) * 1_000) for number, key in enumerate(big)])
+        await stores.replicas.park(me, [parked(key, -1_000) for key in small])
+        first = [row.key for row in await stores.replicas.wake(me, 6, 0.0)]
+        assert sorted(map(str, first)) == sorted(map(str, [*big[:4], *small]))
+        assert len(await stores.replicas.wake(me, 100, 0.0)) == 26
+
+    async def test_a_dead_replica_wakes_nothing(self, stores: Stores) -> None:
+        me, zombie, key = await replica(stores), await replica(stores), run_key()
+        await states(stores, me, submission(key))
+        await stores.replicas.park(me, [parked(key, 0)])
+        await stores.replicas.release(zombie)
+        assert await stores.replicas.wake(zombie, 10, 0.0) == []
+        assert len(await stores.replicas.wake(me, 10, 0.0)) == 1
+
+    async def test_replicas_wake_without_overlap(self, stores: Stores) -> None:
+        me, heirs = await replica(stores), [await replica(stores) for _ in range(4)]
+        keys = [run_key() for _ in range(60)]
+        await states(stores, me, *(submission(key) for key in keys))
+        await stores.replicas.park(me, [parked(key, 0) for key in keys])
+        parts = await asyncio.gather(*(stores.replicas.wake(heir, 20, 0.0) for heir in heirs))
+        woken = [row.key for part in parts for row in part]
+        # What another had locked is found by the next look.
+        woken += [row.key for row in await stores.replicas.wake(me, 100, 0.0)]
+        assert sorted(map(str, woken)) == sorted(map(str, keys))
+
+
+HOUR_US = 3_600_000_000
+
+
+def parked(key: RunKey, wait_us: int, *, epoch: int = 1, next_sequence: int = 2) -> ParkedRun:
+    """Makes what is handed over to park a run for a while from now on."""
+    return ParkedRun(key, epoch, next_sequence, now() + wait_us)

@@ -26,6 +26,7 @@ from orchestrator.postgres.migrate import (
 from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, submission
 
 MADE = [Migration(1, "0001_a", "CREATE TABLE events (run_id uuid) PARTITION BY RANGE (run_id)")]
+NEXT = migrations()[-1].version + 1
 MONDAY_MS = 1_795_392_000_000  # 2026-11-23
 
 
@@ -50,7 +51,7 @@ async def test_a_newer_version_migrates_data(
 ) -> None:
     key = run_key()
     assert await states(stores, await replica(stores), submission(key)) == [WRITTEN]
-    newer = [*migrations(), Migration(len(migrations()) + 1, "9999_more", "ALTER TABLE runs ADD note text DEFAULT 'x'")]
+    newer = [*migrations(), Migration(NEXT, "9999_more", "ALTER TABLE runs ADD note text DEFAULT 'x'")]
     assert await migrate(database, newer) == ["9999_more"]
     assert await administrator.fetchval("SELECT note FROM runs WHERE run_id = $1", key.run_id) == "x"
     assert await stores.runs.get_run(key) is not None
@@ -72,7 +73,7 @@ async def test_a_file_that_fails_leaves_nothing_behind(
 ) -> None:
     text = "CREATE TABLE half (i int); SELECT 1 / 0"
     with pytest.raises(asyncpg.DivisionByZeroError):
-        await migrate(database, [*migrations(), Migration(len(migrations()) + 1, "9999_bad", text)])
+        await migrate(database, [*migrations(), Migration(NEXT, "9999_bad", text)])
     assert await administrator.fetchval("SELECT to_regclass('half')") is None
     assert await migrate(database) == []
 
@@ -82,7 +83,7 @@ async def test_a_table_in_use_is_not_waited_for_long(
 ) -> None:
     newer = [
         *migrations(),
-        Migration(len(migrations()) + 1, "9999_more", "SET LOCAL lock_timeout = '10ms'; DROP TABLE runs"),
+        Migration(NEXT, "9999_more", "SET LOCAL lock_timeout = '10ms'; DROP TABLE runs"),
     ]
     await administrator.execute("BEGIN; SELECT FROM runs")
     with pytest.raises(SchemaError, match="locked by something else"):

@@ -90,6 +90,15 @@ async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_table
             plan = await plan_of(connection, f"adopt_{vacuumed}", load("replicas")["adopt"])
             assert "Seq Scan on runs" not in plan
             assert "Index Cond: ((namespace = ANY (ARRAY[c.namespace])) AND (run_id = c.run_id))" in plan
+            plan = await plan_of(connection, f"wake_{vacuumed}", load("replicas")["wake"])
+            assert "Seq Scan on runs" not in plan
+            assert "Index Scan using runs_by_wake_time" in plan
+            assert "Index Cond: (COALESCE(wake_time" in plan
+            for statement, row in (("wake", "f"), ("wake", "c"), ("park", "p"), ("poke", "p")):
+                plan = await plan_of(connection, f"{statement}_{row}_{vacuumed}", load("replicas")[statement])
+                assert f"Index Cond: ((namespace = ANY (ARRAY[{row}.namespace])) AND (run_id = {row}.run_id))" in plan
+            plan = await plan_of(connection, f"claim_{vacuumed}", load("replicas")["claim"])
+            assert "Index Cond: ((namespace = $2) AND (run_id = $3))" in plan
 
 
 async def test_ends_are_found_by_their_index_under_row_level_security(pools: Pools) -> None:

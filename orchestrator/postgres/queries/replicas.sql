@@ -51,7 +51,7 @@ WHERE replica_id IN (
 )
 
 -- name: adopt
--- Takes over unfinished runs of marked replicas and of nobody, raising their epoch; none where the own lease is over.
+-- Takes over unfinished runs of marked replicas, raising their epoch; none where the own lease is over.
 -- At most $2 runs, shared among the first 64 namespaces that have any.
 WITH RECURSIVE lease AS MATERIALIZED (
     SELECT replica_id
@@ -61,8 +61,6 @@ WITH RECURSIVE lease AS MATERIALIZED (
 ),
 loser AS MATERIALIZED (
     SELECT replica_id FROM replicas WHERE end_time IS NOT NULL
-    UNION ALL
-    SELECT '00000000-0000-0000-0000-000000000000'::uuid
 ),
 found AS (
     SELECT l.replica_id, f.namespace
@@ -102,13 +100,106 @@ chosen AS MATERIALIZED (
     LIMIT $2::integer
 )
 UPDATE runs AS r
-SET owner_replica = $1, epoch = r.epoch + 1
+SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL
 FROM chosen AS c
 WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
 RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
     r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
     r.expire_time
+
+-- name: park
+-- Gives runs away until their time comes, under the lease of their owner and the owner, the epoch and the last sequence
+-- of each run. What poked a run before stands: its time has come already. Answers whether the lease is alive.
+WITH lease AS MATERIALIZED (
+    SELECT replica_id
+    FROM replicas
+    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    FOR NO KEY UPDATE
+),
+parked AS (
+    UPDATE runs AS r
+    SET owner_replica = NULL,
+        wake_time = least(r.wake_time, timestamptz 'epoch' + p.wake_time * interval '1 microsecond')
+    FROM lease AS l CROSS JOIN unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[])
+        AS p (namespace, run_id, epoch, next_sequence, wake_time)
+    WHERE r.namespace = ANY (ARRAY[p.namespace]) AND r.run_id = p.run_id  -- by key: see write_batch
+        AND r.owner_replica = l.replica_id AND r.epoch = p.epoch AND r.next_sequence = p.next_sequence
+)
+SELECT EXISTS (SELECT FROM lease) AS leased
+
+-- name: wake
+-- Takes over at most $2 runs of nobody whose time comes within $3 seconds, raising their epoch; none where the own lease
+-- is over. Those that are due first are shared among their namespaces: eight times as many as are taken are looked at.
+-- "coalesce(...)" in place of "end_time IS NULL", here and below, keeps a look by key from the indexes of that condition.
+WITH lease AS MATERIALIZED (
+    SELECT replica_id
+    FROM replicas
+    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    FOR NO KEY UPDATE
+),
+due AS MATERIALIZED (
+    SELECT namespace, run_id, wake_time, row_number() OVER (PARTITION BY namespace ORDER BY wake_time) AS turn
+    FROM (
+        SELECT namespace, run_id, coalesce(wake_time, '-infinity'::timestamptz) AS wake_time
+        FROM runs
+        WHERE owner_replica IS NULL AND end_time IS NULL
+            AND coalesce(wake_time, '-infinity'::timestamptz)
+                <= statement_timestamp() + make_interval(secs => $3::float8)
+        ORDER BY coalesce(wake_time, '-infinity'::timestamptz)
+        LIMIT $2::integer * 8
+    ) AS d
+),
+first AS MATERIALIZED (
+    SELECT namespace, run_id FROM due ORDER BY turn, wake_time LIMIT $2::integer
+),
+chosen AS MATERIALIZED (
+    SELECT c.namespace, c.run_id
+    FROM lease CROSS JOIN first AS f CROSS JOIN LATERAL (
+        SELECT r.namespace, r.run_id
+        FROM runs AS r
+        WHERE r.namespace = ANY (ARRAY[f.namespace]) AND r.run_id = f.run_id
+            AND r.owner_replica IS NULL AND coalesce(r.end_time, 'infinity') = 'infinity'
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS c
+)
+UPDATE runs AS r
+SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL
+FROM chosen AS c
+WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id
+RETURNING
+    r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
+    r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
+    r.expire_time
+
+-- name: claim
+-- Takes one unfinished run of nobody or of a marked replica over, raising its epoch; not where the own lease is over.
+WITH lease AS MATERIALIZED (
+    SELECT replica_id
+    FROM replicas
+    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    FOR NO KEY UPDATE
+)
+UPDATE runs AS r
+SET owner_replica = l.replica_id, epoch = r.epoch + 1, wake_time = NULL
+FROM lease AS l
+WHERE r.namespace = $2 AND r.run_id = $3 AND coalesce(r.end_time, 'infinity') = 'infinity'
+    AND (
+        r.owner_replica IS NULL
+        OR EXISTS (SELECT FROM replicas AS p WHERE p.replica_id = r.owner_replica AND p.end_time IS NOT NULL)
+    )
+RETURNING
+    r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
+    r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
+    r.expire_time
+
+-- name: poke
+-- Lets the time of runs come now, whoever owns them: of one that is not parked, when it is.
+UPDATE runs AS r
+SET wake_time = least(r.wake_time, clock_timestamp())
+FROM unnest($1::text[], $2::uuid[]) AS p (namespace, run_id)
+WHERE r.namespace = ANY (ARRAY[p.namespace]) AND r.run_id = p.run_id  -- by key: see write_batch
+    AND coalesce(r.end_time, 'infinity') = 'infinity'
 
 -- name: find_owner
 -- Tells who owns a run, and whether the lease of the owner goes on.
