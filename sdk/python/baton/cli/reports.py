@@ -28,6 +28,7 @@ _CURES = {
     "(protoc --include_imports --descriptor_set_out=FILE …)",
     "WORKER_UNREACHABLE": "start the worker, or check its address as Baton's host sees it",
     "SHUTTING_DOWN": "try again in a moment",
+    "OWNER_UNAVAILABLE": "try again in a moment",
     "TOO_MANY_RUNS": "try again in a moment",
     "INTERNAL": "look for the error_id in the server's log",
 }
