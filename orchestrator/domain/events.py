@@ -12,9 +12,14 @@ from typing import ClassVar
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.states import EventKind
 from orchestrator.domain.values import value
+from orchestrator.domain.waits import Wait
+from orchestrator.domain.workflow import Delivery, Target
 
-JOURNAL_FORMAT = 1
+JOURNAL_FORMAT = 2
 """Format of the events that this code writes. A replica takes over only runs in formats that it knows."""
+
+READABLE_FORMATS = frozenset({1, 2})
+"""Formats that this code reads; format 1 lacks the events from STEP_WAITING on."""
 
 
 @value
@@ -34,7 +39,7 @@ class SkipReason(enum.IntEnum):
 
 @value
 class RunSubmitted:
-    """The run was accepted."""
+    """The run was accepted. `parent_run_id` and `parent_step` name the step that runs it, "" for none."""
 
     kind: ClassVar[EventKind] = EventKind.RUN_SUBMITTED
     sequence: int
@@ -50,6 +55,8 @@ class RunSubmitted:
     traceparent: str
     request_id: str
     payload: Payload | None
+    parent_run_id: str = ""
+    parent_step: str = ""
 
 
 @value
@@ -112,14 +119,15 @@ class FallbackTaken:
 
 @value
 class StepSucceeded:
-    """A step ended with an output."""
+    """A step ended with an output. None is kept for a step with items or iterations, which have their own."""
 
     kind: ClassVar[EventKind] = EventKind.STEP_SUCCEEDED
     sequence: int
     time: int
     step: int
     attempt: int
-    payload: Payload
+    payload: Payload | None
+    substituted_by: str = ""
 
 
 @value
@@ -149,7 +157,7 @@ class StepSkipped:
 
 @value
 class StepCancelled:
-    """A step ended because the run did."""
+    """A step ended because its run did, or the step that it belongs to."""
 
     kind: ClassVar[EventKind] = EventKind.STEP_CANCELLED
     sequence: int
@@ -189,6 +197,150 @@ class RunCancelled:
     principal: str
 
 
+@value
+class StepWaiting:
+    """A step waits for something other than a worker. The payload is the request to be approved, or a child's input."""
+
+    kind: ClassVar[EventKind] = EventKind.STEP_WAITING
+    sequence: int
+    time: int
+    step: int
+    wait: Wait
+    payload: Payload | None = None
+
+
+@value
+class StepDelegated:
+    """A running step added a step to its run: `step` is the new one's index. The payload is its request."""
+
+    kind: ClassVar[EventKind] = EventKind.STEP_DELEGATED
+    sequence: int
+    time: int
+    step: int
+    parent: int
+    parent_attempt: int
+    key: str
+    target: Target
+    contract_digest: str
+    detached: bool
+    delivery: Delivery
+    step_timeout_us: int | None
+    payload: Payload
+
+
+@value
+class AttemptSuspended:
+    """An attempt ended without outcome; another follows when one of the `awaited` steps has ended."""
+
+    kind: ClassVar[EventKind] = EventKind.ATTEMPT_SUSPENDED
+    sequence: int
+    time: int
+    step: int
+    attempt: int
+    awaited: tuple[int, ...]
+
+
+@value
+class SignalReceived:
+    """A signal arrived. `request_id` is its idempotency key in its run, "" for none."""
+
+    kind: ClassVar[EventKind] = EventKind.SIGNAL_RECEIVED
+    sequence: int
+    time: int
+    signal: str
+    principal: str
+    request_id: str
+    payload: Payload
+
+
+@value
+class ApprovalDecided:
+    """A person decided on the request of a step."""
+
+    kind: ClassVar[EventKind] = EventKind.APPROVAL_DECIDED
+    sequence: int
+    time: int
+    step: int
+    approved: bool
+    principal: str
+    reason: str
+
+
+@value
+class IterationStarted:
+    """A repeating step calls once more, in a step that is added for it."""
+
+    kind: ClassVar[EventKind] = EventKind.ITERATION_STARTED
+    sequence: int
+    time: int
+    step: int
+    iteration: int
+    ready_time: int
+
+
+@value
+class CheckpointRecorded:
+    """A running attempt left something for the attempt after it."""
+
+    kind: ClassVar[EventKind] = EventKind.CHECKPOINT_RECORDED
+    sequence: int
+    time: int
+    step: int
+    attempt: int
+    payload: Payload
+
+
+@value
+class RunUndoing:
+    """The run will not succeed, and the undo calls of `steps` are made in that order before it ends: as FAILED with
+    `failure`, as CANCELLED without."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_UNDOING
+    sequence: int
+    time: int
+    failure: Failure | None
+    reason: str
+    principal: str
+    steps: tuple[int, ...]
+
+
+@value
+class RunReopened:
+    """An ended run goes on in another round, in which the steps of `reset` begin anew. The payload is a new input."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_REOPENED
+    sequence: int
+    time: int
+    round: int
+    reset: tuple[int, ...]
+    revision: str
+    expire_time: int
+    principal: str
+    reason: str
+    payload: Payload | None
+
+
+@value
+class RunPaused:
+    """No attempt starts until the run is resumed."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_PAUSED
+    sequence: int
+    time: int
+    principal: str
+    reason: str
+
+
+@value
+class RunResumed:
+    """Attempts start again."""
+
+    kind: ClassVar[EventKind] = EventKind.RUN_RESUMED
+    sequence: int
+    time: int
+    principal: str
+
+
 Event = (
     RunSubmitted
     | AttemptStarted
@@ -202,4 +354,15 @@ Event = (
     | RunSucceeded
     | RunFailed
     | RunCancelled
+    | StepWaiting
+    | StepDelegated
+    | AttemptSuspended
+    | SignalReceived
+    | ApprovalDecided
+    | IterationStarted
+    | CheckpointRecorded
+    | RunUndoing
+    | RunReopened
+    | RunPaused
+    | RunResumed
 )

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.values import value
+from orchestrator.domain.workflow import Delivery, Target
 
 
 @value
@@ -24,6 +25,8 @@ class Submission:
     traceparent: str
     request_id: str
     payload: Payload | None
+    parent_run_id: str = ""
+    parent_step: str = ""
 
 
 @value
@@ -110,6 +113,70 @@ class CancelRequest:
     principal: str
 
 
+@value
+class Delegation:
+    """A running attempt wants a step to be added to its run. That it may is checked before (plan.children.refusal)."""
+
+    parent: int
+    attempt: int
+    key: str
+    target: Target
+    contract_digest: str
+    detached: bool
+    delivery: Delivery
+    step_timeout_us: int | None
+    payload: Payload
+
+
+@value
+class CallSuspended:
+    """An attempt ended without outcome: it waits for one of the steps that it delegated under the keys `awaited`."""
+
+    step: int
+    attempt: int
+    awaited: tuple[str, ...]
+
+
+@value
+class Signal:
+    """A signal arrived."""
+
+    signal: str
+    principal: str
+    request_id: str
+    payload: Payload
+
+
+@value
+class Decided:
+    """A person decided on the request of a step, which has this hash."""
+
+    step: int
+    request_hash: str
+    approved: bool
+    principal: str
+    reason: str
+
+
+@value
+class ChildRunEnded:
+    """The child run of a step ended: with a payload where it succeeded, with a failure otherwise."""
+
+    step: int
+    run_id: str
+    failure: Failure | None
+    payload: Payload | None
+
+
+@value
+class Checkpoint:
+    """A running attempt leaves something for the attempt after it."""
+
+    step: int
+    attempt: int
+    payload: Payload
+
+
 Input = (
     Submission
     | StepAdmitted
@@ -123,4 +190,10 @@ Input = (
     | RunTimeoutPassed
     | Abandonment
     | CancelRequest
+    | Delegation
+    | CallSuspended
+    | Signal
+    | Decided
+    | ChildRunEnded
+    | Checkpoint
 )

@@ -8,26 +8,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from orchestrator.domain import growth
 from orchestrator.domain.events import (
+    ApprovalDecided,
     AttemptFailed,
     AttemptStarted,
+    AttemptSuspended,
+    CheckpointRecorded,
     DeliveryStarted,
     Event,
     FallbackTaken,
+    IterationStarted,
     Payload,
     RunCancelled,
     RunFailed,
+    RunPaused,
+    RunReopened,
+    RunResumed,
     RunSubmitted,
     RunSucceeded,
+    RunUndoing,
+    SignalReceived,
     SkipReason,
     StepCancelled,
+    StepDelegated,
     StepFailed,
     StepSkipped,
     StepSucceeded,
+    StepWaiting,
 )
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.states import ENDED_RUN, RunState, StepState, next_run_state, next_step_state
-from orchestrator.domain.workflow import Graph
+from orchestrator.domain.states import (
+    ENDED_RUN,
+    ENDED_STEP,
+    RunState,
+    StepState,
+    next_run_state,
+    next_step_state,
+)
+from orchestrator.domain.waits import ItemsAwaited, SignalAwaited, StepsAwaited, Wait
+from orchestrator.domain.workflow import Graph, Step, StepRole
 
 
 class SequenceGap(Exception):
@@ -49,6 +69,8 @@ class AttemptRecord:
     deliveries: int = 1
     end_time: int | None = None
     failure: Failure | None = None
+    suspended: bool = False
+    """Whether it ended without outcome, to go on in another attempt."""
 
 
 class StepRun:
@@ -56,26 +78,40 @@ class StepRun:
 
     `blockers` counts predecessors that have not ended. `ready_time` is when the step first became ready, `queue_time`
     when it may start its next attempt (the end of a backoff lies in the future). `chosen` is set by a failure branch.
+    `wait` is set while the step is WAITING. `children` are the steps that belong to this one, in the order they were
+    added, of which `open_children` have not ended; `next_child` is the first item that was not begun, and
+    `failed_children` counts items that failed. `request` is set where a person approved it or the step was delegated.
     """
 
     __slots__ = (
+        "approved",
         "attempts",
         "blockers",
+        "checkpoint",
+        "children",
         "chosen",
+        "delegated",
         "end_time",
+        "failed_children",
         "failure",
+        "next_child",
+        "open_children",
         "output",
         "queue_time",
         "ready_time",
+        "request",
         "skip_reason",
+        "spec",
         "state",
         "target",
         "target_attempts",
+        "wait",
     )
 
-    def __init__(self, blockers: int) -> None:
+    def __init__(self, spec: Step) -> None:
+        self.spec = spec
         self.state = StepState.BLOCKED
-        self.blockers = blockers
+        self.blockers = len(spec.predecessors)
         self.chosen = False
         self.target = 0
         self.target_attempts = 0
@@ -86,6 +122,13 @@ class StepRun:
         self.failure: Failure | None = None
         self.skip_reason: SkipReason | None = None
         self.output: Payload | None = None
+        self.wait: Wait | None = None
+        self.children: list[int] | None = None
+        self.open_children = self.next_child = self.failed_children = 0
+        self.request: Payload | None = None
+        self.approved = False
+        self.delegated: StepDelegated | None = None
+        self.checkpoint: Payload | None = None
 
     @property
     def attempt(self) -> int:
@@ -94,9 +137,15 @@ class StepRun:
 
 
 class Run:
-    """A run in one replica's memory. `sequence` and `time` are those of the last event applied."""
+    """A run in one replica's memory. `sequence` and `time` are those of the last event applied.
+
+    `steps` begins with those of the graph; steps that they add follow. `signals` holds what no step has taken yet, by
+    name, `signal_waiters` the steps that wait. `undoable` counts steps that succeeded and have an undo call; `undoing`
+    is why those are made, once they are, and `undone` holds their steps.
+    """
 
     __slots__ = (
+        "_indexes",
         "attributes",
         "channel",
         "create_time",
@@ -107,16 +156,25 @@ class Run:
         "input",
         "labels",
         "output",
+        "parent_run_id",
+        "parent_step",
+        "paused",
         "principal",
         "request_id",
         "revision",
         "round",
         "sequence",
+        "signal_request_ids",
+        "signal_waiters",
+        "signals",
         "start_time",
         "state",
         "steps",
         "time",
         "traceparent",
+        "undoable",
+        "undoing",
+        "undone",
         "unfinished",
         "workflow",
         "workspace",
@@ -125,7 +183,8 @@ class Run:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
         self.state = RunState.PENDING
-        self.steps = [StepRun(len(step.predecessors)) for step in graph.steps]
+        self.steps = [StepRun(step) for step in graph.steps]
+        self._indexes: dict[str, int] | None = None
         self.unfinished = len(graph.steps)
         self.sequence = 0
         self.time = 0
@@ -146,6 +205,31 @@ class Run:
         self.failure: Failure | None = None
         self.input: Payload | None = None
         self.output: Payload | None = None
+        self.parent_run_id = ""
+        self.parent_step = ""
+        self.paused = False
+        self.signals: dict[str, list[Payload]] = {}
+        self.signal_waiters: dict[str, list[int]] = {}
+        self.signal_request_ids: set[str] = set()
+        self.undoable = 0
+        self.undoing: RunUndoing | None = None
+        self.undone: list[int] = []
+
+    @property
+    def indexes(self) -> dict[str, int]:
+        """Maps the ids of steps to their indexes; made when it is first asked for."""
+        if self._indexes is None:
+            self._indexes = {step.spec.id: index for index, step in enumerate(self.steps)}
+        return self._indexes
+
+    def add_step(self, spec: Step) -> StepRun:
+        """Adds a step that belongs to another. For the fold alone."""
+        step = StepRun(spec)
+        self.steps.append(step)
+        self.unfinished += 1
+        if self._indexes is not None:
+            self._indexes[spec.id] = spec.index
+        return step
 
     @property
     def ended(self) -> bool:
@@ -186,23 +270,48 @@ class Run:
                 return self._submitted(event)
             case RunSucceeded() | RunFailed() | RunCancelled():
                 return self._ended(event)
+            case StepWaiting():
+                return growth.step_waiting(self, event)
+            case StepDelegated():
+                return growth.step_delegated(self, event)
+            case IterationStarted():
+                return growth.iteration_started(self, event)
+            case AttemptSuspended():
+                return growth.attempt_suspended(self, event)
+            case RunUndoing():
+                return growth.run_undoing(self, event)
+            case SignalReceived():
+                return growth.signal_received(self, event)
+            case ApprovalDecided():
+                return growth.approval_decided(self, event)
+            case CheckpointRecorded():
+                return growth.checkpoint_recorded(self, event)
+            case RunPaused() | RunResumed():
+                self.paused = isinstance(event, RunPaused)
+                return []
+            case RunReopened():
+                raise NotImplementedError
 
     def _submitted(self, event: RunSubmitted) -> list[int]:
         self.workflow, self.revision = event.workflow, event.revision
         self.principal, self.channel, self.workspace = event.principal, event.channel, event.workspace
         self.labels, self.attributes = event.labels, event.attributes
         self.traceparent, self.request_id = event.traceparent, event.request_id
+        self.parent_run_id, self.parent_step = event.parent_run_id, event.parent_step
         self.create_time, self.expire_time = event.time, event.expire_time
         self.input = event.payload
         roots = [step.index for step in self.graph.steps if not step.predecessors]
         for index in roots:
-            self._ready(index, event.time)
+            self.make_ready(index, event.time)
         return roots
 
-    def _ready(self, index: int, time: int) -> None:
+    def make_ready(self, index: int, time: int) -> None:
+        """Lets a step go on. For the fold alone."""
         step = self.steps[index]
         step.state = StepState.READY
-        step.ready_time = step.queue_time = time
+        step.queue_time = time
+        if step.ready_time is None:
+            step.ready_time = time
 
     def _attempt_started(self, event: AttemptStarted) -> list[int]:
         step = self.steps[event.step]
@@ -256,9 +365,14 @@ class Run:
         self.unfinished -= 1
         if was_running:
             step.attempts[-1].end_time = event.time
+        if step.wait is not None:
+            self._wait_ended(event.step, step)
         match event:
             case StepSucceeded():
                 step.output = event.payload
+                self.undoable += step.spec.undo is not None
+                if event.payload is None and step.spec.repeat is not None and step.children:
+                    step.output = self.steps[step.children[-1]].output
             case StepFailed():
                 step.failure = event.failure
                 if event.branch is not None:
@@ -268,16 +382,65 @@ class Run:
             case StepCancelled():
                 if was_running:
                     step.attempts[-1].failure = CANCELLED_WITH_RUN
-                return []
+        if step.spec.parent >= 0:
+            return self._child_ended(event.step, event)
+        if isinstance(event, StepCancelled) or step.open_children:
+            return []
         return self._release(event.step, event.time)
+
+    def _wait_ended(self, index: int, step: StepRun) -> None:
+        """A step that waited has ended. A signal that it waited for is taken, where it has come."""
+        if isinstance(step.wait, SignalAwaited):
+            name = step.wait.signal
+            self.signal_waiters[name].remove(index)
+            if step.state is StepState.SUCCEEDED and self.signals.get(name):
+                self.signals[name].pop(0)
+        step.wait = None
+
+    def _child_ended(self, index: int, event: StepSucceeded | StepFailed | StepSkipped | StepCancelled) -> list[int]:
+        """A step that belongs to another has ended, and with it perhaps all that others wait for."""
+        step = self.steps[index]
+        if step.spec.role is StepRole.UNDO:
+            following = step.spec.number + 1
+            if isinstance(event, StepCancelled) or following == len(self.undone):
+                return []
+            self.make_ready(self.undone[following], event.time)
+            return [self.undone[following]]
+        released: list[int] = []
+        parent_index = step.spec.parent
+        parent = self.steps[parent_index]
+        if isinstance(event, StepFailed):
+            parent.failed_children += 1
+        if isinstance(parent.wait, ItemsAwaited) and parent.children and not isinstance(event, StepCancelled):
+            if parent.next_child < len(parent.children):
+                item = parent.children[parent.next_child]
+                parent.next_child += 1
+                self.make_ready(item, event.time)
+                released.append(item)
+        elif isinstance(parent.wait, StepsAwaited) and index in parent.wait.steps:
+            parent.wait = None
+            self.make_ready(parent_index, event.time)
+            released.append(parent_index)
+        while index >= 0 and self.steps[index].open_children == 0:
+            parent_index = self.steps[index].spec.parent
+            if parent_index < 0:
+                if self.steps[index].state is not StepState.CANCELLED:
+                    released.extend(self._release(index, event.time))
+                break
+            parent = self.steps[parent_index]
+            parent.open_children -= 1
+            if parent.state not in ENDED_STEP:
+                break
+            index = parent_index
+        return released
 
     def _release(self, index: int, time: int) -> list[int]:
         released = []
-        for successor in self.graph.steps[index].successors:
+        for successor in self.steps[index].spec.successors:
             step = self.steps[successor]
             step.blockers -= 1
             if step.blockers == 0 and step.state is StepState.BLOCKED:
-                self._ready(successor, time)
+                self.make_ready(successor, time)
                 released.append(successor)
         return released
 

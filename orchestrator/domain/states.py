@@ -18,6 +18,7 @@ class RunState(enum.IntEnum):
     SUCCEEDED = 3
     FAILED = 4
     CANCELLED = 5
+    UNDOING = 6
 
 
 class StepState(enum.IntEnum):
@@ -30,6 +31,7 @@ class StepState(enum.IntEnum):
     FAILED = 5
     SKIPPED = 6
     CANCELLED = 7
+    WAITING = 8
 
 
 class EventKind(enum.IntEnum):
@@ -47,6 +49,17 @@ class EventKind(enum.IntEnum):
     RUN_SUCCEEDED = 19
     RUN_FAILED = 20
     RUN_CANCELLED = 21
+    STEP_WAITING = 22
+    STEP_DELEGATED = 23
+    ATTEMPT_SUSPENDED = 24
+    SIGNAL_RECEIVED = 25
+    APPROVAL_DECIDED = 26
+    ITERATION_STARTED = 27
+    CHECKPOINT_RECORDED = 28
+    RUN_UNDOING = 29
+    RUN_REOPENED = 30
+    RUN_PAUSED = 31
+    RUN_RESUMED = 32
 
 
 ENDED_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
@@ -54,29 +67,42 @@ ENDED_STEP = frozenset({StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED
 
 TERMINAL_EVENTS = frozenset({EventKind.RUN_SUCCEEDED, EventKind.RUN_FAILED, EventKind.RUN_CANCELLED})
 
-_LIVE_RUN = frozenset({RunState.PENDING, RunState.RUNNING})
-_LIVE_STEP = frozenset({StepState.BLOCKED, StepState.READY, StepState.RUNNING})
+_LIVE_STEP = frozenset({StepState.BLOCKED, StepState.READY, StepState.RUNNING, StepState.WAITING})
 
-RUN_TRANSITIONS: dict[EventKind, tuple[frozenset[RunState], RunState]] = {
-    EventKind.ATTEMPT_STARTED: (_LIVE_RUN, RunState.RUNNING),
-    EventKind.RUN_SUCCEEDED: (_LIVE_RUN, RunState.SUCCEEDED),
-    EventKind.RUN_FAILED: (_LIVE_RUN, RunState.FAILED),
-    EventKind.RUN_CANCELLED: (_LIVE_RUN, RunState.CANCELLED),
+RUN_TRANSITIONS: dict[EventKind, dict[RunState, RunState]] = {
+    EventKind.ATTEMPT_STARTED: {
+        RunState.PENDING: RunState.RUNNING,
+        RunState.RUNNING: RunState.RUNNING,
+        RunState.UNDOING: RunState.UNDOING,
+    },
+    EventKind.STEP_WAITING: {RunState.PENDING: RunState.RUNNING, RunState.RUNNING: RunState.RUNNING},
+    EventKind.RUN_UNDOING: {RunState.RUNNING: RunState.UNDOING},
+    EventKind.RUN_SUCCEEDED: dict.fromkeys((RunState.PENDING, RunState.RUNNING), RunState.SUCCEEDED),
+    EventKind.RUN_FAILED: dict.fromkeys((RunState.PENDING, RunState.RUNNING, RunState.UNDOING), RunState.FAILED),
+    EventKind.RUN_CANCELLED: dict.fromkeys((RunState.PENDING, RunState.RUNNING, RunState.UNDOING), RunState.CANCELLED),
+    EventKind.RUN_REOPENED: dict.fromkeys((RunState.FAILED, RunState.CANCELLED), RunState.RUNNING),
 }
-"""Kind of event -> states of the run it may occur in, state after it. Other kinds leave the run's state as it is."""
+"""Kind of event -> state of the run it may occur in -> state after it. Other kinds leave the run's state as it is."""
 
-STEP_TRANSITIONS: dict[EventKind, tuple[frozenset[StepState], StepState]] = {
-    EventKind.ATTEMPT_STARTED: (frozenset({StepState.READY}), StepState.RUNNING),
-    EventKind.DELIVERY_STARTED: (frozenset({StepState.RUNNING}), StepState.RUNNING),
-    EventKind.ATTEMPT_FAILED: (frozenset({StepState.RUNNING}), StepState.READY),
-    EventKind.FALLBACK_TAKEN: (frozenset({StepState.READY}), StepState.READY),
-    EventKind.STEP_SUCCEEDED: (frozenset({StepState.RUNNING}), StepState.SUCCEEDED),
-    EventKind.STEP_FAILED: (frozenset({StepState.READY}), StepState.FAILED),
-    EventKind.STEP_SKIPPED: (frozenset({StepState.READY}), StepState.SKIPPED),
-    EventKind.STEP_CANCELLED: (_LIVE_STEP, StepState.CANCELLED),
+STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
+    EventKind.ATTEMPT_STARTED: {StepState.READY: StepState.RUNNING},
+    EventKind.DELIVERY_STARTED: {StepState.RUNNING: StepState.RUNNING},
+    EventKind.CHECKPOINT_RECORDED: {StepState.RUNNING: StepState.RUNNING},
+    EventKind.ATTEMPT_FAILED: {StepState.RUNNING: StepState.READY},
+    EventKind.ATTEMPT_SUSPENDED: {StepState.RUNNING: StepState.WAITING},
+    EventKind.FALLBACK_TAKEN: {StepState.READY: StepState.READY},
+    EventKind.STEP_WAITING: {StepState.READY: StepState.WAITING},
+    EventKind.ITERATION_STARTED: {StepState.WAITING: StepState.WAITING},
+    EventKind.APPROVAL_DECIDED: {StepState.WAITING: StepState.READY},
+    EventKind.STEP_SUCCEEDED: dict.fromkeys((StepState.RUNNING, StepState.WAITING), StepState.SUCCEEDED),
+    EventKind.STEP_FAILED: dict.fromkeys((StepState.READY, StepState.WAITING), StepState.FAILED),
+    EventKind.STEP_SKIPPED: {StepState.READY: StepState.SKIPPED},
+    EventKind.STEP_CANCELLED: dict.fromkeys(sorted(_LIVE_STEP), StepState.CANCELLED),
 }
-"""Kind of event -> states of the step it may occur in, state after it. BLOCKED becomes READY without an event: when the
-last of the step's predecessors has ended."""
+"""Kind of event -> state of the step it may occur in -> state after it. Without an event of its own, BLOCKED becomes
+READY when the last of the step's predecessors has ended (or, among the items of a map and the undo calls of a run, when
+its turn comes), and WAITING becomes READY when a step that a suspended attempt waits for has ended. A delegated step
+begins as READY, an iteration too."""
 
 
 class IllegalTransition(Exception):
@@ -90,15 +116,15 @@ def next_run_state(state: RunState, kind: EventKind) -> RunState:
         if state in ENDED_RUN:
             raise IllegalTransition(f"{kind.name} after the run has ended as {state.name}")
         return state
-    sources, target = rule
-    if state not in sources:
+    target = rule.get(state)
+    if target is None:
         raise IllegalTransition(f"{kind.name} in run state {state.name}")
     return target
 
 
 def next_step_state(state: StepState, kind: EventKind) -> StepState:
     """Returns the state of a step after an event. Errors: IllegalTransition."""
-    sources, target = STEP_TRANSITIONS[kind]
-    if state not in sources:
+    target = STEP_TRANSITIONS[kind].get(state)
+    if target is None:
         raise IllegalTransition(f"{kind.name} in step state {state.name}")
     return target

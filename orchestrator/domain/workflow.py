@@ -21,6 +21,25 @@ REPEATABLE_CODES = SAFE_CODES | {Code.DEADLINE_EXCEEDED, Code.UNKNOWN, Code.INTE
 """Codes tried again by default where the method is declared IDEMPOTENT or NO_SIDE_EFFECTS."""
 
 
+class StepKind(enum.Enum):
+    """What a step does once it is ready."""
+
+    CALL = enum.auto()
+    RUN_WORKFLOW = enum.auto()
+    SLEEP = enum.auto()
+    SIGNAL = enum.auto()
+
+
+class StepRole(enum.IntEnum):
+    """What a step is to the step that it belongs to, with the numbers of baton.v1.StepRole."""
+
+    WORKFLOW = 0
+    DELEGATED = 1
+    ITEM = 2
+    ITERATION = 3
+    UNDO = 4
+
+
 class Delivery(enum.IntEnum):
     """What to do where it is unknown whether a call took effect, with the numbers of baton.v1.Delivery."""
 
@@ -78,12 +97,53 @@ class FailureBranch:
 
 
 @dataclass(frozen=True, slots=True)
+class Map:
+    """A step calls once for each item: so many at a time, of which so many may fail for good."""
+
+    max_parallel: int = 10
+    max_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """A step calls again until a condition holds, at most so often, with so much time in between."""
+
+    max_iterations: int = 10
+    interval_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A step waits for a signal."""
+
+    name: str
+    timeout_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """A person decides on the exact request of a step. `approvers` are principals; empty: anybody but who submitted."""
+
+    timeout_us: int | None = None
+    approvers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """The call that takes back what a step did."""
+
+    target: Target
+    timeout_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
-    """A node of the graph.
+    """A node of the graph, or a step that its `parent` has added to a run.
 
     `predecessors` and `successors` are indexes into the graph's steps, without repeats; a branch of `on_failure` makes
     its step a successor. `handles` are the steps whose failure branches name this one: with any, the step runs only
-    when one of those branches is taken.
+    when one of those branches is taken. `targets` is empty for what calls no method. `parent` is the index of the step
+    that this one belongs to, -1 for a step of the workflow; `number` its place among the items or iterations.
     """
 
     index: int
@@ -97,6 +157,16 @@ class Step:
     step_timeout_us: int | None = None
     on_failure: tuple[FailureBranch, ...] = ()
     handles: tuple[int, ...] = ()
+    kind: StepKind = StepKind.CALL
+    map: Map | None = None
+    repeat: Repeat | None = None
+    signal: Signal | None = None
+    approval: Approval | None = None
+    undo: Undo | None = None
+    heartbeat_timeout_us: int | None = None
+    role: StepRole = StepRole.WORKFLOW
+    parent: int = -1
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,26 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Violation: both forms of a binding are given, or one that the type does not allow."""
     ERROR_REASON_INVALID_SETTING: _ErrorReason.ValueType  # 59
     """Violation: a timeout, retry policy or other setting contradicts another."""
+    ERROR_REASON_STEP_TOKEN_INVALID: _ErrorReason.ValueType  # 60
+    """UNAUTHENTICATED: the step token is not one that this server signed."""
+    ERROR_REASON_STEP_NOT_RUNNING: _ErrorReason.ValueType  # 61
+    """FAILED_PRECONDITION: the attempt that the step token names is not under way."""
+    ERROR_REASON_METHOD_NOT_SERVED: _ErrorReason.ValueType  # 62
+    """NOT_FOUND: no registered worker serves the method."""
+    ERROR_REASON_DELEGATION_CONFLICT: _ErrorReason.ValueType  # 63
+    """ALREADY_EXISTS: the key of a delegated step was used with another method or request."""
+    ERROR_REASON_DELEGATION_LIMIT: _ErrorReason.ValueType  # 64
+    """RESOURCE_EXHAUSTED: the step or the run has as many added steps as it may, or they are nested too deep."""
+    ERROR_REASON_SIGNAL_NOT_FOUND: _ErrorReason.ValueType  # 65
+    """NOT_FOUND: no step of the run waits for this signal."""
+    ERROR_REASON_SIGNAL_LIMIT: _ErrorReason.ValueType  # 66
+    """RESOURCE_EXHAUSTED: as many signals of this name wait to be taken as the run keeps."""
+    ERROR_REASON_APPROVAL_NOT_FOUND: _ErrorReason.ValueType  # 67
+    """NOT_FOUND: the step waits for no decision."""
+    ERROR_REASON_APPROVAL_CHANGED: _ErrorReason.ValueType  # 68
+    """FAILED_PRECONDITION: another request waits for a decision than the one that was decided on."""
+    ERROR_REASON_APPROVER_NOT_ALLOWED: _ErrorReason.ValueType  # 69
+    """PERMISSION_DENIED: the caller may not decide on this request."""
     ERROR_REASON_OUTPUT_REJECTED: _ErrorReason.ValueType  # 80
     """Failure: `expect` was false."""
     ERROR_REASON_EVALUATION_FAILED: _ErrorReason.ValueType  # 81
@@ -134,6 +154,22 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
     ERROR_REASON_FORWARDING_REFUSED: _ErrorReason.ValueType  # 116
     """UNAUTHENTICATED: the call says that another replica forwards it, and none of this server did."""
+    ERROR_REASON_DEADLINE_UNREACHABLE: _ErrorReason.ValueType  # 92
+    """Failure: what the step does would end after the time of the step or the run."""
+    ERROR_REASON_SIGNAL_TIMEOUT: _ErrorReason.ValueType  # 93
+    """Failure: no signal came in time."""
+    ERROR_REASON_APPROVAL_DENIED: _ErrorReason.ValueType  # 94
+    """Failure: a person denied the request."""
+    ERROR_REASON_APPROVAL_EXPIRED: _ErrorReason.ValueType  # 95
+    """Failure: nobody decided on the request in time."""
+    ERROR_REASON_ITEMS_FAILED: _ErrorReason.ValueType  # 96
+    """Failure: more items of a map failed than may."""
+    ERROR_REASON_ITEM_LIMIT: _ErrorReason.ValueType  # 97
+    """Failure: a map has more items than the limit."""
+    ERROR_REASON_REPEAT_LIMIT: _ErrorReason.ValueType  # 98
+    """Failure: the condition of a repeat did not hold after the last iteration."""
+    ERROR_REASON_HEARTBEAT_TIMEOUT: _ErrorReason.ValueType  # 99
+    """Failure: the worker gave no sign of life within the heartbeat timeout."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error or a failure. Errors carry it in google.rpc.ErrorInfo as `reason`,
@@ -224,6 +260,26 @@ ERROR_REASON_INVALID_BINDING: ErrorReason.ValueType  # 58
 """Violation: both forms of a binding are given, or one that the type does not allow."""
 ERROR_REASON_INVALID_SETTING: ErrorReason.ValueType  # 59
 """Violation: a timeout, retry policy or other setting contradicts another."""
+ERROR_REASON_STEP_TOKEN_INVALID: ErrorReason.ValueType  # 60
+"""UNAUTHENTICATED: the step token is not one that this server signed."""
+ERROR_REASON_STEP_NOT_RUNNING: ErrorReason.ValueType  # 61
+"""FAILED_PRECONDITION: the attempt that the step token names is not under way."""
+ERROR_REASON_METHOD_NOT_SERVED: ErrorReason.ValueType  # 62
+"""NOT_FOUND: no registered worker serves the method."""
+ERROR_REASON_DELEGATION_CONFLICT: ErrorReason.ValueType  # 63
+"""ALREADY_EXISTS: the key of a delegated step was used with another method or request."""
+ERROR_REASON_DELEGATION_LIMIT: ErrorReason.ValueType  # 64
+"""RESOURCE_EXHAUSTED: the step or the run has as many added steps as it may, or they are nested too deep."""
+ERROR_REASON_SIGNAL_NOT_FOUND: ErrorReason.ValueType  # 65
+"""NOT_FOUND: no step of the run waits for this signal."""
+ERROR_REASON_SIGNAL_LIMIT: ErrorReason.ValueType  # 66
+"""RESOURCE_EXHAUSTED: as many signals of this name wait to be taken as the run keeps."""
+ERROR_REASON_APPROVAL_NOT_FOUND: ErrorReason.ValueType  # 67
+"""NOT_FOUND: the step waits for no decision."""
+ERROR_REASON_APPROVAL_CHANGED: ErrorReason.ValueType  # 68
+"""FAILED_PRECONDITION: another request waits for a decision than the one that was decided on."""
+ERROR_REASON_APPROVER_NOT_ALLOWED: ErrorReason.ValueType  # 69
+"""PERMISSION_DENIED: the caller may not decide on this request."""
 ERROR_REASON_OUTPUT_REJECTED: ErrorReason.ValueType  # 80
 """Failure: `expect` was false."""
 ERROR_REASON_EVALUATION_FAILED: ErrorReason.ValueType  # 81
@@ -252,4 +308,20 @@ ERROR_REASON_OWNER_UNAVAILABLE: ErrorReason.ValueType  # 115
 """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
 ERROR_REASON_FORWARDING_REFUSED: ErrorReason.ValueType  # 116
 """UNAUTHENTICATED: the call says that another replica forwards it, and none of this server did."""
+ERROR_REASON_DEADLINE_UNREACHABLE: ErrorReason.ValueType  # 92
+"""Failure: what the step does would end after the time of the step or the run."""
+ERROR_REASON_SIGNAL_TIMEOUT: ErrorReason.ValueType  # 93
+"""Failure: no signal came in time."""
+ERROR_REASON_APPROVAL_DENIED: ErrorReason.ValueType  # 94
+"""Failure: a person denied the request."""
+ERROR_REASON_APPROVAL_EXPIRED: ErrorReason.ValueType  # 95
+"""Failure: nobody decided on the request in time."""
+ERROR_REASON_ITEMS_FAILED: ErrorReason.ValueType  # 96
+"""Failure: more items of a map failed than may."""
+ERROR_REASON_ITEM_LIMIT: ErrorReason.ValueType  # 97
+"""Failure: a map has more items than the limit."""
+ERROR_REASON_REPEAT_LIMIT: ErrorReason.ValueType  # 98
+"""Failure: the condition of a repeat did not hold after the last iteration."""
+ERROR_REASON_HEARTBEAT_TIMEOUT: ErrorReason.ValueType  # 99
+"""Failure: the worker gave no sign of life within the heartbeat timeout."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -71,6 +71,17 @@ class RunEvent(_message.Message):
     RUN_SUCCEEDED_FIELD_NUMBER: _builtins.int
     RUN_FAILED_FIELD_NUMBER: _builtins.int
     RUN_CANCELLED_FIELD_NUMBER: _builtins.int
+    STEP_WAITING_FIELD_NUMBER: _builtins.int
+    STEP_DELEGATED_FIELD_NUMBER: _builtins.int
+    ATTEMPT_SUSPENDED_FIELD_NUMBER: _builtins.int
+    SIGNAL_RECEIVED_FIELD_NUMBER: _builtins.int
+    APPROVAL_DECIDED_FIELD_NUMBER: _builtins.int
+    ITERATION_STARTED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_RECORDED_FIELD_NUMBER: _builtins.int
+    RUN_UNDOING_FIELD_NUMBER: _builtins.int
+    RUN_REOPENED_FIELD_NUMBER: _builtins.int
+    RUN_PAUSED_FIELD_NUMBER: _builtins.int
+    RUN_RESUMED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the run's journal."""
     step: _builtins.str
@@ -133,6 +144,50 @@ class RunEvent(_message.Message):
     def run_cancelled(self) -> Global___RunCancelled:
         """The run was cancelled."""
 
+    @_builtins.property
+    def step_waiting(self) -> Global___StepWaiting:
+        """A step began to wait for something other than a worker."""
+
+    @_builtins.property
+    def step_delegated(self) -> Global___StepDelegated:
+        """A running step added a step to its run."""
+
+    @_builtins.property
+    def attempt_suspended(self) -> Global___AttemptSuspended:
+        """An attempt ended without outcome, to go on in another one when a step that it delegated has ended."""
+
+    @_builtins.property
+    def signal_received(self) -> Global___SignalReceived:
+        """A signal arrived."""
+
+    @_builtins.property
+    def approval_decided(self) -> Global___ApprovalDecided:
+        """An approval was decided."""
+
+    @_builtins.property
+    def iteration_started(self) -> Global___IterationStarted:
+        """A repeating step calls once more."""
+
+    @_builtins.property
+    def checkpoint_recorded(self) -> Global___CheckpointRecorded:
+        """A running attempt left a checkpoint."""
+
+    @_builtins.property
+    def run_undoing(self) -> Global___RunUndoing:
+        """The run will not succeed; what its steps did is taken back before it ends."""
+
+    @_builtins.property
+    def run_reopened(self) -> Global___RunReopened:
+        """An ended run goes on in another round."""
+
+    @_builtins.property
+    def run_paused(self) -> Global___RunPaused:
+        """No attempt starts until the run is resumed."""
+
+    @_builtins.property
+    def run_resumed(self) -> Global___RunResumed:
+        """Attempts start again."""
+
     def __init__(
         self,
         *,
@@ -153,12 +208,23 @@ class RunEvent(_message.Message):
         run_succeeded: Global___RunSucceeded | None = ...,
         run_failed: Global___RunFailed | None = ...,
         run_cancelled: Global___RunCancelled | None = ...,
+        step_waiting: Global___StepWaiting | None = ...,
+        step_delegated: Global___StepDelegated | None = ...,
+        attempt_suspended: Global___AttemptSuspended | None = ...,
+        signal_received: Global___SignalReceived | None = ...,
+        approval_decided: Global___ApprovalDecided | None = ...,
+        iteration_started: Global___IterationStarted | None = ...,
+        checkpoint_recorded: Global___CheckpointRecorded | None = ...,
+        run_undoing: Global___RunUndoing | None = ...,
+        run_reopened: Global___RunReopened | None = ...,
+        run_paused: Global___RunPaused | None = ...,
+        run_resumed: Global___RunResumed | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "step_cancelled", b"step_cancelled", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "signal_received", b"signal_received", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "sequence", b"sequence", "step", b"step", "step_cancelled", b"step_cancelled", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "sequence", b"sequence", "signal_received", b"signal_received", "step", b"step", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled", "step_waiting", "step_delegated", "attempt_suspended", "signal_received", "approval_decided", "iteration_started", "checkpoint_recorded", "run_undoing", "run_reopened", "run_paused", "run_resumed"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -200,6 +266,8 @@ class RunSubmitted(_message.Message):
     ATTRIBUTES_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_STEP_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of the workflow; empty for an inline workflow."""
     revision: _builtins.str
@@ -214,6 +282,10 @@ class RunSubmitted(_message.Message):
     """W3C traceparent of the SubmitRun span, which is the parent of the run's span."""
     request_id: _builtins.str
     """Idempotency key of the submission."""
+    parent_run_id: _builtins.str
+    """Run whose step runs this one; empty for none."""
+    parent_step: _builtins.str
+    """Step of that run."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the run fails unless it has ended."""
@@ -239,10 +311,12 @@ class RunSubmitted(_message.Message):
         attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         traceparent: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        parent_run_id: _builtins.str = ...,
+        parent_step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "expire_time", b"expire_time", "labels", b"labels", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "expire_time", b"expire_time", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -394,16 +468,23 @@ Global___FallbackTaken: _TypeAlias = FallbackTaken  # noqa: Y015
 
 @_typing.final
 class StepSucceeded(_message.Message):
-    """StepSucceeded says that a step ended with an output. Payload: the output."""
+    """StepSucceeded says that a step ended with an output. Payload: the output; none for a step with `map`, whose items have
+    their own.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    SUBSTITUTED_BY_FIELD_NUMBER: _builtins.int
+    substituted_by: _builtins.str
+    """Who gave the output in place of the step; empty where the step did itself."""
     def __init__(
         self,
+        *,
+        substituted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["substituted_by", b"substituted_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -465,7 +546,7 @@ Global___StepSkipped: _TypeAlias = StepSkipped  # noqa: Y015
 
 @_typing.final
 class StepCancelled(_message.Message):
-    """StepCancelled says that a step ended because the run did."""
+    """StepCancelled says that a step ended because its run did, or the step that it belongs to."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -546,3 +627,587 @@ class RunCancelled(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunCancelled: _TypeAlias = RunCancelled  # noqa: Y015
+
+@_typing.final
+class StepWaiting(_message.Message):
+    """StepWaiting says that a step waits for time, a signal, a person, its own steps or another run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SLEEPING_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    ITEMS_FIELD_NUMBER: _builtins.int
+    ITERATIONS_FIELD_NUMBER: _builtins.int
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def sleeping(self) -> Global___Sleeping:
+        """Time."""
+
+    @_builtins.property
+    def signal(self) -> Global___SignalAwaited:
+        """A signal."""
+
+    @_builtins.property
+    def approval(self) -> Global___ApprovalAwaited:
+        """A decision. Payload: the request to be approved."""
+
+    @_builtins.property
+    def items(self) -> Global___ItemsAwaited:
+        """Steps for the items of a map, `STEP/0` and so on."""
+
+    @_builtins.property
+    def iterations(self) -> Global___IterationsAwaited:
+        """Steps for the iterations of a repeat, `STEP/1` and so on."""
+
+    @_builtins.property
+    def run(self) -> Global___RunAwaited:
+        """Another run. Payload: its input."""
+
+    def __init__(
+        self,
+        *,
+        sleeping: Global___Sleeping | None = ...,
+        signal: Global___SignalAwaited | None = ...,
+        approval: Global___ApprovalAwaited | None = ...,
+        items: Global___ItemsAwaited | None = ...,
+        iterations: Global___IterationsAwaited | None = ...,
+        run: Global___RunAwaited | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["sleeping", "signal", "approval", "items", "iterations", "run"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___StepWaiting: _TypeAlias = StepWaiting  # noqa: Y015
+
+@_typing.final
+class Sleeping(_message.Message):
+    """Sleeping is a wait for time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTIL_TIME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def until_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the wait is over."""
+
+    def __init__(
+        self,
+        *,
+        until_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["until_time", b"until_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["until_time", b"until_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Sleeping: _TypeAlias = Sleeping  # noqa: Y015
+
+@_typing.final
+class SignalAwaited(_message.Message):
+    """SignalAwaited is a wait for a signal."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """Name of the signal."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the wait fails."""
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalAwaited: _TypeAlias = SignalAwaited  # noqa: Y015
+
+@_typing.final
+class ApprovalAwaited(_message.Message):
+    """ApprovalAwaited is a wait for a person's decision."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    request_hash: _builtins.str
+    """SHA-256 over the method and the serialized request, 64 hex digits: what the decision is bound to."""
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the wait fails."""
+
+    def __init__(
+        self,
+        *,
+        request_hash: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "request_hash", b"request_hash"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalAwaited: _TypeAlias = ApprovalAwaited  # noqa: Y015
+
+@_typing.final
+class ItemsAwaited(_message.Message):
+    """ItemsAwaited is a wait for the items of a map."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """How many there are."""
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ItemsAwaited: _TypeAlias = ItemsAwaited  # noqa: Y015
+
+@_typing.final
+class IterationsAwaited(_message.Message):
+    """IterationsAwaited is a wait for the iterations of a repeat."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IterationsAwaited: _TypeAlias = IterationsAwaited  # noqa: Y015
+
+@_typing.final
+class RunAwaited(_message.Message):
+    """RunAwaited is a wait for a child run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the child run."""
+    workflow: _builtins.str
+    """Workflow that it runs."""
+    revision: _builtins.str
+    """Revision of the workflow."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        workflow: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "run_id", b"run_id", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunAwaited: _TypeAlias = RunAwaited  # noqa: Y015
+
+@_typing.final
+class StepDelegated(_message.Message):
+    """StepDelegated says that a running step added a step to its run; `step` is `PARENT/KEY`. Payload: the request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PARENT_ATTEMPT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
+    DETACHED_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    STEP_TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    REPEATABLE_FIELD_NUMBER: _builtins.int
+    AT_MOST_ONCE_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """Step that delegated, and the attempt of it."""
+    parent_attempt: _builtins.int
+    """Attempt of the parent that delegated first."""
+    key: _builtins.str
+    """Key of the step under its parent."""
+    method: _builtins.str
+    """Method to call."""
+    contract_digest: _builtins.str
+    """Contract that the method's types are of, by digest."""
+    detached: _builtins.bool
+    """Whether the parent does not wait for it: what depends on the parent does, and its failure is the run's."""
+    attempt_timeout_us: _builtins.int
+    """Time one attempt may take; 0 for what is left."""
+    step_timeout_us: _builtins.int
+    """Time the step may take; 0 for what is left."""
+    repeatable: _builtins.bool
+    """Whether the method is declared IDEMPOTENT or NO_SIDE_EFFECTS."""
+    at_most_once: _builtins.bool
+    """Whether it is delivered at most once."""
+    @_builtins.property
+    def retry(self) -> Global___RetryRule:
+        """Retry policy."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        parent_attempt: _builtins.int = ...,
+        key: _builtins.str = ...,
+        method: _builtins.str = ...,
+        contract_digest: _builtins.str = ...,
+        detached: _builtins.bool = ...,
+        retry: Global___RetryRule | None = ...,
+        attempt_timeout_us: _builtins.int = ...,
+        step_timeout_us: _builtins.int = ...,
+        repeatable: _builtins.bool = ...,
+        at_most_once: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["retry", b"retry"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_most_once", b"at_most_once", "attempt_timeout_us", b"attempt_timeout_us", "contract_digest", b"contract_digest", "detached", b"detached", "key", b"key", "method", b"method", "parent", b"parent", "parent_attempt", b"parent_attempt", "repeatable", b"repeatable", "retry", b"retry", "step_timeout_us", b"step_timeout_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepDelegated: _TypeAlias = StepDelegated  # noqa: Y015
+
+@_typing.final
+class RetryRule(_message.Message):
+    """RetryRule is a retry policy with every default filled in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODES_FIELD_NUMBER: _builtins.int
+    REASONS_FIELD_NUMBER: _builtins.int
+    MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    INITIAL_BACKOFF_US_FIELD_NUMBER: _builtins.int
+    MAX_BACKOFF_US_FIELD_NUMBER: _builtins.int
+    BACKOFF_MULTIPLIER_FIELD_NUMBER: _builtins.int
+    JITTER_FIELD_NUMBER: _builtins.int
+    max_attempts: _builtins.int
+    """Attempts in all."""
+    initial_backoff_us: _builtins.int
+    """Wait before the second attempt."""
+    max_backoff_us: _builtins.int
+    """Longest wait."""
+    backoff_multiplier: _builtins.float
+    """Factor by which the wait grows."""
+    jitter: _builtins.float
+    """Part of the wait that is taken away at random."""
+    @_builtins.property
+    def codes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Codes that are tried again."""
+
+    @_builtins.property
+    def reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Reasons that are tried again."""
+
+    def __init__(
+        self,
+        *,
+        codes: _abc.Iterable[_builtins.int] | None = ...,
+        reasons: _abc.Iterable[_builtins.str] | None = ...,
+        max_attempts: _builtins.int = ...,
+        initial_backoff_us: _builtins.int = ...,
+        max_backoff_us: _builtins.int = ...,
+        backoff_multiplier: _builtins.float = ...,
+        jitter: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["backoff_multiplier", b"backoff_multiplier", "codes", b"codes", "initial_backoff_us", b"initial_backoff_us", "jitter", b"jitter", "max_attempts", b"max_attempts", "max_backoff_us", b"max_backoff_us", "reasons", b"reasons"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRule: _TypeAlias = RetryRule  # noqa: Y015
+
+@_typing.final
+class AttemptSuspended(_message.Message):
+    """AttemptSuspended says that an attempt ended without outcome. The step is called again when one of the awaited steps has
+    ended; no retry is used up.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AWAITED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def awaited(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Keys of the delegated steps that it waits for."""
+
+    def __init__(
+        self,
+        *,
+        awaited: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["awaited", b"awaited"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttemptSuspended: _TypeAlias = AttemptSuspended  # noqa: Y015
+
+@_typing.final
+class SignalReceived(_message.Message):
+    """SignalReceived says that a signal arrived. Payload: its message."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """Name of the signal."""
+    principal: _builtins.str
+    """Who sent it."""
+    request_id: _builtins.str
+    """Idempotency key of it in its run; empty for none."""
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "request_id", b"request_id", "signal", b"signal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignalReceived: _TypeAlias = SignalReceived  # noqa: Y015
+
+@_typing.final
+class ApprovalDecided(_message.Message):
+    """ApprovalDecided says how a person decided on a step's request."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    APPROVED_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    approved: _builtins.bool
+    """Whether the request may be called with."""
+    principal: _builtins.str
+    """Who decided."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        approved: _builtins.bool = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "principal", b"principal", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalDecided: _TypeAlias = ApprovalDecided  # noqa: Y015
+
+@_typing.final
+class IterationStarted(_message.Message):
+    """IterationStarted says that a repeating step calls once more: the step `STEP/ITERATION` is added."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITERATION_FIELD_NUMBER: _builtins.int
+    READY_TIME_FIELD_NUMBER: _builtins.int
+    iteration: _builtins.int
+    """Number of the call, from 1."""
+    @_builtins.property
+    def ready_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which it may start."""
+
+    def __init__(
+        self,
+        *,
+        iteration: _builtins.int = ...,
+        ready_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ready_time", b"ready_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["iteration", b"iteration", "ready_time", b"ready_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IterationStarted: _TypeAlias = IterationStarted  # noqa: Y015
+
+@_typing.final
+class CheckpointRecorded(_message.Message):
+    """CheckpointRecorded says that a running attempt left something for the attempt after it. Payload: what it left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckpointRecorded: _TypeAlias = CheckpointRecorded  # noqa: Y015
+
+@_typing.final
+class RunUndoing(_message.Message):
+    """RunUndoing says that a run will not succeed, and that undo calls are made for the steps that succeeded: each of them is
+    a step `STEP/undo`.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FAILURE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    """Reason given by the caller who cancelled the run."""
+    principal: _builtins.str
+    """Who cancelled the run."""
+    @_builtins.property
+    def failure(self) -> _failure_pb2.Failure:
+        """Why the run will end as FAILED; not set where it will end as CANCELLED."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps whose undo is called, in that order."""
+
+    def __init__(
+        self,
+        *,
+        failure: _failure_pb2.Failure | None = ...,
+        reason: _builtins.str = ...,
+        principal: _builtins.str = ...,
+        steps: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "principal", b"principal", "reason", b"reason", "steps", b"steps"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunUndoing: _TypeAlias = RunUndoing  # noqa: Y015
+
+@_typing.final
+class RunReopened(_message.Message):
+    """RunReopened says that an ended run goes on in another round. Payload: the new input, where it was edited."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROUND_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    round: _builtins.int
+    """Number of the round, from 2."""
+    revision: _builtins.str
+    """Revision that the run goes on with."""
+    principal: _builtins.str
+    """Who reopened it."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps that begin anew. All others keep their end."""
+
+    @_builtins.property
+    def expire_time(self) -> _timestamp_pb2.Timestamp:
+        """Time at which the run fails unless it has ended."""
+
+    def __init__(
+        self,
+        *,
+        round: _builtins.int = ...,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        revision: _builtins.str = ...,
+        expire_time: _timestamp_pb2.Timestamp | None = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "principal", b"principal", "reason", b"reason", "reset", b"reset", "revision", b"revision", "round", b"round"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunReopened: _TypeAlias = RunReopened  # noqa: Y015
+
+@_typing.final
+class RunPaused(_message.Message):
+    """RunPaused says that no attempt starts until the run is resumed. Attempts that run go on to their end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who paused the run."""
+    reason: _builtins.str
+    """Why."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunPaused: _TypeAlias = RunPaused  # noqa: Y015
+
+@_typing.final
+class RunResumed(_message.Message):
+    """RunResumed says that attempts start again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who resumed the run."""
+    def __init__(
+        self,
+        *,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunResumed: _TypeAlias = RunResumed  # noqa: Y015

@@ -40,6 +40,8 @@ class _RunStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunState.Val
     """Ended: a step failed and no branch foresaw it, or the run's time was over."""
     RUN_STATE_CANCELLED: _RunState.ValueType  # 5
     """Ended by CancelRun."""
+    RUN_STATE_UNDOING: _RunState.ValueType  # 6
+    """Will not succeed: what its steps did is being taken back, and it then ends as FAILED or CANCELLED."""
 
 class RunState(_RunState, metaclass=_RunStateEnumTypeWrapper):
     """RunState is where a run is in its life."""
@@ -56,7 +58,41 @@ RUN_STATE_FAILED: RunState.ValueType  # 4
 """Ended: a step failed and no branch foresaw it, or the run's time was over."""
 RUN_STATE_CANCELLED: RunState.ValueType  # 5
 """Ended by CancelRun."""
+RUN_STATE_UNDOING: RunState.ValueType  # 6
+"""Will not succeed: what its steps did is being taken back, and it then ends as FAILED or CANCELLED."""
 Global___RunState: _TypeAlias = RunState  # noqa: Y015
+
+class _StepRole:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StepRoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepRole.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    STEP_ROLE_UNSPECIFIED: _StepRole.ValueType  # 0
+    """A step of the workflow, which belongs to none."""
+    STEP_ROLE_DELEGATED: _StepRole.ValueType  # 1
+    """Added by its parent while that was running."""
+    STEP_ROLE_ITEM: _StepRole.ValueType  # 2
+    """The call for one item of its parent's `map`."""
+    STEP_ROLE_ITERATION: _StepRole.ValueType  # 3
+    """One call of its parent's `repeat`."""
+    STEP_ROLE_UNDO: _StepRole.ValueType  # 4
+    """The call that takes back what its parent did."""
+
+class StepRole(_StepRole, metaclass=_StepRoleEnumTypeWrapper):
+    """StepRole is what a step is to the step that it belongs to."""
+
+STEP_ROLE_UNSPECIFIED: StepRole.ValueType  # 0
+"""A step of the workflow, which belongs to none."""
+STEP_ROLE_DELEGATED: StepRole.ValueType  # 1
+"""Added by its parent while that was running."""
+STEP_ROLE_ITEM: StepRole.ValueType  # 2
+"""The call for one item of its parent's `map`."""
+STEP_ROLE_ITERATION: StepRole.ValueType  # 3
+"""One call of its parent's `repeat`."""
+STEP_ROLE_UNDO: StepRole.ValueType  # 4
+"""The call that takes back what its parent did."""
+Global___StepRole: _TypeAlias = StepRole  # noqa: Y015
 
 class _StepState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -79,7 +115,9 @@ class _StepStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StepState.V
     STEP_STATE_SKIPPED: _StepState.ValueType  # 6
     """Ended without running: its condition was false, or no failure branch led to it."""
     STEP_STATE_CANCELLED: _StepState.ValueType  # 7
-    """Ended because the run did."""
+    """Ended because the run did, or the step that it belongs to."""
+    STEP_STATE_WAITING: _StepState.ValueType  # 8
+    """Waits for time, a signal, a person, its own steps or another run. See wait_reason."""
 
 class StepState(_StepState, metaclass=_StepStateEnumTypeWrapper):
     """StepState is where a step is in its life."""
@@ -99,7 +137,9 @@ STEP_STATE_FAILED: StepState.ValueType  # 5
 STEP_STATE_SKIPPED: StepState.ValueType  # 6
 """Ended without running: its condition was false, or no failure branch led to it."""
 STEP_STATE_CANCELLED: StepState.ValueType  # 7
-"""Ended because the run did."""
+"""Ended because the run did, or the step that it belongs to."""
+STEP_STATE_WAITING: StepState.ValueType  # 8
+"""Waits for time, a signal, a person, its own steps or another run. See wait_reason."""
 Global___StepState: _TypeAlias = StepState  # noqa: Y015
 
 class _WaitKind:
@@ -128,6 +168,18 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """Another replica drives the run than the one that answers; where that one is gone, a live one takes over within one
     lease.
     """
+    WAIT_KIND_SLEEP: _WaitKind.ValueType  # 9
+    """The end of a sleep."""
+    WAIT_KIND_SIGNAL: _WaitKind.ValueType  # 10
+    """A signal."""
+    WAIT_KIND_APPROVAL: _WaitKind.ValueType  # 11
+    """A person's approval."""
+    WAIT_KIND_CHILD_STEPS: _WaitKind.ValueType  # 12
+    """Steps that belong to this one."""
+    WAIT_KIND_CHILD_RUN: _WaitKind.ValueType  # 13
+    """A child run."""
+    WAIT_KIND_PAUSED: _WaitKind.ValueType  # 14
+    """The run is paused."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """WaitKind is the kind of thing a step waits for."""
@@ -152,6 +204,18 @@ WAIT_KIND_OWNER: WaitKind.ValueType  # 8
 """Another replica drives the run than the one that answers; where that one is gone, a live one takes over within one
 lease.
 """
+WAIT_KIND_SLEEP: WaitKind.ValueType  # 9
+"""The end of a sleep."""
+WAIT_KIND_SIGNAL: WaitKind.ValueType  # 10
+"""A signal."""
+WAIT_KIND_APPROVAL: WaitKind.ValueType  # 11
+"""A person's approval."""
+WAIT_KIND_CHILD_STEPS: WaitKind.ValueType  # 12
+"""Steps that belong to this one."""
+WAIT_KIND_CHILD_RUN: WaitKind.ValueType  # 13
+"""A child run."""
+WAIT_KIND_PAUSED: WaitKind.ValueType  # 14
+"""The run is paused."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 @_typing.final
@@ -201,6 +265,9 @@ class Run(_message.Message):
     ROUND_FIELD_NUMBER: _builtins.int
     LAST_SEQUENCE_FIELD_NUMBER: _builtins.int
     STEP_COUNT_FIELD_NUMBER: _builtins.int
+    PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
+    PARENT_STEP_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run, a UUIDv7 given by the server."""
     workflow: _builtins.str
@@ -223,6 +290,12 @@ class Run(_message.Message):
     """Sequence of the last event that this view holds."""
     step_count: _builtins.int
     """How many steps the run has; 0 where it is shown without steps."""
+    parent_run_id: _builtins.str
+    """Run whose step runs this one; empty for none."""
+    parent_step: _builtins.str
+    """Step of that run."""
+    paused: _builtins.bool
+    """Whether the run is paused: no attempt starts until ResumeRun."""
     @_builtins.property
     def input(self) -> _any_pb2.Any:
         """Typed input; in the view FULL."""
@@ -289,10 +362,13 @@ class Run(_message.Message):
         round: _builtins.int = ...,
         last_sequence: _builtins.int = ...,
         step_count: _builtins.int = ...,
+        parent_run_id: _builtins.str = ...,
+        parent_step: _builtins.str = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "output", b"output", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "paused", b"paused", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,6 +392,11 @@ class RunStep(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
+    PARENT_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """Id of the step in the workflow."""
     method: _builtins.str
@@ -324,6 +405,14 @@ class RunStep(_message.Message):
     """Where the step is in its life."""
     target: _builtins.int
     """Index of the target in use: 0 the step's own method, n its n-th fallback."""
+    parent: _builtins.str
+    """Step that this one belongs to; empty for a step of the workflow. Its own id is `PARENT/KEY`."""
+    role: Global___StepRole.ValueType
+    """What this step is to its parent."""
+    child_run_id: _builtins.str
+    """Run that the step runs; set for a step with `run_workflow` once it has begun."""
+    request_hash: _builtins.str
+    """Hash of the request that is to be approved; set while the step waits for that."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Tries so far, oldest first."""
@@ -356,6 +445,10 @@ class RunStep(_message.Message):
     def progress(self) -> Global___StepProgress:
         """What the worker told last of the attempt under way; known to the replica that drives the run, and not journaled."""
 
+    @_builtins.property
+    def checkpoint(self) -> _any_pb2.Any:
+        """Last checkpoint that an attempt left; in the view FULL."""
+
     def __init__(
         self,
         *,
@@ -371,10 +464,15 @@ class RunStep(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         target: _builtins.int = ...,
         progress: Global___StepProgress | None = ...,
+        parent: _builtins.str = ...,
+        role: Global___StepRole.ValueType = ...,
+        child_run_id: _builtins.str = ...,
+        checkpoint: _any_pb2.Any | None = ...,
+        request_hash: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "output", b"output", "progress", b"progress", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end_time", b"end_time", "failure", b"failure", "output", b"output", "progress", b"progress", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "state", b"state", "step", b"step", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "child_run_id", b"child_run_id", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "parent", b"parent", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "request_hash", b"request_hash", "role", b"role", "state", b"state", "step", b"step", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -87,6 +87,11 @@ class RunServiceStub:
                 request_serializer=baton_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
                 _registered_method=True)
+        self.SignalRun = channel.unary_unary(
+                '/baton.v1.RunService/SignalRun',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
@@ -202,6 +207,18 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SignalRun(self, request, context):
+        """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
+        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
+        INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
+        (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -254,6 +271,11 @@ def add_RunServiceServicer_to_server(servicer, server):
                     servicer.CancelRun,
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.CancelRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_run__service__pb2.CancelRunResponse.SerializeToString,
+            ),
+            'SignalRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalRun,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.SignalRunRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.SignalRunResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -529,6 +551,33 @@ class RunService:
             '/baton.v1.RunService/CancelRun',
             baton_dot_v1_dot_run__service__pb2.CancelRunRequest.SerializeToString,
             baton_dot_v1_dot_run__service__pb2.CancelRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/SignalRun',
+            baton_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -103,6 +103,14 @@ class RunServiceStub:
     It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
     (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
     """
+    SignalRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]
+    """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
+    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
+    INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
+    (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
@@ -178,6 +186,14 @@ class RunServiceAsyncStub(RunServiceStub):
 
     It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
     (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
+    """
+    SignalRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]  # type: ignore[assignment]
+    """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
+    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
+    INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
+    (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
     """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -311,6 +327,20 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
 
         It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
         (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
+        """
+
+    @_abc_1.abstractmethod
+    def SignalRun(
+        self,
+        request: _run_service_pb2.SignalRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.SignalRunResponse, _abc.Awaitable[_run_service_pb2.SignalRunResponse]]:
+        """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
+        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
+        INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
+        (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -149,7 +149,8 @@ Global___Workflow: _TypeAlias = Workflow  # noqa: Y015
 
 @_typing.final
 class Step(_message.Message):
-    """Step is one node of a workflow: a call of one gRPC method with one request message built from bindings. A step
+    """Step is one node of a workflow. It does one thing: it calls one gRPC `method` with one request message built from
+    bindings, runs another workflow, sleeps, or waits for a signal. `map` and `repeat` make it call many times. A step
     starts once every step that its bindings and conditions read has ended, and every step named in `after` has ended.
     """
 
@@ -191,6 +192,14 @@ class Step(_message.Message):
     FALLBACK_FIELD_NUMBER: _builtins.int
     ON_FAILURE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    RUN_WORKFLOW_FIELD_NUMBER: _builtins.int
+    SLEEP_FIELD_NUMBER: _builtins.int
+    WAIT_SIGNAL_FIELD_NUMBER: _builtins.int
+    MAP_FIELD_NUMBER: _builtins.int
+    REPEAT_FIELD_NUMBER: _builtins.int
+    APPROVAL_FIELD_NUMBER: _builtins.int
+    UNDO_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the step, unique in the workflow; lower-case letters, digits and underscores."""
     method: _builtins.str
@@ -207,7 +216,7 @@ class Step(_message.Message):
     """What the step is for, in a sentence."""
     @_builtins.property
     def request(self) -> _containers.MessageMap[_builtins.str, Global___Binding]:
-        """Bindings of the request message, by field name."""
+        """Bindings of the request message, or of the input of `run_workflow`, by field name."""
 
     @_builtins.property
     def whole_request(self) -> Global___Binding:
@@ -243,6 +252,40 @@ class Step(_message.Message):
         Without a match the run fails.
         """
 
+    @_builtins.property
+    def run_workflow(self) -> Global___RunWorkflow:
+        """Runs another workflow as a run of its own, in place of a call. `request` binds its input; its output is the step's."""
+
+    @_builtins.property
+    def sleep(self) -> Global___Sleep:
+        """Waits for some time, in place of a call. The output is a google.protobuf.Empty."""
+
+    @_builtins.property
+    def wait_signal(self) -> Global___WaitSignal:
+        """Waits for a message that SignalRun sends, in place of a call. The output is that message."""
+
+    @_builtins.property
+    def map(self) -> Global___Map:
+        """Calls once for each item of a list or map. The bindings of `request` can read `item`, and `index` or `key`."""
+
+    @_builtins.property
+    def repeat(self) -> Global___Repeat:
+        """Calls again until a condition holds. The bindings of `request` can read `previous` and `iteration`."""
+
+    @_builtins.property
+    def approval(self) -> Global___ApprovalRule:
+        """Has a person approve the exact request before it is called with."""
+
+    @_builtins.property
+    def undo(self) -> Global___Undo:
+        """Call that takes back what the step did; made when the run fails or is cancelled after the step has succeeded."""
+
+    @_builtins.property
+    def heartbeat_timeout(self) -> _duration_pb2.Duration:
+        """Longest time between two signs of life of a running attempt (Heartbeat, or progress on the work stream). Without a
+        sign the attempt fails with the reason HEARTBEAT_TIMEOUT. Default: none are asked for.
+        """
+
     def __init__(
         self,
         *,
@@ -261,14 +304,298 @@ class Step(_message.Message):
         fallback: _abc.Iterable[Global___Fallback] | None = ...,
         on_failure: _abc.Iterable[Global___FailureBranch] | None = ...,
         description: _builtins.str = ...,
+        run_workflow: Global___RunWorkflow | None = ...,
+        sleep: Global___Sleep | None = ...,
+        wait_signal: Global___WaitSignal | None = ...,
+        map: Global___Map | None = ...,
+        repeat: Global___Repeat | None = ...,
+        approval: Global___ApprovalRule | None = ...,
+        undo: Global___Undo | None = ...,
+        heartbeat_timeout: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "queue_timeout", b"queue_timeout", "retry", b"retry", "step_timeout", b"step_timeout", "whole_request", b"whole_request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt_timeout", b"attempt_timeout", "heartbeat_timeout", b"heartbeat_timeout", "map", b"map", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "run_workflow", b"run_workflow", "sleep", b"sleep", "step_timeout", b"step_timeout", "undo", b"undo", "wait_signal", b"wait_signal", "whole_request", b"whole_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "attempt_timeout", b"attempt_timeout", "delivery", b"delivery", "description", b"description", "expect", b"expect", "fallback", b"fallback", "id", b"id", "method", b"method", "on_failure", b"on_failure", "queue_timeout", b"queue_timeout", "request", b"request", "retry", b"retry", "step_timeout", b"step_timeout", "when", b"when", "whole_request", b"whole_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "approval", b"approval", "attempt_timeout", b"attempt_timeout", "delivery", b"delivery", "description", b"description", "expect", b"expect", "fallback", b"fallback", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "map", b"map", "method", b"method", "on_failure", b"on_failure", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "request", b"request", "retry", b"retry", "run_workflow", b"run_workflow", "sleep", b"sleep", "step_timeout", b"step_timeout", "undo", b"undo", "wait_signal", b"wait_signal", "when", b"when", "whole_request", b"whole_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+@_typing.final
+class RunWorkflow(_message.Message):
+    """RunWorkflow names the workflow that a step runs. The run is the child of the step's: it is cancelled with it, has at
+    most its time, and each links to the other.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKFLOW_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    workflow: _builtins.str
+    """Name of an applied workflow."""
+    revision: _builtins.str
+    """Revision of it. Default: the newest at the time this workflow is applied, which is written here."""
+    def __init__(
+        self,
+        *,
+        workflow: _builtins.str = ...,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "workflow", b"workflow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunWorkflow: _TypeAlias = RunWorkflow  # noqa: Y015
+
+@_typing.final
+class Sleep(_message.Message):
+    """Sleep says until when a step waits. A sleep that would end after the run's or the step's time fails at once with the
+    reason DEADLINE_UNREACHABLE.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DURATION_FIELD_NUMBER: _builtins.int
+    UNTIL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def duration(self) -> Global___Binding:
+        """Time to wait from when the step is ready, a google.protobuf.Duration such as `{literal: 90s}`."""
+
+    @_builtins.property
+    def until(self) -> Global___Binding:
+        """Instant to wait for, a google.protobuf.Timestamp."""
+
+    def __init__(
+        self,
+        *,
+        duration: Global___Binding | None = ...,
+        until: Global___Binding | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "kind", b"kind", "until", b"until"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration", b"duration", "kind", b"kind", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["duration", "until"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___Sleep: _TypeAlias = Sleep  # noqa: Y015
+
+@_typing.final
+class WaitSignal(_message.Message):
+    """WaitSignal says what a step waits for. A signal that came before is taken at once; each is taken by one step."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """Name of the signal."""
+    type: _builtins.str
+    """Full name of the message it carries. Default: google.protobuf.Empty."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Time to wait. After it the step fails with the reason SIGNAL_TIMEOUT, which `on_failure` can branch on. Default: what
+        is left of the step's and the run's time.
+        """
+
+    def __init__(
+        self,
+        *,
+        signal: _builtins.str = ...,
+        type: _builtins.str = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signal", b"signal", "timeout", b"timeout", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WaitSignal: _TypeAlias = WaitSignal  # noqa: Y015
+
+@_typing.final
+class Map(_message.Message):
+    """Map makes a step call once for each item. Its output is a message with `items`, the outputs in the order of the items
+    (for a map field `entries`, by key), and with `failed`, the failed items' indexes or keys where some may fail.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    MAX_PARALLEL_FIELD_NUMBER: _builtins.int
+    MAX_FAILED_FIELD_NUMBER: _builtins.int
+    max_parallel: _builtins.int
+    """Items that are called for at a time. Default: 10."""
+    max_failed: _builtins.int
+    """Items that may fail for good. One more cancels what is left and fails the step with the reason ITEMS_FAILED. Items
+    that failed are left out of the output. Default: none.
+    """
+    @_builtins.property
+    def items(self) -> Global___Binding:
+        """Repeated field, list or map field to go over; at most 10,000 items."""
+
+    def __init__(
+        self,
+        *,
+        items: Global___Binding | None = ...,
+        max_parallel: _builtins.int = ...,
+        max_failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "max_failed", b"max_failed", "max_parallel", b"max_parallel"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Map: _TypeAlias = Map  # noqa: Y015
+
+@_typing.final
+class Repeat(_message.Message):
+    """Repeat makes a step call again until a condition holds. Its output is that of the last call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTIL_FIELD_NUMBER: _builtins.int
+    MAX_ITERATIONS_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    until: _builtins.str
+    """Condition on the `output` of a call, and on `iteration` (from 1), `input` and `steps`: a CEL expression of type bool."""
+    max_iterations: _builtins.int
+    """Most calls. The step fails with the reason REPEAT_LIMIT where the condition does not hold after the last. Default: 10."""
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Time from the end of a call to the next. Default: none."""
+
+    def __init__(
+        self,
+        *,
+        until: _builtins.str = ...,
+        max_iterations: _builtins.int = ...,
+        interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "max_iterations", b"max_iterations", "until", b"until"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Repeat: _TypeAlias = Repeat  # noqa: Y015
+
+@_typing.final
+class ApprovalRule(_message.Message):
+    """ApprovalRule makes a step wait for a person's decision on its exact request (see ApprovalService). Denied, the step fails
+    with the reason APPROVAL_DENIED; not decided in time, with APPROVAL_EXPIRED.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    description: _builtins.str
+    """What the one who decides should know, in a few sentences."""
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """Time for the decision. Default: what is left of the step's and the run's time."""
+
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals who may decide. Never the one who submitted the run. Default: anybody else."""
+
+    def __init__(
+        self,
+        *,
+        timeout: _duration_pb2.Duration | None = ...,
+        approvers: _abc.Iterable[_builtins.str] | None = ...,
+        description: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "description", b"description", "timeout", b"timeout"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ApprovalRule: _TypeAlias = ApprovalRule  # noqa: Y015
+
+@_typing.final
+class Undo(_message.Message):
+    """Undo is a call that takes back what a step did. When a run that does not succeed ends, the undo calls of all steps that
+    succeeded are made one after the other, the step that ended last first. The run's own time does not apply to them.
+    An undo that fails for good is shown, and the others go on.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class RequestEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___Binding: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___Binding | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    WHOLE_REQUEST_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    ATTEMPT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    UNDO_TIMEOUT_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """Method to call."""
+    @_builtins.property
+    def request(self) -> _containers.MessageMap[_builtins.str, Global___Binding]:
+        """Bindings of its request, by field name. They can read what the step itself can, and its own output as `output`."""
+
+    @_builtins.property
+    def whole_request(self) -> Global___Binding:
+        """One binding that gives the whole request; instead of `request`."""
+
+    @_builtins.property
+    def retry(self) -> Global___RetryPolicy:
+        """Retry policy. Default: 10 attempts of every failure."""
+
+    @_builtins.property
+    def attempt_timeout(self) -> _duration_pb2.Duration:
+        """Time one attempt may take. Default: 1 minute."""
+
+    @_builtins.property
+    def undo_timeout(self) -> _duration_pb2.Duration:
+        """Time the undo may take in all. Default: 1 hour."""
+
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        request: _abc.Mapping[_builtins.str, Global___Binding] | None = ...,
+        whole_request: Global___Binding | None = ...,
+        retry: Global___RetryPolicy | None = ...,
+        attempt_timeout: _duration_pb2.Duration | None = ...,
+        undo_timeout: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "retry", b"retry", "undo_timeout", b"undo_timeout", "whole_request", b"whole_request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_timeout", b"attempt_timeout", "method", b"method", "request", b"request", "retry", b"retry", "undo_timeout", b"undo_timeout", "whole_request", b"whole_request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Undo: _TypeAlias = Undo  # noqa: Y015
 
 @_typing.final
 class Binding(_message.Message):

@@ -1,0 +1,175 @@
+"""How a run grows and waits: the folds of the events by which steps add steps, wait, and are taken back.
+
+What may not enter: decisions. The plain life of a step is folded in run.py.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.domain.events import (
+    ApprovalDecided,
+    AttemptSuspended,
+    CheckpointRecorded,
+    IterationStarted,
+    RunUndoing,
+    SignalReceived,
+    StepDelegated,
+    StepWaiting,
+)
+from orchestrator.domain.states import ENDED_STEP, next_step_state
+from orchestrator.domain.waits import ItemsAwaited, SignalAwaited, StepsAwaited
+from orchestrator.domain.workflow import Step, StepRole
+
+if TYPE_CHECKING:
+    from orchestrator.domain.run import Run
+
+UNDO_KEY = "undo"
+"""Last part of the id of an undo call's step; no delegated step may have it as its key."""
+
+
+def step_waiting(run: Run, event: StepWaiting) -> list[int]:
+    """Begins a wait; the first items of a map become ready."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    step.wait = event.wait
+    if run.start_time is None:
+        run.start_time = event.time
+    match event.wait:
+        case ItemsAwaited():
+            return _add_items(run, event.step, event.wait.count, event.time)
+        case SignalAwaited():
+            run.signal_waiters.setdefault(event.wait.signal, []).append(event.step)
+        case _:
+            step.request = event.payload
+    return []
+
+
+def _add_items(run: Run, parent: int, count: int, time: int) -> list[int]:
+    step = run.steps[parent]
+    first, step.children = len(run.steps), []
+    for number in range(count):
+        run.add_step(_part(step.spec, first + number, StepRole.ITEM, parent, number))
+        step.children.append(first + number)
+    step.open_children += count
+    assert step.spec.map is not None
+    ready = step.children[: step.spec.map.max_parallel]
+    step.next_child = len(ready)
+    for index in ready:
+        run.make_ready(index, time)
+    return ready
+
+
+def _part(whole: Step, index: int, role: StepRole, parent: int, number: int) -> Step:
+    """Makes the step of one item or iteration: the call of the step that it belongs to."""
+    return Step(
+        index,
+        f"{whole.id}/{number}",
+        whole.targets,
+        delivery=whole.delivery,
+        queue_timeout_us=whole.queue_timeout_us,
+        kind=whole.kind,
+        undo=whole.undo,
+        heartbeat_timeout_us=whole.heartbeat_timeout_us,
+        role=role,
+        parent=parent,
+        number=number,
+    )
+
+
+def iteration_started(run: Run, event: IterationStarted) -> list[int]:
+    """Adds the step of the next iteration."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    index = len(run.steps)
+    run.add_step(_part(step.spec, index, StepRole.ITERATION, event.step, event.iteration))
+    step.children = [*(step.children or ()), index]
+    step.open_children += 1
+    run.make_ready(index, event.time)
+    run.steps[index].queue_time = event.ready_time
+    return [index]
+
+
+def step_delegated(run: Run, event: StepDelegated) -> list[int]:
+    """Adds a delegated step."""
+    parent = run.steps[event.parent]
+    spec = Step(
+        event.step,
+        f"{parent.spec.id}/{event.key}",
+        (event.target,),
+        delivery=event.delivery,
+        step_timeout_us=event.step_timeout_us,
+        role=StepRole.DELEGATED,
+        parent=event.parent,
+    )
+    step = run.add_step(spec)
+    step.request, step.delegated = event.payload, event
+    if parent.children is None:
+        parent.children = []
+    parent.children.append(event.step)
+    parent.open_children += 1
+    run.make_ready(event.step, event.time)
+    return [event.step]
+
+
+def attempt_suspended(run: Run, event: AttemptSuspended) -> list[int]:
+    """Ends an attempt without using one up. Where an awaited step has ended by now, the step is ready at once."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    step.attempts[-1].end_time = event.time
+    step.attempts[-1].suspended = True
+    step.target_attempts -= 1
+    if any(run.steps[index].state in ENDED_STEP for index in event.awaited):
+        run.make_ready(event.step, event.time)
+        return [event.step]
+    step.wait = StepsAwaited(frozenset(event.awaited))
+    return []
+
+
+def signal_received(run: Run, event: SignalReceived) -> list[int]:
+    """Keeps a signal until a step takes it."""
+    run.signals.setdefault(event.signal, []).append(event.payload)
+    if event.request_id:
+        run.signal_request_ids.add(event.request_id)
+    return []
+
+
+def approval_decided(run: Run, event: ApprovalDecided) -> list[int]:
+    """Ends the wait for a decision."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    step.wait = None
+    step.approved = event.approved
+    step.queue_time = event.time
+    return []
+
+
+def checkpoint_recorded(run: Run, event: CheckpointRecorded) -> list[int]:
+    """Keeps the newest checkpoint."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    step.checkpoint = event.payload
+    return []
+
+
+def run_undoing(run: Run, event: RunUndoing) -> list[int]:
+    """Adds the steps of the undo calls, of which the first is ready."""
+    run.undoing = event
+    run.undone = []
+    for number, parent in enumerate(event.steps):
+        spec, index = run.steps[parent].spec, len(run.steps)
+        assert spec.undo is not None
+        undo = Step(
+            index,
+            f"{spec.id}/{UNDO_KEY}",
+            (spec.undo.target,),
+            step_timeout_us=spec.undo.timeout_us,
+            role=StepRole.UNDO,
+            parent=parent,
+            number=number,
+        )
+        run.add_step(undo)
+        run.undone.append(index)
+    run.make_ready(run.undone[0], event.time)
+    return [run.undone[0]]
+

@@ -1,0 +1,190 @@
+"""Steps that belong to others: the items of a map, the iterations of a repeat, and what a running step delegates."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from orchestrator.domain import events as ev
+from orchestrator.domain.failures import Code, Failure, Origin, cut_message
+from orchestrator.domain.inputs import CallSuspended, Delegation
+from orchestrator.domain.plan import waits
+from orchestrator.domain.plan.decision import MAX_ADDED, MAX_DELEGATED, MAX_DEPTH, MAX_ITEMS
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited
+from orchestrator.domain.workflow import StepRole
+
+if TYPE_CHECKING:
+    from orchestrator.domain.plan.planner import Planner
+
+
+# --- map
+
+
+def begin_map(plan: Planner, index: int) -> None:
+    """Begins the items of a ready map."""
+    count = plan.conditions.count_items(index)
+    if isinstance(count, Failure):
+        plan.fail_step(index, count)
+    elif count > MAX_ITEMS:
+        message = f"the map has {count} items; the limit is {MAX_ITEMS}"
+        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "ITEM_LIMIT", message, Origin.ORCHESTRATOR))
+    elif not plan.has_room(2 * count):
+        message = "the items of the map would take the run over its limit of events"
+        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+    else:
+        waits.wait(plan, index, ItemsAwaited(count))
+        if not count:
+            plan.succeed_step(index, None)
+
+
+def _item_ended(plan: Planner, parent: int, failure: Failure | None) -> None:
+    step = plan.run.steps[parent]
+    assert step.spec.map is not None
+    assert step.children is not None
+    if step.failed_children > step.spec.map.max_failed:
+        message = f"{step.failed_children} of {len(step.children)} items failed"
+        if failure is not None and failure.message:
+            message = cut_message(f"{message}; the last: {failure.message}")
+        code = failure.code if failure is not None else Code.UNKNOWN
+        plan.fail_step(parent, Failure(code, "ITEMS_FAILED", message, Origin.ORCHESTRATOR))
+    elif not step.open_children:
+        plan.succeed_step(parent, None)
+
+
+# --- repeat
+
+
+def begin_repeat(plan: Planner, index: int) -> None:
+    """Begins the first iteration of a ready repeat."""
+    waits.wait(plan, index, IterationsAwaited())
+    _iterate(plan, index, 0)
+
+
+def _iterate(plan: Planner, index: int, wait_us: int) -> None:
+    iteration = len(plan.run.steps[index].children or ()) + 1
+    if not plan.has_room():
+        message = "another iteration would take the run over its limit of events"
+        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+        return
+    sequence, time = plan.stamp()
+    plan.emit(ev.IterationStarted(sequence, time, index, iteration, time + wait_us))
+
+
+def _iteration_ended(plan: Planner, parent: int, index: int, failure: Failure | None) -> None:
+    step = plan.run.steps[parent]
+    assert step.spec.repeat is not None
+    assert step.children is not None
+    if failure is not None:
+        plan.fail_step(parent, failure)
+        return
+    done = plan.conditions.is_done(parent, index)
+    if isinstance(done, Failure):
+        plan.fail_step(parent, done)
+    elif done:
+        plan.succeed_step(parent, None)
+    elif len(step.children) >= step.spec.repeat.max_iterations:
+        message = f"the condition did not hold after {len(step.children)} iterations"
+        plan.fail_step(parent, Failure(Code.FAILED_PRECONDITION, "REPEAT_LIMIT", message, Origin.ORCHESTRATOR))
+    else:
+        _iterate(plan, parent, step.spec.repeat.interval_us)
+
+
+# --- delegation
+
+
+def find_delegated(run: Run, parent: int, key: str) -> int | None:
+    """Returns the step that `parent` has delegated under `key`."""
+    return run.indexes.get(f"{run.steps[parent].spec.id}/{key}")
+
+
+def delegation_limit(run: Run, parent: int) -> str:
+    """Says which limit another delegated step would exceed; empty where it would none."""
+    if len(run.steps[parent].children or ()) >= MAX_DELEGATED:
+        return f"a step delegates at most {MAX_DELEGATED} steps"
+    if len(run.steps) - len(run.graph.steps) >= MAX_ADDED:
+        return f"at most {MAX_ADDED} steps are added to a run while it runs"
+    depth, index = 1, parent
+    while index >= 0:
+        depth, index = depth + 1, run.steps[index].spec.parent
+    if depth > MAX_DEPTH:
+        return f"steps belong to each other at most {MAX_DEPTH} deep"
+    return ""
+
+
+def delegate(plan: Planner, given: Delegation) -> None:
+    """Adds a step that a running one delegates, but for a key that it has delegated under already."""
+    run = plan.run
+    if not run.is_current(given.parent, given.attempt) or find_delegated(run, given.parent, given.key) is not None:
+        return
+    if delegation_limit(run, given.parent) or not plan.has_room(4):
+        return
+    sequence, time = plan.stamp()
+    plan.emit(
+        ev.StepDelegated(
+            sequence,
+            time,
+            len(run.steps),
+            given.parent,
+            given.attempt,
+            given.key,
+            given.target,
+            given.contract_digest,
+            given.detached,
+            given.delivery,
+            given.step_timeout_us,
+            given.payload,
+        )
+    )
+
+
+def suspend(plan: Planner, given: CallSuspended) -> None:
+    """Ends an attempt that waits for steps that it has delegated. One that waits for none goes on at once."""
+    run = plan.run
+    if not run.is_current(given.step, given.attempt):
+        return
+    found = [find_delegated(run, given.step, key) for key in given.awaited]
+    awaited = tuple(index for index in found if index is not None)
+    sequence, time = plan.stamp()
+    plan.emit(ev.AttemptSuspended(sequence, time, given.step, given.attempt, awaited))
+    if run.steps[given.step].state is StepState.WAITING:
+        plan.decision.waiting.append(given.step)
+
+
+# --- what the end of one means for the other
+
+
+def child_ended(plan: Planner, index: int, failure: Failure | None) -> None:
+    """Goes on with the step that an ended one belongs to."""
+    spec = plan.run.steps[index].spec
+    parent = plan.run.steps[spec.parent]
+    match spec.role:
+        case StepRole.ITEM:
+            if parent.state is StepState.WAITING:
+                _item_ended(plan, spec.parent, failure)
+        case StepRole.ITERATION:
+            if parent.state is StepState.WAITING:
+                _iteration_ended(plan, spec.parent, index, failure)
+        case _:
+            pass
+
+
+def fails_the_run(run: Run, index: int) -> bool:
+    """Tells whether the failure of a step, for which it has no branch, is the run's: not where its parent hears of
+    it, nor where it is an undo call."""
+    step = run.steps[index]
+    if step.spec.role is StepRole.WORKFLOW:
+        return True
+    return step.delegated is not None and step.delegated.detached
+
+
+def cancel_children(plan: Planner, index: int, *, detached: bool) -> None:
+    """Cancels what belongs to a step that ends; what it has handed over only with `detached`."""
+    for child in plan.run.steps[index].children or ():
+        step = plan.run.steps[child]
+        kept = not detached and step.delegated is not None and step.delegated.detached
+        if not kept:
+            cancel_children(plan, child, detached=True)
+            if step.state not in ENDED_STEP:
+                plan.cancel_step(child)
+

@@ -1,0 +1,63 @@
+"""When the times of steps are over. The run's time binds every step but undo calls; a step's time binds what belongs to
+it."""
+
+from __future__ import annotations
+
+from orchestrator.domain.run import Run
+from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited, Sleeping
+from orchestrator.domain.workflow import StepRole
+
+NEVER = (1 << 63) - 1
+"""An instant that does not come."""
+
+
+def step_expire_time(run: Run, index: int) -> int:
+    """Returns when a step that has been ready fails unless it has ended: by its own timeout, by that of the step it
+    belongs to, or by the run's."""
+    step = run.steps[index]
+    timeout = step.spec.step_timeout_us
+    own = NEVER if timeout is None or step.ready_time is None else step.ready_time + timeout
+    if step.spec.parent < 0:
+        return min(run.expire_time, own)
+    if step.spec.role is StepRole.UNDO:
+        return own
+    return min(step_expire_time(run, step.spec.parent), own)
+
+
+def attempt_expire_time(run: Run, index: int, time: int) -> int:
+    """Returns when an attempt that starts at `time` is over by its own timeout, or the run's."""
+    step = run.steps[index]
+    timeout = step.spec.targets[step.target].attempt_timeout_us
+    limit = NEVER if step.spec.role is StepRole.UNDO else run.expire_time
+    return limit if timeout is None else min(limit, time + timeout)
+
+
+def call_expire_time(run: Run, index: int, time: int) -> int:
+    """Returns the deadline of a call that starts at `time`. A redelivery has the attempt's whole time again: while no
+    replica drove the run, no worker worked on it."""
+    return min(step_expire_time(run, index), attempt_expire_time(run, index, time))
+
+
+def redelivery_expire_time(run: Run, index: int, now: int) -> int:
+    """Returns until when a running step that was queued at `now` for redelivery may wait for it."""
+    return max(run.steps[index].attempts[-1].expire_time, attempt_expire_time(run, index, now))
+
+
+def queue_expire_time(run: Run, index: int) -> int | None:
+    """Returns when a queued step fails unless an attempt has started; None without a queue timeout."""
+    step = run.steps[index]
+    timeout = step.spec.queue_timeout_us
+    if timeout is None or step.queue_time is None:
+        return None
+    return step.queue_time + timeout
+
+
+def wait_due_time(run: Run, index: int) -> int | None:
+    """Returns when a waiting step is to be looked at: its wait is over, or has failed. None where time ends nothing."""
+    wait = run.steps[index].wait
+    match wait:
+        case Sleeping():
+            return wait.until_time
+        case SignalAwaited() | ApprovalAwaited():
+            return wait.expire_time
+    return None
