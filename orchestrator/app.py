@@ -150,7 +150,7 @@ async def _end(task: asyncio.Task[None]) -> None:
 
 def _step_token(signer: TokenSigner) -> Callable[[LiveRun, Flight], str]:
     def token(live: LiveRun, flight: Flight) -> str:
-        step = live.run.graph.steps[flight.step].id
+        step = live.run.steps[flight.step].spec.id
         return signer.sign(StepClaim(live.key.namespace, live.key.run_id, step, flight.attempt, live.epoch))
 
     return token

@@ -170,3 +170,63 @@ class RequestIdReused(BatonError):
     """The request_id was used for another request."""
 
     reason = "REQUEST_ID_REUSED"
+
+
+class StepTokenInvalid(BatonError):
+    """The step token is not one that this server signed."""
+
+    reason = "STEP_TOKEN_INVALID"
+
+
+class StepNotRunning(BatonError):
+    """The attempt that the step token names is not under way."""
+
+    reason = "STEP_NOT_RUNNING"
+
+
+class MethodNotServed(BatonError):
+    """No registered worker serves the method."""
+
+    reason = "METHOD_NOT_SERVED"
+
+
+class DelegationConflict(BatonError):
+    """The key of a delegated step was used with another method or request."""
+
+    reason = "DELEGATION_CONFLICT"
+
+
+class DelegationLimit(BatonError):
+    """The step or the run has as many added steps as it may, or they are nested too deep."""
+
+    reason = "DELEGATION_LIMIT"
+
+
+class SignalNotFound(BatonError):
+    """No step of the run waits for this signal."""
+
+    reason = "SIGNAL_NOT_FOUND"
+
+
+class SignalLimit(BatonError):
+    """As many signals of this name wait to be taken as the run keeps."""
+
+    reason = "SIGNAL_LIMIT"
+
+
+class ApprovalNotFound(BatonError):
+    """The step waits for no decision."""
+
+    reason = "APPROVAL_NOT_FOUND"
+
+
+class ApprovalChanged(BatonError):
+    """Another request waits for a decision than the one that was decided on."""
+
+    reason = "APPROVAL_CHANGED"
+
+
+class ApproverNotAllowed(BatonError):
+    """The caller may not decide on this request."""
+
+    reason = "APPROVER_NOT_ALLOWED"

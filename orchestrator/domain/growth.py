@@ -172,4 +172,3 @@ def run_undoing(run: Run, event: RunUndoing) -> list[int]:
         run.undone.append(index)
     run.make_ready(run.undone[0], event.time)
     return [run.undone[0]]
-

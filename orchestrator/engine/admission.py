@@ -155,9 +155,9 @@ class Admission:
 
     @staticmethod
     def _key(live: LiveRun, step: int) -> QueueKey:
-        target = live.run.steps[step].target
-        method = live.compiled.graph.steps[step].targets[target].method
-        return QueueKey(live.key.namespace, method, live.compiled.contract_digests)
+        run_step = live.run.steps[step]
+        method = run_step.spec.targets[run_step.target].method
+        return QueueKey(live.key.namespace, method, live.data.contract_digests(step))
 
     def _queue(self, key: QueueKey) -> MethodQueue:
         queue = self._queues.get(key)
@@ -371,7 +371,7 @@ class Admission:
         self._line_of_replica[queue] = None
 
     def _offer_fallback(self, queue: MethodQueue, live: LiveRun, step: int) -> None:
-        if len(live.compiled.graph.steps[step].targets) > 1:
+        if len(live.run.steps[step].spec.targets) > 1:
             # Out of the queue first: a fallback may call the same method, and be queued here again.
             queue.queued.discard((live, step))
             if not self._circuit_open(live, step):

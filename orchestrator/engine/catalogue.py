@@ -16,10 +16,11 @@ from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.contracts.compile import check_workflow
-from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
+from orchestrator.contracts.delegation import delegated_step
 from orchestrator.contracts.descriptors import Contract, InvalidContract, read_contract
 from orchestrator.contracts.merge import ContractConflict, merge
-from orchestrator.domain.errors import FieldFault, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
+from orchestrator.domain.errors import FieldFault, MethodNotServed, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup
@@ -251,6 +252,15 @@ class Catalogue:
     def contract(self, digest: str) -> Contract | None:
         """Finds a contract that is loaded."""
         return self._contracts.get(digest)
+
+    async def delegated_step(self, namespace: str, digest: str, method: str) -> CompiledStep:
+        """Returns what a delegated step calls, by the contract that it was delegated with. Errors: MethodNotServed."""
+        await self._load_contracts(namespace, (digest,))
+        contract = self._contracts.get(digest)
+        step = delegated_step(contract, method) if contract is not None else None
+        if step is None:
+            raise MethodNotServed(f"method: the contract {digest[:12]} does not serve {method}")
+        return step
 
     def workers(self, namespace: str) -> Mapping[str, WorkerRow]:
         """Returns the workers of a namespace by name."""

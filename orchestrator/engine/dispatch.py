@@ -11,25 +11,31 @@ import logging
 import random
 from collections.abc import Callable
 
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2
 
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.inputs import CallFailed, CallLost
+from orchestrator.domain.inputs import CallFailed, CallLost, CallSuspended
 from orchestrator.domain.tracing import attempt_traceparent, is_sampled
+from orchestrator.engine.data import evaluation_failure, too_large
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
-from orchestrator.engine.live import Flight, LiveRun, evaluation_failure
+from orchestrator.engine.live import Flight, LiveRun
 from orchestrator.engine.ports import Clock
 from orchestrator.engine.worker_ports import Answer, Call, Sending, WorkerGateway
 
 _LOGGER = logging.getLogger(__name__)
 
+SUSPENDED = "SUSPENDED"
+"""Reason of the status with which a worker ends an attempt that waits for what it has delegated."""
+
 StepToken = Callable[[LiveRun, Flight], str]
 LEASE_LOOK_SECONDS = 0.02
 """How often a call looks whether it may be made, where the replica is not sure of its lease."""
 
-Outcome = tuple[Message, Payload] | CallFailed | CallLost
+Outcome = tuple[Message, Payload] | CallFailed | CallLost | CallSuspended
 OnAnswer = Callable[[LiveRun, Flight, Outcome], None]
 
 
@@ -77,7 +83,7 @@ class Dispatcher:
 
     def call_of(self, live: LiveRun, flight: Flight, deadline_seconds: float) -> Call:
         """Lays out what the worker is told."""
-        step_id = live.run.graph.steps[flight.step].id
+        step_id = live.run.steps[flight.step].spec.id
         record = live.run.steps[flight.step].attempts[-1]
         return Call(
             flight.endpoint.key,
@@ -164,12 +170,25 @@ class Delivery:
         self._dispatcher.on_answer(self._live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0))
 
 
+def awaited_keys(failure: Failure) -> tuple[str, ...]:
+    """Reads the keys that a suspended attempt waits for from its status; none where it is not of that form."""
+    for detail in failure.details:
+        packed, info = any_pb2.Any.FromString(detail), error_details_pb2.ErrorInfo()
+        if packed.Unpack(info) and info.domain == "baton" and info.reason == SUSPENDED:
+            return tuple(key for key in info.metadata["awaited"].split(",") if key)
+    return ()
+
+
 def judge(live: LiveRun, flight: Flight, answer: Answer) -> Outcome:
     """Turns an answer into an output that the step accepts, or into a failure."""
     if answer.lost:
         return CallLost(flight.step, flight.attempt)
     if answer.failure is not None or answer.payload is None:
         failure = answer.failure or Failure(Code.INTERNAL, "INTERNAL", "no answer", Origin.TRANSPORT)
+        if failure.reason == SUSPENDED:
+            awaited = awaited_keys(failure)
+            if awaited:
+                return CallSuspended(flight.step, flight.attempt, awaited)
         return CallFailed(flight.step, flight.attempt, failure, answer.retry_delay_us, random.random())
     checked = _check_output(live, flight, answer.payload)
     if isinstance(checked, Failure):
@@ -178,18 +197,16 @@ def judge(live: LiveRun, flight: Flight, answer: Answer) -> Outcome:
 
 
 def _check_output(live: LiveRun, flight: Flight, payload: bytes) -> Message | Failure:
-    step = live.compiled.step(flight.step)
-    target = step.targets[live.run.steps[flight.step].target]
+    target = live.data.target(flight.step)
     if len(payload) > MAX_PAYLOAD_BYTES:
-        text = f"the output has {len(payload)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
-        return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
+        return too_large("the output", len(payload))
     try:
         message = target.response_class.FromString(payload)
     except DecodeError:
         text = f"the answer is not a valid {target.response_class.DESCRIPTOR.full_name}"
         return Failure(Code.INTERNAL, "INVALID_OUTPUT", text, Origin.ORCHESTRATOR)
     try:
-        if step.accepts(live.scope, message):
+        if live.data.accepts(flight.step, message):
             return message
     except EvaluationFailed as error:
         return evaluation_failure(error)

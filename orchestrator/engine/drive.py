@@ -17,6 +17,7 @@ from orchestrator.domain.inputs import (
     CallFailed,
     CallLost,
     CallSucceeded,
+    CallSuspended,
     CircuitOpen,
     Input,
     RequestUnbuildable,
@@ -24,15 +25,23 @@ from orchestrator.domain.inputs import (
     StepAdmitted,
     TimeoutPassed,
 )
-from orchestrator.domain.plan import Decision, decide, queue_expire_time, redelivery_expire_time, step_expire_time
-from orchestrator.domain.states import StepState
+from orchestrator.domain.plan import (
+    Decision,
+    decide,
+    queue_expire_time,
+    redelivery_expire_time,
+    step_expire_time,
+    wait_due_time,
+)
+from orchestrator.domain.states import RunState, StepState
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.codec import encode, total_bytes
+from orchestrator.engine.data import evaluation_failure, too_large
 from orchestrator.engine.dispatch import Dispatcher, Outcome
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
-from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind, evaluation_failure
+from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
@@ -72,17 +81,18 @@ class Driver:
         the others go on.
         """
         try:
-            decision = decide(live.run, given, self._clock.now() if now is None else now, live)
+            decision = decide(live.run, given, self._clock.now() if now is None else now, live.data)
         except Exception:
             _LOGGER.exception("run %s: no decision could be taken on %s", live.key.run_id, type(given).__name__)
             self._give_up(live, "no decision could be taken")
             return Decision()
         if decision.events:
-            graph = live.run.graph
-            rows = [encode(event, graph) for event in decision.events]
+            rows = [encode(event, live.run) for event in decision.events]
             self.journal.stage(live, Staged(decision.events, rows, decision.cancelled, total_bytes(rows)))
         for step in decision.queued:
             self._queue(live, step)
+        for step in decision.waiting:
+            self._await(live, step)
         return decision
 
     def is_busy(self) -> bool:
@@ -123,9 +133,8 @@ class Driver:
 
     def _queue(self, live: LiveRun, index: int) -> None:
         """Puts a step into admission now, or at the end of its backoff, and watches its timeouts."""
-        step, spec = live.run.steps[index], live.run.graph.steps[index]
-        if spec.step_timeout_us is not None and TimerKey(TimerKind.STEP, index) not in live.timers:
-            self._time_step(live, TimerKind.STEP, index, step_expire_time(live.run, index))
+        step = live.run.steps[index]
+        self._time_whole_step(live, index)
         if step.state is StepState.RUNNING:
             self._time_step(live, TimerKind.ATTEMPT, index, redelivery_expire_time(live.run, index, self._clock.now()))
             self.admission.enqueue(live, index)
@@ -140,6 +149,20 @@ class Driver:
             )
         else:
             self.admission.enqueue(live, index)
+
+    def _await(self, live: LiveRun, index: int) -> None:
+        """Watches the time of a step that waits."""
+        if live.run.steps[index].state is not StepState.WAITING:
+            return
+        self._time_whole_step(live, index)
+        due_time = wait_due_time(live.run, index)
+        if due_time is not None:
+            self._time_step(live, TimerKind.WAIT, index, due_time)
+
+    def _time_whole_step(self, live: LiveRun, index: int) -> None:
+        timed = live.run.steps[index].spec.step_timeout_us is not None
+        if timed and TimerKey(TimerKind.STEP, index) not in live.timers:
+            self._time_step(live, TimerKind.STEP, index, step_expire_time(live.run, index))
 
     def _time_run(self, live: LiveRun) -> None:
         if live.run_timer is not None:
@@ -166,9 +189,8 @@ class Driver:
 
     def _admit(self, live: LiveRun, index: int, endpoint: Endpoint, ticket: Ticket) -> bool:
         """Builds the request of a step and starts its attempt, or delivers its running one again."""
-        target = live.compiled.step(index).targets[live.run.steps[index].target]
         try:
-            request = target.build_request(live.scope).SerializeToString()
+            request = live.data.build_request(index)
         except EvaluationFailed as error:
             self.advance(live, RequestUnbuildable(index, evaluation_failure(error)))
             return False
@@ -178,15 +200,14 @@ class Driver:
             self.advance(live, RequestUnbuildable(index, failure))
             return False
         if len(request) > MAX_PAYLOAD_BYTES:
-            text = f"the request has {len(request)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
-            failure = Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
-            self.advance(live, RequestUnbuildable(index, failure))
+            self.advance(live, RequestUnbuildable(index, too_large("the request", len(request))))
             return False
         decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address))
         if not decision.events or live.run.ended:
             return False
-        attempt = live.run.steps[index].attempt
-        live.flights[index] = Flight(index, attempt, endpoint, ticket, request, target.method)
+        step = live.run.steps[index]
+        method = step.spec.targets[step.target].method
+        live.flights[index] = Flight(index, step.attempt, endpoint, ticket, request, method)
         live.cancel_timer(TimerKind.BACKOFF, index)
         live.cancel_timer(TimerKind.QUEUE, index)
         return True
@@ -268,12 +289,12 @@ class Driver:
         live.cancel_timer(TimerKind.ATTEMPT, flight.step)
         if isinstance(outcome, CallFailed):
             self._record_failure(live, outcome)
-        elif isinstance(outcome, CallLost):
+        elif isinstance(outcome, CallLost | CallSuspended):
             self.advance(live, outcome)
         else:
-            live.answer, payload = outcome
+            live.data.answer, payload = outcome
             self.advance(live, CallSucceeded(flight.step, flight.attempt, payload))
-            live.answer = None
+            live.data.answer = None
 
     def _record_failure(self, live: LiveRun, outcome: CallFailed) -> None:
         """Attributes a deadline to the timeout that set it: the run's, the step's or the attempt's."""
@@ -281,7 +302,7 @@ class Driver:
         if outcome.failure.origin is Origin.TIMEOUT:
             expire_time = live.run.steps[outcome.step].attempts[-1].expire_time
             now = max(now, expire_time)
-            if now >= live.run.expire_time:
+            if now >= live.run.expire_time and live.run.state is not RunState.UNDOING:
                 self.advance(live, RunTimeoutPassed(), now)
                 return
             if now >= step_expire_time(live.run, outcome.step):

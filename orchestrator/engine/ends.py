@@ -24,12 +24,12 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import RunState
-from orchestrator.engine.codec import to_timestamp
 from orchestrator.engine.inspect import FULL, RunReader
 from orchestrator.engine.journal import GroupCommit
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.matching import Mark, RunFacts, facts_of_live, facts_of_row, mark_of, meets
+from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import Clock, FilterTerm, RunRow, RunStore
 from orchestrator.engine.view import render_row
 

@@ -17,10 +17,11 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.admission import Admission, Wait
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.codec import to_message, to_timestamp
+from orchestrator.engine.codec import to_message
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns

@@ -1,6 +1,6 @@
 """A live run: the state of a run in the memory of the replica that owns it, and what is under way for it.
 
-It answers the core's questions about data (`plan.Conditions`) from the run's scope. What may not enter: decisions, I/O.
+What may not enter: decisions, I/O, and what the run's data says (data.py).
 """
 
 from __future__ import annotations
@@ -12,19 +12,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from google.protobuf.message import Message
-
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
-from orchestrator.contracts.violations import EvaluationFailed
-from orchestrator.domain.events import Event, Payload
-from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.events import Event
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
-from orchestrator.domain.states import StepState
 from orchestrator.engine.codec import total_bytes
+from orchestrator.engine.data import RunData
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.ports import JournalRow, NewRun, WriteResult
 from orchestrator.engine.timers import Timer
 from orchestrator.engine.turns import Turns
@@ -44,6 +39,7 @@ class TimerKind(enum.Enum):
     QUEUE = enum.auto()
     BACKOFF = enum.auto()
     ATTEMPT = enum.auto()
+    WAIT = enum.auto()
 
 
 class TimerKey(NamedTuple):
@@ -76,11 +72,6 @@ class Staged:
     rows: list[JournalRow]
     cancelled: list[tuple[int, int]]
     size: int
-
-
-def evaluation_failure(error: EvaluationFailed) -> Failure:
-    """Turns an evaluation that failed into the failure of a step or run."""
-    return Failure(Code.FAILED_PRECONDITION, "EVALUATION_FAILED", str(error), Origin.ORCHESTRATOR)
 
 
 class Acceptance(Protocol):
@@ -117,8 +108,7 @@ class LiveRun:
         self.run_timer: Timer | None = None
         self.timers: dict[TimerKey, Timer] = {}
         """Timers of steps."""
-        self.answer: Message | None = None
-        """The message of the outcome that is being recorded; the core takes note of it through `step_ended`."""
+        self.data = RunData(self.run, compiled, scope)
         self.accepted: Acceptance | None = None
         self.durable_sequence = 0
         self.restless_sequence = 0
@@ -130,40 +120,6 @@ class LiveRun:
         self._changed = Waiters()
         self._turns: Turns | None = None
         self._left = Waiters()
-
-    # --- plan.Conditions
-
-    def step_ended(self, step: int, state: StepState, failure: Failure | None) -> None:
-        """See plan.Conditions."""
-        if state is StepState.SUCCEEDED:
-            assert self.answer is not None
-            self.scope.set_succeeded(step, self.answer)
-        elif state is StepState.FAILED:
-            assert failure is not None
-            self.scope.set_failed(step, failure)
-        else:
-            self.scope.set_skipped(step)
-
-    def holds(self, step: int) -> bool | Failure:
-        """See plan.Conditions."""
-        try:
-            return self.compiled.step(step).condition(self.scope)
-        except EvaluationFailed as error:
-            return evaluation_failure(error)
-
-    def output(self) -> Payload | Failure | None:
-        """See plan.Conditions."""
-        try:
-            message = self.compiled.build_output(self.scope)
-        except EvaluationFailed as error:
-            return evaluation_failure(error)
-        if message is None:
-            return None
-        data = message.SerializeToString()
-        if len(data) > MAX_PAYLOAD_BYTES:
-            text = f"the output has {len(data)} bytes; the limit is {MAX_PAYLOAD_BYTES}"
-            return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
-        return Payload(self.compiled.output_type, data)
 
     # --- durable rows, for those who watch
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from google.protobuf.message import Message
-
 from orchestrator.contracts.compiled import CompiledWorkflow
-from orchestrator.contracts.scope import Scope
 from orchestrator.domain import events as ev
-from orchestrator.domain.events import JOURNAL_FORMAT
+from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
-from orchestrator.engine.codec import decode, indexes, to_any
+from orchestrator.domain.states import StepState
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.codec import decode
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.messages import to_any
 from orchestrator.engine.ports import JournalRow, JournalStore
 
 PAGE_ROWS = 500
@@ -38,38 +39,34 @@ async def read_pages(store: JournalStore, key: RunKey, payloads: bool) -> AsyncI
 async def read_run(store: JournalStore, key: RunKey, compiled: CompiledWorkflow, payloads: bool) -> Run | None:
     """Reads and folds a run; None where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
     run = Run(compiled.graph)
-    step_indexes = indexes(compiled.graph)
     async for page in read_pages(store, key, payloads):
         for row in page:
-            run.apply(decode(row, step_indexes))
+            run.apply(decode(row, run))
     return run if run.sequence else None
 
 
-def refold(run: Run, rows: Sequence[JournalRow], scope: Scope, compiled: CompiledWorkflow) -> None:
-    """Folds the next rows, which carry payloads, into a run and its scope."""
-    step_indexes = indexes(compiled.graph)
+async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue) -> None:
+    """Folds the next rows, which carry payloads, into a run and its data. Errors: as read_run, MethodNotServed."""
     for row in rows:
-        event = decode(row, step_indexes)
-        run.apply(event)
+        event = decode(row, live.run)
         match event:
             case ev.RunSubmitted():
                 if event.payload is not None:
-                    scope.input = compiled.parse_input(to_any(event.payload))
+                    live.scope.input = live.compiled.parse_input(to_any(event.payload))
             case ev.StepSucceeded():
-                scope.set_succeeded(event.step, parse_output(compiled, event.step, run, event.payload.data))
+                live.data.step_ended(event.step, StepState.SUCCEEDED, None, event.payload)
             case ev.StepFailed():
-                scope.set_failed(event.step, event.failure)
+                live.data.step_ended(event.step, StepState.FAILED, event.failure, None)
             case ev.StepSkipped():
-                scope.set_skipped(event.step)
-
-
-def parse_output(compiled: CompiledWorkflow, step: int, run: Run, data: bytes) -> Message:
-    """Parses the stored output of a step."""
-    target = compiled.step(step).targets[run.steps[step].target]
-    return target.response_class.FromString(data)
+                live.data.step_ended(event.step, StepState.SKIPPED, None, None)
+            case ev.StepDelegated():
+                digest = event.contract_digest
+                step = await catalogue.delegated_step(live.key.namespace, digest, event.target.method)
+                live.data.learn(event.step, step, digest)
+        live.run.apply(event)
 
 
 def require_format(journal_format: int) -> None:
     """Refuses a journal that this code does not read. Errors: FormatUnknown."""
-    if journal_format != JOURNAL_FORMAT:
+    if journal_format not in READABLE_FORMATS:
         raise FormatUnknown(f"journal format {journal_format}; this replica reads {JOURNAL_FORMAT}")

@@ -153,7 +153,7 @@ class Recovery:
         live = LiveRun(row.key, row.epoch, compiled, scope, None)
         live.client_id = row.client_id
         async for page in read_pages(self._journal, row.key, payloads=True):
-            refold(live.run, page, scope, compiled)
+            await refold(live, page, self._catalogue)
         live.durable_sequence = live.run.sequence
         if live.run.ended:
             return None

@@ -7,11 +7,12 @@ from uuid import UUID
 
 from baton.v1 import run_pb2, run_service_pb2
 
+from orchestrator.domain import waits
 from orchestrator.domain.run import AttemptRecord, Run, StepRun
 from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.tracing import attempt_span_id, parse_traceparent
 from orchestrator.engine.admission import Wait
-from orchestrator.engine.codec import set_any, set_timestamp, to_failure, to_timestamp
+from orchestrator.engine.messages import set_any, set_timestamp, to_failure, to_timestamp
 from orchestrator.engine.ports import NewRun, RunRow
 
 MAX_WAIT_STEPS = 100
@@ -51,6 +52,9 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
         workflow=run.workflow,
         revision=run.revision,
         state=run.state,  # type: ignore[arg-type]
+        parent_run_id=run.parent_run_id,
+        parent_step=run.parent_step,
+        paused=run.paused,
         principal=run.principal,
         channel=run.channel,
         workspace=run.workspace,
@@ -151,13 +155,20 @@ def _fill_step(
     full: bool,
     wait_of: Callable[[int], Wait | None],
 ) -> None:
-    spec, step = run.graph.steps[index], run.steps[index]
-    message.step, message.method = spec.id, spec.targets[step.target].method
+    step = run.steps[index]
+    spec = step.spec
+    message.step = spec.id
+    if spec.targets:
+        message.method = spec.targets[step.target].method
     message.state = step.state  # type: ignore[assignment]
     if step.target:
         message.target = step.target
     if spec.predecessors:
         message.predecessors.extend([run.graph.steps[other].id for other in spec.predecessors])
+    if spec.parent >= 0:
+        message.parent, message.role = run.steps[spec.parent].spec.id, int(spec.role)  # type: ignore[assignment]
+    if step.wait is not None:
+        _fill_wait(message, step.wait)
     for record in step.attempts:
         _fill_attempt(message.attempts.add(), record, attempt_span_id(run_id, spec.id, record.attempt))
     if step.ready_time is not None:
@@ -168,7 +179,9 @@ def _fill_step(
         message.failure.CopyFrom(to_failure(step.failure))
     if full and step.output is not None:
         set_any(message.output, step.output)
-    if not run.ended and step.state in (StepState.BLOCKED, StepState.READY):
+    if full and step.checkpoint is not None:
+        set_any(message.checkpoint, step.checkpoint)
+    if not run.ended and step.state in (StepState.BLOCKED, StepState.READY, StepState.WAITING):
         message.wait_reason.CopyFrom(_wait(run, index, step, wait_of))
 
 
@@ -184,7 +197,51 @@ def _fill_attempt(message: run_pb2.Attempt, record: AttemptRecord, span_id: byte
         message.failure.CopyFrom(to_failure(record.failure))
 
 
+def _fill_wait(message: run_pb2.RunStep, wait: waits.Wait) -> None:
+    match wait:
+        case waits.RunAwaited():
+            message.child_run_id = wait.run_id
+        case waits.ApprovalAwaited():
+            message.request_hash = wait.request_hash
+
+
+def why_waiting(run: Run, wait: waits.Wait) -> run_pb2.WaitReason:
+    """Says what a step waits for, other than a worker."""
+    match wait:
+        case waits.Sleeping():
+            return _reason(run_pb2.WAIT_KIND_SLEEP, "sleeps", wait.until_time)
+        case waits.SignalAwaited():
+            text = f"waits for the signal {wait.signal}; send it with SignalRun"
+            return _reason(run_pb2.WAIT_KIND_SIGNAL, text, wait.expire_time)
+        case waits.ApprovalAwaited():
+            text = "waits for a person to decide on its request; see ListApprovals"
+            return _reason(run_pb2.WAIT_KIND_APPROVAL, text, wait.expire_time)
+        case waits.ItemsAwaited():
+            return _reason(run_pb2.WAIT_KIND_CHILD_STEPS, f"waits for its {wait.count} items")
+        case waits.IterationsAwaited():
+            return _reason(run_pb2.WAIT_KIND_CHILD_STEPS, "waits for its iteration under way")
+        case waits.RunAwaited():
+            name = f"{wait.workflow} {wait.revision}"
+            return _reason(run_pb2.WAIT_KIND_CHILD_RUN, f"waits for run {wait.run_id} of {name}")
+        case waits.StepsAwaited():
+            waited_for = [run.steps[index].spec.id for index in sorted(wait.steps)][:MAX_WAIT_STEPS]
+            text = "suspended; called again when one of the steps that it delegated has ended"
+            return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_CHILD_STEPS, message=text, steps=waited_for)
+
+
+def _reason(kind: run_pb2.WaitKind.ValueType, text: str, until_time: int | None = None) -> run_pb2.WaitReason:
+    reason = run_pb2.WaitReason(kind=kind, message=text)
+    if until_time is not None:
+        set_timestamp(reason.until_time, until_time)
+    return reason
+
+
 def _wait(run: Run, index: int, step: StepRun, wait_of: Callable[[int], Wait | None]) -> run_pb2.WaitReason:
+    if step.wait is not None:
+        return why_waiting(run, step.wait)
+    if step.state is StepState.BLOCKED and step.spec.parent >= 0:
+        text = "waits for its turn among the steps that belong to " + run.steps[step.spec.parent].spec.id
+        return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_STEPS, message=text)
     if step.state is StepState.BLOCKED:
         waited_for = [
             run.graph.steps[other].id

@@ -14,7 +14,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import RevisionKey
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.codec import to_timestamp
+from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import Clock, RevisionRow, WorkflowStore
 
 INLINE_CACHE = 256

@@ -55,6 +55,16 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "RUN_ENDED": grpc.StatusCode.FAILED_PRECONDITION,
     "INPUT_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "REQUEST_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,
+    "STEP_TOKEN_INVALID": grpc.StatusCode.UNAUTHENTICATED,
+    "STEP_NOT_RUNNING": grpc.StatusCode.FAILED_PRECONDITION,
+    "METHOD_NOT_SERVED": grpc.StatusCode.NOT_FOUND,
+    "DELEGATION_CONFLICT": grpc.StatusCode.ALREADY_EXISTS,
+    "DELEGATION_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SIGNAL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "SIGNAL_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "APPROVAL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "APPROVAL_CHANGED": grpc.StatusCode.FAILED_PRECONDITION,
+    "APPROVER_NOT_ALLOWED": grpc.StatusCode.PERMISSION_DENIED,
 }
 """The gRPC code of each reason in baton.v1.ErrorReason that a call can be answered with."""
 

@@ -13,14 +13,16 @@ from orchestrator.domain.events import SkipReason
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.run import AttemptRecord, Run
 from orchestrator.domain.states import RunState, StepState
-from orchestrator.domain.workflow import Graph
+from orchestrator.domain.workflow import Graph, Step, StepRole
 
 
 class EndedStep(NamedTuple):
-    """A step that has ended; its attempts are those of the run, to which no more are added. Times as in StepRun."""
+    """A step that has ended; `parent` is the id of the step that its span belongs under, "" for the run. Its attempts
+    are those of the run, to which no more are added. Times as in StepRun."""
 
     graph: Graph
-    position: int
+    spec: Step
+    parent: str
     state: StepState
     skip_reason: SkipReason | None
     ready_time: int | None
@@ -69,13 +71,21 @@ def ended(namespace: str, run_id: UUID, run: Run, indices: Sequence[int]) -> End
     )
 
 
+def _parent(run: Run, spec: Step) -> str:
+    """An undo call belongs under the run: it is made long after the step that it takes back has ended."""
+    if spec.parent < 0 or spec.role is StepRole.UNDO:
+        return ""
+    return run.steps[spec.parent].spec.id
+
+
 def _step(run: Run, index: int) -> EndedStep | None:
     step = run.steps[index]
     if step.end_time is None:
         return None
     return EndedStep(
         run.graph,
-        index,
+        step.spec,
+        _parent(run, step.spec),
         step.state,
         step.skip_reason,
         step.ready_time,

@@ -125,8 +125,7 @@ def _step_spans(trace: RunTrace, step: EndedStep) -> list[Span]:
     if step.state is StepState.CANCELLED and not step.attempts and step.end_time - step.ready_time < SHORTEST_WAIT_US:
         # Released by the very failure that ended the run.
         return []
-    specs = step.graph.steps
-    spec = specs[step.position]
+    specs, spec = step.graph.steps, step.spec
     attributes: dict[str, Attribute] = {**trace.attributes, "baton.step.id": spec.id}
     own: dict[str, Attribute] = {
         **attributes,
@@ -142,7 +141,7 @@ def _step_spans(trace: RunTrace, step: EndedStep) -> list[Span]:
         SpanKind.INTERNAL,
         trace.trace_id,
         step_span_id(trace.run_id, spec.id),
-        trace.span_id,
+        step_span_id(trace.run_id, step.parent) if step.parent else trace.span_id,
         step.ready_time + 1,
         step.end_time,
         own,

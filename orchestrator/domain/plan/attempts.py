@@ -139,9 +139,7 @@ def timeout_failure(reason: str, message: str, *, outcome_unknown: bool = False)
     return Failure(Code.DEADLINE_EXCEEDED, reason, message, Origin.TIMEOUT, outcome_unknown=outcome_unknown)
 
 
-def _fail_attempt(
-    plan: Planner, index: int, failure: Failure, retry_delay_us: int | None, jitter_draw: float
-) -> None:
+def _fail_attempt(plan: Planner, index: int, failure: Failure, retry_delay_us: int | None, jitter_draw: float) -> None:
     """Ends the running attempt and decides between another attempt, a fallback and failing the step."""
     step = plan.run.steps[index]
     target = step.spec.targets[step.target]

@@ -187,4 +187,3 @@ def cancel_children(plan: Planner, index: int, *, detached: bool) -> None:
             cancel_children(plan, child, detached=True)
             if step.state not in ENDED_STEP:
                 plan.cancel_step(child)
-

@@ -69,7 +69,9 @@ def _undo(plan: Planner, failure: Failure | None, reason: str, principal: str) -
     done = [
         index
         for index, step in enumerate(plan.run.steps)
-        if step.spec.undo is not None and step.state is StepState.SUCCEEDED and step.spec.map is None
+        if step.spec.undo is not None
+        and step.state is StepState.SUCCEEDED
+        and step.spec.map is None
         and step.spec.repeat is None
     ]
     if not done:
@@ -98,4 +100,3 @@ def _cancel_steps(plan: Planner) -> None:
         if step.state not in ENDED_STEP:
             plan.cancel_step(index)
     plan.released.clear()
-

@@ -259,4 +259,3 @@ class Planner:
         """Adds an event to the decision and folds it in."""
         self.decision.events.append(event)
         self.released.extend(self.run.apply(event))
-

@@ -135,8 +135,5 @@ def child_run_ended(plan: Planner, given: ChildRunEnded) -> None:
     message = cut_message(f"run {given.run_id}: {failure.message}")
     plan.fail_step(
         given.step,
-        Failure(
-            failure.code, failure.reason, message, failure.origin, failure.details, "", failure.outcome_unknown
-        ),
+        Failure(failure.code, failure.reason, message, failure.origin, failure.details, "", failure.outcome_unknown),
     )
-
