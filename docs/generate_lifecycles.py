@@ -32,7 +32,8 @@ this page and the tables differ. An arrow is an event of the journal, under the 
 ## Run
 
 `RunSubmitted` is the first event of every run, and occurs once. Events that are not drawn leave the run's state as it
-is. No event follows one that ends the run.
+is. No event follows one that ends the run, but `RunReopened`, which begins another round. A run that will not succeed
+and in which there is something to take back is UNDOING until that is done.
 """
 
 STEP_OPENING = """\
@@ -42,11 +43,19 @@ BLOCKED becomes READY **without an event of its own**: the transition is derived
 the step's predecessors. A step without predecessors is READY from `RunSubmitted` on. A step that becomes READY is
 skipped in the same decision where its condition is false, or where it handles a failure that did not occur.
 
+A step that sleeps, waits for a signal, a person or a child run, or has its items or iterations called for, is WAITING.
+Steps that it adds while it does so have a life of their own: an item is BLOCKED until its turn comes, an iteration and
+a delegated step begin as READY. WAITING becomes READY without an event of its own where a step has ended that a
+suspended attempt waits for.
+
 `AttemptFailed` leads back to READY. With a `retry_time` the step waits for it; without one `FallbackTaken` or
 `StepFailed` follows in the same decision.
 """
 
-DERIVED = (StepState.BLOCKED, StepState.READY, "derived - the last predecessor has ended")
+DERIVED = (
+    (StepState.BLOCKED, StepState.READY, "derived - the last predecessor has ended, or its turn has come"),
+    (StepState.WAITING, StepState.READY, "derived - a step that a suspended attempt waits for has ended"),
+)
 
 State = TypeVar("State", RunState, StepState)
 
@@ -56,11 +65,11 @@ def event_name(kind: EventKind) -> str:
     return "".join(word.capitalize() for word in kind.name.split("_"))
 
 
-def arrows(transitions: Mapping[EventKind, tuple[frozenset[State], State]]) -> Iterator[tuple[State, State, str]]:
+def arrows(transitions: Mapping[EventKind, Mapping[State, State]]) -> Iterator[tuple[State, State, str]]:
     """Gives each transition once, ordered by its states, with the names of the events that cause it."""
     names: dict[tuple[State, State], list[str]] = {}
-    for kind, (sources, target) in transitions.items():
-        for source in sources:
+    for kind, rule in transitions.items():
+        for source, target in rule.items():
             names.setdefault((source, target), []).append(event_name(kind))
     for source, target in sorted(names):
         yield source, target, ", ".join(names[source, target])
@@ -88,7 +97,7 @@ def page() -> str:
     """Returns the whole page."""
     begin = event_name(EventKind.RUN_SUBMITTED)
     run_lines = arrow_lines(arrows(RUN_TRANSITIONS))
-    step_lines = [*arrow_lines(iter([DERIVED])), *arrow_lines(arrows(STEP_TRANSITIONS))]
+    step_lines = [*arrow_lines(iter(DERIVED)), *arrow_lines(arrows(STEP_TRANSITIONS))]
     return "\n".join(
         [
             OPENING,

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from orchestrator.config import Settings
+from orchestrator.domain.caller import StepClaim
+from orchestrator.domain.errors import StepTokenInvalid
 from orchestrator.domain.tracing import new_traceparent
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.live import Flight, LiveRun
@@ -28,7 +30,7 @@ from orchestrator.postgres.workflows import PostgresWorkflowStore
 from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.server import RpcServer
 from orchestrator.security.credentials import DevelopmentAuthenticator
-from orchestrator.security.tokens import StepClaim, TokenSigner
+from orchestrator.security.tokens import TokenInvalid, TokenSigner
 from orchestrator.telemetry.facts import LogObserver
 from orchestrator.telemetry.setup import start_tracing
 from orchestrator.telemetry.submit_span import untraced
@@ -102,11 +104,13 @@ class Server:
             self._settings.limits,
             fan_out(observers),
             _step_token(signer),
+            _read_step_token(signer),
             tracing is not None,
             _untraced,
         )
         self._rpc = RpcServer(
             self._engine.runs,
+            self._engine.steps,
             self._engine.workflows,
             self._engine.workers,
             DevelopmentAuthenticator().authenticate,
@@ -154,6 +158,17 @@ def _step_token(signer: TokenSigner) -> Callable[[LiveRun, Flight], str]:
         return signer.sign(StepClaim(live.key.namespace, live.key.run_id, step, flight.attempt, live.epoch))
 
     return token
+
+
+def _read_step_token(signer: TokenSigner) -> Callable[[str], StepClaim]:
+    def read(token: str) -> StepClaim:
+        try:
+            return signer.verify(token)
+        except TokenInvalid:
+            text = "step_token: not one that this server gave; it comes with each call of a step"
+            raise StepTokenInvalid(text) from None
+
+    return read
 
 
 COLLECTOR_THRESHOLD = 10_000

@@ -271,7 +271,9 @@ class _Check:
                     f"{here}.retry" if fallback.HasField("retry") else f"{path}.retry",
                 )
             )
-        return CompiledStep(step.id, tuple(one for one in targets if one is not None), when, expect), policies
+        found = tuple(one for one in targets if one is not None)
+        output_class = found[0].response_class if found else None
+        return CompiledStep(step.id, found, when, expect, output_class), policies
 
     def _check_codes(self, step: workflow_pb2.Step, path: str) -> None:
         for number, fallback in enumerate(step.fallback):

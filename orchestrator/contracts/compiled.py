@@ -5,7 +5,9 @@ Nothing here awaits, and nothing raises but InputInvalid and EvaluationFailed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from baton.v1 import workflow_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -45,13 +47,70 @@ class CompiledTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class Items:
+    """What a map goes over, in order; `keys` where that is a map field."""
+
+    values: Sequence[Any]
+    keys: Sequence[Any] | None = None
+
+
+class CompiledItems(Protocol):
+    """The items of a map, and its output."""
+
+    def read(self, scope: Scope) -> Items:
+        """Reads the items; those of a map field in the order of their keys. Raises EvaluationFailed."""
+        ...
+
+    def collect(self, items: Items, outputs: Sequence[Message | None]) -> Message:
+        """Makes the output of the map of the outputs of its items, None for an item that failed."""
+        ...
+
+
+class CompiledChild(Protocol):
+    """The workflow that a step runs."""
+
+    @property
+    def workflow(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def revision(self) -> str:
+        """Its revision."""
+        ...
+
+    @property
+    def input_type(self) -> str:
+        """Full name of its input, "" for none."""
+        ...
+
+    @property
+    def output_class(self) -> type[Message]:
+        """Class of its output; google.protobuf.Empty where it has none."""
+        ...
+
+    def build_input(self, scope: Scope) -> Message | None:
+        """Builds its input. Raises EvaluationFailed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
 class CompiledStep:
-    """Conditions and targets of a step; `targets[0]` is its own method, the others its fallbacks in order."""
+    """Conditions and targets of a step; `targets[0]` is its own method, the others its fallbacks in order.
+
+    `output_class` is of the step's output as bindings read it. `items` is set for a map, `until` for a repeat, `child`
+    for a step that runs a workflow.
+    """
 
     id: str
     targets: tuple[CompiledTarget, ...]
     when: Expression | None = None
     expect: Expression | None = None
+    output_class: type[Message] | None = None
+    items: CompiledItems | None = None
+    until: Expression | None = None
+    undo: CompiledTarget | None = None
+    child: CompiledChild | None = None
 
     def condition(self, scope: Scope) -> bool:
         """Tells whether the step is to run; true without `when`. Raises EvaluationFailed."""
@@ -60,6 +119,15 @@ class CompiledStep:
     def accepts(self, scope: Scope, output: Message) -> bool:
         """Tells whether `expect` holds for the step's own output; true without one. Raises EvaluationFailed."""
         return True if self.expect is None else self.expect.truth(scope, output)
+
+    def is_done(self, scope: Scope, output: Message, iteration: int) -> bool:
+        """Tells whether `until` holds after an iteration. Raises EvaluationFailed."""
+        assert self.until is not None
+        return self.until.truth(scope.for_part(iteration=iteration), output)
+
+    def wake_time(self, scope: Scope, now_us: int) -> int:
+        """Returns until when a step that is ready at `now_us` sleeps. Raises EvaluationFailed."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True, slots=True)

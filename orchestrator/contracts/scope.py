@@ -32,6 +32,22 @@ class Scope:
         self.outputs: list[Message | None] = [None] * step_count
         self.failures: dict[int, Failure] = {}
 
+    def for_part(
+        self,
+        *,
+        item: object = None,
+        index: int = 0,
+        key: object = None,
+        previous: Message | None = None,
+        iteration: int = 0,
+        output: Message | None = None,
+    ) -> Scope:
+        """Returns what the request of one item, iteration or undo call can read: all that the run's can, which is
+        shared, and what is given here."""
+        part = Scope(0, self.input)
+        part.states, part.outputs, part.failures = self.states, self.outputs, self.failures
+        return part
+
     def set_succeeded(self, index: int, output: Message) -> None:
         """Step `index` has succeeded with `output`."""
         self.states[index] = EndState.SUCCEEDED

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
+
+from orchestrator.domain.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +16,14 @@ class Caller:
     principal: str
     channel: str
     traceparent: str = ""
+
+
+@value
+class StepClaim:
+    """What a step token says: the bearer was called for this attempt, in this epoch."""
+
+    namespace: str
+    run_id: UUID
+    step: str
+    attempt: int
+    epoch: int

@@ -199,7 +199,7 @@ class RunCancelled:
 
 @value
 class StepWaiting:
-    """A step waits for something other than a worker. The payload is the request to be approved, or a child's input."""
+    """A step waits for something other than a worker. The payload is the input of a child run."""
 
     kind: ClassVar[EventKind] = EventKind.STEP_WAITING
     sequence: int
@@ -207,6 +207,19 @@ class StepWaiting:
     step: int
     wait: Wait
     payload: Payload | None = None
+
+
+@value
+class ApprovalRequested:
+    """A step waits, until `expire_time`, for a person's decision on its request, which is the payload."""
+
+    kind: ClassVar[EventKind] = EventKind.APPROVAL_REQUESTED
+    sequence: int
+    time: int
+    step: int
+    request_hash: str
+    expire_time: int
+    payload: Payload
 
 
 @value
@@ -355,6 +368,7 @@ Event = (
     | RunFailed
     | RunCancelled
     | StepWaiting
+    | ApprovalRequested
     | StepDelegated
     | AttemptSuspended
     | SignalReceived

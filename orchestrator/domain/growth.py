@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain.events import (
     ApprovalDecided,
+    ApprovalRequested,
     AttemptSuspended,
     CheckpointRecorded,
     IterationStarted,
@@ -18,7 +19,7 @@ from orchestrator.domain.events import (
     StepWaiting,
 )
 from orchestrator.domain.states import ENDED_STEP, next_step_state
-from orchestrator.domain.waits import ItemsAwaited, SignalAwaited, StepsAwaited
+from orchestrator.domain.waits import ApprovalAwaited, ItemsAwaited, SignalAwaited, StepsAwaited
 from orchestrator.domain.workflow import Step, StepRole
 
 if TYPE_CHECKING:
@@ -40,8 +41,17 @@ def step_waiting(run: Run, event: StepWaiting) -> list[int]:
             return _add_items(run, event.step, event.wait.count, event.time)
         case SignalAwaited():
             run.signal_waiters.setdefault(event.wait.signal, []).append(event.step)
-        case _:
-            step.request = event.payload
+    return []
+
+
+def approval_requested(run: Run, event: ApprovalRequested) -> list[int]:
+    """Begins the wait for a person's decision."""
+    step = run.steps[event.step]
+    step.state = next_step_state(step.state, event.kind)
+    step.wait = ApprovalAwaited(event.request_hash, event.expire_time)
+    step.request = event.payload
+    if run.start_time is None:
+        run.start_time = event.time
     return []
 
 

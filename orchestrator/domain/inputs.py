@@ -169,6 +169,14 @@ class ChildRunEnded:
 
 
 @value
+class HeartbeatMissed:
+    """A running attempt gave no sign of life within its heartbeat timeout."""
+
+    step: int
+    attempt: int
+
+
+@value
 class Checkpoint:
     """A running attempt leaves something for the attempt after it."""
 
@@ -196,4 +204,5 @@ Input = (
     | Decided
     | ChildRunEnded
     | Checkpoint
+    | HeartbeatMissed
 )

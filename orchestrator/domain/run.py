@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from orchestrator.domain import growth
 from orchestrator.domain.events import (
     ApprovalDecided,
+    ApprovalRequested,
     AttemptFailed,
     AttemptStarted,
     AttemptSuspended,
@@ -272,6 +273,8 @@ class Run:
                 return self._ended(event)
             case StepWaiting():
                 return growth.step_waiting(self, event)
+            case ApprovalRequested():
+                return growth.approval_requested(self, event)
             case StepDelegated():
                 return growth.step_delegated(self, event)
             case IterationStarted():

@@ -60,6 +60,7 @@ class EventKind(enum.IntEnum):
     RUN_REOPENED = 30
     RUN_PAUSED = 31
     RUN_RESUMED = 32
+    APPROVAL_REQUESTED = 33
 
 
 ENDED_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
@@ -76,6 +77,7 @@ RUN_TRANSITIONS: dict[EventKind, dict[RunState, RunState]] = {
         RunState.UNDOING: RunState.UNDOING,
     },
     EventKind.STEP_WAITING: {RunState.PENDING: RunState.RUNNING, RunState.RUNNING: RunState.RUNNING},
+    EventKind.APPROVAL_REQUESTED: {RunState.PENDING: RunState.RUNNING, RunState.RUNNING: RunState.RUNNING},
     EventKind.RUN_UNDOING: {RunState.RUNNING: RunState.UNDOING},
     EventKind.RUN_SUCCEEDED: dict.fromkeys((RunState.PENDING, RunState.RUNNING), RunState.SUCCEEDED),
     EventKind.RUN_FAILED: dict.fromkeys((RunState.PENDING, RunState.RUNNING, RunState.UNDOING), RunState.FAILED),
@@ -92,6 +94,7 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.ATTEMPT_SUSPENDED: {StepState.RUNNING: StepState.WAITING},
     EventKind.FALLBACK_TAKEN: {StepState.READY: StepState.READY},
     EventKind.STEP_WAITING: {StepState.READY: StepState.WAITING},
+    EventKind.APPROVAL_REQUESTED: {StepState.READY: StepState.WAITING},
     EventKind.ITERATION_STARTED: {StepState.WAITING: StepState.WAITING},
     EventKind.APPROVAL_DECIDED: {StepState.WAITING: StepState.READY},
     EventKind.STEP_SUCCEEDED: dict.fromkeys((StepState.RUNNING, StepState.WAITING), StepState.SUCCEEDED),

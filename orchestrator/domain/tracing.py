@@ -100,6 +100,6 @@ def attempt_traceparent(run_traceparent: str, run_id: UUID, step_id: str, attemp
 
 
 def _span_id(run_id: UUID, step_id: str, attempt: int, kind: str) -> bytes:
-    # Step ids hold no slash, so no two names are spelled alike.
+    # Attempt and kind hold no slash and come last, so no two names are spelled alike.
     digest = sha256(f"{run_id.int:032x}/{step_id}/{attempt}/{kind}".encode()).digest()
     return digest[:8] if digest[:8] != _NO_SPAN else digest[8:16]

@@ -141,6 +141,19 @@ class Admission:
         endpoint.give_back()
         self._work()
 
+    def call_lent(self, endpoint: Endpoint) -> None:
+        """Takes back the permits of a call that waits for what it has delegated."""
+        endpoint.lent += 1
+        self.call_ended(endpoint)
+
+    def call_resumed(self, endpoint: Endpoint, *, over: bool) -> None:
+        """Gives the permits of such a call again, whatever the limits, or not where it is `over` by now."""
+        endpoint.lent -= 1
+        if not over:
+            self.in_flight += 1
+            endpoint.in_flight += 1
+        self.endpoint_changed(endpoint)
+
     def forget(self) -> None:
         """Drops every queue."""
         for queue in self._queues.values():

@@ -14,6 +14,7 @@ from baton.v1 import (
     event_pb2,
     run_pb2,
     run_service_pb2,
+    step_service_pb2,
     worker_pb2,
     worker_service_pb2,
     workflow_pb2,
@@ -84,6 +85,24 @@ class Runs(Protocol):
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
         """Cancels a run; see CancelRun."""
+        ...
+
+    async def signal(
+        self, caller: Caller, request: run_service_pb2.SignalRunRequest
+    ) -> run_service_pb2.SignalRunResponse:
+        """Sends a signal to a run; see SignalRun."""
+        ...
+
+
+class Steps(Protocol):
+    """What workers ask for on behalf of the steps that they were called for."""
+
+    async def delegate(self, request: step_service_pb2.DelegateRequest) -> step_service_pb2.DelegateResponse:
+        """Adds a step to the run of the caller's step; see Delegate."""
+        ...
+
+    async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
+        """Takes a sign of life; see Heartbeat."""
         ...
 
 

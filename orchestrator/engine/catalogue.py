@@ -253,11 +253,15 @@ class Catalogue:
         """Finds a contract that is loaded."""
         return self._contracts.get(digest)
 
+    def loaded_step(self, digest: str, method: str) -> CompiledStep | None:
+        """Returns what a step that calls a method of a loaded contract is; None where it has no such unary method."""
+        contract = self._contracts.get(digest)
+        return delegated_step(contract, method) if contract is not None else None
+
     async def delegated_step(self, namespace: str, digest: str, method: str) -> CompiledStep:
         """Returns what a delegated step calls, by the contract that it was delegated with. Errors: MethodNotServed."""
         await self._load_contracts(namespace, (digest,))
-        contract = self._contracts.get(digest)
-        step = delegated_step(contract, method) if contract is not None else None
+        step = self.loaded_step(digest, method)
         if step is None:
             raise MethodNotServed(f"method: the contract {digest[:12]} does not serve {method}")
         return step

@@ -37,6 +37,10 @@ def encode(event: Event, run: Run, message: event_pb2.RunEvent) -> Encoded:
         case ev.StepWaiting():
             _encode_wait(event.wait, message.step_waiting)
             return run.steps[event.step].spec.id, 0, event.payload
+        case ev.ApprovalRequested():
+            message.approval_requested.request_hash = event.request_hash
+            set_timestamp(message.approval_requested.expire_time, event.expire_time)
+            return run.steps[event.step].spec.id, 0, event.payload
         case ev.StepDelegated():
             _encode_delegated(event, run, message.step_delegated)
             return run.steps[event.step].spec.id, 0, event.payload
@@ -96,9 +100,6 @@ def _encode_wait(wait: Wait, message: event_pb2.StepWaiting) -> None:
         case SignalAwaited():
             message.signal.signal = wait.signal
             set_timestamp(message.signal.expire_time, wait.expire_time)
-        case ApprovalAwaited():
-            message.approval.request_hash = wait.request_hash
-            set_timestamp(message.approval.expire_time, wait.expire_time)
         case ItemsAwaited():
             message.items.count = wait.count
             message.items.SetInParent()
@@ -106,8 +107,8 @@ def _encode_wait(wait: Wait, message: event_pb2.StepWaiting) -> None:
             message.iterations.SetInParent()
         case RunAwaited():
             message.run.run_id, message.run.workflow, message.run.revision = wait.run_id, wait.workflow, wait.revision
-        case StepsAwaited():
-            raise ValueError("a suspended attempt has an event of its own")
+        case StepsAwaited() | ApprovalAwaited():
+            raise ValueError("this wait has an event of its own")
 
 
 def _encode_delegated(event: ev.StepDelegated, run: Run, message: event_pb2.StepDelegated) -> None:
@@ -165,6 +166,10 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
     match kind:
         case EventKind.STEP_WAITING:
             return ev.StepWaiting(sequence, time, index, _decode_wait(message.step_waiting), payload)
+        case EventKind.APPROVAL_REQUESTED:
+            asked = message.approval_requested
+            expire_time = from_timestamp(asked.expire_time)
+            return ev.ApprovalRequested(sequence, time, index, asked.request_hash, expire_time, _required(payload))
         case EventKind.STEP_DELEGATED:
             return _decode_delegated(message, index, _required(payload), run)
         case EventKind.ATTEMPT_SUSPENDED:
@@ -225,8 +230,6 @@ def _decode_wait(message: event_pb2.StepWaiting) -> Wait:
             return Sleeping(from_timestamp(message.sleeping.until_time))
         case "signal":
             return SignalAwaited(message.signal.signal, from_timestamp(message.signal.expire_time))
-        case "approval":
-            return ApprovalAwaited(message.approval.request_hash, from_timestamp(message.approval.expire_time))
         case "items":
             return ItemsAwaited(message.items.count)
         case "iterations":

@@ -58,6 +58,7 @@ class Dispatcher:
         self._idle = asyncio.Event()
         self._idle.set()
         self.on_answer: OnAnswer
+        self.on_progress: Callable[[LiveRun, int, float, str, Payload | None], None]
 
     def send(self, live: LiveRun, flight: Flight) -> None:
         """Starts the call of a flight. Its delivery is durable."""
@@ -159,8 +160,8 @@ class Delivery:
         self._dispatcher.on_answer(live, flight, outcome)
 
     def progressed(self, percent: float, message: str) -> None:
-        """Keeps the newest progress for those who look at the run."""
-        self._flight.progress = (percent, message, self._dispatcher.clock.now())
+        """Takes a sign of life."""
+        self._dispatcher.on_progress(self._live, self._flight.step, percent, message, None)
 
     def _too_late(self) -> None:
         flight = self._flight

@@ -7,7 +7,8 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain import events as ev
@@ -42,6 +43,7 @@ from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind
+from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
@@ -69,6 +71,8 @@ class Driver:
         self.runs: dict[RunKey, LiveRun] = {}
         self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
         self.admission = Admission(clock, timers, limits.max_calls_in_flight, self._admit, self._circuit_open)
+        self.liveness = Liveness(clock, self.advance, self.set_timer)
+        dispatcher.on_progress = self.liveness.heard
         self.on_end: Callable[[LiveRun], None] = lambda _: None
         """Told of each run whose end became durable here."""
         self.refused: list[RunKey] = []
@@ -144,7 +148,7 @@ class Driver:
             self._time_step(live, TimerKind.QUEUE, index, queue_expires)
         queue_time = step.queue_time or 0
         if queue_time > self._clock.now():
-            self._replace_timer(
+            self.set_timer(
                 live, TimerKey(TimerKind.BACKOFF, index), queue_time, lambda: self.admission.enqueue(live, index)
             )
         else:
@@ -170,13 +174,17 @@ class Driver:
         live.run_timer = self._timers.at(live.run.expire_time, lambda: self._at_time(live, RunTimeoutPassed()))
 
     def _time_step(self, live: LiveRun, kind: TimerKind, index: int, due_time: int) -> None:
-        self._replace_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
+        self.set_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
 
     def _at_time(self, live: LiveRun, given: Input) -> None:
         if not live.forgotten:
+            flight = live.flights.get(given.step) if isinstance(given, TimeoutPassed) else None
+            if flight is not None:
+                self.liveness.keep_checkpoint(live, flight)
             self.advance(live, given)
 
-    def _replace_timer(self, live: LiveRun, key: TimerKey, due_time: int, fire: Callable[[], object]) -> None:
+    def set_timer(self, live: LiveRun, key: TimerKey, due_time: int, fire: Callable[[], object]) -> None:
+        """Arms a timer of a step, in place of the one of that kind that it has."""
         live.cancel_timer(*key)
 
         def fired() -> None:
@@ -261,6 +269,7 @@ class Driver:
         if flight is None or flight.attempt != event.attempt or live.forgotten:
             return
         if live.run.is_current(event.step, event.attempt):
+            self.liveness.begin(live, flight)
             self._dispatcher.send(live, flight)
         else:
             self._land(live, flight)
@@ -273,7 +282,28 @@ class Driver:
             flight.sending.cancel()
             flight.sending = None
         flight.ticket.released()
-        self.admission.call_ended(flight.endpoint)
+        if flight.heard_time:
+            live.cancel_timer(TimerKind.HEARTBEAT, flight.step)
+        if not flight.lent:
+            self.admission.call_ended(flight.endpoint)
+
+    @contextmanager
+    def lent(self, live: LiveRun, index: int) -> Iterator[None]:
+        """Gives the permit of a running attempt back for as long as it waits for what it has delegated. Taken again
+        above the limit where need be: who waits for its own steps must not wait for a permit too."""
+        flight = live.flights.get(index)
+        if flight is None:
+            yield
+            return
+        flight.lent += 1
+        if flight.lent == 1:
+            self.admission.call_lent(flight.endpoint)
+        try:
+            yield
+        finally:
+            flight.lent -= 1
+            if flight.lent == 0:
+                self.admission.call_resumed(flight.endpoint, over=live.flights.get(index) is not flight)
 
     # --- record
 
@@ -282,8 +312,10 @@ class Driver:
         flight.sending = None  # It knows the flight too; without this every run would wait for the garbage collector.
         if live.flights.get(flight.step) is not flight:
             return
+        self.liveness.end(live, flight)
         del live.flights[flight.step]
-        self.admission.call_ended(flight.endpoint)
+        if not flight.lent:
+            self.admission.call_ended(flight.endpoint)
         if not live.run.is_current(flight.step, flight.attempt):
             return
         live.cancel_timer(TimerKind.ATTEMPT, flight.step)

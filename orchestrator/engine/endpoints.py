@@ -34,6 +34,8 @@ class Endpoint:
         self._credit: int | None = None
         self.create_time = row.create_time
         self.in_flight = 0
+        self.lent = 0
+        """Calls that wait for what they have delegated: they hold no permit here, but the worker still has them."""
         self.health: Health = "unknown"
         self.gone = False
         self._on_free, self._on_change, self._observer = on_free, on_change, observer
@@ -59,7 +61,9 @@ class Endpoint:
     @property
     def max_in_flight(self) -> int:
         """Calls that the endpoint takes from this replica at a time: as registered, or fewer where it says so."""
-        return self._registered_max if self._credit is None else min(self._registered_max, self._credit)
+        if self._credit is None:
+            return self._registered_max
+        return min(self._registered_max, max(0, self._credit - self.lent))
 
     def take(self) -> Ticket | None:
         """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""

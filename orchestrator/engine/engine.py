@@ -15,6 +15,7 @@ from orchestrator.engine.attach import Attachments
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.delegate import ReadStepToken, Steps
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
@@ -34,6 +35,7 @@ from orchestrator.engine.ports import (
     WorkflowStore,
 )
 from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.signals import Signals
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.transit import Transit
@@ -59,10 +61,13 @@ class Stores:
 class Runs:
     """Implements api.Runs: each verb is where it is decided."""
 
-    def __init__(self, reader: RunReader, submitter: Submitter, canceller: Canceller, ends: Ends) -> None:
+    def __init__(
+        self, reader: RunReader, submitter: Submitter, canceller: Canceller, signals: Signals, ends: Ends
+    ) -> None:
         self.submit = submitter.submit
         self.submit_many = submitter.submit_many
         self.cancel = canceller.cancel
+        self.signal = signals.signal
         self.get = reader.get
         self.list = reader.list
         self.list_steps = reader.list_steps
@@ -88,7 +93,7 @@ class Workers:
 
 
 class Engine:
-    """One replica's engine. `runs`, `workflows` and `workers` are its doors (api.py)."""
+    """One replica's engine. `runs`, `steps`, `workflows` and `workers` are its doors (api.py)."""
 
     def __init__(
         self,
@@ -98,6 +103,7 @@ class Engine:
         limits: EngineLimits,
         observer: Observer,
         step_token: StepToken,
+        read_step_token: ReadStepToken,
         trace_calls: bool,
         new_trace: Callable[[], str],
     ) -> None:
@@ -138,7 +144,9 @@ class Engine:
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         canceller = Canceller(self._driver, self._reader, self._ownership)
-        self.runs = Runs(self._reader, self._submitter, canceller, self._ends)
+        signals = Signals(self._driver, self._ownership)
+        self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
+        self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
         self._changed: asyncio.Queue[str] = asyncio.Queue()
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
-from orchestrator.domain.events import Event
+from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.engine.codec import total_bytes
@@ -32,6 +32,10 @@ RECENT_BYTES = 128 << 10
 """Durable rows kept in memory for watchers, by number and size; older ones are read from the journal."""
 
 
+FLUSH_LOOK_SECONDS = 5.0
+"""How often one who waits for the journal looks whether the run is still here."""
+
+
 class TimerKind(enum.Enum):
     """What a timer of a step is for."""
 
@@ -40,6 +44,8 @@ class TimerKind(enum.Enum):
     BACKOFF = enum.auto()
     ATTEMPT = enum.auto()
     WAIT = enum.auto()
+    HEARTBEAT = enum.auto()
+    CHECKPOINT = enum.auto()
 
 
 class TimerKey(NamedTuple):
@@ -62,6 +68,14 @@ class Flight:
     sending: Sending | None = None
     progress: tuple[float, str, int] | None = None
     """The newest that the worker told: percent, what it does, and when."""
+    lent: int = 0
+    """How many calls on behalf of it wait for what it has delegated; while any does, its permit is given back."""
+    heard_time: int = 0
+    """When its worker last gave a sign of life; 0 where none is asked for."""
+    checkpoint: Payload | None = None
+    """The newest that it left, where that is not journaled yet."""
+    checkpoint_time: int = 0
+    """When one was journaled."""
 
 
 @dataclass(slots=True)
@@ -120,6 +134,7 @@ class LiveRun:
         self._changed = Waiters()
         self._turns: Turns | None = None
         self._left = Waiters()
+        self._flushed = Waiters()
 
     # --- durable rows, for those who watch
 
@@ -134,6 +149,7 @@ class LiveRun:
                 self._updates.pop((oldest.sequence, False), None)
                 self._updates.pop((oldest.sequence, True), None)
         self.durable_sequence = rows[-1].sequence
+        self._flushed.wake()
         self._wake_watchers()
         if self.run.ended and self.settled:
             self.leave()
@@ -142,6 +158,24 @@ class LiveRun:
         """Wakes everybody who waits in `changed` or `left`: the run ended, or this replica gives it up or drains."""
         self._wake_watchers()
         self._left.wake()
+        self._flushed.wake()
+
+    async def flushed(self, timeout_seconds: float) -> None:
+        """Waits for the next durable rows, or for the run to leave this replica, or until the time is over."""
+        await self._flushed.wait(timeout_seconds)
+
+    async def durable(self, sequence: int) -> bool:
+        """Waits until everything up to `sequence` is durable; False where the run has left this replica before."""
+        while self.durable_sequence < sequence and not self.forgotten:
+            await self._flushed.wait(FLUSH_LOOK_SECONDS)
+        return self.durable_sequence >= sequence
+
+    def checkpoint(self, index: int) -> Payload | None:
+        """Returns the newest checkpoint of a step."""
+        flight = self.flights.get(index)
+        if flight is not None and flight.checkpoint is not None:
+            return flight.checkpoint
+        return self.run.steps[index].checkpoint
 
     def _wake_watchers(self) -> None:
         waiting = self._changed.take()

@@ -129,6 +129,12 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         run = await self._runs.cancel(current_caller(), UUID(request.run_id), request.reason)
         return run_service_pb2.CancelRunResponse(run=run)
 
+    async def SignalRun(
+        self, request: run_service_pb2.SignalRunRequest, context: object
+    ) -> run_service_pb2.SignalRunResponse:
+        """Sends a signal to a run."""
+        return await self._runs.signal(current_caller(), request)
+
 
 def _view_of_one(view: RunView.ValueType) -> RunView.ValueType:
     return RUN_VIEW_FULL if view == RUN_VIEW_UNSPECIFIED else view

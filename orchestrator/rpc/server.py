@@ -9,6 +9,8 @@ import grpc
 from baton.v1 import (
     run_service_pb2,
     run_service_pb2_grpc,
+    step_service_pb2,
+    step_service_pb2_grpc,
     worker_service_pb2,
     worker_service_pb2_grpc,
     workflow_service_pb2,
@@ -20,13 +22,14 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from orchestrator.engine.api import Runs, Workers, Workflows
+from orchestrator.engine.api import Runs, Steps, Workers, Workflows
 from orchestrator.rpc import reflection
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.run_service import RunService
+from orchestrator.rpc.step_service import StepService
 from orchestrator.rpc.submissions import Submissions
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import WATCH_SECONDS, Watches
@@ -40,6 +43,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     worker_service_pb2.DESCRIPTOR.services_by_name["WorkerService"],
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
+    step_service_pb2.DESCRIPTOR.services_by_name["StepService"],
     work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
@@ -81,6 +85,7 @@ class RpcServer:
     def __init__(
         self,
         runs: Runs,
+        steps: Steps,
         workflows: Workflows,
         workers: Workers,
         authenticate: Authenticate,
@@ -94,6 +99,7 @@ class RpcServer:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
         `forwarding` requests about runs of other replicas are refused."""
         self._runs = runs
+        self._steps = steps
         self._workflows = workflows
         self._workers = workers
         self._authenticate = authenticate
@@ -180,6 +186,7 @@ class RpcServer:
         run_service_pb2_grpc.add_RunServiceServicer_to_server(
             RunService(self._runs, self._watches, submissions), server
         )
+        step_service_pb2_grpc.add_StepServiceServicer_to_server(StepService(self._steps), server)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(
             WorkflowService(self._workflows, self._validator), server
         )

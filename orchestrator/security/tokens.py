@@ -16,8 +16,7 @@ import hmac
 import json
 from uuid import UUID
 
-from orchestrator.domain.caller import Caller
-from orchestrator.domain.values import value
+from orchestrator.domain.caller import Caller, StepClaim
 
 VERSION = "v1"
 MAX_TOKEN_CHARACTERS = 1_024
@@ -26,17 +25,6 @@ MAX_FORWARD_CHARACTERS = 4_096
 
 class TokenInvalid(Exception):
     """The text is not a token that this key signed."""
-
-
-@value
-class StepClaim:
-    """What a token says: the bearer was called for this attempt, in this epoch."""
-
-    namespace: str
-    run_id: UUID
-    step: str
-    attempt: int
-    epoch: int
 
 
 class TokenSigner:

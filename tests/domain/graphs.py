@@ -55,7 +55,7 @@ class FixedConditions:
         self.answer_output = output
         self.ended: dict[int, StepState] = {}
 
-    def step_ended(self, step: int, state: StepState, failure: Failure | None) -> None:
+    def step_ended(self, step: int, state: StepState, failure: Failure | None, payload: Payload | None) -> None:
         """Takes note of the end of a step, which happens once."""
         assert step not in self.ended
         assert (failure is not None) is (state is StepState.FAILED)

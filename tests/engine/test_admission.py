@@ -55,12 +55,10 @@ class Run:
         self.key = SimpleNamespace(namespace="default")
         self.flights: dict[int, Endpoint] = {}
         self.forgotten = False
-        self.run = SimpleNamespace(
-            ended=False, steps=[SimpleNamespace(target=0, state=StepState.READY) for _ in methods]
-        )
-        targets = [[SimpleNamespace(method=method) for method in each] for each in methods]
-        graph = SimpleNamespace(steps=[SimpleNamespace(targets=each) for each in targets])
-        self.compiled = SimpleNamespace(graph=graph, contract_digests=DIGESTS)
+        specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
+        steps = [SimpleNamespace(target=0, state=StepState.READY, spec=spec) for spec in specs]
+        self.run = SimpleNamespace(ended=False, steps=steps)
+        self.data = SimpleNamespace(contract_digests=lambda step: DIGESTS)
 
 
 class Place:

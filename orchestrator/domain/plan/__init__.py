@@ -12,7 +12,15 @@ children.py (items, iterations, delegation), ending.py (the run's end and undo);
 from __future__ import annotations
 
 from orchestrator.domain.inputs import Input, Submission
-from orchestrator.domain.plan.decision import MAX_DELIVERIES, MAX_EVENTS, NEVER_RETRIED, Conditions, Decision
+from orchestrator.domain.plan.children import delegation_limit, find_delegated
+from orchestrator.domain.plan.decision import (
+    MAX_DELIVERIES,
+    MAX_EVENTS,
+    MAX_KEPT_SIGNALS,
+    NEVER_RETRIED,
+    Conditions,
+    Decision,
+)
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.plan.times import (
     queue_expire_time,
@@ -25,10 +33,13 @@ from orchestrator.domain.run import Run
 __all__ = [
     "MAX_DELIVERIES",
     "MAX_EVENTS",
+    "MAX_KEPT_SIGNALS",
     "NEVER_RETRIED",
     "Conditions",
     "Decision",
     "decide",
+    "delegation_limit",
+    "find_delegated",
     "queue_expire_time",
     "redelivery_expire_time",
     "step_expire_time",

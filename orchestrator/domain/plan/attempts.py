@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
-from orchestrator.domain.inputs import CallFailed, CallSucceeded, Checkpoint, StepAdmitted
+from orchestrator.domain.inputs import CallFailed, CallSucceeded, Checkpoint, HeartbeatMissed, StepAdmitted
 from orchestrator.domain.plan import ending
 from orchestrator.domain.plan.decision import MAX_DELIVERIES, MAX_EVENTS, NEVER_RETRIED
 from orchestrator.domain.plan.times import call_expire_time, queue_expire_time, step_expire_time
@@ -91,6 +91,15 @@ def record_checkpoint(plan: Planner, given: Checkpoint) -> None:
     if plan.run.is_current(given.step, given.attempt) and plan.has_room():
         sequence, time = plan.stamp()
         plan.emit(ev.CheckpointRecorded(sequence, time, given.step, given.attempt, given.payload))
+
+
+def miss_heartbeat(plan: Planner, given: HeartbeatMissed) -> None:
+    """Fails an attempt that gave no sign of life."""
+    if plan.run.is_current(given.step, given.attempt):
+        message = "the worker gave no sign of life within the heartbeat timeout"
+        plan.decision.cancelled.append((given.step, given.attempt))
+        failure = timeout_failure("HEARTBEAT_TIMEOUT", message, outcome_unknown=True)
+        _fail_attempt(plan, given.step, failure, None, 0.0)
 
 
 def interrupt(plan: Planner, index: int, cause: str) -> None:

@@ -19,6 +19,7 @@ from orchestrator.domain.inputs import (
     CircuitOpen,
     Decided,
     Delegation,
+    HeartbeatMissed,
     Input,
     RequestUnbuildable,
     Resumption,
@@ -77,6 +78,8 @@ class Planner:
                 children.delegate(self, given)
             case CallSuspended():
                 children.suspend(self, given)
+            case HeartbeatMissed():
+                attempts.miss_heartbeat(self, given)
             case Checkpoint():
                 attempts.record_checkpoint(self, given)
             case Signal():

@@ -72,7 +72,10 @@ def begin_approval(plan: Planner, index: int) -> None:
         plan.fail_step(index, request)
         return
     shown = request_hash(step.spec.targets[0].method, request.data)
-    wait(plan, index, ApprovalAwaited(shown, _expire_time(plan, index, step.spec.approval.timeout_us)), request)
+    expire_time = _expire_time(plan, index, step.spec.approval.timeout_us)
+    sequence, time = plan.stamp()
+    plan.emit(ev.ApprovalRequested(sequence, time, index, shown, expire_time, request))
+    plan.decision.waiting.append(index)
 
 
 def _expire_time(plan: Planner, index: int, timeout_us: int | None) -> int:

@@ -82,6 +82,7 @@ class RunEvent(_message.Message):
     RUN_REOPENED_FIELD_NUMBER: _builtins.int
     RUN_PAUSED_FIELD_NUMBER: _builtins.int
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
+    APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the run's journal."""
     step: _builtins.str
@@ -188,6 +189,10 @@ class RunEvent(_message.Message):
     def run_resumed(self) -> Global___RunResumed:
         """Attempts start again."""
 
+    @_builtins.property
+    def approval_requested(self) -> Global___ApprovalRequested:
+        """A step began to wait for a person's decision on its request."""
+
     def __init__(
         self,
         *,
@@ -219,12 +224,13 @@ class RunEvent(_message.Message):
         run_reopened: Global___RunReopened | None = ...,
         run_paused: Global___RunPaused | None = ...,
         run_resumed: Global___RunResumed | None = ...,
+        approval_requested: Global___ApprovalRequested | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "signal_received", b"signal_received", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "signal_received", b"signal_received", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "sequence", b"sequence", "signal_received", b"signal_received", "step", b"step", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "sequence", b"sequence", "signal_received", b"signal_received", "step", b"step", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled", "step_waiting", "step_delegated", "attempt_suspended", "signal_received", "approval_decided", "iteration_started", "checkpoint_recorded", "run_undoing", "run_reopened", "run_paused", "run_resumed"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled", "step_waiting", "step_delegated", "attempt_suspended", "signal_received", "approval_decided", "iteration_started", "checkpoint_recorded", "run_undoing", "run_reopened", "run_paused", "run_resumed", "approval_requested"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -630,13 +636,12 @@ Global___RunCancelled: _TypeAlias = RunCancelled  # noqa: Y015
 
 @_typing.final
 class StepWaiting(_message.Message):
-    """StepWaiting says that a step waits for time, a signal, a person, its own steps or another run."""
+    """StepWaiting says that a step waits for time, a signal, its own steps or another run."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     SLEEPING_FIELD_NUMBER: _builtins.int
     SIGNAL_FIELD_NUMBER: _builtins.int
-    APPROVAL_FIELD_NUMBER: _builtins.int
     ITEMS_FIELD_NUMBER: _builtins.int
     ITERATIONS_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
@@ -647,10 +652,6 @@ class StepWaiting(_message.Message):
     @_builtins.property
     def signal(self) -> Global___SignalAwaited:
         """A signal."""
-
-    @_builtins.property
-    def approval(self) -> Global___ApprovalAwaited:
-        """A decision. Payload: the request to be approved."""
 
     @_builtins.property
     def items(self) -> Global___ItemsAwaited:
@@ -669,16 +670,15 @@ class StepWaiting(_message.Message):
         *,
         sleeping: Global___Sleeping | None = ...,
         signal: Global___SignalAwaited | None = ...,
-        approval: Global___ApprovalAwaited | None = ...,
         items: Global___ItemsAwaited | None = ...,
         iterations: Global___IterationsAwaited | None = ...,
         run: Global___RunAwaited | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "iterations", b"iterations", "kind", b"kind", "run", b"run", "signal", b"signal", "sleeping", b"sleeping"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["sleeping", "signal", "approval", "items", "iterations", "run"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["sleeping", "signal", "items", "iterations", "run"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -737,8 +737,8 @@ class SignalAwaited(_message.Message):
 Global___SignalAwaited: _TypeAlias = SignalAwaited  # noqa: Y015
 
 @_typing.final
-class ApprovalAwaited(_message.Message):
-    """ApprovalAwaited is a wait for a person's decision."""
+class ApprovalRequested(_message.Message):
+    """ApprovalRequested says that a step waits for a person's decision. Payload: the request to be approved."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -762,7 +762,7 @@ class ApprovalAwaited(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ApprovalAwaited: _TypeAlias = ApprovalAwaited  # noqa: Y015
+Global___ApprovalRequested: _TypeAlias = ApprovalRequested  # noqa: Y015
 
 @_typing.final
 class ItemsAwaited(_message.Message):

@@ -1,0 +1,208 @@
+"""Delegate and heartbeat: what a worker asks for on behalf of the step that it was called for.
+
+The step token says which attempt asks. A delegated step is an ordinary step of the run: what is here checks the
+request, and waits for the step's end where it is asked to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from baton.v1 import step_service_pb2
+from google.protobuf.any_pb2 import Any
+from google.protobuf.message import DecodeError
+
+from orchestrator.contracts.compiled import CompiledStep
+from orchestrator.contracts.required import Requirements
+from orchestrator.contracts.settings import duration_us, retry_policy
+from orchestrator.contracts.violations import Report
+from orchestrator.domain import errors
+from orchestrator.domain.caller import StepClaim
+from orchestrator.domain.events import Payload
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import Delegation
+from orchestrator.domain.plan import delegation_limit, find_delegated
+from orchestrator.domain.states import ENDED_STEP
+from orchestrator.domain.workflow import Delivery, Target
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import FULL, RunReader
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.messages import to_any
+from orchestrator.engine.ownership import Ownership
+
+MAX_CHECKPOINT_BYTES = 256 << 10
+
+ReadStepToken = Callable[[str], StepClaim]
+"""Reads a step token. Errors: StepTokenInvalid."""
+
+
+class Steps:
+    """Implements api.Steps: what workers ask for on behalf of their steps."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        catalogue: Catalogue,
+        ownership: Ownership,
+        reader: RunReader,
+        read_token: ReadStepToken,
+    ) -> None:
+        self._driver, self._catalogue, self._ownership = driver, catalogue, ownership
+        self._reader, self._read_token = reader, read_token
+
+    async def delegate(self, request: step_service_pb2.DelegateRequest) -> step_service_pb2.DelegateResponse:
+        """See Delegate."""
+        if len(request.request.value) > MAX_PAYLOAD_BYTES:
+            raise errors.PayloadTooLarge(
+                f"request: {len(request.request.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}. Pass a reference"
+            )
+        claim = self._read_token(request.step_token)
+        await self._catalogue.meet(claim.namespace)
+        live, parent = await self._find(claim)
+        index = find_delegated(live.run, parent, request.key)
+        existing = index is not None
+        if index is None:
+            index = self._begin(live, parent, claim, request)
+        else:
+            _require_same(live, index, request)
+        if not await live.durable(live.run.sequence):
+            raise _moved()
+        if request.HasField("wait_timeout"):
+            await self._wait(live, parent, claim, index, duration_us(request.wait_timeout) / 1_000_000)
+        return step_service_pb2.DelegateResponse(step=self._reader.render_step(live, index, FULL), existing=existing)
+
+    async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
+        """See Heartbeat."""
+        if len(request.checkpoint.value) > MAX_CHECKPOINT_BYTES:
+            raise errors.PayloadTooLarge(
+                f"checkpoint: {len(request.checkpoint.value)} bytes; the limit is {MAX_CHECKPOINT_BYTES}"
+            )
+        claim = self._read_token(request.step_token)
+        live, index = await self._find(claim)
+        checkpoint = None
+        if request.HasField("checkpoint"):
+            checkpoint = Payload(request.checkpoint.type_url.rpartition("/")[2], request.checkpoint.value)
+        self._driver.liveness.heard(live, index, request.percent, request.message, checkpoint)
+        kept = live.checkpoint(index)
+        return step_service_pb2.HeartbeatResponse(checkpoint=to_any(kept) if kept is not None else None)
+
+    async def _find(self, claim: StepClaim) -> tuple[LiveRun, int]:
+        """Finds the run and step of an attempt that is under way. Errors: StepNotRunning, and those of find."""
+        live = await self._ownership.find(RunKey(claim.namespace, claim.run_id))
+        index = live.run.indexes.get(claim.step) if live is not None else None
+        if live is None or index is None or not _is_current(live, index, claim):
+            raise errors.StepNotRunning(
+                f"step_token: attempt {claim.attempt} of {claim.step} is not under way any more; stop working on it"
+            )
+        return live, index
+
+    def _begin(self, live: LiveRun, parent: int, claim: StepClaim, request: step_service_pb2.DelegateRequest) -> int:
+        step, digest = self._served(live, request.method)
+        _check_request(step, request.request)
+        limit = delegation_limit(live.run, parent)
+        if limit:
+            raise errors.DelegationLimit(f"key: {limit}")
+        index = len(live.run.steps)
+        live.data.learn(index, step, digest)
+        given = Delegation(
+            parent,
+            claim.attempt,
+            request.key,
+            _target(step, request),
+            digest,
+            request.detached,
+            Delivery(request.delivery or Delivery.AT_LEAST_ONCE),
+            duration_us(request.step_timeout) if request.HasField("step_timeout") else None,
+            Payload(step.targets[0].request_class.DESCRIPTOR.full_name, request.request.value),
+        )
+        if not self._driver.advance(live, given).events:
+            raise errors.DelegationLimit("the run has as many events as it may: no step can be added")
+        return index
+
+    def _served(self, live: LiveRun, method: str) -> tuple[CompiledStep, str]:
+        """Finds what a method is, best by a contract that the run uses already. Errors: MethodNotServed."""
+        digests = [group.contract_digest for group in self._catalogue.groups(live.key.namespace, method)]
+        digests.sort(key=lambda digest: digest not in live.compiled.contract_digests)
+        for digest in digests:
+            step = self._catalogue.loaded_step(digest, method)
+            if step is not None:
+                return step, digest
+        raise errors.MethodNotServed(
+            f"method: no registered worker serves {method} as a unary method; register one with RegisterWorker"
+        )
+
+    async def _wait(self, live: LiveRun, parent: int, claim: StepClaim, index: int, timeout_seconds: float) -> None:
+        """Waits for the end of a delegated step. Meanwhile the attempt that waits takes no permit."""
+        loop = asyncio.get_running_loop()
+        end_seconds = loop.time() + timeout_seconds
+        with self._driver.lent(live, parent):
+            while not (live.run.steps[index].state in ENDED_STEP and live.settled):
+                if not _is_current(live, parent, claim):
+                    raise errors.StepNotRunning("step_token: the attempt has ended meanwhile; stop working on it")
+                if live.forgotten:
+                    raise _moved()
+                left_seconds = end_seconds - loop.time()
+                if left_seconds <= 0:
+                    return
+                await live.flushed(left_seconds)
+
+
+def _is_current(live: LiveRun, index: int, claim: StepClaim) -> bool:
+    return live.epoch == claim.epoch and live.run.is_current(index, claim.attempt)
+
+
+def _moved() -> errors.OwnerUnavailable:
+    return errors.OwnerUnavailable("the run is with another replica by now; ask again", retry_delay_seconds=0.5)
+
+
+def _require_same(live: LiveRun, index: int, request: step_service_pb2.DelegateRequest) -> None:
+    delegated = live.run.steps[index].delegated
+    same = (
+        delegated is not None
+        and delegated.target.method == request.method
+        and delegated.payload.data == request.request.value
+        and delegated.detached == request.detached
+    )
+    if not same:
+        method = delegated.target.method if delegated is not None else "another method"
+        raise errors.DelegationConflict(
+            f"key: {request.key!r} was used for a call of {method} with another request; take a new key for a new "
+            "step, and give the same request under the same key in each attempt",
+            metadata={"key": request.key},
+        )
+
+
+def _check_request(step: CompiledStep, given: Any) -> None:
+    """Holds a request to the method's input type. Errors: InvalidRequest."""
+    request_class = step.targets[0].request_class
+    name = request_class.DESCRIPTOR.full_name
+    told = given.type_url.rpartition("/")[2]
+    path, fault = "request", ""
+    if told != name and (told or given.value):
+        fault = f"{step.id} takes a {name}, but the request is a {told or 'message of no type'}"
+    else:
+        try:
+            message = request_class.FromString(given.value)
+        except DecodeError:
+            fault = f"the request is not a valid {name}"
+        else:
+            missing = next(Requirements().missing(message), None)
+            if missing is not None:
+                path, fault = f"request.{missing}", f"the required field `{missing}` of {name} has no value"
+    if fault:
+        raise errors.InvalidRequest(f"{path}: {fault}", faults=[errors.FieldFault(path, "INVALID_REQUEST", fault)])
+
+
+def _target(step: CompiledStep, request: step_service_pb2.DelegateRequest) -> Target:
+    report = Report()
+    retry = retry_policy(
+        request.retry if request.HasField("retry") else None, step.targets[0].repeatable, "retry", report
+    )
+    faults = [errors.FieldFault(one.path, "INVALID_REQUEST", one.message) for one in report.violations()]
+    if faults:
+        raise errors.InvalidRequest(f"{faults[0].path}: {faults[0].message}", faults=faults)
+    timeout_us = duration_us(request.attempt_timeout) if request.HasField("attempt_timeout") else None
+    return Target(request.method, retry, step.targets[0].repeatable, timeout_us)

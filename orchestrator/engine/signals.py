@@ -1,0 +1,95 @@
+"""Signal: gives a run a typed message that a step of it waits for."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from baton.v1 import run_service_pb2
+from google.protobuf.message import DecodeError, Message
+
+from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import (
+    FieldFault,
+    InvalidRequest,
+    OwnerUnavailable,
+    PayloadTooLarge,
+    RunEnded,
+    SignalLimit,
+    SignalNotFound,
+)
+from orchestrator.domain.events import Payload
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import Signal
+from orchestrator.domain.plan import MAX_KEPT_SIGNALS
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.ownership import Ownership
+
+
+class Signals:
+    """Sends signals to runs of the caller's namespace."""
+
+    def __init__(self, driver: Driver, ownership: Ownership) -> None:
+        self._driver, self._ownership = driver, ownership
+
+    async def signal(
+        self, caller: Caller, request: run_service_pb2.SignalRunRequest
+    ) -> run_service_pb2.SignalRunResponse:
+        """See SignalRun."""
+        run_id = UUID(request.run_id)
+        if len(request.payload.value) > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLarge(
+                f"payload: {len(request.payload.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}. Pass a reference"
+            )
+        live = await self._ownership.find(RunKey(caller.namespace, run_id))
+        if live is None or live.run.ended:
+            raise RunEnded("the run has ended: nothing waits for a signal", metadata={"run_id": str(run_id)})
+        payload = _payload(live.compiled, request)
+        run = live.run
+        existing = bool(request.request_id) and request.request_id in run.signal_request_ids
+        if not existing:
+            if len(run.signals.get(request.signal, ())) >= MAX_KEPT_SIGNALS:
+                raise SignalLimit(
+                    f"signal: {MAX_KEPT_SIGNALS} signals {request.signal} wait to be taken; send it when they are"
+                )
+            given = Signal(request.signal, caller.principal, request.request_id, payload)
+            if not self._driver.advance(live, given).events:
+                raise SignalLimit("the run has as many events as it may: no signal can be kept")
+        if not await live.durable(run.sequence):
+            raise OwnerUnavailable("it is not known whether the signal was kept; send it again with its request_id")
+        return run_service_pb2.SignalRunResponse(existing=existing)
+
+
+def _payload(compiled: CompiledWorkflow, request: run_service_pb2.SignalRunRequest) -> Payload:
+    """Reads the message of a signal as its type. Errors: SignalNotFound, InvalidRequest."""
+    expected = _classes(compiled)
+    if request.signal not in expected:
+        known = ", ".join(sorted(expected)) or "none"
+        raise SignalNotFound(f"signal: no step of the run waits for {request.signal}; its steps wait for: {known}")
+    message_class = expected[request.signal]
+    name = message_class.DESCRIPTOR.full_name
+    given = request.payload.type_url.rpartition("/")[2]
+    fault = ""
+    if (given or request.payload.value) and given != name:
+        fault = f"the signal {request.signal} carries a {name}, but the payload is a {given or 'message of no type'}"
+    else:
+        try:
+            message = message_class.FromString(request.payload.value)
+        except DecodeError:
+            fault = f"the payload is not a valid {name}"
+        else:
+            missing = next(compiled.requirements.missing(message), None)
+            if missing is not None:
+                fault = f"the required field `{missing}` of {name} has no value"
+    if fault:
+        raise InvalidRequest(f"payload: {fault}", faults=[FieldFault("payload", "INVALID_REQUEST", fault)])
+    return Payload(name, request.payload.value)
+
+
+def _classes(compiled: CompiledWorkflow) -> dict[str, type[Message]]:
+    found: dict[str, type[Message]] = {}
+    for step, spec in zip(compiled.steps, compiled.graph.steps, strict=True):
+        if spec.signal is not None and step.output_class is not None:
+            found[spec.signal.name] = step.output_class
+    return found
