@@ -20,6 +20,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import grpc
 import uvloop
@@ -36,7 +37,7 @@ from benchmarks.parts import Parts
 from benchmarks.processes import cpu_seconds, memory_mb
 from benchmarks.works import CLOSED, TEXT
 from orchestrator.app import calm_collector, open_replica_store
-from orchestrator.domain.caller import Caller
+from orchestrator.domain.caller import Caller, StepClaim
 from orchestrator.engine.api import Runs
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
@@ -61,7 +62,7 @@ from orchestrator.rpc.submissions import Submissions
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
 from orchestrator.rpc.watches import Watches
 from orchestrator.security.credentials import DevelopmentAuthenticator
-from orchestrator.security.tokens import StepClaim, TokenSigner
+from orchestrator.security.tokens import TokenSigner
 from orchestrator.telemetry.facts import LogObserver
 from orchestrator.telemetry.submit_span import untraced
 
@@ -71,6 +72,10 @@ STEPS = {work.name: work.steps for work in CLOSED}
 WORKFLOWS = {work.name: work.shape for work in CLOSED}
 RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 """Runs of one measurement at scale 1."""
+
+
+async def _cancel_nowhere(address: str, caller: Caller, run_id: UUID, reason: str) -> None:
+    """There is no other replica."""
 
 
 class EchoGateway(GrpcWorkerGateway):
@@ -154,13 +159,15 @@ class Server:
                 StepClaim(
                     live.key.namespace,
                     live.key.run_id,
-                    live.run.graph.steps[flight.step].id,
+                    live.run.steps[flight.step].spec.id,
                     flight.attempt,
                     live.epoch,
                 )
             ),
+            signer.verify,
             False,
             lambda: "",
+            _cancel_nowhere,
         )
         self._stack.push_async_callback(engine.stop)
         await engine.start("127.0.0.1:1")

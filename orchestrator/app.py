@@ -9,9 +9,10 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID
 
 from orchestrator.config import Settings
-from orchestrator.domain.caller import StepClaim
+from orchestrator.domain.caller import Caller, StepClaim
 from orchestrator.domain.errors import StepTokenInvalid
 from orchestrator.domain.tracing import new_traceparent
 from orchestrator.engine.engine import Engine, Stores
@@ -107,16 +108,15 @@ class Server:
             _read_step_token(signer),
             tracing is not None,
             _untraced,
+            self._cancel_elsewhere,
         )
+        self._forwarding = Forwarding(signer, requests.send, self._engine.now)
         self._rpc = RpcServer(
-            self._engine.runs,
-            self._engine.steps,
-            self._engine.workflows,
-            self._engine.workers,
+            self._engine,
             DevelopmentAuthenticator().authenticate,
             self._settings.listen_address,
             start_span=tracing.span_starter if tracing is not None else untraced,
-            forwarding=Forwarding(signer, requests.send, self._engine.now),
+            forwarding=self._forwarding,
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)
@@ -136,6 +136,9 @@ class Server:
         await self._engine.drain()
         await self._rpc.stop(self._settings.stop_grace_seconds)
         await self._stack.aclose()
+
+    async def _cancel_elsewhere(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
+        await self._forwarding.cancel_run(address, caller, run_id, reason)
 
     async def _open(self, role: Role, settings: PoolSettings) -> Pool:
         pool = await Pool.open(self._dsn, role, settings)

@@ -39,7 +39,8 @@ class SkipReason(enum.IntEnum):
 
 @value
 class RunSubmitted:
-    """The run was accepted. `parent_run_id` and `parent_step` name the step that runs it, "" for none."""
+    """The run was accepted. `parent_run_id` and `parent_step` name the step that runs it, "" for none; `depth` counts
+    the runs above it."""
 
     kind: ClassVar[EventKind] = EventKind.RUN_SUBMITTED
     sequence: int
@@ -57,6 +58,7 @@ class RunSubmitted:
     payload: Payload | None
     parent_run_id: str = ""
     parent_step: str = ""
+    depth: int = 0
 
 
 @value

@@ -19,7 +19,7 @@ from orchestrator.domain.events import (
     StepWaiting,
 )
 from orchestrator.domain.states import ENDED_STEP, next_step_state
-from orchestrator.domain.waits import ApprovalAwaited, ItemsAwaited, SignalAwaited, StepsAwaited
+from orchestrator.domain.waits import ApprovalAwaited, ItemsAwaited, RunAwaited, SignalAwaited, StepsAwaited
 from orchestrator.domain.workflow import Step, StepRole
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ def step_waiting(run: Run, event: StepWaiting) -> list[int]:
     match event.wait:
         case ItemsAwaited():
             return _add_items(run, event.step, event.wait.count, event.time)
+        case RunAwaited():
+            step.child_run_id, step.request = event.wait.run_id, event.payload
         case SignalAwaited():
             run.signal_waiters.setdefault(event.wait.signal, []).append(event.step)
     return []

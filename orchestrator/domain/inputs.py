@@ -27,6 +27,7 @@ class Submission:
     payload: Payload | None
     parent_run_id: str = ""
     parent_step: str = ""
+    depth: int = 0
 
 
 @value

@@ -89,6 +89,7 @@ class StepRun:
         "attempts",
         "blockers",
         "checkpoint",
+        "child_run_id",
         "children",
         "chosen",
         "delegated",
@@ -130,6 +131,7 @@ class StepRun:
         self.approved = False
         self.delegated: StepDelegated | None = None
         self.checkpoint: Payload | None = None
+        self.child_run_id = ""
 
     @property
     def attempt(self) -> int:
@@ -150,6 +152,7 @@ class Run:
         "attributes",
         "channel",
         "create_time",
+        "depth",
         "end_time",
         "expire_time",
         "failure",
@@ -208,6 +211,7 @@ class Run:
         self.output: Payload | None = None
         self.parent_run_id = ""
         self.parent_step = ""
+        self.depth = 0
         self.paused = False
         self.signals: dict[str, list[Payload]] = {}
         self.signal_waiters: dict[str, list[int]] = {}
@@ -300,7 +304,7 @@ class Run:
         self.principal, self.channel, self.workspace = event.principal, event.channel, event.workspace
         self.labels, self.attributes = event.labels, event.attributes
         self.traceparent, self.request_id = event.traceparent, event.request_id
-        self.parent_run_id, self.parent_step = event.parent_run_id, event.parent_step
+        self.parent_run_id, self.parent_step, self.depth = event.parent_run_id, event.parent_step, event.depth
         self.create_time, self.expire_time = event.time, event.expire_time
         self.input = event.payload
         roots = [step.index for step in self.graph.steps if not step.predecessors]

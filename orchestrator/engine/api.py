@@ -178,3 +178,27 @@ class Workers(Protocol):
     def descriptor_files(self, namespace: str) -> Iterable[descriptor_pb2.FileDescriptorProto]:
         """Files of every registered contract of the namespace, for server reflection."""
         ...
+
+
+class Doors(Protocol):
+    """All that the engine offers, a class for each service."""
+
+    @property
+    def runs(self) -> Runs:
+        """For RunService."""
+        ...
+
+    @property
+    def steps(self) -> Steps:
+        """For StepService."""
+        ...
+
+    @property
+    def workflows(self) -> Workflows:
+        """For WorkflowService."""
+        ...
+
+    @property
+    def workers(self) -> Workers:
+        """For WorkerService, AttachService and reflection."""
+        ...

@@ -90,6 +90,7 @@ def _encode_submitted(event: ev.RunSubmitted, submitted: event_pb2.RunSubmitted)
     submitted.labels.extend(event.labels)
     submitted.attributes.update(event.attributes)
     submitted.parent_run_id, submitted.parent_step = event.parent_run_id, event.parent_step
+    submitted.depth = event.depth
 
 
 def decode(row: JournalRow, run: Run) -> Event:
@@ -182,6 +183,7 @@ def _decode_submitted(message: event_pb2.RunEvent, payload: Payload | None) -> e
         payload,
         submitted.parent_run_id,
         submitted.parent_step,
+        submitted.depth,
     )
 
 

@@ -35,6 +35,7 @@ from orchestrator.domain.plan import (
     wait_due_time,
 )
 from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.codec import encode, total_bytes
 from orchestrator.engine.data import evaluation_failure, too_large
@@ -51,6 +52,7 @@ from orchestrator.engine.worker_ports import Ticket
 
 _LOGGER = logging.getLogger(__name__)
 _DELIVERIES = (ev.AttemptStarted, ev.DeliveryStarted)
+_ENDS = (ev.StepFailed, ev.StepCancelled, ev.StepSucceeded)
 
 
 class Driver:
@@ -75,6 +77,10 @@ class Driver:
         dispatcher.on_progress = self.liveness.heard
         self.on_end: Callable[[LiveRun], None] = lambda _: None
         """Told of each run whose end became durable here."""
+        self.on_child: Callable[[LiveRun, int, RunAwaited], None]
+        """Told of each step that waits for its child run."""
+        self.on_child_left: Callable[[LiveRun, RunAwaited], None]
+        """Told of each such step that has ended, durably, before its child run."""
         self.refused: list[RunKey] = []
         """Runs that cannot be driven on; recovery fails them from their last durable state."""
 
@@ -159,6 +165,10 @@ class Driver:
         if live.run.steps[index].state is not StepState.WAITING:
             return
         self._time_whole_step(live, index)
+        wait = live.run.steps[index].wait
+        if isinstance(wait, RunAwaited):
+            live.children[index] = wait
+            self.on_child(live, index, wait)
         due_time = wait_due_time(live.run, index)
         if due_time is not None:
             self._time_step(live, TimerKind.WAIT, index, due_time)
@@ -237,6 +247,8 @@ class Driver:
             for event in staged.events:
                 if isinstance(event, _DELIVERIES):
                     self._dispatch(live, event)
+                elif live.children and isinstance(event, _ENDS) and event.step in live.children:
+                    self.on_child_left(live, live.children.pop(event.step))
             for index, attempt in staged.cancelled:
                 flight = live.flights.get(index)
                 if flight is not None and flight.attempt == attempt:

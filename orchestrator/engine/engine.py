@@ -14,6 +14,7 @@ from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine.attach import Attachments
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.child_runs import ChildRuns
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.delegate import ReadStepToken, Steps
 from orchestrator.engine.dispatch import Dispatcher, StepToken
@@ -22,8 +23,9 @@ from orchestrator.engine.ends import Ends
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ownership import Ownership
+from orchestrator.engine.ownership import CancelElsewhere, Ownership
 from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import (
     JournalStore,
@@ -106,6 +108,7 @@ class Engine:
         read_step_token: ReadStepToken,
         trace_calls: bool,
         new_trace: Callable[[], str],
+        cancel_elsewhere: CancelElsewhere,
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer = limits, observer
@@ -133,7 +136,6 @@ class Engine:
         self._attachments = Attachments(gateway, self._catalogue, registry, limits.attached_stale_seconds)
         self.workers = Workers(registry, self._attachments)
         self._ends = Ends(self._reader, stores.runs, self._driver.journal, self._clock, limits)
-        self._driver.on_end = self._ends.ended
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
@@ -147,10 +149,19 @@ class Engine:
         signals = Signals(self._driver, self._ownership)
         self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
+        self._children = ChildRuns(
+            self._driver, self._submitter, self._reader, stores.runs, self._ownership, cancel_elsewhere
+        )
+        self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
+        self._driver.on_end = self._run_ended
         self._changed: asyncio.Queue[str] = asyncio.Queue()
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None
         self._loops: asyncio.Task[None] | None = None
+
+    def _run_ended(self, live: LiveRun) -> None:
+        self._ends.ended(live)
+        self._children.run_ended(live)
 
     def _holds_lease(self) -> bool:
         return self._lease is not None and self._lease.holds
@@ -222,6 +233,7 @@ class Engine:
                     group.create_task(self._recovery.run(replica_id))
                     group.create_task(self._parker.run(replica_id))
                     group.create_task(self._ends.run(replica_id))
+                    group.create_task(self._children.run())
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())
                     group.create_task(self._attachments.sweep())
@@ -230,6 +242,7 @@ class Engine:
                 pass
             self._driver.forget_all("the lease is lost")
             self._ends.lose()
+            self._children.forget_all()
             if self._lease is not None:
                 await self._lease.stop()
             replica_id = await self._retake_lease()

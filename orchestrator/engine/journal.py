@@ -42,7 +42,13 @@ def _entry(live: LiveRun, staged: list[Staged]) -> RunEntry:
     rows = staged[0].rows if len(staged) == 1 else [row for decision in staged for row in decision.rows]
     run: Run = live.run
     ends = rows[-1].kind in TERMINAL_EVENTS
-    state = run.state if ends else (RunState.PENDING if run.start_time is None else RunState.RUNNING)
+    # The run may be ahead of these rows.
+    if ends:
+        state = run.state
+    elif run.undoing is not None and run.undoing.sequence <= rows[-1].sequence:
+        state = RunState.UNDOING
+    else:
+        state = RunState.PENDING if run.start_time is None else RunState.RUNNING
     new = live.new if rows[0].sequence == 1 else None
     return RunEntry(live.key, live.epoch, rows, int(state), run.start_time, run.end_time if ends else None, new)
 

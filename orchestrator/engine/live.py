@@ -17,6 +17,7 @@ from orchestrator.contracts.scope import Scope
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
+from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.data import RunData
 from orchestrator.engine.endpoints import Endpoint
@@ -120,6 +121,8 @@ class LiveRun:
         self.in_journal_queue = False
         self.flights: dict[int, Flight] = {}
         self.run_timer: Timer | None = None
+        self.children: dict[int, RunAwaited] = {}
+        """Steps that wait for their child runs."""
         self.timers: dict[TimerKey, Timer] = {}
         """Timers of steps."""
         self.data = RunData(self.run, compiled, scope)

@@ -26,7 +26,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Protocol
+from uuid import UUID
 
+from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import OwnerUnavailable, RunNotFound
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.drive import Driver
@@ -75,6 +77,14 @@ FIND_SECONDS = 2.0
 
 LOOK_SECONDS = 0.05
 """Time between two looks."""
+
+
+class CancelElsewhere(Protocol):
+    """Cancels a run that another replica drives."""
+
+    async def __call__(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
+        """Sends CancelRun to the replica at `address`. Errors: AnsweredElsewhere, OwnerUnavailable."""
+        ...
 
 
 class Ownership:

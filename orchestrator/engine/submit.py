@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
 
 import uuid_utils.compat
 from baton.v1 import run_service_pb2
@@ -17,6 +19,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.events import JOURNAL_FORMAT, Payload
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.inputs import Submission
+from orchestrator.domain.plan import NEVER
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
@@ -55,6 +58,20 @@ def _require_storable(request: run_service_pb2.SubmitRunRequest) -> None:
     ]
     if faults:
         raise errors.InvalidRequest(f"{faults[0].path}: {faults[0].message}", faults=faults)
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """What sets the run of a step apart: its id was given by the step, and its time ends with the step's."""
+
+    run_id: UUID | None = None
+    parent_run_id: str = ""
+    parent_step: str = ""
+    depth: int = 0
+    expire_time: int = NEVER
+
+
+NO_CHILD = Child()
 
 
 class _Batch:
@@ -255,6 +272,26 @@ class Submitter:
                 f"{path}: {error.message}", faults=[errors.FieldFault(path, "INPUT_INVALID", error.message)]
             ) from None
 
+    async def submit_child(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest, child: Child
+    ) -> WriteState | None:
+        """Submits the run of a step, and tells what became of that; None where it is not known.
+
+        Errors: those of SubmitRun.
+        """
+        self._require_room()
+        revision = RevisionKey(caller.namespace, request.workflow, request.revision)
+        compiled = await self._catalogue.compiled(revision)
+        run_input = self._input(compiled, request)
+        accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
+        self._start(caller, request, revision, compiled, run_input, accepted, child)
+        try:
+            return (await asyncio.shield(accepted)).state
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            return None
+
     def _start(
         self,
         caller: Caller,
@@ -263,11 +300,13 @@ class Submitter:
         compiled: CompiledWorkflow,
         run_input: Message | None,
         accepted: Acceptance,
+        child: Child = NO_CHILD,
     ) -> LiveRun:
         now = self._clock.now()
         timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
         if request.HasField("run_timeout"):
             timeout_us = min(timeout_us, request.run_timeout.ToMicroseconds())
+        expire_time = min(now + timeout_us, child.expire_time)
         labels, attributes = tuple(sorted(request.labels)), dict(request.attributes)
         new = NewRun(
             revision,
@@ -279,18 +318,18 @@ class Submitter:
             labels,
             attributes,
             now,
-            now + timeout_us,
+            expire_time,
             JOURNAL_FORMAT,
             request.client_id,
         )
-        key = RunKey(caller.namespace, uuid_utils.compat.uuid7())
+        key = RunKey(caller.namespace, child.run_id or uuid_utils.compat.uuid7())
         live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
         live.accepted = accepted
         payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None
         submission = Submission(
             revision.workflow,
             revision.revision,
-            now + timeout_us,
+            expire_time,
             caller.principal,
             caller.channel,
             request.workspace,
@@ -299,6 +338,9 @@ class Submitter:
             caller.traceparent or self._trace(),
             request.request_id,
             payload,
+            child.parent_run_id,
+            child.parent_step,
+            child.depth,
         )
         self._driver.runs[key] = live
         self._driver.advance(live, submission, now)

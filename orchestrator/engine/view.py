@@ -167,8 +167,10 @@ def _fill_step(
         message.predecessors.extend([run.graph.steps[other].id for other in spec.predecessors])
     if spec.parent >= 0:
         message.parent, message.role = run.steps[spec.parent].spec.id, int(spec.role)  # type: ignore[assignment]
-    if step.wait is not None:
-        _fill_wait(message, step.wait)
+    if step.child_run_id:
+        message.child_run_id = step.child_run_id
+    if isinstance(step.wait, waits.ApprovalAwaited):
+        message.request_hash = step.wait.request_hash
     for record in step.attempts:
         _fill_attempt(message.attempts.add(), record, attempt_span_id(run_id, spec.id, record.attempt))
     if step.ready_time is not None:
@@ -195,14 +197,6 @@ def _fill_attempt(message: run_pb2.Attempt, record: AttemptRecord, span_id: byte
         set_timestamp(message.end_time, record.end_time)
     if record.failure is not None:
         message.failure.CopyFrom(to_failure(record.failure))
-
-
-def _fill_wait(message: run_pb2.RunStep, wait: waits.Wait) -> None:
-    match wait:
-        case waits.RunAwaited():
-            message.child_run_id = wait.run_id
-        case waits.ApprovalAwaited():
-            message.request_hash = wait.request_hash
 
 
 def why_waiting(run: Run, wait: waits.Wait) -> run_pb2.WaitReason:

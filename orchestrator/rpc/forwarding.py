@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
+from uuid import UUID
+
+from baton.v1.run_service_pb2 import CancelRunRequest
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import ForwardingRefused
@@ -21,6 +24,9 @@ TOKEN_SECONDS = 30.0
 
 MAX_SECONDS = 660.0
 """Longest that a forwarded request without a deadline may take: a little longer than any call waits."""
+
+CANCEL_METHOD = "/baton.v1.RunService/CancelRun"
+CANCEL_SECONDS = 15.0
 
 _OWN_METADATA = "baton-"
 
@@ -59,6 +65,12 @@ class Forwarding:
             )
         call.forwarded = True
         return caller
+
+    async def cancel_run(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
+        """See ownership.CancelElsewhere."""
+        raw = CancelRunRequest(run_id=str(run_id), reason=reason).SerializeToString()
+        token = self._tokens.sign_forward(caller, CANCEL_METHOD, raw, self._now() + round(TOKEN_SECONDS * 1_000_000))
+        await self._send(address, CANCEL_METHOD, raw, [(FORWARD_KEY, token)], CANCEL_SECONDS)
 
     async def forward(self, call: Call, elsewhere: RunElsewhere) -> bytes:
         """Sends a call to the replica that drives its run and returns the answer; what that one refuses ends the call

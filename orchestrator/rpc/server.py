@@ -22,7 +22,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from orchestrator.engine.api import Runs, Steps, Workers, Workflows
+from orchestrator.engine.api import Doors
 from orchestrator.rpc import reflection
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.forwarding import Forwarding
@@ -84,10 +84,7 @@ class RpcServer:
 
     def __init__(
         self,
-        runs: Runs,
-        steps: Steps,
-        workflows: Workflows,
-        workers: Workers,
+        doors: Doors,
         authenticate: Authenticate,
         address: str = DEFAULT_ADDRESS,
         *,
@@ -98,10 +95,7 @@ class RpcServer:
     ) -> None:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
         `forwarding` requests about runs of other replicas are refused."""
-        self._runs = runs
-        self._steps = steps
-        self._workflows = workflows
-        self._workers = workers
+        self._doors = doors
         self._authenticate = authenticate
         self._address = address
         self._on_call = on_call
@@ -182,17 +176,17 @@ class RpcServer:
         return layers
 
     def _add_services(self, server: grpc.aio.Server) -> None:
-        submissions = Submissions(self._runs, self._validator, self._start_span)
+        submissions = Submissions(self._doors.runs, self._validator, self._start_span)
         run_service_pb2_grpc.add_RunServiceServicer_to_server(
-            RunService(self._runs, self._watches, submissions), server
+            RunService(self._doors.runs, self._watches, submissions), server
         )
-        step_service_pb2_grpc.add_StepServiceServicer_to_server(StepService(self._steps), server)
+        step_service_pb2_grpc.add_StepServiceServicer_to_server(StepService(self._doors.steps), server)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(
-            WorkflowService(self._workflows, self._validator), server
+            WorkflowService(self._doors.workflows, self._validator), server
         )
-        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._workers), server)
-        work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._workers, self._validator), server)
-        work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._workers), server)
+        worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._doors.workers), server)
+        work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._doors.workers, self._validator), server)
+        work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._doors.workers), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],
@@ -203,7 +197,7 @@ class RpcServer:
                 "google/rpc/status.proto",
                 "google/rpc/error_details.proto",
             ],
-            self._workers.descriptor_files,
+            self._doors.workers.descriptor_files,
         ).add_to(server)
 
 

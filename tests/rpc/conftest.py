@@ -54,4 +54,4 @@ def workers(channel: grpc.aio.Channel) -> worker_service_pb2_grpc.WorkerServiceA
 def make_server(engine: FakeEngine, **options: object) -> RpcServer:
     """Makes a server of `engine` on a free port."""
     authenticate = DevelopmentAuthenticator().authenticate
-    return RpcServer(engine.runs, engine.workflows, engine.workers, authenticate, "127.0.0.1:0", **options)  # type: ignore[arg-type]
+    return RpcServer(engine, authenticate, "127.0.0.1:0", **options)  # type: ignore[arg-type]

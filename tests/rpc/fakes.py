@@ -16,6 +16,7 @@ from baton.v1 import (
     event_pb2,
     run_pb2,
     run_service_pb2,
+    step_service_pb2,
     worker_pb2,
     worker_service_pb2,
     workflow_pb2,
@@ -29,6 +30,9 @@ from grpc_status import rpc_status
 from orchestrator.domain.caller import Caller
 from orchestrator.engine.ports import FilterTerm
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
+
+NOBODY = Caller("", "", "")
+"""Stands for the caller of what says by a token who it is."""
 
 
 class FakeEngine:
@@ -52,6 +56,7 @@ class FakeEngine:
         self.runs = FakeRuns(self)
         self.workflows = FakeWorkflows(self)
         self.workers = FakeWorkers(self)
+        self.steps = FakeSteps(self)
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""
@@ -152,6 +157,27 @@ class FakeRuns:
     async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
         await self._engine.record("cancel", caller, run_id, reason)
         return run_pb2.Run(run_id=str(run_id))
+
+    async def signal(
+        self, caller: Caller, request: run_service_pb2.SignalRunRequest
+    ) -> run_service_pb2.SignalRunResponse:
+        await self._engine.record("signal", caller, request)
+        return run_service_pb2.SignalRunResponse()
+
+
+class FakeSteps:
+    """See engine.api.Steps."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def delegate(self, request: step_service_pb2.DelegateRequest) -> step_service_pb2.DelegateResponse:
+        await self._engine.record("delegate", NOBODY, request)
+        return step_service_pb2.DelegateResponse()
+
+    async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
+        await self._engine.record("heartbeat", NOBODY, request)
+        return step_service_pb2.HeartbeatResponse()
 
 
 class FakeWorkflows:

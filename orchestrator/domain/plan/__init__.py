@@ -23,6 +23,7 @@ from orchestrator.domain.plan.decision import (
 )
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.plan.times import (
+    NEVER,
     queue_expire_time,
     redelivery_expire_time,
     step_expire_time,
@@ -34,6 +35,7 @@ __all__ = [
     "MAX_DELIVERIES",
     "MAX_EVENTS",
     "MAX_KEPT_SIGNALS",
+    "NEVER",
     "NEVER_RETRIED",
     "Conditions",
     "Decision",

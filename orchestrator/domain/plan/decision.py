@@ -28,6 +28,9 @@ MAX_ADDED = 20_000
 MAX_DEPTH = 8
 """Steps that belong to each other, one in the other, the step of the workflow included."""
 
+MAX_RUN_DEPTH = 16
+"""Runs above a run."""
+
 MAX_KEPT_SIGNALS = 1_000
 """Signals of one run that no step has taken."""
 

@@ -119,6 +119,7 @@ class Planner:
                 given.payload,
                 given.parent_run_id,
                 given.parent_step,
+                given.depth,
             )
         )
 

@@ -9,7 +9,7 @@ from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import ChildRunEnded, Decided, Signal
 from orchestrator.domain.plan.attempts import timeout_failure
-from orchestrator.domain.plan.decision import MAX_KEPT_SIGNALS
+from orchestrator.domain.plan.decision import MAX_KEPT_SIGNALS, MAX_RUN_DEPTH
 from orchestrator.domain.plan.times import step_expire_time
 from orchestrator.domain.waits import ApprovalAwaited, RunAwaited, SignalAwaited, Sleeping, Wait, request_hash
 from orchestrator.domain.workflow import StepKind
@@ -28,11 +28,7 @@ def begin(plan: Planner, index: int) -> None:
         case StepKind.SIGNAL:
             _begin_signal(plan, index)
         case StepKind.RUN_WORKFLOW:
-            found = plan.conditions.child_run(index)
-            if isinstance(found, Failure):
-                plan.fail_step(index, found)
-            else:
-                wait(plan, index, *found)
+            _begin_child_run(plan, index)
 
 
 def wait(plan: Planner, index: int, for_what: Wait, payload: Payload | None = None) -> None:
@@ -40,6 +36,18 @@ def wait(plan: Planner, index: int, for_what: Wait, payload: Payload | None = No
     sequence, time = plan.stamp()
     plan.emit(ev.StepWaiting(sequence, time, index, for_what, payload))
     plan.decision.waiting.append(index)
+
+
+def _begin_child_run(plan: Planner, index: int) -> None:
+    if plan.run.depth >= MAX_RUN_DEPTH:
+        message = f"runs run each other at most {MAX_RUN_DEPTH} deep"
+        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "DELEGATION_LIMIT", message, Origin.ORCHESTRATOR))
+        return
+    found = plan.conditions.child_run(index)
+    if isinstance(found, Failure):
+        plan.fail_step(index, found)
+    else:
+        wait(plan, index, *found)
 
 
 def _begin_sleep(plan: Planner, index: int) -> None:

@@ -274,6 +274,7 @@ class RunSubmitted(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_STEP_FIELD_NUMBER: _builtins.int
+    DEPTH_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of the workflow; empty for an inline workflow."""
     revision: _builtins.str
@@ -292,6 +293,8 @@ class RunSubmitted(_message.Message):
     """Run whose step runs this one; empty for none."""
     parent_step: _builtins.str
     """Step of that run."""
+    depth: _builtins.int
+    """How many runs are above this one."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the run fails unless it has ended."""
@@ -319,10 +322,11 @@ class RunSubmitted(_message.Message):
         request_id: _builtins.str = ...,
         parent_run_id: _builtins.str = ...,
         parent_step: _builtins.str = ...,
+        depth: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "expire_time", b"expire_time", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "depth", b"depth", "expire_time", b"expire_time", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,244 @@
+"""Child runs: submits the runs of steps, hands their ends to the steps, and cancels them with the steps.
+
+A child's id and input are in the parent's journal before it is submitted, so that a new owner of the parent goes on
+from there: a child that is there is not submitted again. A child may be driven by another replica than its parent; its
+end is then seen by looking at its row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import NamedTuple
+from uuid import UUID
+
+from baton.v1 import run_service_pb2
+
+from orchestrator.domain import errors
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.events import Payload
+from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import CancelRequest, ChildRunEnded
+from orchestrator.domain.plan import step_expire_time
+from orchestrator.domain.states import ENDED_RUN
+from orchestrator.domain.tracing import format_traceparent, parse_traceparent, step_span_id
+from orchestrator.domain.waits import RunAwaited
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import FULL, RunReader
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.messages import from_failure, to_any
+from orchestrator.engine.ownership import AnsweredElsewhere, CancelElsewhere, Ownership, RunElsewhere
+from orchestrator.engine.ports import RunStore
+from orchestrator.engine.submit import Child, Submitter
+
+_LOGGER = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+"""How often children are looked at that other replicas drive, or that could not be submitted yet."""
+
+LOOKS_AT_PARENTS = 5
+"""Every so many looks, children are cancelled whose parents have ended."""
+
+LOOKED_AT = 500
+"""Children that are looked at in one turn; more have theirs in the next."""
+
+REASON = "its step ended"
+"""Reason that a child is cancelled for."""
+
+
+class _Followed(NamedTuple):
+    """A step and its child run."""
+
+    live: LiveRun
+    step: int
+    child: RunKey
+
+
+class ChildRuns:
+    """Follows the child runs of this replica's runs."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        submitter: Submitter,
+        reader: RunReader,
+        runs: RunStore,
+        ownership: Ownership,
+        cancel_elsewhere: CancelElsewhere,
+    ) -> None:
+        self._driver, self._submitter, self._reader, self._runs = driver, submitter, reader, runs
+        self._ownership, self._cancel_elsewhere = ownership, cancel_elsewhere
+        self._followed: dict[RunKey, _Followed] = {}
+        self._begun: set[RunKey] = set()  # Known to be there.
+        self._to_begin: asyncio.Queue[_Followed] = asyncio.Queue()
+        self._to_cancel: dict[RunKey, Caller] = {}
+
+    def follow(self, live: LiveRun, step: int, awaited: RunAwaited) -> None:
+        """Takes on a step that waits for its child run; its wait need not be durable yet."""
+        followed = _Followed(live, step, RunKey(live.key.namespace, UUID(awaited.run_id)))
+        self._followed[followed.child] = followed
+        self._to_begin.put_nowait(followed)
+
+    def leave(self, live: LiveRun, awaited: RunAwaited) -> None:
+        """Cancels the child run of a step that ended before it; the step's end is durable."""
+        key = RunKey(live.key.namespace, UUID(awaited.run_id))
+        self._forget(key)
+        self._to_cancel[key] = Caller(live.key.namespace, live.run.principal, live.run.channel)
+        child = self._driver.runs.get(key)
+        if child is not None and not child.run.ended:
+            del self._to_cancel[key]
+            self._driver.advance(child, CancelRequest(REASON, live.run.principal))
+
+    def run_ended(self, live: LiveRun) -> None:
+        """Takes note of a run whose end is durable here."""
+        followed = self._followed.get(live.key)
+        if followed is not None:
+            run = live.run
+            payload = run.output if run.failure is None else None
+            self._tell(followed, run.failure, payload)
+
+    def forget_all(self) -> None:
+        """Drops everything: the lease is lost."""
+        self._followed.clear()
+        self._begun.clear()
+        self._to_cancel.clear()
+        self._to_begin = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Submits, looks and cancels for ever."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._begin_all())
+            group.create_task(self._look_for_ever())
+
+    def _forget(self, key: RunKey) -> None:
+        self._followed.pop(key, None)
+        self._begun.discard(key)
+
+    def _tell(self, followed: _Followed, failure: Failure | None, payload: Payload | None) -> None:
+        self._forget(followed.child)
+        followed.live.children.pop(followed.step, None)
+        if not followed.live.forgotten:
+            given = ChildRunEnded(followed.step, str(followed.child.run_id), failure, payload)
+            self._driver.advance(followed.live, given)
+
+    # --- begin
+
+    async def _begin_all(self) -> None:
+        while True:
+            followed = await self._to_begin.get()
+            try:
+                await self._begin(followed)
+            except (errors.DatabaseUnavailable, errors.TooManyRuns, errors.ShuttingDown):
+                pass  # Looked at again with the others.
+            except errors.BatonError as error:
+                text = f"the child run was refused: {error.message}"
+                failure = Failure(Code.FAILED_PRECONDITION, error.reason, text, Origin.ORCHESTRATOR)
+                self._tell(followed, failure, None)
+            except Exception:
+                _LOGGER.exception("run %s: its child run could not be submitted", followed.live.run_id)
+                failure = Failure(
+                    Code.INTERNAL, "INTERNAL", "the child run could not be submitted", Origin.ORCHESTRATOR
+                )
+                self._tell(followed, failure, None)
+
+    async def _begin(self, followed: _Followed) -> None:
+        live, step = followed.live, followed.live.run.steps[followed.step]
+        awaited = step.wait
+        if not isinstance(awaited, RunAwaited) or not await live.durable(live.run.sequence):
+            self._forget(followed.child)
+            return
+        if followed.child in self._driver.runs or await self._runs.get_run(followed.child) is not None:
+            self._begun.add(followed.child)
+            return
+        run = live.run
+        request = run_service_pb2.SubmitRunRequest(
+            workflow=awaited.workflow,
+            revision=awaited.revision,
+            request_id=f"child/{awaited.run_id}",
+            attributes=run.attributes,
+            workspace=run.workspace,
+            labels=run.labels,
+        )
+        if step.request is not None:
+            request.input.CopyFrom(to_any(step.request))
+        caller = Caller(live.key.namespace, run.principal, run.channel, _traceparent(live, step.spec.id))
+        child = Child(
+            followed.child.run_id, live.run_id, step.spec.id, run.depth + 1, step_expire_time(run, followed.step)
+        )
+        await self._submitter.submit_child(caller, request, child)
+
+    # --- look
+
+    async def _look_for_ever(self) -> None:
+        looks = 0
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            looks += 1
+            try:
+                await self._look()
+                await self._cancel()
+                if looks % LOOKS_AT_PARENTS == 0:
+                    await self._look_at_parents()
+            except errors.DatabaseUnavailable:
+                continue
+
+    async def _look(self) -> None:
+        """Looks at children that are not driven here: some have ended, some are not there yet."""
+        elsewhere = [one for key, one in self._followed.items() if key not in self._driver.runs][:LOOKED_AT]
+        for followed in elsewhere:
+            if followed.live.forgotten:
+                self._forget(followed.child)
+                continue
+            row = await self._runs.get_run(followed.child)
+            if row is None:
+                if followed.child not in self._begun:
+                    self._to_begin.put_nowait(followed)
+                continue
+            self._begun.add(followed.child)
+            if row.state in ENDED_RUN and followed.child in self._followed:
+                run = await self._reader.read_ended(followed.child, FULL, steps=False)
+                failure = from_failure(run.failure) if run.HasField("failure") else None
+                payload = None
+                if failure is None and run.HasField("output"):
+                    payload = Payload(run.output.type_url.rpartition("/")[2], run.output.value)
+                self._tell(followed, failure, payload)
+            # Those at the end have their turn next.
+            if followed.child in self._followed:
+                self._followed[followed.child] = self._followed.pop(followed.child)
+
+    async def _cancel(self) -> None:
+        for key, caller in list(self._to_cancel.items()):
+            try:
+                try:
+                    live = await self._ownership.find(key)
+                    if live is not None:
+                        self._driver.advance(live, CancelRequest(REASON, caller.principal))
+                except RunElsewhere as elsewhere:
+                    await self._cancel_elsewhere(elsewhere.address, caller, key.run_id, REASON)
+            except errors.OwnerUnavailable:
+                continue  # Tried again at the next look.
+            except (errors.RunNotFound, AnsweredElsewhere):
+                pass  # It was never submitted, or has ended.
+            self._to_cancel.pop(key, None)
+
+    async def _look_at_parents(self) -> None:
+        """Cancels children whose parent has ended without telling them: its replica died on the way."""
+        children = [
+            live
+            for live in self._driver.runs.values()
+            if live.run.parent_run_id and not live.run.ended and live.key not in self._followed
+        ]
+        for live in children[:LOOKED_AT]:
+            parent = RunKey(live.key.namespace, UUID(live.run.parent_run_id))
+            if parent not in self._driver.runs:
+                row = await self._runs.get_run(parent)
+                if row is None or row.state in ENDED_RUN:
+                    self._driver.advance(live, CancelRequest("its parent ended", live.run.principal))
+
+
+def _traceparent(live: LiveRun, step: str) -> str:
+    context = parse_traceparent(live.run.traceparent)
+    if context is None:
+        return ""
+    return format_traceparent(context._replace(span_id=step_span_id(live.key.run_id, step)))
