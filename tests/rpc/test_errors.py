@@ -34,6 +34,16 @@ CLASSES = _classes()
 METHODS = [method for service in SERVICES for method in service.methods]
 
 
+VALID_TEXTS = {
+    "signal": "paid",
+    "key": "search_1",
+    "method": "shop.v1.Stock/Reserve",
+    "step_token": "v1.body.mac",
+    "step": "reserve",
+    "request_hash": "0" * 64,
+}
+
+
 def valid_request(input_type: Any) -> Any:
     """Makes a request of a type that breaks no rule."""
     request: Any = GetMessageClass(input_type)()
@@ -51,6 +61,8 @@ def valid_request(input_type: Any) -> Any:
             request.workflow.steps.add(id="a", method="shop.v1.Stock/Reserve")
         elif field.name == "requests":
             request.requests.add(workflow="orders")
+        elif field.name in VALID_TEXTS:
+            setattr(request, field.name, VALID_TEXTS[field.name])
     return request
 
 

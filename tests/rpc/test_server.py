@@ -92,7 +92,7 @@ async def test_stop_cancels_calls_after_the_grace(server: RpcServer, engine: Fak
 async def test_an_address_in_use_is_told(engine: FakeEngine) -> None:
     first = make_server(engine)
     port = await first.start()
-    second = RpcServer(engine.runs, engine.workflows, engine.workers, lambda _: Caller("", "", ""), f"127.0.0.1:{port}")
+    second = RpcServer(engine, lambda _: Caller("", "", ""), f"127.0.0.1:{port}")
     with pytest.raises(AddressUnavailable, match=f"127.0.0.1:{port}"):
         await second.start()
     await second.stop(0)
@@ -181,7 +181,7 @@ async def test_authentication_that_breaks_tells_nothing(engine: FakeEngine) -> N
     def fail(_: object) -> Caller:
         raise RuntimeError("hunter2")
 
-    server = RpcServer(engine.runs, engine.workflows, engine.workers, fail, "127.0.0.1:0")
+    server = RpcServer(engine, fail, "127.0.0.1:0")
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
         stub: Any = run_service_pb2_grpc.RunServiceStub(channel)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
