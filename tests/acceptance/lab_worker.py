@@ -253,12 +253,21 @@ class LabWorker:
             await asyncio.sleep(conduct.delay.ToMicroseconds() / 1_000_000)
         if attempt <= conduct.failures:
             await _fail(conduct, attempt, context)
+        if conduct.awaited and attempt == 1:
+            await _suspend(conduct.awaited, context)
         result = self.contract.of("Result")()
         result.text = request.text + "".join(each.text for each in request.results)
         result.number = request.number + sum(each.number for each in request.results) + 1
         result.padding = b"x" * conduct.size
         result.attempt = attempt
         return result
+
+
+async def _suspend(awaited: str, context: Context) -> None:
+    info = error_details_pb2.ErrorInfo(reason="SUSPENDED", domain="baton", metadata={"awaited": awaited})
+    status = status_pb2.Status(code=grpc.StatusCode.ABORTED.value[0], message="waits for its steps")
+    status.details.add().Pack(info)
+    await context.abort_with_status(rpc_status.to_status(status))
 
 
 async def _fail(conduct: Any, attempt: int, context: Context) -> None:

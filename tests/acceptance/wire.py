@@ -14,6 +14,8 @@ from baton.v1 import (
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
+    step_service_pb2,
+    step_service_pb2_grpc,
     worker_pb2,
     worker_service_pb2,
     worker_service_pb2_grpc,
@@ -22,6 +24,7 @@ from baton.v1 import (
 )
 from google.protobuf import json_format
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
@@ -62,6 +65,7 @@ class Baton:
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
+        self.steps_of_workers: Any = step_service_pb2_grpc.StepServiceStub(self.channel)
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -136,6 +140,18 @@ class Baton:
             request.page_token = page.next_page_token
             if not request.page_token:
                 return steps
+
+    async def delegate(
+        self, token: str, key: str, method: str, request: Message, *, wait_seconds: float = 0, **fields: Any
+    ) -> step_service_pb2.DelegateResponse:
+        """Delegates a step on behalf of an attempt, as its worker would."""
+        asked = step_service_pb2.DelegateRequest(step_token=token, key=key, method=method, **fields)
+        asked.request.Pack(request)
+        if wait_seconds:
+            asked.wait_timeout.FromMilliseconds(int(wait_seconds * 1000))
+        answer = await self.steps_of_workers.Delegate(asked, timeout=wait_seconds + 20, wait_for_ready=True)
+        assert isinstance(answer, step_service_pb2.DelegateResponse)
+        return answer
 
     def watch(self, run_id: str, cursor: str = "", view: Any = BASIC, batch: bool = False) -> Any:
         """Opens a watch."""
