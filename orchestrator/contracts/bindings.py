@@ -6,20 +6,20 @@ only expressions go through CEL. Each fault is reported at the path of its bindi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from baton.v1 import workflow_pb2
 from google.protobuf import struct_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from orchestrator.contracts.builders import Builder, Default, Put, all_of, read_put, with_default
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.expressions import ExpressionCompiler, ExpressionFault, Use
 from orchestrator.contracts.literals import InvalidLiteral
+from orchestrator.contracts.local_names import PREVIOUS, Locals
 from orchestrator.contracts.paths import (
-    UNSET,
     InvalidName,
     Names,
     Source,
@@ -32,46 +32,27 @@ from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.slots import Slot, WholeSlot
 from orchestrator.contracts.types import SPECIAL, Fit, Kind, ValueType, fit, type_of_field
 from orchestrator.contracts.violations import (
-    EvaluationFailed,
     Report,
     closest,
     key_path,
 )
 
-Put = Callable[[Message, Scope], None]
-"""Writes one field of a message from a scope."""
-
-
-@dataclass(slots=True)
-class Builder:
-    """Builds messages of one type: a copy of the template, then every `put` in order."""
-
-    message_class: type[Message]
-    template: Message
-    puts: list[Put] = field(default_factory=list)
-    needs_initialized: bool = False
-
-    def fill(self, message: Message, scope: Scope) -> None:
-        """Writes the fields into an empty message of the type. Raises EvaluationFailed."""
-        message.MergeFrom(self.template)
-        for put in self.puts:
-            put(message, scope)
-
-    def build(self, scope: Scope) -> Message:
-        """Returns a new message. Raises EvaluationFailed."""
-        message = self.message_class()
-        self.fill(message, scope)
-        if self.needs_initialized and not message.IsInitialized():
-            raise EvaluationFailed(f"a required field of {message.DESCRIPTOR.full_name} has no value")
-        return message
+RequestHolder = workflow_pb2.Step | workflow_pb2.Fallback | workflow_pb2.Undo
+"""What has `request` and `whole_request`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a binding stands: its path, and the step that it belongs to (None: the run's output)."""
+    """Where a binding stands: its path, the step that it belongs to (None: the run's output), and what it can read
+    besides `input` and `steps`."""
 
     path: str
     reader: int | None
+    visible: Locals = field(default_factory=dict)
+
+    def at(self, path: str) -> Place:
+        """Returns the same place at another path."""
+        return replace(self, path=path)
 
 
 @dataclass(slots=True)
@@ -95,7 +76,7 @@ class BindingCompiler:
         """Compiles a message built field by field. Where `descriptor` is unknown only the reads are noted."""
         if descriptor is None:
             for name in sorted(bindings):
-                self._note_reads(bindings[name], Place(key_path(place.path, name), place.reader))
+                self.note_reads(bindings[name], place.at(key_path(place.path, name)))
             return None
         message_class = self.types.message_class(descriptor)
         builder = Builder(
@@ -105,7 +86,7 @@ class BindingCompiler:
         )
         oneofs: dict[str, str] = {}
         for name in sorted(bindings):
-            here = Place(key_path(place.path, name), place.reader)
+            here = place.at(key_path(place.path, name))
             target = descriptor.fields_by_name.get(name)
             if target is None:
                 hint = closest(name, descriptor.fields_by_name)
@@ -114,7 +95,7 @@ class BindingCompiler:
                     "UNKNOWN_FIELD",
                     f"{descriptor.full_name} has no field `{name}`{hint}",
                 )
-                self._note_reads(bindings[name], here)
+                self.note_reads(bindings[name], here)
                 continue
             self._check_oneof(target, oneofs, here)
             put = self._field(Slot(target), bindings[name], here, builder.template)
@@ -126,7 +107,7 @@ class BindingCompiler:
     def whole(self, binding: workflow_pb2.Binding, descriptor: Descriptor | None, place: Place) -> Builder | None:
         """Compiles one binding that gives a whole message."""
         if descriptor is None:
-            self._note_reads(binding, place)
+            self.note_reads(binding, place)
             return None
         kind = binding.WhichOneof("kind")
         if kind == "message":
@@ -134,7 +115,7 @@ class BindingCompiler:
             return self.message(
                 binding.message.fields,
                 descriptor,
-                Place(f"{place.path}.message.fields", place.reader),
+                place.at(f"{place.path}.message.fields"),
             )
         message_class = self.types.message_class(descriptor)
         builder = Builder(
@@ -147,6 +128,15 @@ class BindingCompiler:
         if put is not None:
             builder.puts.append(put)
         return builder
+
+    def request(self, holder: RequestHolder, descriptor: Descriptor | None, place: Place) -> Builder | None:
+        """Compiles `request` or `whole_request`; the path of `place` is what stands before these."""
+        if holder.HasField("whole_request"):
+            here = place.at(f"{place.path}whole_request")
+            if holder.request:
+                self.report.add(here.path, "INVALID_BINDING", "give either request or whole_request, not both")
+            return self.whole(holder.whole_request, descriptor, here)
+        return self.message(holder.request, descriptor, place.at(f"{place.path}request"))
 
     def _check_oneof(self, target: FieldDescriptor, oneofs: dict[str, str], place: Place) -> None:
         oneof = target.containing_oneof
@@ -179,7 +169,7 @@ class BindingCompiler:
         if kind == "path":
             return self._path(slot, binding, place)
         if kind == "expression":
-            source = self._plain_name(binding.expression, place)
+            source = self.plain_name(binding.expression, place)
             how = fit(slot.type, source.type) if source is not None and source.type is not None else None
             if source is not None and how is not None:
                 return self._copy(slot, source, how, binding, place)
@@ -214,7 +204,7 @@ class BindingCompiler:
 
     def _path(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
         try:
-            source = resolve_path(binding.path, self.names, place.reader)
+            source = resolve_path(binding.path, self.names, place.reader, place.visible)
         except InvalidName as error:
             self.report.add(place.path, error.reason, error.message)
             return None
@@ -233,14 +223,14 @@ class BindingCompiler:
         self, slot: Slot, source: Source, how: Fit | None, binding: workflow_pb2.Binding, place: Place
     ) -> Put | None:
         """Notes the reads and checks the default; the source is copied where it is known how it fits."""
-        reads = _reads(source)
-        self._note(place, reads, binding)
-        default = self._default(slot, binding, place, reads)
+        reads = reads_of_source(source)
+        self.note(place, reads, binding)
+        default = self._default(slot, binding, place, reads, source.kind == PREVIOUS)
         if how is None:
             return None
-        return _with_default(_read_put(reader(source, self.names), slot.assigner(how)), default)
+        return with_default(read_put(reader(source, self.names), slot.assigner(how)), default)
 
-    def _plain_name(self, expression: str, place: Place) -> Source | None:
+    def plain_name(self, expression: str, place: Place) -> Source | None:
         """Returns what an expression names that is nothing but a name, and would be the same as a path; else None.
 
         CEL loses what a path keeps: nanoseconds, nulls in JSON, and whether a message is set.
@@ -249,7 +239,7 @@ class BindingCompiler:
         if text is None:
             return None
         try:
-            source = resolve_path(text, self.names, place.reader)
+            source = resolve_path(text, self.names, place.reader, place.visible)
         except InvalidName:
             return None
         # Below these, CEL sees JSON where a path sees the fields of the message.
@@ -258,13 +248,13 @@ class BindingCompiler:
 
     def _expression(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> Put | None:
         try:
-            compiled = self.expressions.compile(Use(binding.expression, place.reader))
+            compiled = self.expressions.compile(Use(binding.expression, place.reader, place.visible))
         except ExpressionFault as error:
             self.report.add(place.path, error.reason, error.message)
-            self._note(place, error.reads, binding)
+            self.note(place, error.reads, binding)
             return None
-        self._note(place, compiled.reads, binding)
-        default = self._default(slot, binding, place, compiled.reads)
+        self.note(place, compiled.reads, binding)
+        default = self._default(slot, binding, place, compiled.reads, compiled.reads_previous)
         if not compiled.complete:
             return None
         mismatch = compiled.mismatch(slot.type)
@@ -275,21 +265,21 @@ class BindingCompiler:
                 f"{slot} is {slot.type}, but the expression is {compiled.type}{mismatch}",
             )
             return None
-        return _with_default(_read_put(compiled.reader(slot.type), slot.value_assigner()), default)
+        return with_default(read_put(compiled.reader(slot.type), slot.value_assigner()), default)
 
     def _nested(self, slot: Slot, binding: workflow_pb2.MessageBinding, place: Place) -> Put | None:
         if slot.type.kind is not Kind.MESSAGE or slot.type.message is None:
             self._wrong_form(slot, "message", "a singular message", place)
             for name in sorted(binding.fields):
-                self._note_reads(
+                self.note_reads(
                     binding.fields[name],
-                    Place(key_path(place.path, name), place.reader),
+                    place.at(key_path(place.path, name)),
                 )
             return None
         inner = self.message(
             binding.fields,
             slot.type.message,
-            Place(f"{place.path}.message.fields", place.reader),
+            place.at(f"{place.path}.message.fields"),
         )
         if inner is None:
             return None
@@ -304,29 +294,29 @@ class BindingCompiler:
         if slot.type.kind is not Kind.LIST:
             self._wrong_form(slot, "list", "a repeated field", place)
             for index, one in enumerate(binding.elements):
-                self._note_reads(one, Place(f"{place.path}.list.elements[{index}]", place.reader))
+                self.note_reads(one, place.at(f"{place.path}.list.elements[{index}]"))
             return None
         element = slot.element()
         puts: list[Put] = []
         for index, one in enumerate(binding.elements):
-            here = Place(f"{place.path}.list.elements[{index}]", place.reader)
+            here = place.at(f"{place.path}.list.elements[{index}]")
             puts.extend(self._part(element, one, here))
-        return _all(puts)
+        return all_of(puts)
 
     def _map(self, slot: Slot, binding: workflow_pb2.MapBinding, place: Place) -> Put | None:
         if slot.type.kind is not Kind.MAP or slot.type.key is None or slot.type.key.name != "string":
             self._wrong_form(slot, "map", "a map with string keys", place)
             for key in sorted(binding.entries):
-                self._note_reads(
+                self.note_reads(
                     binding.entries[key],
-                    Place(key_path(f"{place.path}.map.entries", key), place.reader),
+                    place.at(key_path(f"{place.path}.map.entries", key)),
                 )
             return None
         puts: list[Put] = []
         for key in sorted(binding.entries):
-            here = Place(key_path(f"{place.path}.map.entries", key), place.reader)
+            here = place.at(key_path(f"{place.path}.map.entries", key))
             puts.extend(self._part(slot.entry(key), binding.entries[key], here))
-        return _all(puts)
+        return all_of(puts)
 
     def _part(self, slot: Slot, binding: workflow_pb2.Binding, place: Place) -> list[Put]:
         # Parts keep their order, so a literal cannot go into the template: it is merged in its turn.
@@ -357,66 +347,74 @@ class BindingCompiler:
         binding: workflow_pb2.Binding,
         place: Place,
         reads: tuple[Read, ...],
-    ) -> tuple[Message, tuple[int, ...]] | None:
+        previous: bool,
+    ) -> Default | None:
         if not binding.HasField("default_value"):
             return None
-        unguarded = tuple(
-            dict.fromkeys(
-                read.step for read in reads if read.kind == "output" and not surely_succeeded(read, self.possible)
-            )
-        )
-        if not unguarded:
-            self.report.add(
-                place.path,
-                "INVALID_BINDING",
-                "default_value is never used: the binding reads no output that may be missing; leave it out",
-            )
+        unguarded = self.unguarded(reads)
+        if not unguarded and not previous:
+            self.refuse_unused_default(place)
         holder = self._parse(slot, binding.default_value, place)
-        return None if holder is None else (holder, unguarded)
+        return None if holder is None else Default(holder, unguarded, previous)
 
-    def _note(self, place: Place, reads: tuple[Read, ...], binding: workflow_pb2.Binding) -> None:
+    def unguarded(self, reads: tuple[Read, ...]) -> tuple[int, ...]:
+        """Returns the steps whose outputs are read and may be missing."""
+        missing = (read.step for read in reads if read.kind == "output" and not surely_succeeded(read, self.possible))
+        return tuple(dict.fromkeys(missing))
+
+    def refuse_unused_default(self, place: Place) -> None:
+        """Reports a default_value where nothing that is read may be missing."""
+        self.report.add(
+            place.path,
+            "INVALID_BINDING",
+            "default_value is never used: the binding reads no output that may be missing; leave it out",
+        )
+
+    def note(self, place: Place, reads: tuple[Read, ...], binding: workflow_pb2.Binding) -> None:
+        """Takes note of what a binding reads."""
         if reads:
             site = Site(place.path, reads, binding.HasField("default_value"))
             self.sites.setdefault(place.reader, []).append(site)
 
-    def _note_reads(self, binding: workflow_pb2.Binding, place: Place) -> None:
+    def note_reads(self, binding: workflow_pb2.Binding, place: Place) -> None:
         """Notes what a binding of unknown type reads, and reports the names in it that do not resolve."""
         kind = binding.WhichOneof("kind")
         if kind == "path":
             try:
-                source = resolve_path(binding.path, self.names, place.reader)
+                source = resolve_path(binding.path, self.names, place.reader, place.visible)
             except InvalidName as error:
                 self.report.add(place.path, error.reason, error.message)
                 return
-            self._note(place, _reads(source), binding)
+            self.note(place, reads_of_source(source), binding)
         elif kind == "expression":
-            named = self._plain_name(binding.expression, place)
+            named = self.plain_name(binding.expression, place)
             if named is not None:
-                self._note(place, _reads(named), binding)
+                self.note(place, reads_of_source(named), binding)
                 return
             try:
-                self._note(
+                self.note(
                     place,
-                    self.expressions.compile(Use(binding.expression, place.reader)).reads,
+                    self.expressions.compile(Use(binding.expression, place.reader, place.visible)).reads,
                     binding,
                 )
             except ExpressionFault as error:
                 self.report.add(place.path, error.reason, error.message)
-                self._note(place, error.reads, binding)
+                self.note(place, error.reads, binding)
         elif kind == "message":
             for name in sorted(binding.message.fields):
                 inner = key_path(f"{place.path}.message.fields", name)
-                self._note_reads(binding.message.fields[name], Place(inner, place.reader))
+                self.note_reads(binding.message.fields[name], place.at(inner))
         elif kind == "list":
             for index, one in enumerate(binding.list.elements):
-                self._note_reads(one, Place(f"{place.path}.list.elements[{index}]", place.reader))
+                self.note_reads(one, place.at(f"{place.path}.list.elements[{index}]"))
         elif kind == "map":
             for key in sorted(binding.map.entries):
                 inner = key_path(f"{place.path}.map.entries", key)
-                self._note_reads(binding.map.entries[key], Place(inner, place.reader))
+                self.note_reads(binding.map.entries[key], place.at(inner))
 
 
-def _reads(source: Source) -> tuple[Read, ...]:
+def reads_of_source(source: Source) -> tuple[Read, ...]:
+    """Returns the read of a step that a path is; none where it reads the input or a local name."""
     return () if source.step is None else (Read(source.step, source.kind, source.text),)
 
 
@@ -434,38 +432,6 @@ def expressions_in(binding: workflow_pb2.Binding) -> Iterator[str]:
     elif kind == "map":
         for inner in binding.map.entries.values():
             yield from expressions_in(inner)
-
-
-def _read_put(read: Callable[[Scope], Any], assign: Callable[[Message, Any], None]) -> Put:
-    def put(message: Message, scope: Scope) -> None:
-        value = read(scope)
-        if value is not UNSET:
-            assign(message, value)
-
-    return put
-
-
-def _with_default(put: Put, default: tuple[Message, tuple[int, ...]] | None) -> Put:
-    if default is None:
-        return put
-    holder, steps = default
-
-    def put_or_default(message: Message, scope: Scope) -> None:
-        outputs = scope.outputs
-        if any(outputs[step] is None for step in steps):
-            message.MergeFrom(holder)
-        else:
-            put(message, scope)
-
-    return put_or_default
-
-
-def _all(puts: list[Put]) -> Put:
-    def put(message: Message, scope: Scope) -> None:
-        for one in puts:
-            one(message, scope)
-
-    return put
 
 
 def _path_hint(target: ValueType, source: Source) -> str:

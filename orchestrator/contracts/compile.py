@@ -8,21 +8,17 @@ from dataclasses import dataclass
 
 from baton.v1 import workflow_pb2
 from google.protobuf.descriptor import Descriptor, MethodDescriptor
-from google.protobuf.descriptor_pb2 import MethodOptions
-from google.protobuf.message import Message
 
-from orchestrator.contracts.assembly import assemble
-from orchestrator.contracts.bindings import BindingCompiler, Builder, Place, expressions_in
-from orchestrator.contracts.compiled import (
-    CompiledStep,
-    CompiledTarget,
-    CompiledWorkflow,
-)
+from orchestrator.contracts.assembly import Assembled, assemble
+from orchestrator.contracts.bindings import BindingCompiler, Place, expressions_in
+from orchestrator.contracts.builders import Builder
+from orchestrator.contracts.children import EMPTY, Applied, find_children, pin_children
+from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.descriptors import (
     Contract,
     TypePool,
 )
-from orchestrator.contracts.expressions import Expression, ExpressionCompiler, ExpressionFault, Use
+from orchestrator.contracts.expressions import ExpressionCompiler, Use
 from orchestrator.contracts.graph import (
     Wiring,
     check_missing_outputs,
@@ -30,26 +26,17 @@ from orchestrator.contracts.graph import (
     find_cycles,
     wire,
 )
+from orchestrator.contracts.items import MapCompiler
+from orchestrator.contracts.kinds import check_kinds, is_mapped, kind_of
 from orchestrator.contracts.paths import Names
 from orchestrator.contracts.pinning import merge_pinned, pin
-from orchestrator.contracts.reads import Site
 from orchestrator.contracts.required import Requirements
-from orchestrator.contracts.settings import check_timeouts, duration_us, failure_match, retry_policy
+from orchestrator.contracts.settings import check_timeouts, duration_us
+from orchestrator.contracts.steps import StepCompiler, StepTypes, Visible, uses_of, visible_in
 from orchestrator.contracts.violations import Report, Violation, limited_hints
-from orchestrator.domain.workflow import RetryPolicy
+from orchestrator.domain.workflow import StepKind
 
-_REPEATABLE = (MethodOptions.IDEMPOTENT, MethodOptions.NO_SIDE_EFFECTS)
-
-# Violations of an inherited request that its step has already.
-_ALREADY_REPORTED = frozenset(
-    {
-        "UNKNOWN_STEP",
-        "INVALID_PATH",
-        "CYCLE",
-        "INVALID_EXPRESSION",
-        "EXPRESSION_TOO_COSTLY",
-    }
-)
+NONE_APPLIED: Applied = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +62,17 @@ def check_workflow(
     contracts: Sequence[tuple[str, Contract]],
     *,
     require_name: bool = False,
+    applied: Applied = NONE_APPLIED,
 ) -> Checked:
     """Checks a workflow against the contracts (worker name, contract) of its namespace and compiles it.
 
-    Only the contracts of workers that serve a method used, or that alone define the input or output type, are merged
-    and pinned. With `require_name`, a workflow without a name is a violation. Raises nothing for a wrong workflow.
+    Only the contracts of workers that serve a method used, or that alone define the input or output type or that of a
+    signal, are merged and pinned. With `require_name`, a workflow without a name is a violation. `applied` are the
+    workflows that it runs; the revision of each is written into the compiled definition. Raises nothing for a wrong
+    workflow.
     """
     with limited_hints():
-        return _Check(workflow, contracts, require_name).run()
+        return _Check(workflow, contracts, require_name, applied).run()
 
 
 class _Check:
@@ -91,10 +81,12 @@ class _Check:
         workflow: workflow_pb2.Workflow,
         contracts: Sequence[tuple[str, Contract]],
         require_name: bool,
+        applied: Applied,
     ) -> None:
-        self.workflow = workflow
         self.contracts = contracts
         self.report = Report()
+        self.children = find_children(workflow, applied, self.report)
+        self.workflow = pin_children(workflow, self.children)
         self.steps: dict[str, int] = {}
         for index, step in enumerate(workflow.steps):
             self.steps.setdefault(step.id, index)
@@ -102,40 +94,17 @@ class _Check:
             self.report.add("name", "INVALID_SETTING", "a workflow that is applied needs a name")
 
     def run(self) -> Checked:
+        check_kinds(self.workflow, self.report)
         wiring = wire(self.workflow, self.steps, self.report)
         check_timeouts(self.workflow, self.report)
         pinned = pin(self.workflow, self.contracts, self.report)
-        types = merge_pinned(pinned, self.workflow, self.report)
+        types = merge_pinned(pinned, self.workflow, self.children.sources(), self.report)
         if types is None:
             return Checked(self.report.violations(), None, ())
         input_type = self._message_type(self.workflow.input_type, "input_type", types)
         output_type = self._message_type(self.workflow.output_type, "output_type", types)
-        methods = self._methods(types)
-        failure_type = types.find_message("baton.v1.Failure")
-        assert failure_type is not None
-        names = Names(
-            input_type,
-            self.steps,
-            [found[0].output_type if found[0] is not None else None for found in methods],
-            failure_type,
-            types.message_class(failure_type),
-            bool(self.workflow.input_type),
-        )
-        expressions = ExpressionCompiler(types, names)
-        expressions.prepare(self._expressions(names))
         requirements = Requirements()
-        bindings = BindingCompiler(
-            types,
-            names,
-            wiring.possible,
-            requirements,
-            expressions,
-            self.report,
-            wiring.sites,
-        )
-        steps = [
-            self._step(index, step, methods[index], bindings, wiring) for index, step in enumerate(self.workflow.steps)
-        ]
+        steps, bindings = self._steps(types, input_type, requirements, wiring)
         output = self._output(bindings, output_type)
         edges, data_edges = self._edges(wiring)
         if not find_cycles(edges, wiring.ids, self.report):
@@ -161,10 +130,46 @@ class _Check:
             types=types,
             requirements=requirements,
             input_descriptor=input_type,
-            steps=tuple(compiled_step for compiled_step, _ in steps),
+            steps=tuple(one.step for one in steps),
             output=output,
+            depth=self.children.depth + 1,
         )
         return Checked((), compiled, listed)
+
+    def _steps(
+        self, types: TypePool, input_type: Descriptor | None, requirements: Requirements, wiring: Wiring
+    ) -> tuple[list[Assembled], BindingCompiler]:
+        """Compiles the steps; what else reads them goes on with the same compiler of bindings."""
+        found = self._step_types(types)
+        results = [one.result for one in found]
+        outputs = [None if is_mapped(step) else results[index] for index, step in enumerate(self.workflow.steps)]
+        failure_type = types.find_message("baton.v1.Failure")
+        assert failure_type is not None
+        names = Names(
+            input_type,
+            self.steps,
+            outputs,
+            failure_type,
+            types.message_class(failure_type),
+            bool(self.workflow.input_type),
+        )
+        expressions = ExpressionCompiler(types, names)
+        bindings = BindingCompiler(types, names, wiring.possible, requirements, expressions, self.report, wiring.sites)
+        mapped = [index for index, step in enumerate(self.workflow.steps) if is_mapped(step)]
+        maps = MapCompiler(self.workflow, bindings, results, outputs).compile(mapped)
+        visible = [
+            visible_in(step, results[index], maps.get(index), types) for index, step in enumerate(self.workflow.steps)
+        ]
+        expressions.prepare(self._uses(visible))
+        compiler = StepCompiler(self.workflow, bindings, wiring, self.report, maps, self.children)
+        steps = [compiler.compile(index, one, outputs[index], visible[index]) for index, one in enumerate(found)]
+        return steps, bindings
+
+    def _uses(self, visible: Sequence[Visible]) -> Iterable[Use]:
+        for index, step in enumerate(self.workflow.steps):
+            yield from uses_of(step, index, visible[index])
+        for binding in (*self.workflow.output.values(), self.workflow.whole_output):
+            yield from (Use(source, None) for source in expressions_in(binding))
 
     def _message_type(self, name: str, path: str, types: TypePool) -> Descriptor | None:
         if not name:
@@ -182,198 +187,45 @@ class _Check:
             return None
         return found
 
-    def _methods(self, types: TypePool) -> list[list[MethodDescriptor | None]]:
-        """Returns for each step its method and those of its fallbacks; None where unknown or streaming."""
-        found: list[list[MethodDescriptor | None]] = [[] for _ in self.workflow.steps]
+    def _step_types(self, types: TypePool) -> list[StepTypes]:
+        """Finds the methods and outputs of the steps, reporting what is unknown or streams."""
+        signals: dict[str, tuple[str, int]] = {}
+        found = []
         for index, step in enumerate(self.workflow.steps):
             path = f"steps[{index}]"
-            found[index].append(self._unary(types, step.method, f"{path}.method"))
+            methods = [self._unary(types, step.method, f"{path}.method")]
             for number, fallback in enumerate(step.fallback):
-                found[index].append(self._unary(types, fallback.method, f"{path}.fallback[{number}].method"))
+                methods.append(self._unary(types, fallback.method, f"{path}.fallback[{number}].method"))
+            undo = self._unary(types, step.undo.method, f"{path}.undo.method")
+            kind = kind_of(step)
+            result = methods[0].output_type if methods[0] is not None else None
+            if kind is StepKind.RUN_WORKFLOW:
+                child = self.children.by_step.get(index)
+                result = types.find_message(child.output_type or EMPTY) if child is not None else None
+            elif kind is StepKind.SLEEP:
+                result = types.find_message(EMPTY)
+            elif kind is StepKind.SIGNAL:
+                result = self._message_type(step.wait_signal.type or EMPTY, f"{path}.wait_signal.type", types)
+                self._check_signal(step.wait_signal, index, signals)
+            found.append(StepTypes(methods, undo, result))
         return found
+
+    def _check_signal(self, given: workflow_pb2.WaitSignal, index: int, signals: dict[str, tuple[str, int]]) -> None:
+        name = given.type or EMPTY
+        first, step = signals.setdefault(given.signal, (name, index))
+        if first != name:
+            self.report.add(
+                f"steps[{index}].wait_signal.type",
+                "INVALID_SETTING",
+                f"steps[{step}] waits for the signal `{given.signal}` with the type {first}, this step with {name}: "
+                "give both the same type, or two names",
+            )
 
     def _unary(self, types: TypePool, name: str, path: str) -> MethodDescriptor | None:
         method = types.find_method(name)
         if method is not None and (method.client_streaming or method.server_streaming):
             self.report.add(path, "STREAMING_METHOD", f"{name} streams; a step calls a unary method")
         return method
-
-    def _expressions(self, names: Names) -> Iterable[Use]:
-        for index, step in enumerate(self.workflow.steps):
-            holders: list[workflow_pb2.Step | workflow_pb2.Fallback] = [step, *step.fallback]
-            for holder in holders:
-                for binding in (*holder.request.values(), holder.whole_request):
-                    yield from (Use(source, index) for source in expressions_in(binding))
-            if step.when:
-                yield Use(step.when, index)
-            if step.expect:
-                yield Use(step.expect, index, names.outputs[index], in_expect=True)
-        for binding in (*self.workflow.output.values(), self.workflow.whole_output):
-            yield from (Use(source, None) for source in expressions_in(binding))
-
-    def _step(
-        self,
-        index: int,
-        step: workflow_pb2.Step,
-        methods: list[MethodDescriptor | None],
-        bindings: BindingCompiler,
-        wiring: Wiring,
-    ) -> tuple[CompiledStep, list[RetryPolicy]]:
-        path = f"steps[{index}]"
-        self._check_codes(step, path)
-        request = self._request(step, methods[0], bindings, f"{path}.", index)
-        targets = [_target(step.method, methods[0], request, bindings.types)]
-        policies = [
-            self._retry(
-                step.retry if step.HasField("retry") else None,
-                methods[0],
-                f"{path}.retry",
-            )
-        ]
-        when = self._condition(step.when, f"{path}.when", index, None, bindings, False)
-        if step.when:
-            wiring.when[index] = when.when_true if when is not None else {}
-            if when is not None:
-                wiring.when_sites[index] = Site(f"{path}.when", when.reads)
-        output_type = methods[0].output_type if methods[0] is not None else None
-        expect = self._condition(step.expect, f"{path}.expect", index, output_type, bindings, True)
-        if expect is not None and (expect.constant or expect.when_true is None):
-            self.report.add(
-                f"{path}.expect",
-                "INVALID_EXPRESSION",
-                "the expression is the same for every output, or never true; test a field of `output`, or leave it out",
-            )
-        if expect is not None and expect.reads:
-            wiring.sites.setdefault(index, []).append(Site(f"{path}.expect", expect.reads))
-        same_request = {step.method}
-        for number, fallback in enumerate(step.fallback):
-            here = f"{path}.fallback[{number}]"
-            method = methods[number + 1]
-            self._check_output_type(methods[0], method, here)
-            if fallback.request or fallback.HasField("whole_request"):
-                built = self._request(fallback, method, bindings, f"{here}.", index)
-            else:
-                if fallback.method in same_request and not fallback.HasField("attempt_timeout"):
-                    self.report.add(
-                        f"{here}.method",
-                        "INVALID_SETTING",
-                        f"{fallback.method} is called with the same request already; give the fallback another method "
-                        "or a request of its own, or raise max_attempts",
-                    )
-                same_request.add(fallback.method)
-                built = self._inherited(step, methods[0], method, request, bindings, f"{here}.", index)
-            targets.append(_target(fallback.method, method, built, bindings.types))
-            own = fallback.retry if fallback.HasField("retry") else step.retry if step.HasField("retry") else None
-            policies.append(
-                self._retry(
-                    own,
-                    method,
-                    f"{here}.retry" if fallback.HasField("retry") else f"{path}.retry",
-                )
-            )
-        found = tuple(one for one in targets if one is not None)
-        output_class = found[0].response_class if found else None
-        return CompiledStep(step.id, found, when, expect, output_class), policies
-
-    def _check_codes(self, step: workflow_pb2.Step, path: str) -> None:
-        for number, fallback in enumerate(step.fallback):
-            failure_match(fallback.codes, fallback.reasons, f"{path}.fallback[{number}]", self.report)
-        for number, branch in enumerate(step.on_failure):
-            failure_match(branch.codes, branch.reasons, f"{path}.on_failure[{number}]", self.report)
-
-    def _retry(
-        self,
-        given: workflow_pb2.RetryPolicy | None,
-        method: MethodDescriptor | None,
-        path: str,
-    ) -> RetryPolicy:
-        if given is None and self.workflow.HasField("retry"):
-            given, path = self.workflow.retry, "retry"
-        return retry_policy(given, _repeatable(method), path, self.report)
-
-    def _request(
-        self,
-        holder: workflow_pb2.Step | workflow_pb2.Fallback,
-        method: MethodDescriptor | None,
-        bindings: BindingCompiler,
-        prefix: str,
-        index: int,
-    ) -> Builder | None:
-        descriptor = method.input_type if method is not None else None
-        if holder.HasField("whole_request"):
-            if holder.request:
-                self.report.add(
-                    f"{prefix}whole_request",
-                    "INVALID_BINDING",
-                    "give either request or whole_request, not both",
-                )
-            return bindings.whole(holder.whole_request, descriptor, Place(f"{prefix}whole_request", index))
-        return bindings.message(holder.request, descriptor, Place(f"{prefix}request", index))
-
-    def _inherited(
-        self,
-        step: workflow_pb2.Step,
-        first: MethodDescriptor | None,
-        method: MethodDescriptor | None,
-        request: Builder | None,
-        bindings: BindingCompiler,
-        prefix: str,
-        index: int,
-    ) -> Builder | None:
-        if method is None or (first is not None and first.input_type.full_name == method.input_type.full_name):
-            return request
-        own_report, own_sites = bindings.report, bindings.sites
-        bindings.report, bindings.sites = Report(), {}
-        self.report, outer = bindings.report, self.report
-        built = self._request(step, method, bindings, prefix, index)
-        found = bindings.report.violations()
-        bindings.report, bindings.sites, self.report = own_report, own_sites, outer
-        for violation in found:
-            if violation.reason not in _ALREADY_REPORTED:
-                self.report.add(violation.path, violation.reason, violation.message)
-        return built
-
-    def _check_output_type(
-        self,
-        first: MethodDescriptor | None,
-        fallback: MethodDescriptor | None,
-        path: str,
-    ) -> None:
-        if first is None or fallback is None:
-            return
-        wanted, given = first.output_type.full_name, fallback.output_type.full_name
-        if wanted != given:
-            self.report.add(
-                f"{path}.method",
-                "FALLBACK_TYPE_MISMATCH",
-                f"the step's output is {wanted}, but the fallback's is {given}",
-            )
-
-    def _condition(
-        self,
-        source: str,
-        path: str,
-        index: int,
-        output_type: Descriptor | None,
-        bindings: BindingCompiler,
-        in_expect: bool,
-    ) -> Expression | None:
-        if not source:
-            return None
-        try:
-            compiled = bindings.expressions.compile(Use(source, index, output_type, in_expect))
-        except ExpressionFault as error:
-            self.report.add(path, error.reason, error.message)
-            if error.reads:
-                bindings.sites.setdefault(index, []).append(Site(path, error.reads, has_default=True))
-            return None
-        if compiled.complete and compiled.type.kind not in ("bool", "dyn"):
-            self.report.add(
-                path,
-                "TYPE_MISMATCH",
-                f"a condition is bool, but the expression is {compiled.type}",
-            )
-        return compiled
 
     def _output(self, bindings: BindingCompiler, output_type: Descriptor | None) -> Builder | None:
         workflow = self.workflow
@@ -407,25 +259,6 @@ class _Check:
     def _edges(self, wiring: Wiring) -> tuple[list[dict[int, str]], list[dict[int, str]]]:
         data = [wiring.reads_from(index) for index in range(len(wiring.ids))]
         return [{**wiring.after[index], **found} for index, found in enumerate(data)], data
-
-
-def _repeatable(method: MethodDescriptor | None) -> bool:
-    return method is not None and method.GetOptions().idempotency_level in _REPEATABLE
-
-
-def _target(
-    name: str, method: MethodDescriptor | None, request: Builder | None, types: TypePool
-) -> CompiledTarget | None:
-    if method is None or request is None:
-        return None
-    request_class: type[Message] = types.message_class(method.input_type)
-    return CompiledTarget(
-        name,
-        request_class,
-        types.message_class(method.output_type),
-        _repeatable(method),
-        request,
-    )
 
 
 def _revision(workflow: workflow_pb2.Workflow, digests: tuple[str, ...]) -> str:

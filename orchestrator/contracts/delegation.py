@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from google.protobuf.descriptor_pb2 import MethodOptions
 
-from orchestrator.contracts.bindings import Builder
+from orchestrator.contracts.builders import Builder
 from orchestrator.contracts.compiled import CompiledStep, CompiledTarget
 from orchestrator.contracts.descriptors import Contract, TypePool
 from orchestrator.contracts.merge import merge

@@ -24,7 +24,7 @@ from google.protobuf import (
     type_pb2,
     wrappers_pb2,
 )
-from google.protobuf.descriptor import Descriptor, MethodDescriptor
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, MethodDescriptor
 from google.protobuf.descriptor_pb2 import (
     FileDescriptorProto,
     FileDescriptorSet,
@@ -258,6 +258,14 @@ class TypePool:
         self._constants: dict[str, list[str]] | None = None
         self._classes: dict[str, type[Message]] = {}
 
+    def add(self, file: FileDescriptorProto) -> None:
+        """Adds a file whose imports are there. No hint names its messages. Raises InvalidContract."""
+        try:
+            self.pool.AddSerializedFile(file.SerializeToString())
+            self.pool.FindFileByName(file.name)
+        except (TypeError, ValueError, KeyError) as error:
+            raise InvalidContract(f"the file {file.name} cannot be added to the types of the workflow") from error
+
     def find_message(self, name: str) -> Descriptor | None:
         """Returns the message type of this full name, or None."""
         try:
@@ -265,12 +273,17 @@ class TypePool:
         except KeyError:
             return None
 
-    def enum_values(self, name: str) -> list[str] | None:
-        """Returns the names of the values of the enum of this full name; None where there is no such enum."""
+    def find_enum(self, name: str) -> EnumDescriptor | None:
+        """Returns the enum of this full name, or None."""
         try:
-            return [value.name for value in self.pool.FindEnumTypeByName(name).values]
+            return self.pool.FindEnumTypeByName(name)
         except KeyError:
             return None
+
+    def enum_values(self, name: str) -> list[str] | None:
+        """Returns the names of the values of the enum of this full name; None where there is no such enum."""
+        enum = self.find_enum(name)
+        return None if enum is None else [value.name for value in enum.values]
 
     def constants_called(self, value: str) -> list[str]:
         """Returns the full names, as expressions write them, of the enum values of this name."""

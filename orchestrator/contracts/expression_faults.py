@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.facts import ROOTS, bound_names, children, name_of
+from orchestrator.contracts.local_names import PLACES, Locals
 from orchestrator.contracts.paths import Names
 from orchestrator.contracts.syntax import Call, Comprehension, Const, Node
 from orchestrator.contracts.types import DURATION, TIMESTAMP
@@ -75,10 +76,10 @@ def _place(line: int, column: int, lines: int) -> str:
     return f"line {line}, column {column}" if lines > 1 else f"column {column}"
 
 
-def type_fault(text: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
+def type_fault(text: str, root: Node, names: Names, types: TypePool, visible: Locals) -> str:
     """Returns what is wrong with an expression that can be parsed but does not pass the checks of types.
 
-    `in_expect`: it also sees `output`.
+    `visible` are the local names that it can read.
     """
     found = _ERROR_LINE.findall(text)
     if not found:
@@ -86,12 +87,12 @@ def type_fault(text: str, root: Node, names: Names, types: TypePool, in_expect: 
     line, column, message = found[0]
     if unknown := _unknown_constant(root, types):
         return unknown
-    return f"line {line}, column {int(column)}: {_explained(message, root, names, types, in_expect)}"
+    return f"line {line}, column {int(column)}: {_explained(message, root, names, types, visible)}"
 
 
-def _explained(message: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
+def _explained(message: str, root: Node, names: Names, types: TypePool, visible: Locals) -> str:
     if found := _UNDECLARED.search(message):
-        return _undeclared(found.group(1), root, names, types, in_expect)
+        return _undeclared(found.group(1), root, names, types, visible)
     if found := _NO_FIELD.search(message):
         descriptor = types.find_message(found.group(2))
         hint = closest(found.group(1), descriptor.fields_by_name) if descriptor is not None else ""
@@ -149,21 +150,23 @@ def _unknown_constant(root: Node, types: TypePool) -> str:
     return ""
 
 
-def _undeclared(name: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
+def _undeclared(name: str, root: Node, names: Names, types: TypePool, visible: Locals) -> str:
     functions = dict(_called(root))
     if name in functions:
         path = functions[name]
         if path in _FUNCTIONS:
             return f"the function `{path}` is not called in this way"
         return f"there is no function `{path}`{closest_dotted(path, _FUNCTIONS)}"
-    hint = _meant(name, root, names, types, in_expect)
+    if name.partition(".")[0] in PLACES and name.partition(".")[0] not in names.steps:
+        return f"there is no `{name}` here: it is there only in {PLACES[name.partition('.')[0]]}"
+    hint = _meant(name, root, names, types, visible)
     for function in () if hint else functions:
         if function[0].isalpha() and function not in _METHODS and (near := closest(function, _METHODS)):
             return f"there is no function `{function}`{near}"
     return f"there is no `{name}` here{hint or _START}"
 
 
-def _meant(name: str, root: Node, names: Names, types: TypePool, in_expect: bool) -> str:
+def _meant(name: str, root: Node, names: Names, types: TypePool, visible: Locals) -> str:
     if not hints_are_left():
         return ""
     first, _, rest = name.partition(".")
@@ -179,7 +182,7 @@ def _meant(name: str, root: Node, names: Names, types: TypePool, in_expect: bool
     fields = names.input_type.fields_by_name if names.input_type is not None else {}
     if first in fields:
         return did_you_mean(f"input.{name}")
-    if near := nearest(first, {one: one for one in (*(ROOTS if in_expect else ROOTS[:2]), *bound_names(root))}):
+    if near := nearest(first, {one: one for one in (*ROOTS[:2], *visible, *bound_names(root))}):
         return did_you_mean(near + behind)
     if rest and (near := types.closest_constant(name)):
         return did_you_mean(near)

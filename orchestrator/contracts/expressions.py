@@ -7,12 +7,11 @@ none of its texts reaches a caller when an expression runs.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from orchestrator.contracts import cel_library as cel
@@ -38,6 +37,7 @@ from orchestrator.contracts.facts import (
     names_in,
     reads_of,
 )
+from orchestrator.contracts.local_names import PREVIOUS, Locals, locals_key
 from orchestrator.contracts.paths import InvalidName, Names
 from orchestrator.contracts.reads import Facts, Read
 from orchestrator.contracts.scope import Scope
@@ -101,6 +101,11 @@ class Expression:
     _types: TypePool | None = None
 
     @property
+    def reads_previous(self) -> bool:
+        """Tells whether the expression reads the output of the iteration before."""
+        return any(variable.name.partition(".")[0] == PREVIOUS for variable in self._variables)
+
+    @property
     def constant(self) -> bool:
         """Tells whether the expression reads nothing."""
         return self.complete and not self._variables
@@ -109,14 +114,14 @@ class Expression:
         """Returns None where the value can go into `target`, else a hint at the cure, which may be ""."""
         return mismatch(target, self.type, self.enum)
 
-    def evaluate(self, scope: Scope, output: Message | None = None) -> Any:
-        """Returns CEL's value of the expression; `output` is the step's own. Raises EvaluationFailed."""
+    def evaluate(self, scope: Scope) -> Any:
+        """Returns CEL's value of the expression. Raises EvaluationFailed."""
         data: dict[str, Any] = {}
         size = 0
         for variable in self._variables:
             if variable.step is not None and scope.outputs[variable.step] is None:
                 continue
-            value = variable.read(scope, output)
+            value = variable.read(scope)
             if variable.message:
                 length = value.ByteSize()
                 if length > PRUNE_BYTES and variable.fields is not None:
@@ -166,9 +171,9 @@ class Expression:
                     f"the expression reads more than {limits.elements} elements of lists: use a step for this"
                 )
 
-    def truth(self, scope: Scope, output: Message | None = None) -> bool:
+    def truth(self, scope: Scope) -> bool:
         """Evaluates a condition. Raises EvaluationFailed, also where the value is not a bool."""
-        value = plain(self.evaluate(scope, output))
+        value = plain(self.evaluate(scope))
         if not isinstance(value, bool):
             raise EvaluationFailed("the condition is neither true nor false")
         return value
@@ -202,20 +207,21 @@ def _run_time_fault(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One expression of a workflow: read by the step `reader` (None: the run's output).
-
-    `in_expect` makes `output`, of the type `own_output`, visible.
-    """
+    """One expression of a workflow: read by the step `reader` (None: the run's output), where `visible` can be read."""
 
     source: str
     reader: int | None
-    own_output: Descriptor | None = None
-    in_expect: bool = False
+    visible: Locals = field(default_factory=dict)
 
     @property
     def environment(self) -> str:
-        """Key of the environment that it is compiled in: `output` has one type in each."""
-        return self.own_output.full_name if self.in_expect and self.own_output is not None else ""
+        """Key of the environment that it is compiled in: a local name has one type in each."""
+        return locals_key(self.visible)
+
+    @property
+    def roots(self) -> frozenset[str]:
+        """Names that it can start from, and `output`, whose absence is told."""
+        return frozenset({*ROOTS, *self.visible})
 
 
 @dataclass(slots=True)
@@ -251,12 +257,22 @@ class ExpressionCompiler:
                 continue
             parsed.append((use, root))
             tested = self._environment(use).tested
-            tested.update(".".join(name.parts) for name in names_in(root) if name.tested)
+            tested.update(".".join(name.parts) for name in names_in(root, use.roots) if name.tested)
         for use, root in parsed:
             try:
                 self._declare(use, root)
             except (InvalidName, UnknownType):
                 continue
+
+    def steps_named(self, source: str) -> Iterator[str]:
+        """Yields the ids of the steps that an expression reads, known or not."""
+        try:
+            root = self._parse(source)
+        except ExpressionFault:
+            return
+        for name in names_in(root, frozenset({"steps"})):
+            if len(name.parts) > 1:
+                yield name.parts[1]
 
     def plain_name(self, source: str) -> str | None:
         """Returns the name, such as `input.a.b`, where the expression is nothing else; else None."""
@@ -285,7 +301,7 @@ class ExpressionCompiler:
         except TooCostly as error:
             raise ExpressionFault("EXPRESSION_TOO_COSTLY", str(error), reads) from None
         except (RuntimeError, MalformedWire, RecursionError) as error:
-            message = type_fault(str(error), root, self._names, self._types, use.in_expect)
+            message = type_fault(str(error), root, self._names, self._types, use.visible)
             raise ExpressionFault("INVALID_EXPRESSION", message, reads) from None
         return Expression(
             use.source,
@@ -305,8 +321,8 @@ class ExpressionCompiler:
 
     def _declare(self, use: Use, root: Node) -> tuple[Variable, ...]:
         environment = self._environment(use)
-        table = VariableTable(self._types, self._names, use.reader, use.own_output, use.in_expect, environment.tested)
-        self._check_names(root, table)
+        table = VariableTable(self._types, self._names, use.reader, use.visible, environment.tested)
+        self._check_names(root, table, use.roots)
         for variable in table.found.values():
             if variable.name not in environment.types:
                 environment.types[variable.name] = variable.type
@@ -353,9 +369,9 @@ class ExpressionCompiler:
             raise ExpressionFault("INVALID_EXPRESSION", syntax_fault(str(error), source)) from None
         return root
 
-    def _check_names(self, root: Node, table: VariableTable) -> None:
+    def _check_names(self, root: Node, table: VariableTable, roots: frozenset[str]) -> None:
         for bound in bound_names(root):
-            if bound in ROOTS:
+            if bound in roots:
                 raise InvalidName("INVALID_EXPRESSION", f"a loop variable cannot be called `{bound}`")
         for literal in misspelt_states(root):
             raise InvalidName(
@@ -363,7 +379,7 @@ class ExpressionCompiler:
                 f"a step's state is 'SUCCEEDED', 'FAILED' or 'SKIPPED', never '{literal}'",
             )
         unknown = False
-        for name in names_in(root):
+        for name in names_in(root, roots):
             try:
                 table.add(name)
             except UnknownType:

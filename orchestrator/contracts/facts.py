@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from orchestrator.contracts.local_names import PLACES
 from orchestrator.contracts.paths import STATE_FLAGS
 from orchestrator.contracts.reads import ANY_STATE, NO_FACTS, Facts, Read, both, either
 from orchestrator.contracts.scope import EndState
@@ -24,7 +25,9 @@ from orchestrator.contracts.syntax import (
 )
 
 ROOTS = ("input", "steps", "output")
-"""Names that expressions can start from."""
+"""Names that expressions can start from; where there are local names, from these too."""
+
+_NO_CONSTANTS = frozenset({*ROOTS, *PLACES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,28 +70,28 @@ def children(node: Node) -> tuple[Node, ...]:
     return ()
 
 
-def names_in(node: Node, bound: frozenset[str] = frozenset()) -> Iterator[Name]:
-    """Yields the longest dotted names from ROOTS, those of loop variables left out."""
+def names_in(node: Node, roots: frozenset[str], bound: frozenset[str] = frozenset()) -> Iterator[Name]:
+    """Yields the longest dotted names that start from one of `roots`, those of loop variables left out."""
     name = name_of(node)
     if name is not None:
-        if name.parts[0] in ROOTS and name.parts[0] not in bound:
+        if name.parts[0] in roots and name.parts[0] not in bound:
             yield name
         return
     if isinstance(node, Call) and node.function == "_?._" and len(node.arguments) == 2:
         operand, wanted = node.arguments
         base = name_of(operand)
         if base is not None and isinstance(wanted, Const) and isinstance(wanted.value, str):
-            if base.parts[0] in ROOTS and base.parts[0] not in bound:
+            if base.parts[0] in roots and base.parts[0] not in bound:
                 yield Name((*base.parts, wanted.value), tested=True)
             return
     if isinstance(node, Comprehension):
-        yield from names_in(node.range_, bound)
+        yield from names_in(node.range_, roots, bound)
         inner = bound | {*node.variables, node.accumulator}
         for part in (node.initial, node.condition, node.step, node.result):
-            yield from names_in(part, inner)
+            yield from names_in(part, roots, inner)
         return
     for child in children(node):
-        yield from names_in(child, bound)
+        yield from names_in(child, roots, bound)
 
 
 def bound_names(node: Node) -> Iterator[str]:
@@ -205,14 +208,14 @@ def _is_something(node: Node) -> bool:
     if isinstance(node, Const):
         return bool(node.value)
     name = name_of(node)
-    return name is not None and name.parts[0] not in ROOTS and len(name.parts) > 1 and name.parts[-1] != "OK"
+    return name is not None and name.parts[0] not in _NO_CONSTANTS and len(name.parts) > 1 and name.parts[-1] != "OK"
 
 
 def _is_nothing(node: Node) -> bool:
     if isinstance(node, Const):
         return not node.value and node.value is not None
     name = name_of(node)
-    return name is not None and name.parts[0] not in ROOTS and name.parts[-1] == "OK"
+    return name is not None and name.parts[0] not in _NO_CONSTANTS and name.parts[-1] == "OK"
 
 
 def misspelt_states(node: Node) -> Iterator[str]:

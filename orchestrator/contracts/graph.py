@@ -270,7 +270,7 @@ def _cure(site: Site, read: Read, wiring: Wiring, without_when: bool) -> str:
     if mask & EndState.FAILED:
         causes.append("may fail without ending the run")
     cures = [f"test `steps.{name}.succeeded` in an expression"]
-    if not site.path.endswith((".when", ".expect")):
+    if not site.path.endswith((".when", ".expect", ".until")):
         cures.insert(0, "give a default_value")
     if not without_when:
         cures.append(f"run this step only `when: steps.{name}.succeeded`")

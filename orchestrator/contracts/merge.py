@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from baton.v1 import failure_pb2
-from google.protobuf import any_pb2
+from google.protobuf import any_pb2, duration_pb2, empty_pb2, timestamp_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
     EnumDescriptorProto,
@@ -60,8 +60,13 @@ class _Taken:
     file: FileDescriptorProto
 
 
-def merge(parts: Sequence[tuple[str, Contract]], own_types: FileDescriptorSet | None = None) -> TypePool:
-    """Returns the pool of the types of all `parts` (worker name, contract), of a workflow's own and of failures.
+def merge(
+    parts: Sequence[tuple[str, Contract]],
+    own_types: FileDescriptorSet | None = None,
+    more: Sequence[tuple[str, Iterable[FileDescriptorProto]]] = (),
+) -> TypePool:
+    """Returns the pool of the types of all `parts` (worker name, contract), of `more` files (owner, files), of a
+    workflow's own types and of failures.
 
     Raises ContractConflict where two of them cannot live together, InvalidContract where `own_types` is not valid.
     """
@@ -69,6 +74,7 @@ def merge(parts: Sequence[tuple[str, Contract]], own_types: FileDescriptorSet | 
     sources: list[tuple[str, Iterable[FileDescriptorProto]]] = [
         (name, FileDescriptorSet.FromString(contract.files).file) for name, contract in parts
     ]
+    sources += more
     if own_types is not None:
         sources.append((OWN_TYPES, own_types.file))
     sources.append((_BATON, _baton_files()))
@@ -90,7 +96,7 @@ def merge(parts: Sequence[tuple[str, Contract]], own_types: FileDescriptorSet | 
 
 
 def _baton_files() -> list[FileDescriptorProto]:
-    modules: tuple[Any, ...] = (any_pb2, code_pb2, failure_pb2)
+    modules: tuple[Any, ...] = (any_pb2, duration_pb2, empty_pb2, timestamp_pb2, code_pb2, failure_pb2)
     return [FileDescriptorProto.FromString(module.DESCRIPTOR.serialized_pb) for module in modules]
 
 

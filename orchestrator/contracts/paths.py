@@ -8,13 +8,14 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from orchestrator.contracts.local_names import NO_LOCALS, PLACES, Local, Locals
 from orchestrator.contracts.scope import EndState, Scope
 from orchestrator.contracts.types import (
     BOOL,
@@ -90,9 +91,9 @@ class Names:
 class Source:
     """A resolved name.
 
-    `step` is None for the input. `kind` is "input", "output", "state", a key of STATE_FLAGS, or "failure". `fields` go
-    down from the root message, of the type `root`. `type` is None where it cannot be known because the step's method is
-    unknown.
+    `step` is None for the input and for local names. `kind` is "input", "output", "state", a key of STATE_FLAGS,
+    "failure", or the local name. `fields` go down from the root message, of the type `root`. `type` is None where it
+    cannot be known because the step's method is unknown.
     """
 
     text: str
@@ -101,10 +102,11 @@ class Source:
     fields: tuple[FieldDescriptor, ...]
     type: ValueType | None
     root: Descriptor | None = None
+    local: Local | None = None
 
 
-def resolve_path(text: str, names: Names, reader: int | None) -> Source:
-    """Resolves a path read by the step of index `reader` (None: the run's output).
+def resolve_path(text: str, names: Names, reader: int | None, visible: Locals = NO_LOCALS) -> Source:
+    """Resolves a path read by the step of index `reader` (None: the run's output) where `visible` can be read.
 
     Raises InvalidName, with the reason INVALID_PATH, UNKNOWN_STEP, UNKNOWN_FIELD or CYCLE.
     """
@@ -121,6 +123,12 @@ def resolve_path(text: str, names: Names, reader: int | None) -> Source:
                 f"`{text}` reads the input, but the workflow has no input_type",
             )
         return _source(text, "input", None, names.input_type, parts[1:])
+    if parts[0] in visible:
+        return _local_source(text, visible[parts[0]], parts)
+    if parts[0] in PLACES and parts[0] not in names.steps:
+        raise InvalidName(
+            "INVALID_PATH", f"`{text}` is read where there is no `{parts[0]}`: it is there only in {PLACES[parts[0]]}"
+        )
     if parts[0] != "steps" or len(parts) < 3:
         hint = closest(parts[0], ("input", "steps")) if parts[0] != "steps" else ""
         if not hint and parts[0] in names.steps:
@@ -131,6 +139,14 @@ def resolve_path(text: str, names: Names, reader: int | None) -> Source:
         )
     index = names.step(parts[1], reader)
     return _step_source(text, names, index, parts)
+
+
+def _local_source(text: str, local: Local, parts: Sequence[str]) -> Source:
+    if local.type is not None and local.type.message is None and len(parts) > 1:
+        raise InvalidName("INVALID_PATH", f"`{text}` goes into `{parts[0]}`, which is {local.type}: it has no fields")
+    if local.type is None or local.type.message is None:
+        return Source(text, parts[0], None, (), local.type, local=local)
+    return replace(_source(text, parts[0], None, local.type.message, parts[1:]), local=local)
 
 
 def _step_source(text: str, names: Names, index: int, parts: Sequence[str]) -> Source:
@@ -202,6 +218,8 @@ def _present(read_parent: Read, name: str) -> Read:
 
 def root_reader(source: Source, names: Names) -> Read:
     """Returns what reads the message or the value that the source starts from."""
+    if source.local is not None:
+        return source.local.read
     index = source.step
     if index is None:
         return _read_input

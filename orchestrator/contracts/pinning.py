@@ -9,6 +9,7 @@ from functools import lru_cache
 from baton.v1 import workflow_pb2
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
+from orchestrator.contracts.children import TypeSource
 from orchestrator.contracts.descriptors import Contract, InvalidContract, TypePool, message_names
 from orchestrator.contracts.merge import OWN_TYPES, ContractConflict, merge
 from orchestrator.contracts.violations import Report, closest, did_you_mean, hints_are_left, nearest
@@ -42,7 +43,7 @@ class Pinned:
 
 def pin(workflow: workflow_pb2.Workflow, contracts: Sequence[tuple[str, Contract]], report: Report) -> Pinned:
     """Returns the contracts of every worker that serves a method of the workflow, and of those that define its input
-    or output type where none of these does. Reports methods that nobody serves."""
+    or output type, or that of a signal, where none of these does. Reports methods that nobody serves."""
     serving: dict[str, list[tuple[str, Contract]]] = {}
     for worker, contract in contracts:
         for name, _ in contract.methods():
@@ -59,11 +60,8 @@ def pin(workflow: workflow_pb2.Workflow, contracts: Sequence[tuple[str, Contract
         for worker, contract in found:
             pinned.add(worker, contract, path)
     own = {name for file in workflow.types.file for name in message_names(file)}
-    for path, name in (
-        ("input_type", workflow.input_type),
-        ("output_type", workflow.output_type),
-    ):
-        if not name or name in own or any(name in _message_names(one) for one in pinned.parts.values()):
+    for name, path in _types_named(workflow).items():
+        if name in own or any(name in _message_names(one) for one in pinned.parts.values()):
             continue
         for worker, contract in contracts:
             if name in _message_names(contract):
@@ -74,9 +72,23 @@ def pin(workflow: workflow_pb2.Workflow, contracts: Sequence[tuple[str, Contract
 
 def _uses(workflow: workflow_pb2.Workflow) -> Iterable[tuple[str, str]]:
     for index, step in enumerate(workflow.steps):
-        yield f"steps[{index}].method", step.method
+        if step.method:
+            yield f"steps[{index}].method", step.method
         for number, fallback in enumerate(step.fallback):
             yield f"steps[{index}].fallback[{number}].method", fallback.method
+        if step.HasField("undo"):
+            yield f"steps[{index}].undo.method", step.undo.method
+
+
+def _types_named(workflow: workflow_pb2.Workflow) -> dict[str, str]:
+    """Returns the message types that the workflow names itself, each with the path of the first place."""
+    found: dict[str, str] = {}
+    places = [("input_type", workflow.input_type), ("output_type", workflow.output_type)]
+    places += [(f"steps[{index}].wait_signal.type", step.wait_signal.type) for index, step in enumerate(workflow.steps)]
+    for path, name in places:
+        if name:
+            found.setdefault(name, path)
+    return found
 
 
 def _unknown_method(path: str, method: str, services: dict[str, list[str]], report: Report) -> None:
@@ -112,13 +124,16 @@ def _simple(service: str) -> str:
     return service.rpartition(".")[2].removesuffix("Service")
 
 
-def merge_pinned(pinned: Pinned, workflow: workflow_pb2.Workflow, report: Report) -> TypePool | None:
+def merge_pinned(
+    pinned: Pinned, workflow: workflow_pb2.Workflow, children: Sequence[TypeSource], report: Report
+) -> TypePool | None:
     """Returns the merged types; None, with a violation, where the contracts cannot live together."""
     own = workflow.types if workflow.HasField("types") else None
     try:
-        return merge(pinned.unique(), own)
+        return merge(pinned.unique(), own, [(child.owner, child.files) for child in children])
     except ContractConflict as error:
-        path = "types" if error.second == OWN_TYPES else pinned.paths.get(error.second, "types")
+        paths = {**pinned.paths, **{child.owner: child.path for child in children}}
+        path = "types" if error.second == OWN_TYPES else paths.get(error.second, "types")
         report.add(path, "CONTRACT_CONFLICT", str(error))
     except InvalidContract as error:
         report.add("types", "INVALID_CONTRACT", str(error))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -18,34 +19,48 @@ class EndState(enum.IntEnum):
 
 
 class Scope:
-    """Input of a run and the ends of its steps, by index.
+    """Input of a run and the ends of its steps, by index; in a scope of `for_part`, also what one place alone can read.
 
     Messages are shared, never copied: whoever puts one in must not change it afterwards. `states[i]` is None until step
     i has ended, `outputs[i]` is None unless it succeeded.
     """
 
-    __slots__ = ("failures", "input", "outputs", "states")
+    __slots__ = ("failures", "index", "input", "item", "iteration", "key", "output", "outputs", "previous", "states")
 
     def __init__(self, step_count: int, run_input: Message | None) -> None:
         self.input = run_input
         self.states: list[EndState | None] = [None] * step_count
         self.outputs: list[Message | None] = [None] * step_count
         self.failures: dict[int, Failure] = {}
+        self.item: Any = None
+        self.key: Any = None
+        self.previous: Message | None = None
+        self.output: Message | None = None
+        self.index = self.iteration = 0
 
     def for_part(
         self,
         *,
-        item: object = None,
+        item: Any = None,
         index: int = 0,
-        key: object = None,
+        key: Any = None,
         previous: Message | None = None,
         iteration: int = 0,
         output: Message | None = None,
     ) -> Scope:
-        """Returns what the request of one item, iteration or undo call can read: all that the run's can, which is
-        shared, and what is given here."""
-        part = Scope(0, self.input)
-        part.states, part.outputs, part.failures = self.states, self.outputs, self.failures
+        """Returns a scope of one item, iteration or undo call, which shares input and ends with this one.
+
+        `index` counts from 0, `iteration` from 1. `previous` is None in the first iteration; `output` is the step's
+        own. What is not given is as in this scope.
+        """
+        part = Scope.__new__(Scope)
+        part.input, part.states, part.outputs, part.failures = self.input, self.states, self.outputs, self.failures
+        part.item = self.item if item is None else item
+        part.index = index or self.index
+        part.key = self.key if key is None else key
+        part.previous = self.previous if previous is None else previous
+        part.iteration = iteration or self.iteration
+        part.output = self.output if output is None else output
         return part
 
     def set_succeeded(self, index: int, output: Message) -> None:

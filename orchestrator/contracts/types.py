@@ -101,6 +101,7 @@ class ValueType:
 
 STRING = ValueType(Kind.SCALAR, "string")
 BOOL = ValueType(Kind.SCALAR, "bool")
+INT32 = ValueType(Kind.SCALAR, "int32")
 
 
 def is_map(field: FieldDescriptor) -> bool:

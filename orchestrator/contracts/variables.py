@@ -20,6 +20,7 @@ from google.protobuf.message import Message
 from orchestrator.contracts import cel_library as cel
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.facts import Name
+from orchestrator.contracts.local_names import PLACES, Local, Locals
 from orchestrator.contracts.paths import (
     STATE_FLAGS,
     STEP_NAMES,
@@ -29,14 +30,14 @@ from orchestrator.contracts.paths import (
     root_reader,
 )
 from orchestrator.contracts.scope import Scope
-from orchestrator.contracts.types import SPECIAL
+from orchestrator.contracts.types import SPECIAL, Kind, ValueType
 from orchestrator.contracts.violations import closest
 
 PRUNE_BYTES = 4 * 1024
 """Messages larger than this are cut to the fields in use before CEL copies them."""
 
-Read = Callable[[Scope, Message | None], Any]
-"""Reads a variable from a scope and the step's own output."""
+Read = Callable[[Scope], Any]
+"""Reads a variable from a scope."""
 
 
 @dataclass(slots=True)
@@ -70,17 +71,15 @@ class VariableTable:
     types: TypePool
     names: Names
     reader: int | None
-    own_output: Descriptor | None
-    in_expect: bool
+    visible: Locals
     tested: set[str] = field(default_factory=set)
     found: dict[str, Variable] = field(default_factory=dict)
 
     def add(self, name: Name) -> None:
         """Declares the variable that a name needs. Raises InvalidName or UnknownType."""
-        parts = name.parts
-        root = parts[0]
-        if root == "output":
-            self._add_output(name)
+        root = name.parts[0]
+        if root in self.visible:
+            self._add_local(name, self.visible[root])
         elif root == "input":
             if not self.names.input_declared:
                 raise InvalidName(
@@ -88,23 +87,22 @@ class VariableTable:
                     "the expression reads the input, but there is no input_type",
                 )
             source = Source("input", "input", None, (), None)
-            self._descend(
-                name,
-                1,
-                self.names.input_type,
-                _plain(root_reader(source, self.names)),
-                None,
-            )
-        else:
+            self._descend(name, 1, self.names.input_type, root_reader(source, self.names), None)
+        elif root == "steps":
             self._add_step(name)
+        else:
+            raise InvalidName("INVALID_EXPRESSION", f"there is no `{root}` here: it is there only in {PLACES[root]}")
 
-    def _add_output(self, name: Name) -> None:
-        if not self.in_expect:
-            raise InvalidName(
-                "INVALID_EXPRESSION",
-                "`output` is the step's own output, which only `expect` sees; use steps.ID.output",
-            )
-        self._descend(name, 1, self.own_output, lambda scope, output: output, None)
+    def _add_local(self, name: Name, local: Local) -> None:
+        root = name.parts[0]
+        if local.type is None:
+            raise UnknownType
+        if local.type.message is not None:
+            self._descend(name, 1, local.type.message, local.read, None)
+            return
+        if len(name.parts) > 1:
+            raise InvalidName("INVALID_EXPRESSION", f"`{root}` is {local.type} and has no fields")
+        self._put(Variable(root, _scalar_type(local.type), local.read, enum=local.type.enum))
 
     def _add_step(self, name: Name) -> None:
         parts = name.parts
@@ -123,7 +121,7 @@ class VariableTable:
                 "INVALID_EXPRESSION",
                 f"a step has {', '.join(STEP_NAMES)}, but no `{kind}`{hint}",
             )
-        read = _plain(root_reader(Source(text, kind, index, (), None), self.names))
+        read = root_reader(Source(text, kind, index, (), None), self.names)
         if kind == "output":
             self._descend(name, 3, self.names.outputs[index], read, index)
         elif kind == "failure":
@@ -210,12 +208,20 @@ def _leaf_type(leaf: FieldDescriptor) -> cel.Type:
     return cel.Type.BYTES if leaf.type == FieldDescriptor.TYPE_BYTES else _cel_scalars()[leaf.cpp_type]
 
 
-def _plain(read: Callable[[Scope], Any]) -> Read:
-    return lambda scope, output: read(scope)
+def _scalar_type(kind: ValueType) -> cel.Type:
+    return _named_scalars()[kind.name] if kind.kind is Kind.SCALAR else cel.Type.INT
+
+
+@cache
+def _named_scalars() -> dict[str, cel.Type]:
+    found = {"double": cel.Type.DOUBLE, "float": cel.Type.DOUBLE, "bool": cel.Type.BOOL}
+    found |= {"string": cel.Type.STRING, "bytes": cel.Type.BYTES}
+    found |= dict.fromkeys(("int32", "int64"), cel.Type.INT)
+    return found | dict.fromkeys(("uint32", "uint64"), cel.Type.UINT)
 
 
 def _deeper(read: Read, get: Callable[[Any], Any]) -> Read:
-    return lambda scope, output: get(read(scope, output))
+    return lambda scope: get(read(scope))
 
 
 def prune(message: Message, fields: set[str]) -> Message:
