@@ -20,6 +20,7 @@ from baton.v1 import (
     worker_service_pb2,
     worker_service_pb2_grpc,
     workflow_pb2,
+    workflow_service_pb2,
     workflow_service_pb2_grpc,
 )
 from google.protobuf import json_format
@@ -79,6 +80,11 @@ class Baton:
     async def worker(self, name: str) -> worker_pb2.Worker:
         """Reads a worker."""
         return (await self.workers.GetWorker(worker_service_pb2.GetWorkerRequest(worker=name), timeout=20)).worker
+
+    async def apply(self, definition: dict[str, Any]) -> workflow_pb2.WorkflowRevision:
+        """Applies a workflow."""
+        request = workflow_service_pb2.ApplyWorkflowRequest(workflow=workflow(definition))
+        return (await self.workflows.ApplyWorkflow(request, timeout=20, wait_for_ready=True)).revision
 
     async def submit(
         self,
