@@ -29,7 +29,7 @@ from orchestrator.engine.inspect import FULL, RunReader
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import from_failure, to_any
 from orchestrator.engine.ownership import AnsweredElsewhere, CancelElsewhere, Ownership, RunElsewhere
-from orchestrator.engine.ports import RunStore
+from orchestrator.engine.ports import ReplicaStore, RunStore
 from orchestrator.engine.submit import Child, Submitter
 
 _LOGGER = logging.getLogger(__name__)
@@ -64,15 +64,18 @@ class ChildRuns:
         submitter: Submitter,
         reader: RunReader,
         runs: RunStore,
+        replicas: ReplicaStore,
         ownership: Ownership,
         cancel_elsewhere: CancelElsewhere,
     ) -> None:
         self._driver, self._submitter, self._reader, self._runs = driver, submitter, reader, runs
+        self._replicas = replicas
         self._ownership, self._cancel_elsewhere = ownership, cancel_elsewhere
         self._followed: dict[RunKey, _Followed] = {}
         self._begun: set[RunKey] = set()  # Known to be there.
         self._to_begin: asyncio.Queue[_Followed] = asyncio.Queue()
         self._to_cancel: dict[RunKey, Caller] = {}
+        self._to_poke: list[RunKey] = []  # Parents that are parked, or driven elsewhere.
 
     def follow(self, live: LiveRun, step: int, awaited: RunAwaited) -> None:
         """Takes on a step that waits for its child run; its wait need not be durable yet."""
@@ -97,6 +100,8 @@ class ChildRuns:
             run = live.run
             payload = run.output if run.failure is None else None
             self._tell(followed, run.failure, payload)
+        elif live.run.parent_run_id:
+            self._to_poke.append(RunKey(live.key.namespace, UUID(live.run.parent_run_id)))
 
     def forget_all(self) -> None:
         """Drops everything: the lease is lost."""
@@ -178,6 +183,7 @@ class ChildRuns:
             try:
                 await self._look()
                 await self._cancel()
+                await self._poke()
                 if looks % LOOKS_AT_PARENTS == 0:
                     await self._look_at_parents()
             except errors.DatabaseUnavailable:
@@ -221,6 +227,15 @@ class ChildRuns:
             except (errors.RunNotFound, AnsweredElsewhere):
                 pass  # It was never submitted, or has ended.
             self._to_cancel.pop(key, None)
+
+    async def _poke(self) -> None:
+        keys, self._to_poke = self._to_poke[:LOOKED_AT], self._to_poke[LOOKED_AT:]
+        if keys:
+            try:
+                await self._replicas.poke(keys)
+            except errors.DatabaseUnavailable:
+                self._to_poke += keys
+                raise
 
     async def _look_at_parents(self) -> None:
         """Cancels children whose parent has ended without telling them: its replica died on the way."""

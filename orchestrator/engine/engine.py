@@ -150,7 +150,7 @@ class Engine:
         self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
         self._children = ChildRuns(
-            self._driver, self._submitter, self._reader, stores.runs, self._ownership, cancel_elsewhere
+            self._driver, self._submitter, self._reader, stores.runs, stores.replicas, self._ownership, cancel_elsewhere
         )
         self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
         self._driver.on_end = self._run_ended

@@ -279,7 +279,7 @@ class RunReader:
 
     def render_step(self, live: LiveRun, index: int, view: int) -> run_pb2.RunStep:
         """Renders one step of a run in memory, whose events are durable."""
-        return render_steps(live.run, live.key.run_id, index, 1, view, self._wait_reasons(live.key))[0]
+        return render_steps(live.run, live.key.run_id, index, 1, view, self._wait_reasons(live.key, live.run))[0]
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
         message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key, live.run))

@@ -34,6 +34,10 @@ PARK_RUNS = 500
 """Most runs that are parked by one statement."""
 
 
+CHILD_LOOK_US = 60_000_000
+"""How often a parked run that waits for child runs is woken to look at them."""
+
+
 class Parker:
     """Parks runs of this replica. `on_doubt` is called where it is not known which were parked."""
 
@@ -85,6 +89,9 @@ class Parker:
         times = [timer.due_time for key, timer in live.timers.items() if steps[key.step].state not in ENDED_STEP]
         wake_time = min(times, default=live.run_timer.due_time)
         wake_time = min(wake_time, live.run_timer.due_time)
+        if live.children:
+            # The end of a child pokes its parent; should that be lost, the parent looks for itself.
+            wake_time = min(wake_time, self._clock.now() + CHILD_LOOK_US)
         if wake_time <= soon:
             return None
         for step in steps:
