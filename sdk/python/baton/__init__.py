@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from baton.client import Client as Client
     from baton.conditions import Condition as Condition
     from baton.conditions import cond as cond
+    from baton.delegation import blocking as blocking
+    from baton.delegation import delegate as delegate
     from baton.errors import BatonError as BatonError
     from baton.errors import BindError as BindError
     from baton.errors import CallTimeout as CallTimeout
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from baton.errors import RunCancelled as RunCancelled
     from baton.errors import RunFailed as RunFailed
     from baton.errors import RunNotSucceeded as RunNotSucceeded
+    from baton.errors import StepFailed as StepFailed
     from baton.errors import Unavailable as Unavailable
     from baton.errors import Violation as Violation
     from baton.errors import WaitTimeout as WaitTimeout
@@ -51,6 +54,7 @@ _HOMES = {
     "calls": ("Call", "current"),
     "catalogue": ("Applied",),
     "client": ("Client",),
+    "delegation": ("blocking", "delegate"),
     "errors": (
         "BatonError",
         "BindError",
@@ -62,6 +66,7 @@ _HOMES = {
         "RunCancelled",
         "RunFailed",
         "RunNotSucceeded",
+        "StepFailed",
         "Unavailable",
         "Violation",
         "WaitTimeout",

@@ -20,10 +20,18 @@ from google.protobuf.message import Message
 
 from baton.errors import BatonError
 from baton.status import error_of
-from baton.v1 import run_service_pb2_grpc, worker_service_pb2_grpc, workflow_service_pb2_grpc
+from baton.v1 import (
+    approval_service_pb2_grpc,
+    run_service_pb2_grpc,
+    step_service_pb2_grpc,
+    worker_service_pb2_grpc,
+    workflow_service_pb2_grpc,
+)
 
 if TYPE_CHECKING:
+    from baton.v1.approval_service_pb2_grpc import ApprovalServiceAsyncStub
     from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub
+    from baton.v1.step_service_pb2_grpc import StepServiceAsyncStub
     from baton.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
     from baton.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub
 
@@ -61,6 +69,8 @@ class Link:
     runs: RunServiceAsyncStub
     workflows: WorkflowServiceAsyncStub
     workers: WorkerServiceAsyncStub
+    steps: StepServiceAsyncStub
+    approvals: ApprovalServiceAsyncStub
     in_use: int = 0
 
 
@@ -207,6 +217,8 @@ def _link(channel: grpc.aio.Channel) -> Link:
         run_service_pb2_grpc.RunServiceStub(channel),
         workflow_service_pb2_grpc.WorkflowServiceStub(channel),
         worker_service_pb2_grpc.WorkerServiceStub(channel),
+        step_service_pb2_grpc.StepServiceStub(channel),
+        approval_service_pb2_grpc.ApprovalServiceStub(channel),
     )
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any
+
     from baton.v1 import failure_pb2, run_pb2
 
 
@@ -114,9 +116,7 @@ class RunNotSucceeded(Exception):
     @property
     def code(self) -> str:
         """Name of the status code, such as `FAILED_PRECONDITION`."""
-        codes = self.run.failure.DESCRIPTOR.fields_by_name["code"].enum_type
-        known = codes.values_by_number.get(self.run.failure.code) if codes is not None else None
-        return known.name if known is not None else "UNKNOWN"
+        return _code_name(self.run.failure)
 
     @property
     def reason(self) -> str:
@@ -149,6 +149,43 @@ class RunCancelled(RunNotSucceeded):
     _ended = "was cancelled"
 
 
+class StepFailed(Exception):
+    """A step that a handler delegated has failed for good, or was cancelled. `failure` says why, as data.
+
+    A handler that lets it pass fails with the same code, reason, message and details.
+    """
+
+    def __init__(self, step: str, failure: failure_pb2.Failure) -> None:
+        self.step = step
+        """Id of the delegated step."""
+        self.failure = failure
+        super().__init__(step, failure)
+
+    @property
+    def code(self) -> str:
+        """Name of the status code, such as `FAILED_PRECONDITION`."""
+        return _code_name(self.failure)
+
+    @property
+    def reason(self) -> str:
+        """Stable reason, such as `CARD_DECLINED`."""
+        return self.failure.reason
+
+    @property
+    def message(self) -> str:
+        """What happened, for a person."""
+        return self.failure.message
+
+    @property
+    def details(self) -> tuple[Any, ...]:
+        """Details of the worker's status, unchanged."""
+        return tuple(self.failure.details)
+
+    def __str__(self) -> str:
+        why = f"{self.code} ({self.reason})" if self.reason else self.code
+        return f"step {self.step} failed: {why}: {self.message}"
+
+
 class WaitTimeout(TimeoutError):
     """The run had not ended when the time to wait for it was over. It goes on; wait again by `run_id`."""
 
@@ -176,3 +213,9 @@ class Failure(Exception):
 
     def __str__(self) -> str:
         return f"{getattr(self.code, 'name', self.code)} ({self.reason}): {self.message}"
+
+
+def _code_name(failure: failure_pb2.Failure) -> str:
+    codes = failure.DESCRIPTOR.fields_by_name["code"].enum_type
+    known = codes.values_by_number.get(failure.code) if codes is not None else None
+    return known.name if known is not None else "UNKNOWN"

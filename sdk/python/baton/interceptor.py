@@ -8,6 +8,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -16,8 +17,10 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from baton.calls import CURRENT, Call, KnownCall, call_of
-from baton.errors import Failure
+from baton.errors import Failure, StepFailed
 from baton.tracing import Fails, Tracing
+from baton.worker.attempt import Attempt
+from baton.worker.steps import Steps
 
 _log = logging.getLogger("baton.worker")
 _MESSAGE_LIMIT = 2_048
@@ -46,10 +49,11 @@ class InFlight:
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps the unary handlers of a worker's own services; others, such as health, pass as they are."""
 
-    def __init__(self, services: Collection[str], tracing: Tracing | None, in_flight: InFlight) -> None:
+    def __init__(self, services: Collection[str], tracing: Tracing | None, in_flight: InFlight, steps: Steps) -> None:
         self._services = frozenset(services)
         self._tracing = tracing
         self._in_flight = in_flight
+        self._steps = steps
 
     async def intercept_service(
         self,
@@ -71,15 +75,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def serve(request: Any, context: Any) -> Any:
             self._in_flight.enter()
             try:
-                with self._around(method, context) as (call, fails):
+                answer: Any = None
+                status: status_pb2.Status | None = None
+                with self._around(method, context, asyncio.current_task()) as (call, fails):
                     try:
-                        return await handle(request, context)
-                    except Exception as error:
-                        status = status_of(error, call)
-                        fails(_code_name(status, context))
-                        if status is None:
+                        answer = await handle(request, context)
+                    except asyncio.CancelledError:
+                        if _ending(call) is None:
                             raise
-                        await context.abort_with_status(rpc_status.to_status(status))
+                    except Exception as error:
+                        if _ending(call) is None:
+                            status = _status_in_span(error, call, context, fails)
+                    status = _ending(call) or status
+                if status is not None:
+                    _uncancel(call)
+                    await context.abort_with_status(rpc_status.to_status(status))
+                return answer
             finally:
                 self._in_flight.leave()
 
@@ -91,23 +102,31 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         def serve(request: Any, context: Any) -> Any:
             loop.call_soon_threadsafe(self._in_flight.enter)
             try:
-                with self._around(method, context) as (call, fails):
+                answer: Any = None
+                status: status_pb2.Status | None = None
+                with self._around(method, context, None) as (call, fails):
                     try:
-                        return handle(request, context)
-                    except Exception as error:
-                        status = status_of(error, call)
-                        fails(_code_name(status, context))
-                        if status is None:
+                        answer = handle(request, context)
+                    except asyncio.CancelledError:
+                        if _ending(call) is None:
                             raise
-                        return _abort_plain(context, status)
+                    except Exception as error:
+                        if _ending(call) is None:
+                            status = _status_in_span(error, call, context, fails)
+                    status = _ending(call) or status
+                return answer if status is None else _abort_plain(context, status)
             finally:
                 loop.call_soon_threadsafe(self._in_flight.leave)
 
         return serve
 
     @contextmanager
-    def _around(self, method: str, context: Any) -> Iterator[tuple[Call, Fails]]:
+    def _around(self, method: str, context: Any, task: asyncio.Task[Any] | None) -> Iterator[tuple[Call, Fails]]:
+        """Runs a block as the handler of a call; `task` runs an async one."""
         call = call_of(method, context.invocation_metadata() or (), context.time_remaining())
+        if call.step_token:
+            attempt = Attempt(self._steps, call.step_token, _no_effect if task is None else task.cancel, _no_effect)
+            call = replace(call, served=attempt, tell_progress=attempt.tell_progress)
         token = CURRENT.set(KnownCall(call))
         try:
             if self._tracing is None:
@@ -117,6 +136,14 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     yield call, fails
         finally:
             CURRENT.reset(token)
+            if call.served is not None:
+                self._close(call.served, task)
+
+    def _close(self, attempt: Attempt, task: asyncio.Task[Any] | None) -> None:
+        if task is not None:
+            attempt.close()
+        else:
+            self._steps.loop.call_soon_threadsafe(attempt.close)
 
 
 def status_of(error: BaseException, call: Call) -> status_pb2.Status | None:
@@ -126,6 +153,9 @@ def status_of(error: BaseException, call: Call) -> status_pb2.Status | None:
     """
     if isinstance(error, grpc.aio.AbortError):
         return None
+    if isinstance(error, StepFailed):
+        failed = error.failure
+        return status_pb2.Status(code=failed.code, message=failed.message, details=_step_details(error))
     if isinstance(error, Failure):
         return _failure_status(error, call.method.partition("/")[0])
     error_id = uuid.uuid4().hex[:12]
@@ -152,6 +182,37 @@ def _failure_status(failure: Failure, service: str) -> status_pb2.Status:
     return status_pb2.Status(code=code.value[0], message=failure.message[:_MESSAGE_LIMIT], details=[packed])
 
 
+def _step_details(failed: StepFailed) -> list[any_pb2.Any]:
+    """Returns the details of a delegated step's failure, with its reason where they do not tell it."""
+    details = list(failed.details)
+    info = error_details_pb2.ErrorInfo()
+    if failed.reason and not any(each.Unpack(info) for each in details):
+        details.append(any_pb2.Any())
+        details[-1].Pack(error_details_pb2.ErrorInfo(reason=failed.reason, domain="baton"))
+    return details
+
+
+def _ending(call: Call) -> status_pb2.Status | None:
+    """Returns what the attempt is answered with whatever its handler returns or raises, None in most cases."""
+    return call.served.ending if call.served is not None else None
+
+
+def _status_in_span(error: Exception, call: Call, context: Any, fails: Fails) -> status_pb2.Status:
+    """Returns the status for what a handler raised, and marks its span; raises what has aborted by itself."""
+    status = status_of(error, call)
+    fails(_code_name(status, context))
+    if status is None:
+        raise error
+    return status
+
+
+def _uncancel(call: Call) -> None:
+    """Takes back the cancellation by which the attempt was ended; raises CancelledError where there was another."""
+    task = asyncio.current_task()
+    if call.served is not None and task is not None and task.cancelling() and task.uncancel():
+        raise asyncio.CancelledError
+
+
 def _abort_plain(context: Any, status: status_pb2.Status) -> None:
     """Aborts in a worker thread, whose context takes code, details and trailers only one by one."""
     made = rpc_status.to_status(status)
@@ -168,3 +229,7 @@ def _code_name(status: status_pb2.Status | None, context: Any) -> str:
 
 def _nothing(code: str) -> None:
     """Marks nothing: there is no span."""
+
+
+def _no_effect(*_: object) -> None:
+    """Does nothing: a thread cannot be cancelled, and unary calls have no slots."""

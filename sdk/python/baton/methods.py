@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -41,6 +42,12 @@ def method_of(method: Callable[..., Any]) -> MethodDescriptor:
 def path_of(method: MethodDescriptor) -> str:
     """Returns a method as `package.Service/Method`."""
     return f"{method.containing_service.full_name}/{method.name}"
+
+
+def snake_case(name: str) -> str:
+    """Returns the name of a method as it is in ids: `ChargeLater` as `charge_later`."""
+    spaced = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
+    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", spaced).lower()
 
 
 def service_of(servicer: type) -> ServiceDescriptor | None:

@@ -23,12 +23,12 @@ def pack(message: Message) -> any_pb2.Any:
     return packed
 
 
-def unpack(payload: any_pb2.Any, message_class: type[M]) -> M:
-    """Returns the message in an Any; raises OutputTypeError where it is of another type."""
+def unpack(payload: any_pb2.Any, message_class: type[M], what: str = "output") -> M:
+    """Returns the message in an Any; raises OutputTypeError, which names `what` it is, where it is of another type."""
     message = message_class()
     if not payload.Unpack(message):
         given = payload.TypeName() or "nothing"
-        raise OutputTypeError(f"the output is {given}, not {descriptor_of(message_class).full_name}")
+        raise OutputTypeError(f"the {what} is {given}, not {descriptor_of(message_class).full_name}")
     return message
 
 

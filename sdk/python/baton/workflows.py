@@ -17,7 +17,7 @@ from baton.bindings import whole
 from baton.conditions import Condition, When, condition_text
 from baton.descriptors import descriptor_of, file_set
 from baton.errors import BindError
-from baton.methods import method_of, path_of
+from baton.methods import method_of, path_of, snake_case
 from baton.policies import Branch, Code, Delivery, Fallback, Method, Req, Resp, Retry, Seconds, branch, duration
 from baton.references import Reference, Source
 from baton.v1 import failure_pb2, workflow_pb2
@@ -157,7 +157,7 @@ class Workflow(Generic[In, Out]):
         return step
 
     def _step_id(self, given: str | None, method: str) -> str:
-        step_id = given if given is not None else _snake_case(method)
+        step_id = given if given is not None else snake_case(method)
         if not _STEP_ID.fullmatch(step_id):
             raise BindError(f"{step_id!r} is not a step id: lower-case letters, digits and underscores, at most 63")
         if step_id in self._steps:
@@ -298,11 +298,6 @@ def _add_fallback(message: workflow_pb2.Step, target: MethodDescriptor, other: F
             "give it a request"
         )
     message.fallback.append(other.message)
-
-
-def _snake_case(name: str) -> str:
-    spaced = re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", name)
-    return re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", spaced).lower()
 
 
 def _first_line(text: str | None) -> str:

@@ -15,6 +15,7 @@ from baton.descriptors import file_set
 from baton.status import error_of
 from baton.worker.listening import first_of
 from baton.worker.session import ProtocolError
+from baton.worker.steps import Steps
 from baton.worker.streams import WorkStreams
 from baton.worker.v1 import work_pb2, work_pb2_grpc
 
@@ -38,11 +39,14 @@ class Attached:
     address = ""
     """Nothing can connect to the worker."""
 
-    def __init__(self, name: str, baton: str | None, services: Sequence[ServiceDescriptor], work: WorkStreams) -> None:
+    def __init__(
+        self, name: str, baton: str | None, services: Sequence[ServiceDescriptor], work: WorkStreams, steps: Steps
+    ) -> None:
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._name = name
         self._baton = server_address(baton)
         self._work = work
+        self._steps = steps
         self._opening = work_pb2.WorkerOpening(
             contract=file_set(services), services=[service.full_name for service in services]
         )
@@ -52,6 +56,7 @@ class Attached:
     async def end(self, grace: float, hurry: asyncio.Event) -> None:
         """Drains and detaches, within `grace` seconds or as soon as `hurry` is set."""
         self._work.drain()
+        self._steps.drain()
         if not await first_of(self._work.drained(), hurry, grace if not self.task.done() else 0.0):
             _log.warning("worker %s cancels the calls that are still in flight", self._name)
         self._work.close()

@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from google.rpc import status_pb2
 
 from baton.calls import Call
+from baton.worker.attempt import Attempt
 from baton.worker.session import Held
 from baton.worker.v1 import work_pb2
 
@@ -40,23 +41,33 @@ class WorkContext:
     _details = ""
     _trailing: Metadata = ()
     _call: Call | None = None
+    attempt: Attempt | None = None
+    """What is kept of the attempt, once the handler has asked for its call."""
     _ended = False
     _early = False
     _callbacks: list[Callable[[], object]] | None = None
 
     def __init__(
-        self, held: Held, assignment: work_pb2.Assignment, now: float, tell_progress: Callable[[Held, float, str], None]
+        self,
+        held: Held,
+        assignment: work_pb2.Assignment,
+        now: float,
+        tell_progress: Callable[[Held, float, str], None],
+        serve: Callable[[WorkContext], Attempt] | None,
     ) -> None:
         self.held = held
         self.assignment = assignment
         self._now = now
         self._tell_progress = tell_progress
+        self._serve = serve
 
     @property
     def call(self) -> Call:
         """What `baton.current()` gives; made when it is first asked for."""
         if self._call is None:
             told = self.assignment
+            if self._serve is not None and told.step_token:
+                self.attempt = self._serve(self)
             self._call = Call(
                 method=told.method,
                 run=told.run_id,
@@ -69,6 +80,7 @@ class WorkContext:
                 traceparent=told.traceparent,
                 deadline_seconds=self.held.deadline - self._now,
                 tell_progress=lambda percent, message: self._tell_progress(self.held, percent, message),
+                served=self.attempt,
             )
         return self._call
 

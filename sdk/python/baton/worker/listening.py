@@ -20,6 +20,7 @@ from baton.methods import generated_bases
 from baton.tracing import Tracing
 from baton.worker import streams
 from baton.worker.routes import add_to_server
+from baton.worker.steps import Steps
 from baton.worker.v1 import work_pb2_grpc
 
 _log = logging.getLogger("baton.worker")
@@ -39,6 +40,7 @@ class Listening:
         max_in_flight: int,
         services: Sequence[str],
         work: streams.WorkStreams,
+        steps: Steps,
     ) -> None:
         self.address = ""
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -47,6 +49,7 @@ class Listening:
         self._max_in_flight = max_in_flight
         self._services = services
         self._work = work
+        self._steps = steps
         self._in_flight = InFlight()
         self._client = Client(baton, retry_timeout=0)
         self._checks = health.aio.HealthServicer()
@@ -62,7 +65,7 @@ class Listening:
         """Starts to serve at `listen`; returns the port. `register` follows."""
         server = self._server = grpc.aio.server(
             migration_thread_pool=threads,
-            interceptors=(CallInterceptor(self._services, tracing, self._in_flight),),
+            interceptors=(CallInterceptor(self._services, tracing, self._in_flight, self._steps),),
             options=_OPTIONS,
         )
         for servicer in servicers:
@@ -94,6 +97,7 @@ class Listening:
         if registered:
             await self._tell("drain", self._client.drain_worker(self._name, self.address))
         self._work.drain()
+        self._steps.drain()
         # Late calls are still taken while others are in flight: Baton's replicas learn of the drain within a second.
         loop = asyncio.get_running_loop()
         end_time = loop.time() + grace

@@ -19,27 +19,43 @@ from google.rpc import code_pb2, status_pb2
 from baton.calls import CURRENT
 from baton.interceptor import status_of
 from baton.tracing import Fails, Tracing
+from baton.worker.attempt import Attempt
 from baton.worker.context import AsyncContext, PlainContext, WorkContext
 from baton.worker.routes import Route, Routes
 from baton.worker.session import Held, Result
+from baton.worker.steps import Steps
 
 Ended = Callable[[Held, Result], None]
 TellProgress = Callable[[Held, float, str], None]
+TellWaiting = Callable[[Held, bool], None]
 
 _STOPPED = status_pb2.Status(code=code_pb2.CANCELLED, message="the handler was cancelled")
 
 
 class Handlers:
-    """Starts and cancels the handlers of one worker. `ended` is called once for each that was started, in the loop."""
+    """Starts and cancels the handlers of one worker. `ended` is called once for each that was started, in the loop.
+
+    With `steps` handlers may delegate; `waiting` is told when one begins and ceases to wait for what it delegated.
+    """
 
     def __init__(
-        self, routes: Routes, tracing: Tracing | None, threads: ThreadPoolExecutor, ended: Ended, progress: TellProgress
+        self,
+        routes: Routes,
+        tracing: Tracing | None,
+        threads: ThreadPoolExecutor,
+        ended: Ended,
+        progress: TellProgress,
+        steps: Steps | None = None,
+        waiting: TellWaiting | None = None,
     ) -> None:
         self._routes = routes
         self._tracing = tracing
         self._threads = threads
         self._ended = ended
         self._progress = progress
+        self._steps = steps
+        self._waiting = waiting
+        self._serve_attempt = None if steps is None else self._attempt
         self._loop = asyncio.get_running_loop()
         self._running: set[Held] = set()
         """What runs, also where its session has forgotten it: the loop itself keeps no hold of tasks."""
@@ -60,11 +76,11 @@ class Handlers:
             self._refuse(held, code_pb2.INVALID_ARGUMENT, f"the request of {assignment.method} cannot be read")
             return
         if route.plain:
-            plain = PlainContext(held, assignment, time.monotonic(), self._progress_of_thread)
+            plain = PlainContext(held, assignment, time.monotonic(), self._progress_of_thread, self._serve_attempt)
             future = self._threads.submit(contextvars.copy_context().run, self._serve_plain, plain, route, request)
             held.handler = (plain, future)
         else:
-            context = AsyncContext(held, assignment, time.monotonic(), self._progress)
+            context = AsyncContext(held, assignment, time.monotonic(), self._progress, self._serve_attempt)
             held.handler = (context, self._loop.create_task(self._serve(context, route, request)))
         self._running.add(held)
 
@@ -76,6 +92,8 @@ class Handlers:
         running: asyncio.Task[None] | Future[None]
         context, running = held.handler
         context.end(early=True)
+        if context.attempt is not None:
+            context.attempt.stop(_STOPPED)  # a plain handler hears of it where it waits
         if isinstance(running, asyncio.Task):
             running.cancel()
             if not context.started:
@@ -111,16 +129,35 @@ class Handlers:
                 result = _result(route, context, route.handle(request, context))
             except BaseException as error:  # sys.exit() ends no program in a thread, and must not keep the slot
                 result = _failed(error, context)
-            if fails is not None and not isinstance(result, bytes):
+            if fails is not None and not isinstance(result, bytes) and not _ends_early(context):
                 fails(code_pb2.Code.Name(result.code))
         self._return(lambda: self._end(context, result))
 
     def _end(self, context: WorkContext, result: Result) -> None:
         held = context.held
         held.handler = None
+        if context.attempt is not None:
+            if context.attempt.ending is not None:
+                result = context.attempt.ending
+            context.attempt.close()
         self._running.discard(held)
         context.end()
         self._ended(held, result)
+
+    def _attempt(self, context: WorkContext) -> Attempt:
+        """Makes what is kept of an attempt. From any thread."""
+        assert self._steps is not None
+        held = context.held
+        return Attempt(
+            self._steps,
+            context.assignment.step_token,
+            lambda: self._cancel_task(held),
+            lambda waits: self._waiting(held, waits) if self._waiting is not None else None,
+        )
+
+    def _cancel_task(self, held: Held) -> None:
+        if held.handler is not None and isinstance(held.handler[1], asyncio.Task):
+            held.handler[1].cancel()
 
     def _progress_of_thread(self, held: Held, percent: float, message: str) -> None:
         self._return(lambda: self._progress(held, percent, message))
@@ -147,9 +184,14 @@ async def _traced(route: Route, request: Any, context: AsyncContext, fails: Fail
         result = _result(route, context, await route.handle(request, context))
     except Exception as error:
         result = _failed(error, context)
-    if not isinstance(result, bytes):
+    if not isinstance(result, bytes) and not _ends_early(context):
         fails(code_pb2.Code.Name(result.code))
     return result
+
+
+def _ends_early(context: WorkContext) -> bool:
+    """Tells whether the attempt ends otherwise than by what the handler returns or raises."""
+    return context.attempt is not None and context.attempt.ending is not None
 
 
 def _result(route: Route, context: WorkContext, response: Any) -> Result:
@@ -161,6 +203,8 @@ def _result(route: Route, context: WorkContext, response: Any) -> Result:
 
 
 def _failed(error: BaseException, context: WorkContext) -> status_pb2.Status:
+    if _ends_early(context):
+        return _STOPPED  # what a handler raises on its way out says nothing
     status = status_of(error, context.call)
     if status is None:
         status = context.status()

@@ -21,7 +21,8 @@ from baton.worker.attaching import Attached
 from baton.worker.listening import Listening
 from baton.worker.routes import Routes
 from baton.worker.running import Handlers
-from baton.worker.session import Limits
+from baton.worker.session import Held, Limits
+from baton.worker.steps import Steps
 from baton.worker.streams import WorkStreams
 
 S = TypeVar("S", bound=type)
@@ -49,7 +50,8 @@ class Worker:
     Baton reaches this worker, by default BATON_ADVERTISE_ADDRESS, else the one it listens on; without a port it gets
     that of the listener. `max_in_flight` (100) limits the calls that a replica of Baton makes at a time, and the
     handlers that run for all work streams together. Plain handlers, those that are not async, run in `threads` threads.
-    `grace` are the seconds that calls in flight have to end when the worker stops.
+    `grace` are the seconds that calls in flight have to end when the worker stops. A handler that has waited for
+    `suspend_after` seconds (10) for steps that it delegated is suspended: see `baton.delegate`.
 
     `worker.run(attach=True)` listens nowhere: the worker dials Baton instead.
     """
@@ -63,15 +65,17 @@ class Worker:
         max_in_flight: int = 0,
         threads: int = 32,
         grace: float = 30.0,
+        suspend_after: float = 10.0,
     ) -> None:
-        if max_in_flight < 0 or threads < 1:
-            raise ValueError("max_in_flight is not below 0, and threads not below 1")
+        if max_in_flight < 0 or threads < 1 or suspend_after < 0:
+            raise ValueError("max_in_flight and suspend_after are not below 0, and threads not below 1")
         self.name = name
         self._baton = baton
         self._advertise = advertise or os.environ.get(ADVERTISE_VARIABLE) or ""
         self._max_in_flight = max_in_flight
         self._threads = threads
         self._grace = grace
+        self._suspend_after = suspend_after
         self._servicers: list[Callable[[], Any]] = []
         self._services: dict[str, type] = {}
         self._serving: _Serving | None = None
@@ -117,21 +121,26 @@ class Worker:
         tracing = tracing_for(self.name)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix=f"baton-{self.name}")
         limits = Limits(slots=self._max_in_flight or DEFAULT_MAX_IN_FLIGHT)
+        steps = Steps(self._baton, self._suspend_after)
+
+        def waiting(held: Held, waits: bool) -> None:
+            work.wait(held, waits)
+
         work = WorkStreams(
             self.name,
             uuid.uuid4().hex,
             limits,
-            lambda ended, progress: Handlers(Routes(servicers), tracing, threads, ended, progress),
+            lambda ended, progress: Handlers(Routes(servicers), tracing, threads, ended, progress, steps, waiting),
         )
         door: Listening | Attached
         if attach:
             services = [service for each in servicers for _, service in generated_bases(type(each))]
-            door = Attached(self.name, self._baton, services, work)
+            door = Attached(self.name, self._baton, services, work, steps)
         else:
-            door = Listening(self.name, self._baton, self._max_in_flight, tuple(self._services), work)
+            door = Listening(self.name, self._baton, self._max_in_flight, tuple(self._services), work, steps)
             port = await door.start(servicers, listen, threads, tracing)
             door.register(self._address(listen, port))
-        self._serving = _Serving(door, threads, tracing)
+        self._serving = _Serving(door, threads, tracing, steps)
         return door.address
 
     async def stop(self, grace: float | None = None) -> None:
@@ -174,6 +183,7 @@ class Worker:
         if serving is None:
             return
         await serving.door.end(grace, hurry)
+        await serving.steps.close()
         serving.threads.shutdown(wait=False, cancel_futures=True)
         if serving.tracing is not None:
             await asyncio.to_thread(serving.tracing.close)
@@ -223,6 +233,7 @@ class _Serving:
     door: Listening | Attached
     threads: ThreadPoolExecutor
     tracing: Tracing | None
+    steps: Steps
 
 
 class _Signals:

@@ -71,7 +71,7 @@ class ProtocolError(Exception):
 class Held:
     """One assignment that a session holds. `handler` belongs to whoever runs it."""
 
-    __slots__ = ("assignment", "deadline", "handler", "id", "result", "session", "size", "state")
+    __slots__ = ("assignment", "deadline", "handler", "id", "result", "session", "size", "state", "waits")
 
     def __init__(self, session: Session, assignment: work_pb2.Assignment, deadline: float) -> None:
         self.id = assignment.id
@@ -82,6 +82,8 @@ class Held:
         self.result: Result = b""
         self.size = 0
         self.handler: Any = None
+        self.waits = False
+        """Whether its handler waits for steps that it delegated."""
 
 
 class Session:
@@ -95,6 +97,8 @@ class Session:
         self.stream: Stream | None = None
         self.held: dict[int, Held] = {}
         self.forget_time = math.inf
+        self.waits = 0
+        """Assignments whose handlers wait for steps that they delegated."""
         self._limits = limits
         self._last_id = 0
         self._owed = 0

@@ -43,6 +43,7 @@ class Sessions:
         self._stale = 0
         self._running = 0
         self._overrunning = 0
+        self._waits = 0
         self._sweep_time = math.inf
         self.draining = False
         """Whether no more assignments are taken."""
@@ -54,7 +55,7 @@ class Sessions:
 
     @property
     def running(self) -> int:
-        """Handlers that run, with those whose outcome was given for them."""
+        """Handlers that run, with those whose outcome was given for them and those that wait for steps of theirs."""
         return self._running
 
     @property
@@ -116,7 +117,7 @@ class Sessions:
     def take(self) -> list[Held]:
         """Returns the assignments whose handlers are to start now, in the order they were given."""
         started: list[Held] = []
-        while self._waiting and self._running < self.limits.slots:
+        while self._waiting and self._running - self._waits < self.limits.slots:
             held = self._waiting.popleft()
             if held.state is not AssignmentState.WAITING:
                 self._stale -= 1
@@ -128,6 +129,7 @@ class Sessions:
 
     def finish(self, held: Held, result: Result) -> bool:
         """Notes that a handler has ended; returns whether another may start."""
+        self.wait(held, False)
         self._running -= 1
         if held.state is AssignmentState.RUNNING:
             held.session.owe(held, AssignmentEvent.HANDLER_ENDED, result)
@@ -135,6 +137,18 @@ class Sessions:
             self._overrunning -= 1
             self._wake_all()
         return bool(self._waiting)
+
+    def wait(self, held: Held, waits: bool) -> None:
+        """Notes whether a handler waits for steps that it delegated. Meanwhile it needs no slot, and the credit of its
+        session is larger by one, so that they can run here. It goes on at once, even where all slots are taken by then.
+        """
+        waits = waits and held.state is AssignmentState.RUNNING
+        if held.waits != waits:
+            held.waits = waits
+            self._waits += 1 if waits else -1
+            held.session.waits += 1 if waits else -1
+            if held.session.stream is not None:
+                held.session.stream.wake()
 
     def progress(self, held: Held, percent: float, message: str) -> None:
         """Notes how far a handler is."""
@@ -203,6 +217,8 @@ class Sessions:
     def _forget(self, session: Session) -> list[Held]:
         self._stale += sum(held.state is AssignmentState.WAITING for held in session.held.values())
         running = session.forget()
+        for held in running:
+            self.wait(held, False)
         self._overrunning += len(running)
         self._drop_stale()
         return running
@@ -225,6 +241,7 @@ class Sessions:
                 continue
             if held.state is AssignmentState.RUNNING:
                 running.append(held)
+                self.wait(held, False)
             else:
                 self._stale += 1
             held.session.owe(held, event, status)
@@ -246,7 +263,7 @@ class Sessions:
         if self.draining or session.full or slots <= 0 or not self._connected:
             return 0
         share, rest = divmod(slots, self._connected)
-        return max(1, share + (session.rank < rest))
+        return max(1, share + (session.rank < rest)) + session.waits
 
     def _rank(self) -> None:
         """Shares the credit anew among the sessions with streams."""

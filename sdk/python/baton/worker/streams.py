@@ -120,6 +120,12 @@ class WorkStreams:
         self.sessions.resize(slots)
         self._start()
 
+    def wait(self, held: Held, waits: bool) -> None:
+        """Notes whether a handler waits for steps that it delegated, and starts what can run in its place."""
+        self.sessions.wait(held, waits)
+        if waits:
+            self._start()
+
     def drain(self) -> None:
         """Says on every stream that the worker takes no more."""
         self.sessions.drain()
