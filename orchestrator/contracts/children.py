@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from baton.v1 import workflow_pb2
 from google.protobuf.descriptor import Descriptor
@@ -21,6 +22,9 @@ from orchestrator.domain.workflow import StepKind
 NESTING_LIMIT = 8
 """Workflows that run each other, one in the other."""
 
+CHILDREN_LIMIT = 100
+"""Workflows and revisions that the steps of one workflow run."""
+
 EMPTY = "google.protobuf.Empty"
 
 Applied = Mapping[tuple[str, str], CompiledWorkflow]
@@ -28,12 +32,13 @@ Applied = Mapping[tuple[str, str], CompiledWorkflow]
 
 
 def children_named(workflow: workflow_pb2.Workflow) -> Iterator[tuple[str, str]]:
-    """Yields name and revision, "" for the newest, of each workflow that a step runs."""
-    yield from dict.fromkeys(
+    """Yields name and revision, "" for the newest, of each workflow that a step runs, at most CHILDREN_LIMIT."""
+    named = dict.fromkeys(
         (step.run_workflow.workflow, step.run_workflow.revision)
         for step in workflow.steps
-        if kind_of(step) is StepKind.RUN_WORKFLOW
+        if step.run_workflow.workflow and kind_of(step) is StepKind.RUN_WORKFLOW
     )
+    yield from islice(named, CHILDREN_LIMIT)
 
 
 @dataclass(slots=True)
@@ -70,7 +75,7 @@ class TypeSource:
 
 def find_children(workflow: workflow_pb2.Workflow, applied: Applied, report: Report) -> Children:
     """Finds the workflows that the steps run, reporting those that are unknown, and a workflow that runs itself."""
-    found = Children()
+    found, known = Children(), set(children_named(workflow))
     for index, step in enumerate(workflow.steps):
         if kind_of(step) is not StepKind.RUN_WORKFLOW:
             continue
@@ -83,7 +88,13 @@ def find_children(workflow: workflow_pb2.Workflow, applied: Applied, report: Rep
             )
             continue
         child = applied.get((name, revision))
-        if child is None:
+        if name and (name, revision) not in known:
+            report.add(
+                f"{path}.workflow",
+                "INVALID_SETTING",
+                f"the steps run more than {CHILDREN_LIMIT} workflows; give some of them a workflow of their own",
+            )
+        elif child is None:
             _report_unknown(name, revision, path, applied, report)
         elif child.depth >= NESTING_LIMIT:
             report.add(

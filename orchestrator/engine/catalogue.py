@@ -15,6 +15,7 @@ from dataclasses import replace
 from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
+from orchestrator.contracts.children import Applied, children_named
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
 from orchestrator.contracts.delegation import delegated_step
@@ -318,7 +319,9 @@ class Catalogue:
             return self._revisions[row.key]
         await self._load_contracts(key.namespace, row.contract_digests)
         parts = [(digest[:12], self._contracts[digest]) for digest in row.contract_digests if digest in self._contracts]
-        checked = check_workflow(workflow_pb2.Workflow.FromString(row.definition), parts)
+        definition = workflow_pb2.Workflow.FromString(row.definition)
+        applied = await self.children(key.namespace, definition)
+        checked = check_workflow(definition, parts, applied=applied)
         if checked.compiled is None:
             faults = [FieldFault(one.path, one.reason, one.message) for one in checked.violations]
             raise WorkflowInvalid(
@@ -328,3 +331,14 @@ class Catalogue:
             )
         self.remember(row.key, checked.compiled)
         return checked.compiled
+
+    async def children(self, namespace: str, workflow: workflow_pb2.Workflow) -> Applied:
+        """Returns the workflows that the steps of one run, by the name and revision that they give. Those that are
+        unknown, or no longer pass the checks, are left out."""
+        found: dict[tuple[str, str], CompiledWorkflow] = {}
+        for name, revision in children_named(workflow):
+            try:
+                found[name, revision] = await self.compiled(RevisionKey(namespace, name, revision))
+            except (WorkflowNotFound, RevisionNotFound, WorkflowInvalid):
+                continue
+        return found

@@ -66,7 +66,8 @@ class WorkflowCatalogue:
             for digest in row.contract_digests
             if (contract := self._catalogue.contract(digest)) is not None
         ]
-        return _revision(row, check_workflow(compiled.definition, parts))
+        applied = await self._catalogue.children(caller.namespace, compiled.definition)
+        return _revision(row, check_workflow(compiled.definition, parts, applied=applied))
 
     async def list(self, caller: Caller, after: str, limit: int) -> Sequence[workflow_pb2.WorkflowRevision]:
         """See ListWorkflows."""
@@ -93,8 +94,11 @@ class WorkflowCatalogue:
         self, caller: Caller, workflow: workflow_pb2.Workflow, store: bool
     ) -> tuple[RevisionKey, CompiledWorkflow]:
         """Checks an inline workflow and stores its revision, under no name, where `store`. Errors: WorkflowInvalid."""
-        digest = hashlib.sha256(workflow.SerializeToString(deterministic=True)).digest()
-        cache_key = (caller.namespace, digest, self._catalogue.version(caller.namespace))
+        applied = await self._catalogue.children(caller.namespace, workflow)
+        content = hashlib.sha256(workflow.SerializeToString(deterministic=True))
+        for child in applied.values():
+            content.update(child.revision.encode())
+        cache_key = (caller.namespace, content.digest(), self._catalogue.version(caller.namespace))
         compiled = self._inline.get(cache_key)
         if compiled is None:
             compiled = _require_valid(await self._check(caller, workflow, require_name=False), "inline_workflow")
@@ -109,7 +113,9 @@ class WorkflowCatalogue:
 
     async def _check(self, caller: Caller, workflow: workflow_pb2.Workflow, *, require_name: bool) -> Checked:
         await self._catalogue.meet(caller.namespace)
-        return check_workflow(workflow, self._catalogue.contracts(caller.namespace), require_name=require_name)
+        applied = await self._catalogue.children(caller.namespace, workflow)
+        contracts = self._catalogue.contracts(caller.namespace)
+        return check_workflow(workflow, contracts, require_name=require_name, applied=applied)
 
     def _row(self, caller: Caller, name: str, compiled: CompiledWorkflow) -> RevisionRow:
         key = RevisionKey(caller.namespace, name, compiled.revision)

@@ -126,6 +126,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: another request waits for a decision than the one that was decided on."""
     ERROR_REASON_APPROVER_NOT_ALLOWED: _ErrorReason.ValueType  # 69
     """PERMISSION_DENIED: the caller may not decide on this request."""
+    ERROR_REASON_UNKNOWN_WORKFLOW: _ErrorReason.ValueType  # 70
+    """Violation: no workflow of this name, or no such revision of it, is applied."""
     ERROR_REASON_OUTPUT_REJECTED: _ErrorReason.ValueType  # 80
     """Failure: `expect` was false."""
     ERROR_REASON_EVALUATION_FAILED: _ErrorReason.ValueType  # 81
@@ -280,6 +282,8 @@ ERROR_REASON_APPROVAL_CHANGED: ErrorReason.ValueType  # 68
 """FAILED_PRECONDITION: another request waits for a decision than the one that was decided on."""
 ERROR_REASON_APPROVER_NOT_ALLOWED: ErrorReason.ValueType  # 69
 """PERMISSION_DENIED: the caller may not decide on this request."""
+ERROR_REASON_UNKNOWN_WORKFLOW: ErrorReason.ValueType  # 70
+"""Violation: no workflow of this name, or no such revision of it, is applied."""
 ERROR_REASON_OUTPUT_REJECTED: ErrorReason.ValueType  # 80
 """Failure: `expect` was false."""
 ERROR_REASON_EVALUATION_FAILED: ErrorReason.ValueType  # 81

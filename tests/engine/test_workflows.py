@@ -1,0 +1,136 @@
+"""Workflows that run others, from the check to what is stored and read again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from baton.v1 import workflow_pb2
+from google.protobuf import descriptor_pb2
+
+from orchestrator.contracts.descriptors import read_contract
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import WorkflowInvalid
+from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
+from orchestrator.engine.workflows import WorkflowCatalogue
+
+CALLER = Caller("default", "ann", "test")
+DIGEST = "a" * 64
+
+
+class Stored:
+    """Stores with one worker, and the revisions that were put."""
+
+    def __init__(self) -> None:
+        self.rows: dict[RevisionKey, RevisionRow] = {}
+        self.newest: dict[str, RevisionKey] = {}
+
+    async def list_workers(self, namespace: str) -> list[WorkerRow]:
+        endpoint = EndpointRow(EndpointKey("default", "w", "127.0.0.1:1"), DIGEST, False, 0, Reach())
+        return [WorkerRow(WorkerKey("default", "w"), 1, 0, (endpoint,))]
+
+    async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
+        file = descriptor_pb2.FileDescriptorProto(name="p.proto", package="p", syntax="proto3")
+        file.message_type.add(name="Ping").field.add(name="text", number=1, type=9, label=1)
+        file.service.add(name="Pings").method.add(name="Call", input_type=".p.Ping", output_type=".p.Ping")
+        contract = read_contract([file])
+        return [ContractRow(DIGEST, contract.files, tuple(one.name for one in contract.services))]
+
+    async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
+        self.rows[row.key] = row
+        if row.key.workflow:
+            self.newest[row.key.workflow] = row.key
+        return row, False
+
+    async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
+        found = self.newest.get(key.workflow) if not key.revision else key
+        return self.rows.get(found) if found is not None else None
+
+
+class Gateway:
+    """Follows nobody."""
+
+    def circuit(self, *_: Any) -> object:
+        return SimpleNamespace(state="closed", until_time=None)
+
+    def follow(self, *_: Any) -> Any:
+        return lambda: None
+
+
+@pytest.fixture
+def stored() -> Stored:
+    return Stored()
+
+
+def opened(stored: Stored) -> tuple[Catalogue, WorkflowCatalogue]:
+    store = cast(Any, stored)
+    catalogue = Catalogue(store, store, cast(Any, Gateway()), *[lambda _: None] * 3, 100, lambda: 0, NullObserver())
+    return catalogue, WorkflowCatalogue(catalogue, store, cast(Any, SimpleNamespace(now=lambda: 0)))
+
+
+def call(name: str, text: str = "x") -> workflow_pb2.Workflow:
+    found = workflow_pb2.Workflow(name=name, input_type="p.Ping", output_type="p.Ping")
+    step = found.steps.add(id="call", method="p.Pings/Call")
+    step.request["text"].literal.string_value = text
+    found.whole_output.path = "steps.call.output"
+    return found
+
+
+def run(name: str, workflow: str, revision: str = "") -> workflow_pb2.Workflow:
+    found = workflow_pb2.Workflow(name=name, input_type="p.Ping", output_type="p.Ping")
+    step = found.steps.add(id="child", run_workflow={"workflow": workflow, "revision": revision})
+    step.whole_request.path = "input"
+    found.whole_output.path = "steps.child.output"
+    return found
+
+
+async def test_a_parent_keeps_the_revision_that_was_the_newest(stored: Stored) -> None:
+    catalogue, workflows = opened(stored)
+    first, _ = await workflows.apply(CALLER, call("child"))
+    parent, _ = await workflows.apply(CALLER, run("parent", "child"))
+    assert parent.definition.steps[0].run_workflow.revision == first.revision
+    second, _ = await workflows.apply(CALLER, call("child", "y"))
+    assert second.revision != first.revision
+    again, _ = await workflows.apply(CALLER, run("parent", "child"))
+    assert again.definition.steps[0].run_workflow.revision == second.revision
+    old = await catalogue.compiled(RevisionKey("default", "parent", parent.revision))
+    assert old.steps[0].child is not None
+    assert old.steps[0].child.revision == first.revision
+
+
+async def test_a_stored_parent_is_compiled_with_what_it_runs(stored: Stored) -> None:
+    _, workflows = opened(stored)
+    for definition in (call("a"), run("b", "a"), run("c", "b")):
+        await workflows.apply(CALLER, definition)
+    catalogue, workflows = opened(stored)
+    found = await catalogue.compiled(RevisionKey("default", "c", ""))
+    assert found.depth == 3
+    assert (await workflows.get(CALLER, "c", "")).revision == found.revision
+
+
+async def test_an_inline_parent_follows_the_newest_revision(stored: Stored) -> None:
+    _, workflows = opened(stored)
+    inline = run("", "child")
+    with pytest.raises(WorkflowInvalid, match=r"inline_workflow\.steps\[0\]\.run_workflow\.workflow"):
+        await workflows.inline(CALLER, inline, store=False)
+    for text in ("x", "y"):
+        child, _ = await workflows.apply(CALLER, call("child", text))
+        _, compiled = await workflows.inline(CALLER, inline, store=True)
+        assert compiled.definition.steps[0].run_workflow.revision == child.revision
+
+
+async def test_what_no_longer_passes_is_as_unknown(stored: Stored) -> None:
+    _, workflows = opened(stored)
+    await workflows.apply(CALLER, call("child"))
+    key = stored.newest["child"]
+    broken = workflow_pb2.Workflow(name="child", steps=[workflow_pb2.Step(id="call", method="gone.Service/Call")])
+    stored.rows[key] = replace(stored.rows[key], definition=broken.SerializeToString())
+    _, workflows = opened(stored)
+    checked = await workflows.check(CALLER, run("parent", "child"))
+    assert [one.path for one in checked.violations] == ["steps[0].run_workflow.workflow"]
