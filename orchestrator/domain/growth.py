@@ -105,6 +105,7 @@ def iteration_started(run: Run, event: IterationStarted) -> list[int]:
 def step_delegated(run: Run, event: StepDelegated) -> list[int]:
     """Adds a delegated step."""
     parent = run.steps[event.parent]
+    parent.state = next_step_state(parent.state, event.kind)
     spec = Step(
         event.step,
         f"{parent.spec.id}/{event.key}",
@@ -168,6 +169,7 @@ def run_undoing(run: Run, event: RunUndoing) -> list[int]:
     """Adds the steps of the undo calls, of which the first is ready."""
     run.undoing = event
     run.undone = []
+    run.undoable = 0
     for number, parent in enumerate(event.steps):
         spec, index = run.steps[parent].spec, len(run.steps)
         assert spec.undo is not None

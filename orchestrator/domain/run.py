@@ -143,8 +143,8 @@ class Run:
     """A run in one replica's memory. `sequence` and `time` are those of the last event applied.
 
     `steps` begins with those of the graph; steps that they add follow. `signals` holds what no step has taken yet, by
-    name, `signal_waiters` the steps that wait. `undoable` counts steps that succeeded and have an undo call; `undoing`
-    is why those are made, once they are, and `undone` holds their steps.
+    name, `signal_waiters` the steps that wait. `undoable` counts undo calls that may have to be made, while none is:
+    those of steps that succeeded or may; `undoing` is why they are made, once they are, and `undone` holds their steps.
     """
 
     __slots__ = (
@@ -216,7 +216,7 @@ class Run:
         self.signals: dict[str, list[Payload]] = {}
         self.signal_waiters: dict[str, list[int]] = {}
         self.signal_request_ids: set[str] = set()
-        self.undoable = 0
+        self.undoable = sum(step.is_undone for step in graph.steps)
         self.undoing: RunUndoing | None = None
         self.undone: list[int] = []
 
@@ -232,6 +232,7 @@ class Run:
         step = StepRun(spec)
         self.steps.append(step)
         self.unfinished += 1
+        self.undoable += spec.is_undone
         if self._indexes is not None:
             self._indexes[spec.id] = spec.index
         return step
@@ -370,6 +371,8 @@ class Run:
         step.state = next_step_state(step.state, event.kind)
         step.end_time = event.time
         self.unfinished -= 1
+        if step.spec.undo is not None and not isinstance(event, StepSucceeded):
+            self.undoable -= step.spec.is_undone
         if was_running:
             step.attempts[-1].end_time = event.time
         if step.wait is not None:
@@ -377,7 +380,6 @@ class Run:
         match event:
             case StepSucceeded():
                 step.output = event.payload
-                self.undoable += step.spec.undo is not None
                 if event.payload is None and step.spec.repeat is not None and step.children:
                     step.output = self.steps[step.children[-1]].output
             case StepFailed():

@@ -90,6 +90,7 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.ATTEMPT_STARTED: {StepState.READY: StepState.RUNNING},
     EventKind.DELIVERY_STARTED: {StepState.RUNNING: StepState.RUNNING},
     EventKind.CHECKPOINT_RECORDED: {StepState.RUNNING: StepState.RUNNING},
+    EventKind.STEP_DELEGATED: {StepState.RUNNING: StepState.RUNNING},
     EventKind.ATTEMPT_FAILED: {StepState.RUNNING: StepState.READY},
     EventKind.ATTEMPT_SUSPENDED: {StepState.RUNNING: StepState.WAITING},
     EventKind.FALLBACK_TAKEN: {StepState.READY: StepState.READY},
@@ -102,10 +103,12 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.STEP_SKIPPED: {StepState.READY: StepState.SKIPPED},
     EventKind.STEP_CANCELLED: dict.fromkeys(sorted(_LIVE_STEP), StepState.CANCELLED),
 }
-"""Kind of event -> state of the step it may occur in -> state after it. Without an event of its own, BLOCKED becomes
-READY when the last of the step's predecessors has ended (or, among the items of a map and the undo calls of a run, when
-its turn comes), and WAITING becomes READY when a step that a suspended attempt waits for has ended. A delegated step
-begins as READY, an iteration too."""
+"""Kind of event -> state of the step it may occur in -> state after it; of STEP_DELEGATED,
+that of the step which delegates.
+
+Without an event of its own, BLOCKED becomes READY when the last of the step's predecessors has ended (or, among the
+items of a map and the undo calls of a run, when its turn comes), and WAITING becomes READY when a step that a suspended
+attempt waits for has ended. A delegated step begins as READY, an iteration too."""
 
 
 class IllegalTransition(Exception):

@@ -168,6 +168,11 @@ class Step:
     parent: int = -1
     number: int = 0
 
+    @property
+    def is_undone(self) -> bool:
+        """Whether the undo call is this step's own: with items or iterations, it is theirs."""
+        return self.undo is not None and self.map is None and self.repeat is None
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
+from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import REPEATABLE_CODES, SAFE_CODES, FailureMatch, Graph, Step
 
 EVALUATION_FAILED = Failure(Code.INVALID_ARGUMENT, "EVALUATION_FAILED", "division by zero", Origin.ORCHESTRATOR)
@@ -47,12 +48,32 @@ def link(steps: Sequence[Step], after: Sequence[Iterable[int]]) -> Graph:
     )
 
 
-class FixedConditions:
-    """Conditions whose answers are given beforehand; a step without an answer holds. Keeps what it was told."""
+@dataclass
+class Answers:
+    """What the conditions of a run answer, by step; see FixedConditions for what holds of a step that is not in here.
 
-    def __init__(self, answers: dict[int, bool | Failure], output: Payload | Failure | None = OUTPUT) -> None:
+    `done_after` is the iteration after which a repeat is done, `sleeps_us` how long a step sleeps.
+    """
+
+    holds: dict[int, bool | Failure] = field(default_factory=dict)
+    items: dict[int, int | Failure] = field(default_factory=dict)
+    done_after: dict[int, int | Failure] = field(default_factory=dict)
+    sleeps_us: dict[int, int | Failure] = field(default_factory=dict)
+    requests: dict[int, Payload | Failure] = field(default_factory=dict)
+    child_runs: dict[int, Failure] = field(default_factory=dict)
+    output: Payload | Failure | None = OUTPUT
+
+
+class FixedConditions:
+    """Conditions whose answers are given beforehand. Without an answer a step holds, a map has three items, a repeat is
+    done after its second iteration, and a step sleeps for a second. Keeps what it was told.
+
+    Keeps the run, as the real conditions do, to look up the number of an iteration.
+    """
+
+    def __init__(self, answers: Answers, run: Run) -> None:
         self.answers = answers
-        self.answer_output = output
+        self.run = run
         self.ended: dict[int, StepState] = {}
 
     def step_ended(self, step: int, state: StepState, failure: Failure | None, payload: Payload | None) -> None:
@@ -63,11 +84,35 @@ class FixedConditions:
 
     def holds(self, step: int) -> bool | Failure:
         """Gives the answer for the step."""
-        return self.answers.get(step, True)
+        return self.answers.holds.get(step, True)
 
     def output(self) -> Payload | Failure | None:
         """Gives the output of the run."""
-        return self.answer_output
+        return self.answers.output
+
+    def count_items(self, step: int) -> int | Failure:
+        """Gives the number of items."""
+        return self.answers.items.get(step, 3)
+
+    def is_done(self, step: int, iteration: int) -> bool | Failure:
+        """Tells whether the iteration is the last, or after it."""
+        assert self.ended[iteration] is StepState.SUCCEEDED
+        answer = self.answers.done_after.get(step, 2)
+        return answer if isinstance(answer, Failure) else self.run.steps[iteration].spec.number >= answer
+
+    def wake_time(self, step: int, now: int) -> int | Failure:
+        """Gives the end of a sleep."""
+        answer = self.answers.sleeps_us.get(step, 1_000_000)
+        return answer if isinstance(answer, Failure) else now + answer
+
+    def request(self, step: int) -> Payload | Failure:
+        """Gives the request of a step."""
+        return self.answers.requests.get(step, Payload("shop.v1.Request", f"request {step}".encode()))
+
+    def child_run(self, step: int) -> tuple[RunAwaited, Payload | None] | Failure:
+        """Names the child run of a step."""
+        answer = self.answers.child_runs.get(step)
+        return answer if answer is not None else (RunAwaited(f"child-{step}", "inner", "r7"), OUTPUT)
 
 
 def replay(graph: Graph, events: Iterable[Event]) -> Run:

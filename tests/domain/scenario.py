@@ -13,7 +13,7 @@ from orchestrator.domain.plan import Decision, decide
 from orchestrator.domain.run import Run
 from orchestrator.domain.workflow import Delivery, FailureBranch, FailureMatch, Graph, RetryPolicy, Step, Target
 
-from .graphs import EVALUATION_FAILED, OUTPUT, FixedConditions, contents, default_retryable, link, replay
+from .graphs import EVALUATION_FAILED, Answers, FixedConditions, contents, default_retryable, link, replay
 
 START_TIME = 1_700_000_000_000_000
 """Where a scenario's time 0 lies."""
@@ -49,8 +49,7 @@ class Script:
     steps: list[Step] = field(default_factory=list)
     after: list[list[str]] = field(default_factory=list)
     branches: list[list[tuple[FailureMatch, str]]] = field(default_factory=list)
-    answers: dict[int, bool | Failure] = field(default_factory=dict)
-    output: Payload | Failure | None = OUTPUT
+    answers: Answers = field(default_factory=Answers)
 
     def index(self, name: str) -> int:
         """Returns the index of a step by its name."""
@@ -107,7 +106,7 @@ def add_step(script: Script, words: list[str]) -> None:
     index = len(script.steps)
     if "when" in settings:
         answers: dict[str, bool | Failure] = {"true": True, "false": False, "failure": EVALUATION_FAILED}
-        script.answers[index] = answers[settings["when"]]
+        script.answers.holds[index] = answers[settings["when"]]
     script.after.append([other for other in settings.pop("after", "").split(",") if other])
     branches = [branch.partition(":") for branch in settings.pop("on_failure", "").split(";") if branch]
     script.branches.append([(match_of(match), handler) for match, _, handler in branches])
@@ -196,7 +195,7 @@ def event_text(event: Event, graph: Graph) -> str:
     hidden = {"sequence", "time", "step", "address", "principal", "labels", "attributes", "traceparent", "request_id"}
     for item in fields(event):
         value = getattr(event, item.name)
-        if item.name not in hidden and value is not None and value != "":
+        if item.name not in hidden and value is not None and value != "" and value != item.default:
             parts.append(f"{item.name}={value_text(item.name, value, graph)}")
     return " ".join(parts)
 
@@ -221,8 +220,8 @@ class Player:
 
     def __init__(self, script: Script) -> None:
         self.script = script
-        self.conditions = FixedConditions(script.answers, script.output)
         self.run = Run(script.graph())
+        self.conditions = FixedConditions(script.answers, self.run)
         self.events: list[Event] = []
 
     def play(self, words: list[str]) -> Iterator[str]:
@@ -232,7 +231,7 @@ class Player:
         if isinstance(given, inputs.Resumption):
             rebuilt = replay(self.run.graph, self.events)
             assert contents(rebuilt) == contents(self.run)
-            self.run = rebuilt
+            self.run = self.conditions.run = rebuilt
         decision = decide(self.run, given, now, self.conditions)
         self.events.extend(decision.events)
         yield from decision_lines(decision, self.run)
@@ -255,7 +254,7 @@ def play(text: str, limit_events: Callable[[int], None]) -> str:
         elif words[0] == "step":
             add_step(script, words[1:])
         elif words[0] == "output":
-            script.output = {"none": None, "failure": EVALUATION_FAILED}[words[1]]
+            script.answers.output = {"none": None, "failure": EVALUATION_FAILED}[words[1]]
         elif words[0] == "limit_events":
             limit_events(int(words[1]))
         else:

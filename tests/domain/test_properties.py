@@ -9,16 +9,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from orchestrator.domain import inputs, plan
+from orchestrator.domain import inputs
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.plan import decide, queue_expire_time, step_expire_time
+from orchestrator.domain.plan import MAX_EVENTS, decide, queue_expire_time, step_expire_time
+from orchestrator.domain.plan import decision as limits
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import Graph
 
 from .generated import ANSWERS, FAILURES, graphs, without_timeouts
-from .graphs import EVALUATION_FAILED, OUTPUT, FixedConditions, contents, replay
+from .graphs import EVALUATION_FAILED, OUTPUT, Answers, FixedConditions, contents, replay
 from .witness import Witness
 
 START_TIME = 1_700_000_000_000_000
@@ -37,24 +38,22 @@ class Driven:
     """A run with its witness; every input is decided twice, on the run and on one rebuilt from the events."""
 
     def __init__(
-        self, graph: Graph, answers: dict[int, bool | Failure], output: Payload | Failure | None, event_limit: int
+        self, graph: Graph, holds: dict[int, bool | Failure], output: Payload | Failure | None, event_limit: int
     ) -> None:
         self.graph = graph
-        self.answers = answers
-        self.output = output
-        self.conditions = FixedConditions(answers, output)
+        self.answers = Answers(holds, output=output)
         self.run = Run(graph)
-        self.witness = Witness(graph, answers, event_limit)
+        self.conditions = FixedConditions(self.answers, self.run)
+        self.witness = Witness(graph, holds, event_limit)
         self.now = START_TIME
 
     def give(self, given: inputs.Input) -> None:
         """Gives an input to the run, and checks everything that must hold of the decision."""
         rebuilt = replay(self.graph, self.witness.events)
         assert contents(rebuilt) == contents(self.run)
-        twin_conditions = FixedConditions(self.answers, self.output)
-        twin = decide(rebuilt, given, self.now, twin_conditions)
+        twin = decide(rebuilt, given, self.now, FixedConditions(self.answers, rebuilt))
         if isinstance(given, inputs.Resumption):
-            self.run = replay(self.graph, self.witness.events)
+            self.run = self.conditions.run = replay(self.graph, self.witness.events)
         decision = decide(self.run, given, self.now, self.conditions)
         assert twin == decision
         assert contents(rebuilt) == contents(self.run)
@@ -153,10 +152,10 @@ class RunMachine(RuleBasedStateMachine):
         run_timeout_us: int,
         first: bool,
     ) -> None:
-        plan.MAX_EVENTS = 2 * len(graph.steps) + 2 + spare_events
+        limits.MAX_EVENTS = 3 + 3 * len(graph.steps) + spare_events
         self.random = random.Random(seed)
         self.run_timeout_us = run_timeout_us
-        self.driven = Driven(graph, answers, output, plan.MAX_EVENTS)
+        self.driven = Driven(graph, answers, output, limits.MAX_EVENTS)
         if first:
             self.driven.submit(run_timeout_us)
 
@@ -164,7 +163,7 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def begin_again(self) -> None:
         driven = self.driven
-        self.driven = Driven(driven.graph, driven.answers, driven.output, plan.MAX_EVENTS)
+        self.driven = Driven(driven.graph, driven.answers.holds, driven.answers.output, limits.MAX_EVENTS)
         self.driven.submit(self.run_timeout_us)
 
     @rule()
@@ -275,7 +274,7 @@ class RunMachine(RuleBasedStateMachine):
                 self.driven.submit(self.run_timeout_us)
                 self.driven.drive(self.answer)
         finally:
-            plan.MAX_EVENTS = 100_000
+            limits.MAX_EVENTS = MAX_EVENTS
 
 
 TestRunMachine = RunMachine.TestCase

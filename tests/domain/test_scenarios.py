@@ -20,7 +20,9 @@ def test_scenario_gives_the_decisions_written_in_it(
     path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = path.read_text()
-    found = scenario.play(text, lambda limit: monkeypatch.setattr("orchestrator.domain.plan.MAX_EVENTS", limit))
+    found = scenario.play(
+        text, lambda limit: monkeypatch.setattr("orchestrator.domain.plan.decision.MAX_EVENTS", limit)
+    )
     if request.config.getoption("--rewrite", default=False):
         path.write_text(found)
     else:

@@ -15,7 +15,7 @@ from orchestrator.domain.run import Run, SequenceGap
 from orchestrator.domain.states import IllegalTransition
 from orchestrator.domain.workflow import Delivery, FailureMatch, Graph, RetryPolicy, Step, Target
 
-from .graphs import FixedConditions
+from .graphs import Answers, FixedConditions
 
 SECOND = 1_000_000
 
@@ -148,7 +148,8 @@ def test_a_step_ends_once() -> None:
 @pytest.mark.parametrize("outcome_unknown", [False, True])
 def test_what_the_core_adds_to_a_message_stays_within_the_limit(outcome_unknown: bool) -> None:
     step = replace(new_run().graph.steps[0], delivery=Delivery.AT_MOST_ONCE)
-    run, conditions = Run(Graph((step,))), FixedConditions({})
+    run = Run(Graph((step,)))
+    conditions = FixedConditions(Answers(), run)
     run.apply(submitted(1))
     decide(run, StepAdmitted(0, "w", "w:1"), 2, conditions)
     failure = Failure(Code.NOT_FOUND, "GONE", "é" * 1_024, Origin.WORKER, outcome_unknown=outcome_unknown)

@@ -8,11 +8,11 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import CallFailed, CallSucceeded, Checkpoint, HeartbeatMissed, StepAdmitted
 from orchestrator.domain.plan import ending
-from orchestrator.domain.plan.decision import MAX_DELIVERIES, MAX_EVENTS, NEVER_RETRIED
+from orchestrator.domain.plan.decision import MAX_DELIVERIES, NEVER_RETRIED
 from orchestrator.domain.plan.times import call_expire_time, queue_expire_time, step_expire_time
 from orchestrator.domain.retry import backoff_us
-from orchestrator.domain.states import StepState
-from orchestrator.domain.workflow import Delivery
+from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.workflow import Delivery, StepRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan.planner import Planner
@@ -26,9 +26,9 @@ def admit(plan: Planner, given: StepAdmitted) -> None:
         return
     if not again and step.state is not StepState.READY:
         return
-    if not plan.has_room():
-        message = f"the run would have more than {MAX_EVENTS} events"
-        ending.fail_run(plan, Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+    first_undo = step.spec.role is StepRole.UNDO and not step.attempt
+    if not first_undo and not plan.has_room():
+        _stop(plan, given.step)
     elif again:
         delivery = step.attempts[-1].deliveries + 1
         sequence, time = plan.stamp()
@@ -40,6 +40,16 @@ def admit(plan: Planner, given: StepAdmitted) -> None:
         )
     else:
         _start(plan, given)
+
+
+def _stop(plan: Planner, index: int) -> None:
+    """Ends what has no room for another attempt or delivery: the run, or the undo call, after which others are made."""
+    if plan.run.state is not RunState.UNDOING:
+        ending.fail_run(plan, plan.no_room())
+        return
+    if plan.run.steps[index].state is StepState.RUNNING:
+        _end_attempt(plan, index, plan.no_room(), None)
+    plan.fail_step(index, plan.no_room())
 
 
 def _start(plan: Planner, given: StepAdmitted) -> None:

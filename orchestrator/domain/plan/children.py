@@ -29,9 +29,8 @@ def begin_map(plan: Planner, index: int) -> None:
     elif count > MAX_ITEMS:
         message = f"the map has {count} items; the limit is {MAX_ITEMS}"
         plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "ITEM_LIMIT", message, Origin.ORCHESTRATOR))
-    elif not plan.has_room(2 * count):
-        message = "the items of the map would take the run over its limit of events"
-        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+    elif not plan.has_room(count, undo=plan.run.steps[index].spec.undo is not None):
+        plan.fail_step(index, plan.no_room())
     else:
         waits.wait(plan, index, ItemsAwaited(count))
         if not count:
@@ -62,10 +61,10 @@ def begin_repeat(plan: Planner, index: int) -> None:
 
 
 def _iterate(plan: Planner, index: int, wait_us: int) -> None:
-    iteration = len(plan.run.steps[index].children or ()) + 1
-    if not plan.has_room():
-        message = "another iteration would take the run over its limit of events"
-        plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR))
+    step = plan.run.steps[index]
+    iteration = len(step.children or ()) + 1
+    if not plan.has_room(1, undo=step.spec.undo is not None):
+        plan.fail_step(index, plan.no_room())
         return
     sequence, time = plan.stamp()
     plan.emit(ev.IterationStarted(sequence, time, index, iteration, time + wait_us))
@@ -117,7 +116,7 @@ def delegate(plan: Planner, given: Delegation) -> None:
     run = plan.run
     if not run.is_current(given.parent, given.attempt) or find_delegated(run, given.parent, given.key) is not None:
         return
-    if delegation_limit(run, given.parent) or not plan.has_room(4):
+    if delegation_limit(run, given.parent) or not plan.has_room(1):
         return
     sequence, time = plan.stamp()
     plan.emit(

@@ -16,6 +16,10 @@ MAX_DELIVERIES = 3
 MAX_EVENTS = 100_000
 """Events of one run."""
 
+EVENTS_OF_AN_END = 3
+"""Most events that an open step or an undo call takes to its end where no attempt is admitted but the first of an undo
+call, such as: approval requested, decided, and the step failed."""
+
 MAX_ITEMS = 10_000
 """Items of one map."""
 

@@ -67,12 +67,7 @@ def fail_run_for(plan: Planner, index: int, failure: Failure) -> None:
 def _undo(plan: Planner, failure: Failure | None, reason: str, principal: str) -> bool:
     """Begins the undo calls; False where there is nothing to undo."""
     done = [
-        index
-        for index, step in enumerate(plan.run.steps)
-        if step.spec.undo is not None
-        and step.state is StepState.SUCCEEDED
-        and step.spec.map is None
-        and step.spec.repeat is None
+        index for index, step in enumerate(plan.run.steps) if step.spec.is_undone and step.state is StepState.SUCCEEDED
     ]
     if not done:
         return False

@@ -6,7 +6,7 @@ from collections import deque
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import Event, Payload, SkipReason
-from orchestrator.domain.failures import Failure
+from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.inputs import (
     Abandonment,
     CallFailed,
@@ -29,8 +29,8 @@ from orchestrator.domain.inputs import (
     Submission,
     TimeoutPassed,
 )
-from orchestrator.domain.plan import attempts, children, ending, waits
-from orchestrator.domain.plan.decision import MAX_EVENTS, Conditions, Decision
+from orchestrator.domain.plan import attempts, children, decision, ending, waits
+from orchestrator.domain.plan.decision import EVENTS_OF_AN_END, Conditions, Decision
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import FailureBranch, StepKind, StepRole
@@ -249,11 +249,17 @@ class Planner:
 
     # --- events
 
-    def has_room(self, more: int = 0) -> bool:
-        """Tells whether one more event, and `more`, leave room for the run's end: for each step two events, and four
-        for its undo call; and the last one."""
-        needed = 2 * len(self.run.steps) + 4 * self.run.undoable
-        return self.run.sequence + 1 + more + needed < MAX_EVENTS
+    def has_room(self, added: int = 0, *, undo: bool = False) -> bool:
+        """Tells whether one more event, which adds so many steps, leaves room for the run's end: EVENTS_OF_AN_END for
+        each open step and for each undo call that may have to be made; and two, for the beginning of the undo calls
+        and the last event. `undo` tells whether the added steps have undo calls."""
+        ends = self.run.unfinished + self.run.undoable + added * (1 + undo)
+        return self.run.sequence + 1 + EVENTS_OF_AN_END * ends + 2 <= decision.MAX_EVENTS
+
+    def no_room(self) -> Failure:
+        """Makes the failure of what would take the run over its limit of events."""
+        message = f"the run would have more than {decision.MAX_EVENTS} events"
+        return Failure(Code.RESOURCE_EXHAUSTED, "EVENT_LIMIT", message, Origin.ORCHESTRATOR)
 
     def stamp(self) -> tuple[int, int]:
         """Returns sequence and time of the next event."""
