@@ -121,7 +121,8 @@ class StepCompiler:
         kind = kind_of(step)
         if kind is StepKind.CALL:
             targets, policies = self._targets(index, types, visible)
-            expect = self._deciding(step.expect, f"{path}.expect", Use(step.expect, index, visible.after_call))
+            if step.expect:
+                expect = self._deciding(step.expect, f"{path}.expect", Use(step.expect, index, visible.after_call))
             if step.HasField("undo"):
                 undo, undo_policy = self._undo(index, types, visible)
         elif kind is StepKind.RUN_WORKFLOW:
@@ -163,8 +164,6 @@ class StepCompiler:
 
     def _deciding(self, source: str, path: str, use: Use) -> Expression | None:
         """Compiles a condition on the output of a call."""
-        if not source:
-            return None
         found = self._condition(source, path, use)
         if found is not None and (found.constant or found.when_true is None):
             self.report.add(

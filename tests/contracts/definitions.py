@@ -46,3 +46,14 @@ def lit(value: Any) -> dict[str, Any]:
 
 def msg(**fields: Any) -> dict[str, Any]:
     return {"message": {"fields": fields}}
+
+
+ITEMS = path("input.items")
+
+
+def mapped(items: dict[str, Any], **request: Any) -> dict[str, Any]:
+    return charge(**request) | {"map": {"items": items}}
+
+
+def repeated(until: str, **request: Any) -> dict[str, Any]:
+    return charge(**request) | {"repeat": {"until": until}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.contracts.compile import check_workflow
+from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.violations import VIOLATION_LIMIT, EvaluationFailed
 from tests.contracts.corpus import compiled, workers, workflow
@@ -57,6 +59,9 @@ PATHS = st.one_of(
     ),
     st.builds(lambda name: f"input.{name}", NAMES),
     st.builds(lambda step, name: f"steps.{step}.output.{name}", IDS, NAMES),
+    st.sampled_from(
+        ["item", "item.sku", "index", "key", "previous.charge_id", "iteration", "output", "output.strings"]
+    ),
     st.text(max_size=20),
 )
 EXPRESSIONS = st.one_of(
@@ -95,6 +100,12 @@ BINDINGS: st.SearchStrategy[dict[str, Any]] = st.deferred(
     )
 )
 REQUESTS = st.dictionaries(NAMES, BINDINGS, max_size=3)
+ITEMS = st.one_of(
+    BINDINGS,
+    st.sampled_from(
+        [{"path": "input.strings"}, {"path": "input.counts"}, {"path": "input.items"}, {"expression": "[1, 2]"}]
+    ),
+)
 CODES = st.lists(st.integers(0, 20), max_size=2)
 STEPS = st.fixed_dictionaries(
     {"id": IDS, "method": METHODS, "request": REQUESTS},
@@ -111,6 +122,13 @@ STEPS = st.fixed_dictionaries(
             {}, optional={"codes": CODES, "maxBackoff": st.sampled_from(["0s", "-1s", "999999s"])}
         ),
         "stepTimeout": st.sampled_from(["0s", "1s", "-5s"]),
+        "map": st.fixed_dictionaries({"items": ITEMS}, optional={"maxFailed": st.integers(-1, 3)}),
+        "repeat": st.fixed_dictionaries({"until": EXPRESSIONS}, optional={"interval": st.sampled_from(["0s", "-1s"])}),
+        "approval": st.just({}),
+        "undo": st.fixed_dictionaries({"method": METHODS, "request": REQUESTS}, optional={"wholeRequest": BINDINGS}),
+        "sleep": st.fixed_dictionaries({}, optional={"duration": BINDINGS}),
+        "waitSignal": st.fixed_dictionaries({"signal": IDS}, optional={"type": NAMES}),
+        "runWorkflow": st.fixed_dictionaries({"workflow": IDS}),
     },
 )
 WORKFLOWS = st.fixed_dictionaries(
@@ -137,13 +155,84 @@ def test_any_workflow_is_answered(definition: dict[str, Any]) -> None:
     descriptor = found.input_descriptor
     scope = Scope(len(found.steps), found.types.message_class(descriptor)() if descriptor is not None else None)
     for index, step in enumerate(found.steps):
-        for target in step.targets:
-            try:
-                assert isinstance(step.condition(scope), bool)
-                assert target.build_request(scope).IsInitialized()
-            except EvaluationFailed:
-                continue
-        scope.set_succeeded(index, step.targets[0].response_class())
+        assert step.output_class is not None
+        with suppress(EvaluationFailed):
+            assert isinstance(step.condition(scope), bool)
+        if step.sleep is not None:
+            with suppress(EvaluationFailed):
+                assert step.wake_time(scope, 0) <= 253_402_300_799_999_999
+        for part in parts_of(step, scope):
+            evaluate(step, part)
+        scope.set_succeeded(index, step.output_class())
+
+
+def parts_of(step: CompiledStep, scope: Scope) -> list[Scope]:
+    """Returns the scopes of the calls of a step: one, or those of its first items."""
+    if step.items is None:
+        return [scope.for_part(iteration=1)]
+    try:
+        items = step.items.read(scope)
+    except EvaluationFailed:
+        return []
+    step.items.collect(items, [None] * len(items.values))
+    keys = [None] * len(items.values) if items.keys is None else items.keys
+    return [scope.for_part(item=item, key=key) for item, key in zip(items.values, keys, strict=True)][:3]
+
+
+def evaluate(step: CompiledStep, scope: Scope) -> None:
+    """Builds everything that a call needs: nothing but EvaluationFailed is raised."""
+    for target in step.targets:
+        output = target.response_class()
+        for build in (target.build_request, step.undo.build_request if step.undo is not None else target.build_request):
+            with suppress(EvaluationFailed):
+                assert build(scope.for_part(output=output)).IsInitialized()
+        with suppress(EvaluationFailed):
+            assert isinstance(step.accepts(scope, output), bool)
+        with suppress(EvaluationFailed):
+            assert isinstance(step.is_done(scope, output, 1), bool)
+
+
+STRINGS = st.builds(
+    lambda items, read: (items, read),
+    st.sampled_from(["input.strings", "input.labels", "input.strings.filter(s, size(s) > 1)"]),
+    st.sampled_from(["item", "item + string(index)", "item.size() > 2 ? item : ''"]),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(STRINGS, st.lists(st.text(max_size=4).filter(lambda text: "\0" not in text), max_size=5))
+def test_items_are_read_in_order(spelt: tuple[str, str], texts: list[str]) -> None:
+    """Whatever the items, what each call is given is what CEL makes of that item alone."""
+    items, read = spelt
+    found = mapped_workflow(items, read)
+    assert found.input_descriptor is not None
+    given: Any = found.types.message_class(found.input_descriptor)(strings=texts)
+    given.labels.update({text: text for text in texts})
+    wanted = sorted(set(texts)) if items == "input.labels" else texts
+    if "filter" in items:
+        wanted = [text for text in texts if len(text) > 1]
+    scope, step = Scope(1, given), found.step(0)
+    assert step.items is not None
+    values = step.items.read(scope).values
+    assert list(values) == wanted
+    built: list[Any] = [
+        step.targets[0].build_request(scope.for_part(item=value, index=index)) for index, value in enumerate(values)
+    ]
+    expected = {
+        "item": lambda index, text: text,
+        "item + string(index)": lambda index, text: text + str(index),
+        "item.size() > 2 ? item : ''": lambda index, text: text if len(text) > 2 else "",
+    }[read]
+    assert [one.string_value for one in built] == [expected(index, text) for index, text in enumerate(wanted)]
+
+
+def mapped_workflow(items: str, read: str) -> CompiledWorkflow:
+    key = f"{items} {read}"
+    if key not in _COMPILED:
+        step = {"id": "a", "method": "shop.v1.Mirror/Reflect", "request": {"string_value": {"expression": read}}}
+        step |= {"map": {"items": {"expression": items}}}
+        _COMPILED[key] = compiled({"inputType": "shop.v1.Everything", "steps": [step]})
+    return _COMPILED[key]
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -178,7 +267,7 @@ def test_paths_and_expressions_agree(small: int, large: int, text: str, data: by
     assert built[0] == built[1]
 
 
-def workflow_of(request: dict[str, Any]) -> Any:
+def workflow_of(request: dict[str, Any]) -> CompiledWorkflow:
     key = repr(request)
     if key not in _COMPILED:
         steps = [{"id": "a", "method": "shop.v1.Mirror/Reflect", "request": request}]
@@ -186,7 +275,7 @@ def workflow_of(request: dict[str, Any]) -> Any:
     return _COMPILED[key]
 
 
-_COMPILED: dict[str, Any] = {}
+_COMPILED: dict[str, CompiledWorkflow] = {}
 
 
 def test_many_steps_are_checked_in_one_pass() -> None:

@@ -12,9 +12,9 @@ from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.descriptors import read_contract
 from orchestrator.contracts.scope import Scope
-from orchestrator.domain.workflow import StepKind
+from orchestrator.domain.workflow import Map, StepKind
 from tests.contracts.corpus import check, compile_protos, compiled, contract, message, workers, workflow
-from tests.contracts.definitions import RESERVE, charge, flow, lit, notify, path
+from tests.contracts.definitions import RESERVE, cel, charge, flow, lit, notify, path
 
 PAY: dict[str, Any] = {
     "name": "pay",

@@ -14,17 +14,9 @@ from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.failures import Code
 from orchestrator.domain.workflow import Approval, Map, Repeat, RetryPolicy, Signal, StepKind, Undo
 from tests.contracts.corpus import check, compiled, message, workers, workflow
-from tests.contracts.definitions import RESERVE, cel, charge, flow, lit, notify, path
+from tests.contracts.definitions import RESERVE, cel, charge, flow, lit, mapped, notify, path, repeated
 
 NOW_US = 1_700_000_000_000_000
-
-
-def mapped(items: dict[str, Any], **request: Any) -> dict[str, Any]:
-    return charge(**request) | {"map": {"items": items}}
-
-
-def repeated(until: str, **request: Any) -> dict[str, Any]:
-    return charge(**request) | {"repeat": {"until": until}}
 
 
 def order(found: CompiledWorkflow, **fields: Any) -> Scope:

@@ -11,8 +11,10 @@ from tests.contracts.corpus import check
 from tests.contracts.definitions import RESERVE, charge, flow, lit
 from tests.contracts.wrong_bindings import WRONG_BINDINGS
 from tests.contracts.wrong_graphs import WRONG_GRAPHS
+from tests.contracts.wrong_kinds import WRONG_KINDS
+from tests.contracts.wrong_maps import WRONG_MAPS
 
-WRONG = WRONG_BINDINGS | WRONG_GRAPHS
+WRONG = WRONG_BINDINGS | WRONG_GRAPHS | WRONG_KINDS | WRONG_MAPS
 
 
 @pytest.mark.parametrize("name", WRONG)
