@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from baton import (
+    ApprovalRule,
     BindError,
     Delivery,
     Retry,
@@ -349,6 +350,10 @@ def _steps(wf: Recorder) -> Any:
     return wf.step(Inventory.Reserve, bind(ReserveRequest))
 
 
+def _reserved(_: object) -> Any:
+    return bind(ReserveRequest)
+
+
 def _other(wf: Recorder) -> Any:
     return Workflow(OrderInput).step(Inventory.Reserve, bind(ReserveRequest), id="elsewhere")
 
@@ -398,6 +403,57 @@ def _other(wf: Recorder) -> Any:
         (lambda wf: _steps(wf).on_failure(codes=["OOPS"]), "'OOPS' is not a status code; they are OK, CANCELLED"),
         (lambda wf: _steps(wf).on_failure(reasons="OOPS"), "reasons take a list, such as ['OOPS']"),
         (lambda wf: None, "has no step; add one with wf.step(…)"),
+        (
+            lambda wf: wf.map(Inventory.Reserve, ["a"], _reserved),
+            "step 'reserve': items takes a reference to a repeated",
+        ),
+        (lambda wf: wf.map(Inventory.Reserve, wf.input.sku, _reserved), "items takes a reference to a repeated field"),
+        (lambda wf: wf.map(Inventory.Reserve, wf.input.tags, _reserved), "map goes over lists, map_entries over map"),
+        (lambda wf: wf.map_entries(Inventory.Reserve, wf.input.notes, _reserved), "map_entries over map fields"),
+        (
+            lambda wf: wf.map(Inventory.Reserve, default(wf.input.notes, ["x"]), _reserved),
+            "takes an empty default only: [] or {}, not ['x']",
+        ),
+        (
+            lambda wf: wf.map(Inventory.Reserve, wf.input.notes, lambda note: bind(ReserveRequest, quantity=note)),
+            "ReserveRequest.quantity is int32, but item is string",
+        ),
+        (
+            lambda wf: wf.map(Inventory.Reserve, wf.input.notes, lambda note: bind(ReserveRequest, sku=note.text)),
+            "item is not a message; it has no field 'text'",
+        ),
+        (
+            lambda wf: bind(ReserveRequest, notes=wf.map(Inventory.Reserve, wf.input.notes, _reserved).output.items),
+            "notes is repeated string, but steps.reserve.output.items is repeated teashop.v1.ReserveResponse",
+        ),
+        (
+            lambda wf: wf.repeat(Inventory.Reserve, lambda before: before, until="true"),
+            "step 'reserve': teashop.v1.InventoryService/Reserve takes teashop.v1.ReserveRequest, not teashop.v1.Reser",
+        ),
+        (
+            lambda wf: wf.repeat(Inventory.Reserve, _reserved, until=lambda output: output.lots),
+            "step 'reserve': repeat: until takes a bool; output.lots is not one",
+        ),
+        (
+            lambda wf: wf.run_workflow("other", wf.input.sku, output=Money),
+            "the input of other takes a message: bind(…)",
+        ),
+        (
+            lambda wf: wf.run_workflow("other", bind(Money), output=Money, retry=Retry()),
+            "a step of this kind has no setting 'retry'; it has after, description, id, on_failure, step_timeout, when",
+        ),
+        (lambda wf: wf.sleep(), "step 'sleep': sleep takes a time to wait, or until="),
+        (lambda wf: wf.sleep(0), "step 'sleep': sleep must be more than 0, not 0"),
+        (lambda wf: wf.sleep(wf.input.sku), "sleep takes google.protobuf.Duration, but input.sku is string"),
+        (lambda wf: wf.sleep(until=datetime.datetime(2030, 1, 1)), "has no time zone; give one"),
+        (
+            lambda wf: _steps(wf).undo(Payments.Charge, lambda output: bind(ReserveRequest)),
+            "step 'reserve': undo: the request of teashop.v1.PaymentsService/Charge takes teabank.v1.ChargeRequest",
+        ),
+        (
+            lambda wf: wf.step(Inventory.Reserve, bind(ReserveRequest), approval=ApprovalRule(approvers="ada")),
+            "ApprovalRule.approvers take a list, such as ['ada']",
+        ),
     ],
 )
 def test_wrong_steps_name_the_step_and_the_cure(act: Callable[[Recorder], object], text: str) -> None:
@@ -487,3 +543,77 @@ def test_the_typed_example_runs() -> None:
 
     assert [step.id for step in typing_ok.fulfil.definition.steps] == ["reserve", "charge", "release", "tip"]
     assert typing_ok.fulfil.definition.steps[3].method == "teashop.v1.PaymentsService/Charge"
+
+
+def test_steps_of_every_kind_are_the_messages_written_by_hand() -> None:
+    from . import typing_ok
+
+    steps = {step.id: step for step in typing_ok.every_kind.definition.steps}
+    for name, written in EVERY_KIND.items():
+        assert json_format.MessageToDict(steps[name], preserving_proto_field_name=True) == {"id": name, **written}
+    assert set(steps) - set(EVERY_KIND) == {"fulfil_order", "last"}
+
+
+def test_the_messages_of_signals_travel_with_the_workflow() -> None:
+    @workflow(Money, Money)
+    def waits(wf: Workflow[Money, Money]) -> Money:
+        wf.wait_signal("paid", ChargeResponse)
+        return wf.input
+
+    assert "teashop/v1/teashop.proto" in [file.name for file in waits.with_types().types.file]
+
+
+_RESERVE, _CHARGE = "teashop.v1.InventoryService/Reserve", "teashop.v1.PaymentsService/Charge"
+_RELEASE = "teashop.v1.InventoryService/Release"
+EVERY_KIND: dict[str, dict[str, Any]] = {
+    "reserve": {
+        "method": _RESERVE,
+        "request": {"sku": {"path": "item"}, "slot": {"expression": "index"}},
+        "retry": {"max_attempts": 2},
+        "map": {"items": {"path": "input.notes"}, "max_parallel": 3, "max_failed": 1},
+        "undo": {"method": _RELEASE, "request": {"reservation_id": {"path": "output.reservation_id"}}},
+        "heartbeat_timeout": "5s",
+    },
+    "charge": {
+        "method": _CHARGE,
+        "request": {"order_id": {"path": "item"}, "reservation_id": {"expression": "key"}},
+        "map": {"items": {"path": "input.tags"}},
+    },
+    "again": {
+        "run_workflow": {"workflow": "reserve-only"},
+        "request": {"sku": {"path": "item.reservation_id"}},
+        "map": {"items": {"path": "steps.reserve.output.items"}},
+    },
+    "charge_later": {
+        "method": "teashop.v1.PaymentsService/ChargeLater",
+        "request": {"order_id": {"path": "previous.payment_id"}},
+        "after": ["charge", "again"],
+        "repeat": {"until": "output.payment_id != ''", "max_iterations": 5, "interval": "1s"},
+    },
+    "reserve_only": {
+        "run_workflow": {"workflow": "reserve-only"},
+        "request": {"sku": {"path": "previous.reservation_id"}},
+        "repeat": {"until": "output.in_stock"},
+    },
+    "child": {"run_workflow": {"workflow": "reserve-only"}, "request": {"sku": {"path": "input.sku"}}},
+    "sleep": {"sleep": {"duration": {"literal": "90s"}}},
+    "hour": {"sleep": {"duration": {"literal": "3600s"}}},
+    "until": {"sleep": {"until": {"path": "input.wanted_time"}}},
+    "new_year": {"sleep": {"until": {"literal": "2030-01-01T00:00:00Z"}}},
+    "paid": {"wait_signal": {"signal": "paid", "type": "teashop.v1.ChargeResponse", "timeout": "3600s"}},
+    "go": {"when": "input.quantity == 0", "wait_signal": {"signal": "go"}},
+    "pay": {
+        "method": _CHARGE,
+        "request": {
+            "order_id": {"path": "steps.paid.output.payment_id"},
+            "reservation_id": {"path": "steps.child.output.reservation_id"},
+        },
+        "approval": {"timeout": "86400s", "approvers": ["ada"], "description": "Is this right?"},
+        "undo": {
+            "method": _RELEASE,
+            "request": {"reservation_id": {"path": "output.payment_id"}},
+            "retry": {"max_attempts": 3},
+            "undo_timeout": "60s",
+        },
+    },
+}

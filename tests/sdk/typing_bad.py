@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from baton import Binding, Workflow, bind, default, expression, fallback, workflow
+from baton import Binding, Workflow, WorkflowDefinition, bind, default, delegate, expression, fallback, workflow
 from teabank.v1.money_pb2 import ChargeRequest, Money
-from teashop.v1.teashop_pb2 import OrderInput, OrderOutput, ReserveRequest
+from teashop.v1.teashop_pb2 import ChargeResponse, OrderInput, OrderOutput, ReleaseRequest, ReserveRequest
 from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
 from teashop.v1.teashop_pb2_grpc import PaymentsServiceServicer as Payments
 
@@ -37,3 +37,39 @@ def steps(wf: Workflow[OrderInput, OrderOutput]) -> Binding[OrderOutput]:
 @workflow(OrderInput, OrderOutput)  # wrong: decorated function has other types
 def other_output(wf: Workflow[OrderInput, ChargeRequest]) -> Binding[ChargeRequest]:
     return bind(ChargeRequest, order_id=wf.input.order_id)
+
+
+@workflow(OrderInput, OrderOutput)
+def kinds(wf: Workflow[OrderInput, OrderOutput]) -> Binding[OrderOutput]:
+    each = wf.map(Inventory.Reserve, wf.input.notes, lambda note: bind(ReserveRequest, sku=note))
+    notes = wf.input.notes
+    wf.map(Inventory.Reserve, notes, lambda note: bind(ReserveRequest, quantity=note))  # wrong: text into number
+    wf.map(Inventory.Reserve, notes, lambda note: bind(ReserveRequest, sku=note.text))  # wrong: field of a text
+    wf.map(Inventory.Reserve, wf.input.notes, lambda note: bind(ChargeRequest, order_id=note))  # wrong: other request
+    wf.map(Inventory.Reserve, wf.input.quantity, lambda note: bind(ReserveRequest))  # wrong: a number is no list
+    wf.map(Payments.Charge, each.output.items, lambda item: bind(ChargeRequest, amount=item.lots))  # wrong: list
+    wf.map_entries(Payments.Charge, wf.input.notes, lambda note: bind(ChargeRequest))  # wrong: a list is no map
+    wf.step(Inventory.Reserve, bind(ReserveRequest, notes=each.output.items))  # wrong: messages into texts
+    each.undo(Inventory.Release, lambda output: bind(ReleaseRequest, reservation_id=output.id))  # wrong: unknown field
+    each.undo(Payments.Charge, lambda output: bind(ReleaseRequest))  # wrong: request of another method
+    wf.repeat(Inventory.Reserve, lambda before: bind(ReserveRequest, sku=before.sku), until="true")  # wrong: unknown
+    wf.repeat(Inventory.Reserve, lambda _: bind(ReserveRequest), until=lambda output: output.total)  # wrong: no bool
+    wf.run_workflow(other, bind(ReserveRequest, sku="x"))  # wrong: input of another workflow
+    wf.sleep("90s")  # wrong: a text is no time
+    wf.sleep(until=wf.input.sku)  # wrong: a text is no instant
+    paid = wf.wait_signal("paid", ChargeResponse)
+    wf.step(Payments.Charge, bind(ChargeRequest, order_id=paid.output.order_id))  # wrong: field of another message
+    wf.step(Payments.Charge, bind(ChargeRequest), heartbeat_timeut=3)  # wrong: unknown setting
+    return bind(OrderOutput)
+
+
+other: WorkflowDefinition[OrderInput, OrderOutput] = kinds
+
+
+async def agent(request: OrderInput) -> str:
+    await delegate(Inventory.Reserve, ChargeRequest())  # wrong: request of another method
+    await delegate(Inventory.WatchStock, ReserveRequest())  # wrong: streaming method
+    await delegate(Inventory.Reserve, ReserveRequest(), detached=True, suspend_after=3)  # wrong: nothing is waited for
+    reserved = await delegate(Inventory.Reserve, ReserveRequest(sku=request.sku))
+    print(reserved.payment_id)  # wrong: field of another message
+    return await delegate(Payments.Charge, ChargeRequest())  # wrong: a message is no text

@@ -3,25 +3,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import asyncio
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from baton import (
+    ApprovalRule,
     Binding,
     Delivery,
     Retry,
     Workflow,
     WorkflowDefinition,
     bind,
+    blocking,
     branch,
     cond,
+    current,
     default,
+    delegate,
     expr,
     expression,
     fallback,
     workflow,
 )
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.empty_pb2 import Empty
 from teabank.v1.money_pb2 import ChargeRequest, Money
 from teashop.v1.teashop_pb2 import (
     ChargeResponse,
@@ -102,3 +108,91 @@ def reserve_only(wf: Workflow[ReserveRequest, ReserveResponse]) -> ReserveRespon
 
 
 definition: WorkflowDefinition[OrderInput, OrderOutput] = fulfil
+
+
+@workflow(OrderInput, OrderOutput)
+def every_kind(wf: Workflow[OrderInput, OrderOutput]) -> Binding[OrderOutput]:
+    """Goes over lists and map fields, repeats, waits, runs another workflow, and takes back."""
+    each = wf.map(
+        Inventory.Reserve,
+        wf.input.notes,
+        lambda note: bind(ReserveRequest, sku=note, slot=expression(int, "index")),
+        max_parallel=3,
+        max_failed=1,
+        retry=Retry(max_attempts=2),
+        heartbeat_timeout=5,
+    )
+    each.undo(Inventory.Release, lambda output: bind(ReleaseRequest, reservation_id=output.reservation_id))
+    tagged = wf.map_entries(
+        Payments.Charge,
+        wf.input.tags,
+        lambda tag: bind(ChargeRequest, order_id=tag, reservation_id=expression(str, "key")),
+    )
+    again = wf.map(
+        reserve_only, each.output.items, lambda reserved: bind(ReserveRequest, sku=reserved.reservation_id), id="again"
+    )
+    grown = wf.repeat(
+        Payments.ChargeLater,
+        lambda previous: bind(ChargeRequest, order_id=previous.payment_id),
+        until=lambda output: cond("{} != ''", output.payment_id),
+        max_iterations=5,
+        interval=timedelta(seconds=1),
+        after=[tagged, again],
+    )
+    stocked = wf.repeat(
+        reserve_only, lambda previous: bind(ReserveRequest, sku=previous.reservation_id), until=lambda out: out.in_stock
+    )
+    child = wf.run_workflow(reserve_only, bind(ReserveRequest, sku=wf.input.sku), id="child")
+    named = wf.run_workflow("fulfil-order", wf.input, output=OrderOutput, revision="1")
+    wf.sleep(90)
+    wf.sleep(timedelta(hours=1), id="hour")
+    wf.sleep(until=wf.input.wanted_time, id="until")
+    wf.sleep(until=datetime(2030, 1, 1, tzinfo=UTC), id="new_year")
+    paid = wf.wait_signal("paid", ChargeResponse, timeout=3_600)
+    go = wf.wait_signal("go", when=cond("{} == 0", wf.input.quantity))
+    nothing: Empty = go.output
+    charge = wf.step(
+        Payments.Charge,
+        bind(ChargeRequest, order_id=paid.output.payment_id, reservation_id=child.output.reservation_id),
+        id="pay",
+        approval=ApprovalRule(timeout=timedelta(days=1), approvers=["ada"], description="Is this right?"),
+    )
+    charge.undo(
+        Inventory.Release,
+        lambda output: bind(ReleaseRequest, reservation_id=output.payment_id),
+        retry=Retry(max_attempts=3),
+        undo_timeout=60,
+    )
+    assert nothing is not None
+    wf.step(
+        Inventory.Reserve,
+        bind(
+            ReserveRequest, notes=[named.output.payment_id, grown.output.payment_id], sku=stocked.output.reservation_id
+        ),
+        id="last",
+        after=charge,
+    )
+    return bind(OrderOutput, payment_id=charge.output.payment_id)
+
+
+class Agent(Payments):
+    """A handler that delegates: what it asks for and gets is typed."""
+
+    async def Charge(self, request: ChargeRequest, context: Any) -> ChargeResponse:
+        reserved = await delegate(Inventory.Reserve, ReserveRequest(sku=request.order_id), key="stock")
+        lots: list[str] = list(reserved.lots)
+        first, second = await asyncio.gather(
+            delegate(Inventory.Reserve, ReserveRequest(sku=lots[0])),
+            delegate(Payments.ChargeLater, request, retry=Retry(max_attempts=1), suspend_after=timedelta(seconds=5)),
+        )
+        async with asyncio.TaskGroup() as group:
+            charging = group.create_task(delegate(Payments.ChargeLater, ChargeRequest()))
+        await delegate(Inventory.Release, ReleaseRequest(reservation_id=first.reservation_id), detached=True)
+        left = await current().last_checkpoint(ReserveResponse)
+        if left is not None:
+            await current().checkpoint(ChargeResponse(payment_id=left.reservation_id))
+        return ChargeResponse(payment_id=second.payment_id + charging.result().payment_id)
+
+    def ChargeLater(self, request: ChargeRequest, context: Any) -> ChargeResponse:
+        reserved = blocking(delegate(Inventory.Reserve, ReserveRequest()))
+        return ChargeResponse(payment_id=reserved.reservation_id)

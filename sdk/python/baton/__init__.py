@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from baton.client import Client as Client
     from baton.conditions import Condition as Condition
     from baton.conditions import cond as cond
+    from baton.definitions import WorkflowDefinition as WorkflowDefinition
     from baton.delegation import blocking as blocking
     from baton.delegation import delegate as delegate
     from baton.errors import BatonError as BatonError
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from baton.errors import Violation as Violation
     from baton.errors import WaitTimeout as WaitTimeout
     from baton.payloads import OutputTypeError as OutputTypeError
+    from baton.policies import ApprovalRule as ApprovalRule
     from baton.policies import Delivery as Delivery
     from baton.policies import Retry as Retry
     from baton.policies import branch as branch
@@ -42,10 +44,12 @@ if TYPE_CHECKING:
     from baton.references import expr as expr
     from baton.references import expression as expression
     from baton.runs import RunHandle as RunHandle
+    from baton.steps import CallStep as CallStep
+    from baton.steps import EntriesOutput as EntriesOutput
+    from baton.steps import MapOutput as MapOutput
+    from baton.steps import Step as Step
     from baton.worker import Worker as Worker
-    from baton.workflows import Step as Step
     from baton.workflows import Workflow as Workflow
-    from baton.workflows import WorkflowDefinition as WorkflowDefinition
     from baton.workflows import workflow as workflow
 
 _HOMES = {
@@ -54,6 +58,7 @@ _HOMES = {
     "calls": ("Call", "current"),
     "catalogue": ("Applied",),
     "client": ("Client",),
+    "definitions": ("WorkflowDefinition",),
     "delegation": ("blocking", "delegate"),
     "errors": (
         "BatonError",
@@ -71,12 +76,13 @@ _HOMES = {
         "Violation",
         "WaitTimeout",
     ),
-    "policies": ("Delivery", "Retry", "branch", "fallback"),
+    "policies": ("ApprovalRule", "Delivery", "Retry", "branch", "fallback"),
     "payloads": ("OutputTypeError",),
     "references": ("default", "expr", "expression"),
     "runs": ("RunHandle",),
     "worker": ("Worker",),
-    "workflows": ("Step", "Workflow", "WorkflowDefinition", "workflow"),
+    "steps": ("CallStep", "EntriesOutput", "MapOutput", "Step"),
+    "workflows": ("Workflow", "workflow"),
 }
 _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names}
 

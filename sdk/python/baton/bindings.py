@@ -84,7 +84,7 @@ def whole(descriptor: Descriptor, value: object, where: str) -> Whole:
     source = source_of(value)
     if source is not None:
         if source.field is not None and source.descriptor is None:
-            raise BindError(f"{where} takes {descriptor.full_name}, but {source.text} is {shape(source.field)}")
+            raise BindError(f"{where} takes {descriptor.full_name}, but {source.text} is {_source_shape(source)}")
         if source.descriptor is not None:
             _check_message(source.descriptor, descriptor, where)
         return Whole({}, _reference(source, lambda default: _message_json(default, descriptor, where)))
@@ -92,6 +92,36 @@ def whole(descriptor: Descriptor, value: object, where: str) -> Whole:
         _check_message(descriptor_of(value), descriptor, where)
         return Whole({}, workflow_pb2.Binding(literal=_value(_message_json(value, descriptor, where))))
     raise BindError(f"{where} takes {descriptor.full_name}; give bind({descriptor.name}, …), not {reprlib.repr(value)}")
+
+
+def items_of(value: object, where: str) -> tuple[workflow_pb2.Binding, Source, FieldDescriptor | None]:
+    """Returns the binding of what a map goes over, a reference to one of its items, and the key of a map field."""
+    source = source_of(value)
+    if source is None or source.descriptor is not None or (source.field is not None and not source.repeated):
+        raise BindError(f"{where} takes a reference to a repeated field or map field, or expr(…), not {value!r}")
+    binding = _reference(source, lambda default: _empty(default, where))
+    if source.field is None:
+        return binding, Source("item"), None
+    if _is_map(source.field):
+        key, item = _entry(source.field)
+        return binding, Source("item", descriptor=item.message_type, field=item), key
+    return binding, Source("item", descriptor=source.field.message_type, field=source.field, element=True), None
+
+
+def instant_or_span(descriptor: Descriptor, value: object, where: str) -> workflow_pb2.Binding:
+    """Returns the binding of a google.protobuf.Duration or Timestamp that is built during the run, or constant."""
+    bound = whole(descriptor, value, where)
+    return bound.whole or workflow_pb2.Binding(message=workflow_pb2.MessageBinding(fields=bound.fields))
+
+
+def type_of(value: object) -> Descriptor | None:
+    """Returns the type of a whole message; None where it is not known here."""
+    if isinstance(value, Bound):
+        return value._baton_descriptor
+    if isinstance(value, Message):
+        return descriptor_of(value)
+    source = source_of(value)
+    return source.descriptor if source is not None else None
 
 
 def shape(field: FieldDescriptor) -> str:
@@ -200,6 +230,12 @@ def _value(json: Any) -> struct_pb2.Value:
     return json_format.ParseDict(json, struct_pb2.Value())
 
 
+def _empty(default: Any, where: str) -> Any:
+    if default not in ([], {}, ()):
+        raise BindError(f"{where} takes an empty default only: [] or {{}}, not {reprlib.repr(default)}")
+    return dict(default) if isinstance(default, dict) else list(default)
+
+
 def _holds_recorded(value: object) -> bool:
     if isinstance(value, Recorded):
         return True
@@ -236,8 +272,8 @@ def _check_source(source: Source, target: FieldDescriptor, where: str, *, elemen
     wanted = _element_shape(target) if element else shape(target)
     repeated = target.is_repeated and not element
     if source.field is not None:
-        if _family(source.field) != _family(target) or source.field.is_repeated != repeated:
-            raise BindError(f"{where} is {wanted}, but {source.text} is {shape(source.field)}")
+        if _family(source.field) != _family(target) or source.repeated != repeated:
+            raise BindError(f"{where} is {wanted}, but {source.text} is {_source_shape(source)}")
     elif source.descriptor is not None and (
         repeated or target.message_type is None or target.message_type.full_name != source.descriptor.full_name
     ):
@@ -246,6 +282,11 @@ def _check_source(source: Source, target: FieldDescriptor, where: str, *, elemen
 
 def _element_shape(field: FieldDescriptor) -> str:
     return shape(field).removeprefix("repeated ")
+
+
+def _source_shape(source: Source) -> str:
+    assert source.field is not None
+    return _element_shape(source.field) if source.element else shape(source.field)
 
 
 def _family(field: FieldDescriptor) -> object:

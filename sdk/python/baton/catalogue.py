@@ -10,6 +10,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.message import Message
 
 from baton.connection import Connection, Link
+from baton.definitions import WorkflowDefinition
 from baton.errors import Violation
 from baton.v1 import (
     error_reason_pb2,
@@ -18,7 +19,6 @@ from baton.v1 import (
     workflow_pb2,
     workflow_service_pb2,
 )
-from baton.workflows import WorkflowDefinition
 
 if TYPE_CHECKING:
     import grpc

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from baton.catalogue import Catalogue, message_of, pages
 from baton.connection import Connection, span
+from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
 from baton.errors import WaitTimeout
@@ -22,7 +23,6 @@ from baton.policies import Seconds
 from baton.runs import RunHandle, Told
 from baton.submissions import Submissions
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
-from baton.workflows import WorkflowDefinition
 
 if TYPE_CHECKING:
     import grpc

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import grpc
     from google.protobuf.descriptor import Descriptor
 
-    from baton.workflows import Step
+    from baton.steps import Step
 
 Req = TypeVar("Req", bound=Message)
 Resp = TypeVar("Resp", bound=Message)
@@ -77,6 +77,28 @@ class Retry:
         if self.max_backoff is not None:
             policy.max_backoff.CopyFrom(duration(self.max_backoff, "Retry.max_backoff", zero=True))
         return policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRule:
+    """Has a person approve a step's exact request before it is called with.
+
+    `approvers` are the principals who may, by default anybody; never who submitted the run. `timeout` limits the wait,
+    by default by what is left of the step's time. `description` tells who decides what to know.
+    """
+
+    timeout: Seconds | None = None
+    approvers: Iterable[str] = ()
+    description: str = ""
+
+    def message(self) -> workflow_pb2.ApprovalRule:
+        """Returns the rule as it goes over the wire."""
+        if isinstance(self.approvers, str):
+            raise BindError(f"ApprovalRule.approvers take a list, such as [{self.approvers!r}]")
+        rule = workflow_pb2.ApprovalRule(approvers=self.approvers, description=self.description)
+        if self.timeout is not None:
+            rule.timeout.CopyFrom(duration(self.timeout, "ApprovalRule.timeout"))
+        return rule
 
 
 @dataclass(frozen=True, slots=True)

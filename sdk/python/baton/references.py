@@ -31,7 +31,7 @@ class Source:
 
     `text` is a path, or a CEL expression where `computed`. `descriptor` is the message it leads to, for a single
     message; `field` the field it ends with. Both are None where the type is not known here. `default` is the value to
-    use where the step that is read did not succeed.
+    use where the step that is read did not succeed. `element` says that it is one element of a repeated field.
     """
 
     text: str
@@ -39,6 +39,12 @@ class Source:
     descriptor: Descriptor | None = None
     field: FieldDescriptor | None = None
     default: Any = ABSENT
+    element: bool = False
+
+    @property
+    def repeated(self) -> bool:
+        """Whether it leads to a list or map."""
+        return self.field is not None and self.field.is_repeated and not self.element
 
 
 def _refuse(action: str, cure: str) -> Callable[..., NoReturn]:
@@ -100,7 +106,8 @@ class Reference(Recorded):
         if field is None:
             raise UnknownFieldError(unknown_field(source.descriptor, name, f"{source.text}: "))
         descriptor = None if field.is_repeated else field.message_type
-        return Reference(replace(source, text=f"{source.text}.{name}", descriptor=descriptor, field=field))
+        text = f"{source.text}.{name}"
+        return Reference(replace(source, text=text, descriptor=descriptor, field=field, element=False))
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise BindError(f"{self!r} is a reference: {name!r} cannot be set; build a new message with bind(…)")
@@ -189,6 +196,6 @@ def _checked(source: str) -> str:
 def _not_a_message(source: Source, name: str) -> str:
     if source.field is None:
         return f"{source.text}: the fields of an expression are not known here; write .{name} into the expression"
-    if source.field.is_repeated:
+    if source.repeated:
         return f'{source.text} is repeated; use expression(T, "{source.text}[0].{name}"), or let a step take the list'
     return f"{source.text} is not a message; it has no field {name!r}"

@@ -145,7 +145,7 @@ def _child(node: yaml.Node, token: str) -> tuple[int, yaml.Node] | None:
 
 def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:
     """Runs a Python file and takes the named workflow, or all that it holds."""
-    from baton.workflows import WorkflowDefinition
+    from baton.definitions import WorkflowDefinition
 
     if not path.is_file():
         raise CommandFailed(f"cannot read {path}: no such file")
