@@ -95,7 +95,9 @@ def iteration_started(run: Run, event: IterationStarted) -> list[int]:
     step.state = next_step_state(step.state, event.kind)
     index = len(run.steps)
     run.add_step(_part(step.spec, index, StepRole.ITERATION, event.step, event.iteration))
-    step.children = [*(step.children or ()), index]
+    if step.children is None:
+        step.children = []
+    step.children.append(index)
     step.open_children += 1
     run.make_ready(index, event.time)
     run.steps[index].queue_time = event.ready_time
@@ -126,13 +128,14 @@ def step_delegated(run: Run, event: StepDelegated) -> list[int]:
 
 
 def attempt_suspended(run: Run, event: AttemptSuspended) -> list[int]:
-    """Ends an attempt without using one up. Where an awaited step has ended by now, the step is ready at once."""
+    """Ends an attempt without using one up. Where it awaits none, or one that has ended by now, the step is ready at
+    once."""
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
     step.attempts[-1].end_time = event.time
     step.attempts[-1].suspended = True
     step.target_attempts -= 1
-    if any(run.steps[index].state in ENDED_STEP for index in event.awaited):
+    if not event.awaited or any(run.steps[index].state in ENDED_STEP for index in event.awaited):
         run.make_ready(event.step, event.time)
         return [event.step]
     step.wait = StepsAwaited(frozenset(event.awaited))

@@ -116,7 +116,7 @@ class CancelRequest:
 
 @value
 class Delegation:
-    """A running attempt wants a step to be added to its run. That it may is checked before (plan.children.refusal)."""
+    """A running attempt wants a step to be added to its run. That it may is checked before (plan.delegation_limit)."""
 
     parent: int
     attempt: int

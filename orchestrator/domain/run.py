@@ -80,8 +80,9 @@ class StepRun:
     `blockers` counts predecessors that have not ended. `ready_time` is when the step first became ready, `queue_time`
     when it may start its next attempt (the end of a backoff lies in the future). `chosen` is set by a failure branch.
     `wait` is set while the step is WAITING. `children` are the steps that belong to this one, in the order they were
-    added, of which `open_children` have not ended; `next_child` is the first item that was not begun, and
-    `failed_children` counts items that failed. `request` is set where a person approved it or the step was delegated.
+    added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` counts those
+    that have ended themselves, `failed_children` those of them that failed; `next_child` is the first item that was not
+    begun. `request` is set where a person approved it or the step was delegated.
     """
 
     __slots__ = (
@@ -94,6 +95,7 @@ class StepRun:
         "chosen",
         "delegated",
         "end_time",
+        "ended_children",
         "failed_children",
         "failure",
         "next_child",
@@ -126,7 +128,7 @@ class StepRun:
         self.output: Payload | None = None
         self.wait: Wait | None = None
         self.children: list[int] | None = None
-        self.open_children = self.next_child = self.failed_children = 0
+        self.open_children = self.ended_children = self.failed_children = self.next_child = 0
         self.request: Payload | None = None
         self.approved = False
         self.delegated: StepDelegated | None = None
@@ -418,6 +420,7 @@ class Run:
         released: list[int] = []
         parent_index = step.spec.parent
         parent = self.steps[parent_index]
+        parent.ended_children += 1
         if isinstance(event, StepFailed):
             parent.failed_children += 1
         if isinstance(parent.wait, ItemsAwaited) and parent.children and not isinstance(event, StepCancelled):

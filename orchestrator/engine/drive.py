@@ -221,9 +221,9 @@ class Driver:
             self.advance(live, RequestUnbuildable(index, too_large("the request", len(request))))
             return False
         decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address))
-        if not decision.events or live.run.ended:
-            return False
         step = live.run.steps[index]
+        if not decision.events or step.state is not StepState.RUNNING:
+            return False
         method = step.spec.targets[step.target].method
         live.flights[index] = Flight(index, step.attempt, endpoint, ticket, request, method)
         live.cancel_timer(TimerKind.BACKOFF, index)

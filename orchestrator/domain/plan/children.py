@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import CallSuspended, Delegation
-from orchestrator.domain.plan import waits
+from orchestrator.domain.plan import attempts, waits
 from orchestrator.domain.plan.decision import MAX_ADDED, MAX_DELEGATED, MAX_DEPTH, MAX_ITEMS
+from orchestrator.domain.plan.times import NEVER, step_expire_time
 from orchestrator.domain.run import Run
-from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited
 from orchestrator.domain.workflow import StepRole
 
@@ -46,8 +47,9 @@ def _item_ended(plan: Planner, parent: int, failure: Failure | None) -> None:
         if failure is not None and failure.message:
             message = cut_message(f"{message}; the last: {failure.message}")
         code = failure.code if failure is not None else Code.UNKNOWN
-        plan.fail_step(parent, Failure(code, "ITEMS_FAILED", message, Origin.ORCHESTRATOR))
-    elif not step.open_children:
+        unknown = failure is not None and failure.outcome_unknown
+        plan.fail_step(parent, Failure(code, "ITEMS_FAILED", message, Origin.ORCHESTRATOR, outcome_unknown=unknown))
+    elif step.ended_children == len(step.children):
         plan.succeed_step(parent, None)
 
 
@@ -67,6 +69,10 @@ def _iterate(plan: Planner, index: int, wait_us: int) -> None:
         plan.fail_step(index, plan.no_room())
         return
     sequence, time = plan.stamp()
+    if wait_us and time + wait_us >= step_expire_time(plan.run, index):
+        message = "the next iteration would begin after the time of the step or the run: give it more time"
+        plan.fail_step(index, attempts.timeout_failure("DEADLINE_UNREACHABLE", message))
+        return
     plan.emit(ev.IterationStarted(sequence, time, index, iteration, time + wait_us))
 
 
@@ -131,10 +137,20 @@ def delegate(plan: Planner, given: Delegation) -> None:
             given.contract_digest,
             given.detached,
             given.delivery,
-            given.step_timeout_us,
+            _narrowed_timeout_us(run, given, time),
             given.payload,
         )
     )
+
+
+def _narrowed_timeout_us(run: Run, given: Delegation, time: int) -> int | None:
+    """Returns the timeout of a delegated step: at most what is left of its parent's time, which binds it even after the
+    parent has ended."""
+    limit = step_expire_time(run, given.parent)
+    if limit in (run.expire_time, NEVER):
+        return given.step_timeout_us
+    left_us = max(limit - time, 1)
+    return left_us if given.step_timeout_us is None else min(given.step_timeout_us, left_us)
 
 
 def suspend(plan: Planner, given: CallSuspended) -> None:
@@ -170,19 +186,30 @@ def child_ended(plan: Planner, index: int, failure: Failure | None) -> None:
 
 def fails_the_run(run: Run, index: int) -> bool:
     """Tells whether the failure of a step, for which it has no branch, is the run's: not where its parent hears of
-    it, nor where it is an undo call."""
+    it, nor while undo calls are made."""
     step = run.steps[index]
+    if run.state is RunState.UNDOING:
+        return False
     if step.spec.role is StepRole.WORKFLOW:
         return True
     return step.delegated is not None and step.delegated.detached
 
 
 def cancel_children(plan: Planner, index: int, *, detached: bool) -> None:
-    """Cancels what belongs to a step that ends; what it has handed over only with `detached`."""
+    """Cancels what belongs to a step that ends. Without `detached` what was handed over goes on: by the step, and by
+    those of its steps that have ended before it."""
+    _cancel_below(plan, index, detached=detached)
+    steps = plan.run.steps
+    plan.decision.queued = [queued for queued in plan.decision.queued if steps[queued].state not in ENDED_STEP]
+
+
+def _cancel_below(plan: Planner, index: int, *, detached: bool) -> None:
     for child in plan.run.steps[index].children or ():
         step = plan.run.steps[child]
-        kept = not detached and step.delegated is not None and step.delegated.detached
-        if not kept:
-            cancel_children(plan, child, detached=True)
-            if step.state not in ENDED_STEP:
+        ended = step.state in ENDED_STEP
+        handed_over = ended or (step.delegated is not None and step.delegated.detached)
+        if detached or not handed_over:
+            if step.open_children:
+                _cancel_below(plan, child, detached=True)
+            if not ended:
                 plan.cancel_step(child)

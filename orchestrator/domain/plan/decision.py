@@ -36,7 +36,7 @@ MAX_RUN_DEPTH = 16
 """Runs above a run."""
 
 MAX_KEPT_SIGNALS = 1_000
-"""Signals of one run that no step has taken."""
+"""Signals of one name that no step of a run has taken."""
 
 NEVER_RETRIED = frozenset(
     {"DELIVERY_LIMIT", "OUTCOME_UNKNOWN", "STEP_TIMEOUT", "EVALUATION_FAILED", "PAYLOAD_TOO_LARGE", "INVALID_OUTPUT"}

@@ -31,6 +31,7 @@ from orchestrator.domain.inputs import (
 )
 from orchestrator.domain.plan import attempts, children, decision, ending, waits
 from orchestrator.domain.plan.decision import EVENTS_OF_AN_END, Conditions, Decision
+from orchestrator.domain.plan.times import overdue_step
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import FailureBranch, StepKind, StepRole
@@ -67,6 +68,11 @@ class Planner:
             case _:
                 self._take_rare(given)
         self._settle()
+        if self.decision.waiting:
+            steps = self.run.steps
+            self.decision.waiting = [
+                index for index in self.decision.waiting if steps[index].state is StepState.WAITING
+            ]
 
     def _take_rare(self, given: Input) -> None:
         match given:
@@ -142,9 +148,11 @@ class Planner:
         step = self.run.steps[index]
         if step.state not in (StepState.READY, StepState.RUNNING, StepState.WAITING):
             return
-        if self.now >= self.run.expire_time and step.spec.role is not StepRole.UNDO:
+        if self.now >= self.run.expire_time and self.run.state is not RunState.UNDOING:
             ending.fail_run(self, attempts.timeout_failure("RUN_TIMEOUT", "the run's time was over"))
-        elif step.state is StepState.WAITING:
+            return
+        index = overdue_step(self.run, index, self.now)
+        if self.run.steps[index].state is StepState.WAITING:
             waits.time_out(self, index)
         else:
             attempts.time_out(self, index)

@@ -3,7 +3,8 @@ it."""
 
 from __future__ import annotations
 
-from orchestrator.domain.run import Run
+from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.states import ENDED_STEP, RunState
 from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited, Sleeping
 from orchestrator.domain.workflow import StepRole
 
@@ -15,8 +16,7 @@ def step_expire_time(run: Run, index: int) -> int:
     """Returns when a step that has been ready fails unless it has ended: by its own timeout, by that of the step it
     belongs to, or by the run's."""
     step = run.steps[index]
-    timeout = step.spec.step_timeout_us
-    own = NEVER if timeout is None or step.ready_time is None else step.ready_time + timeout
+    own = _own_expire_time(step)
     if step.spec.parent < 0:
         return min(run.expire_time, own)
     if step.spec.role is StepRole.UNDO:
@@ -24,11 +24,28 @@ def step_expire_time(run: Run, index: int) -> int:
     return min(step_expire_time(run, step.spec.parent), own)
 
 
+def _own_expire_time(step: StepRun) -> int:
+    timeout = step.spec.step_timeout_us
+    return NEVER if timeout is None or step.ready_time is None else step.ready_time + timeout
+
+
+def overdue_step(run: Run, index: int, now: int) -> int:
+    """Returns the outermost of the open steps that a step belongs to whose own time is over; the step itself where none
+    is. The time of a step goes before that of its parts, so that they do not fail one by one."""
+    found, parent = index, run.steps[index].spec.parent
+    while parent >= 0:
+        step = run.steps[parent]
+        if step.state not in ENDED_STEP and now >= _own_expire_time(step):
+            found = parent
+        parent = step.spec.parent
+    return found
+
+
 def attempt_expire_time(run: Run, index: int, time: int) -> int:
     """Returns when an attempt that starts at `time` is over by its own timeout, or the run's."""
     step = run.steps[index]
     timeout = step.spec.targets[step.target].attempt_timeout_us
-    limit = NEVER if step.spec.role is StepRole.UNDO else run.expire_time
+    limit = NEVER if run.state is RunState.UNDOING else run.expire_time
     return limit if timeout is None else min(limit, time + timeout)
 
 
