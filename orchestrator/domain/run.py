@@ -80,9 +80,9 @@ class StepRun:
     `blockers` counts predecessors that have not ended. `ready_time` is when the step first became ready, `queue_time`
     when it may start its next attempt (the end of a backoff lies in the future). `chosen` is set by a failure branch.
     `wait` is set while the step is WAITING. `children` are the steps that belong to this one, in the order they were
-    added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` counts those
-    that have ended themselves, `failed_children` those of them that failed; `next_child` is the first item that was not
-    begun. `request` is set where a person approved it or the step was delegated.
+    added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
+    ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
+    `request` is set where a person approved it or the step was delegated.
     """
 
     __slots__ = (

@@ -125,7 +125,9 @@ def replay(graph: Graph, events: Iterable[Event]) -> Run:
 
 def contents(run: Run) -> dict[str, object]:
     """Returns everything that a run holds, in a form that compares by value."""
-    found: dict[str, object] = {name: getattr(run, name) for name in Run.__slots__ if name not in ("graph", "steps")}
+    found: dict[str, object] = {
+        name: getattr(run, name) for name in Run.__slots__ if name not in ("_indexes", "graph", "steps")
+    }
     for index, step in enumerate(run.steps):
         found[f"steps[{index}]"] = {name: getattr(step, name) for name in type(step).__slots__}
     return found
