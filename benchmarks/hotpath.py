@@ -46,6 +46,7 @@ from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Described, Health, Sending
 from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.postgres.approvals import PostgresApprovalStore
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.migrate import migrate
@@ -145,6 +146,7 @@ class Server:
             PostgresReplicaStore(claims),
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
+            PostgresApprovalStore(reads),
         )
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = EchoGateway(signer)

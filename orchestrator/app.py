@@ -21,6 +21,7 @@ from orchestrator.engine.observer import Observer, fan_out
 from orchestrator.engine.ports import ReplicaStore
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.replicas import ReplicaRequests
+from orchestrator.postgres.approvals import PostgresApprovalStore
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
@@ -97,6 +98,7 @@ class Server:
             PostgresReplicaStore(claims),
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
+            PostgresApprovalStore(reads),
         )
         self._engine = Engine(
             stores,

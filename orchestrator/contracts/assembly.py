@@ -130,7 +130,8 @@ def _approval(step: workflow_pb2.Step) -> Approval | None:
     if not step.HasField("approval"):
         return None
     given = step.approval
-    return Approval(duration_us(given.timeout) if given.HasField("timeout") else None, tuple(given.approvers))
+    timeout_us = duration_us(given.timeout) if given.HasField("timeout") else None
+    return Approval(timeout_us, tuple(given.approvers), given.description)
 
 
 def _undo(step: workflow_pb2.Step, compiled: Assembled) -> Undo | None:

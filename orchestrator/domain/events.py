@@ -213,7 +213,8 @@ class StepWaiting:
 
 @value
 class ApprovalRequested:
-    """A step waits, until `expire_time`, for a person's decision on its request, which is the payload."""
+    """A step waits, until `expire_time`, for a person's decision on its request, which is the payload: for one of the
+    `approvers`, or where there are none for anybody but who submitted the run."""
 
     kind: ClassVar[EventKind] = EventKind.APPROVAL_REQUESTED
     sequence: int
@@ -222,6 +223,9 @@ class ApprovalRequested:
     request_hash: str
     expire_time: int
     payload: Payload
+    method: str = ""
+    approvers: tuple[str, ...] = ()
+    description: str = ""
 
 
 @value
@@ -270,7 +274,7 @@ class SignalReceived:
 
 @value
 class ApprovalDecided:
-    """A person decided on the request of a step."""
+    """A person decided on the request of a step, which has this hash."""
 
     kind: ClassVar[EventKind] = EventKind.APPROVAL_DECIDED
     sequence: int
@@ -279,6 +283,7 @@ class ApprovalDecided:
     approved: bool
     principal: str
     reason: str
+    request_hash: str = ""
 
 
 @value

@@ -155,7 +155,7 @@ def approval_decided(run: Run, event: ApprovalDecided) -> list[int]:
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
     step.wait = None
-    step.approved = event.approved
+    step.decided = event
     step.queue_time = event.time
     return []
 

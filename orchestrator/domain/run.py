@@ -82,17 +82,17 @@ class StepRun:
     `wait` is set while the step is WAITING. `children` are the steps that belong to this one, in the order they were
     added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
     ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
-    `request` is set where a person approved it or the step was delegated.
+    `request` is set where a person decides on it or the step was delegated, and `decided` once a person has.
     """
 
     __slots__ = (
-        "approved",
         "attempts",
         "blockers",
         "checkpoint",
         "child_run_id",
         "children",
         "chosen",
+        "decided",
         "delegated",
         "end_time",
         "ended_children",
@@ -130,7 +130,7 @@ class StepRun:
         self.children: list[int] | None = None
         self.open_children = self.ended_children = self.failed_children = self.next_child = 0
         self.request: Payload | None = None
-        self.approved = False
+        self.decided: ApprovalDecided | None = None
         self.delegated: StepDelegated | None = None
         self.checkpoint: Payload | None = None
         self.child_run_id = ""

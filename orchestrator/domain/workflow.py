@@ -122,10 +122,12 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """A person decides on the exact request of a step. `approvers` are principals; empty: anybody but who submitted."""
+    """A person decides on the exact request of a step. `approvers` are principals; empty: anybody but who submitted.
+    `description` is what they are told."""
 
     timeout_us: int | None = None
     approvers: tuple[str, ...] = ()
+    description: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import Protocol
 from uuid import UUID
 
 from baton.v1 import (
+    approval_pb2,
+    approval_service_pb2,
     event_pb2,
     run_pb2,
     run_service_pb2,
@@ -24,7 +26,7 @@ from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm
+from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.updates import Update
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
 
@@ -103,6 +105,22 @@ class Steps(Protocol):
 
     async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
         """Takes a sign of life; see Heartbeat."""
+        ...
+
+
+class Approvals(Protocol):
+    """Requests of the caller's namespace that people decide on."""
+
+    async def list(
+        self, caller: Caller, run_id: UUID | None, after: ApprovalPosition | None, limit: int
+    ) -> tuple[Sequence[tuple[approval_pb2.Approval, ApprovalPosition]], ApprovalPosition | None]:
+        """Lists at most `limit` requests that wait, each with its position, and the position of the next page."""
+        ...
+
+    async def decide(
+        self, caller: Caller, request: approval_service_pb2.DecideApprovalRequest
+    ) -> approval_service_pb2.DecideApprovalResponse:
+        """Takes a decision; see DecideApproval."""
         ...
 
 
@@ -191,6 +209,11 @@ class Doors(Protocol):
     @property
     def steps(self) -> Steps:
         """For StepService."""
+        ...
+
+    @property
+    def approvals(self) -> Approvals:
+        """For ApprovalService."""
         ...
 
     @property

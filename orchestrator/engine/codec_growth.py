@@ -38,8 +38,10 @@ def encode(event: Event, run: Run, message: event_pb2.RunEvent) -> Encoded:
             _encode_wait(event.wait, message.step_waiting)
             return run.steps[event.step].spec.id, 0, event.payload
         case ev.ApprovalRequested():
-            message.approval_requested.request_hash = event.request_hash
-            set_timestamp(message.approval_requested.expire_time, event.expire_time)
+            asked = message.approval_requested
+            asked.request_hash, asked.method, asked.description = event.request_hash, event.method, event.description
+            asked.approvers.extend(event.approvers)
+            set_timestamp(asked.expire_time, event.expire_time)
             return run.steps[event.step].spec.id, 0, event.payload
         case ev.StepDelegated():
             _encode_delegated(event, run, message.step_delegated)
@@ -51,7 +53,7 @@ def encode(event: Event, run: Run, message: event_pb2.RunEvent) -> Encoded:
         case ev.ApprovalDecided():
             decided = message.approval_decided
             decided.approved, decided.principal, decided.reason = event.approved, event.principal, event.reason
-            message.approval_decided.SetInParent()
+            decided.request_hash = event.request_hash
             return run.steps[event.step].spec.id, 0, None
         case ev.IterationStarted():
             message.iteration_started.iteration = event.iteration
@@ -169,7 +171,17 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
         case EventKind.APPROVAL_REQUESTED:
             asked = message.approval_requested
             expire_time = from_timestamp(asked.expire_time)
-            return ev.ApprovalRequested(sequence, time, index, asked.request_hash, expire_time, _required(payload))
+            return ev.ApprovalRequested(
+                sequence,
+                time,
+                index,
+                asked.request_hash,
+                expire_time,
+                _required(payload),
+                asked.method,
+                tuple(asked.approvers),
+                asked.description,
+            )
         case EventKind.STEP_DELEGATED:
             return _decode_delegated(message, index, _required(payload), run)
         case EventKind.ATTEMPT_SUSPENDED:
@@ -177,7 +189,15 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
             return ev.AttemptSuspended(sequence, time, index, message.attempt, awaited)
         case EventKind.APPROVAL_DECIDED:
             decided = message.approval_decided
-            return ev.ApprovalDecided(sequence, time, index, decided.approved, decided.principal, decided.reason)
+            return ev.ApprovalDecided(
+                sequence,
+                time,
+                index,
+                decided.approved,
+                decided.principal,
+                decided.reason,
+                decided.request_hash,
+            )
         case EventKind.ITERATION_STARTED:
             started = message.iteration_started
             return ev.IterationStarted(sequence, time, index, started.iteration, from_timestamp(started.ready_time))

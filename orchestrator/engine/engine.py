@@ -11,6 +11,7 @@ from uuid import UUID
 import uuid_utils.compat
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.approvals import Approvals
 from orchestrator.engine.attach import Attachments
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
@@ -28,6 +29,7 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.ownership import CancelElsewhere, Ownership
 from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import (
+    ApprovalStore,
     JournalStore,
     LeaseLost,
     Renewal,
@@ -58,6 +60,7 @@ class Stores:
     replicas: ReplicaStore
     workflows: WorkflowStore
     workers: WorkerStore
+    approvals: ApprovalStore
 
 
 class Runs:
@@ -95,7 +98,7 @@ class Workers:
 
 
 class Engine:
-    """One replica's engine. `runs`, `steps`, `workflows` and `workers` are its doors (api.py)."""
+    """One replica's engine. `runs`, `steps`, `approvals`, `workflows` and `workers` are its doors (api.py)."""
 
     def __init__(
         self,
@@ -148,6 +151,7 @@ class Engine:
         canceller = Canceller(self._driver, self._reader, self._ownership)
         signals = Signals(self._driver, self._ownership)
         self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
+        self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
         self._children = ChildRuns(
             self._driver, self._submitter, self._reader, stores.runs, stores.replicas, self._ownership, cancel_elsewhere

@@ -249,6 +249,13 @@ class RunReader:
 
     # --- one run
 
+    async def fold(self, key: RunKey) -> Run:
+        """Reads a run as its journal tells it, without payloads. Errors: RunNotFound, where its journal is gone too."""
+        run = await self._fold(await self._row(key), run_service_pb2.RUN_VIEW_BASIC)
+        if run is None:
+            raise RunNotFound(f"the journal of run {key.run_id} is gone", metadata={"run_id": str(key.run_id)})
+        return run
+
     async def _row(self, key: RunKey) -> RunRow:
         row = await self._runs.get_run(key)
         if row is None:

@@ -50,7 +50,7 @@ class PostgresJournalStore:
         """See JournalStore.read. Errors: DatabaseUnavailable."""
         query = _QUERIES["read_events" if payloads else "read_headers"]
         rows = await self._reads.fetch_in(key.namespace, query, key.namespace, key.run_id, after_sequence, limit)
-        return [_journal_row(row) for row in rows]
+        return [journal_row(row) for row in rows]
 
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
@@ -109,10 +109,11 @@ def _stands(entry: RunEntry, stored: Sequence[asyncpg.Record]) -> bool:
     """Tells whether what is stored is exactly what the entry wanted to write."""
     if any(row["epoch"] != entry.epoch for row in stored):
         return False
-    return [_journal_row(row) for row in stored] == list(entry.rows)
+    return [journal_row(row) for row in stored] == list(entry.rows)
 
 
-def _journal_row(row: asyncpg.Record) -> JournalRow:
+def journal_row(row: asyncpg.Record) -> JournalRow:
+    """Makes a JournalRow of a row of `events`."""
     return JournalRow(
         sequence=row["sequence"],
         kind=row["kind"],

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import grpc
 from baton.v1 import (
+    approval_service_pb2,
+    approval_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
     step_service_pb2,
@@ -24,6 +26,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from orchestrator.engine.api import Doors
 from orchestrator.rpc import reflection
+from orchestrator.rpc.approval_service import ApprovalService
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
@@ -44,6 +47,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     workflow_service_pb2.DESCRIPTOR.services_by_name["WorkflowService"],
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
     step_service_pb2.DESCRIPTOR.services_by_name["StepService"],
+    approval_service_pb2.DESCRIPTOR.services_by_name["ApprovalService"],
     work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
@@ -181,6 +185,7 @@ class RpcServer:
             RunService(self._doors.runs, self._watches, submissions), server
         )
         step_service_pb2_grpc.add_StepServiceServicer_to_server(StepService(self._doors.steps), server)
+        approval_service_pb2_grpc.add_ApprovalServiceServicer_to_server(ApprovalService(self._doors.approvals), server)
         workflow_service_pb2_grpc.add_WorkflowServiceServicer_to_server(
             WorkflowService(self._doors.workflows, self._validator), server
         )

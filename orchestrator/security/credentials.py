@@ -12,6 +12,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 """Keys, in lower case, and values; a key may come more than once."""
 
 CHANNEL_KEY = "baton-channel"
+PRINCIPAL_KEY = "baton-principal"
 TRACEPARENT_KEY = "traceparent"
 
 DEVELOPMENT_NAMESPACE = "default"
@@ -19,30 +20,46 @@ DEVELOPMENT_PRINCIPAL = "anonymous"
 DEFAULT_CHANNEL = "grpc"
 
 _CHANNEL = re.compile(r"[a-z0-9-]{1,32}")
+_PRINCIPAL = re.compile(r"[!-~](?:[ -~]{0,126}[!-~])?")
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.ASCII)
 
 
 class DevelopmentAuthenticator:
-    """Takes everybody as the same principal of one namespace: for a server that only its own machine reaches."""
+    """Takes everybody at their word, in one namespace: for a server that only its own machine reaches.
+
+    Who names no principal is `anonymous`. The name is no credential: it lets people who trust each other tell who
+    submitted a run and who decides on its requests.
+    """
 
     def authenticate(self, metadata: Metadata) -> Caller:
-        """Returns the caller. Raises InvalidRequest for a channel that is not of `[a-z0-9-]{1,32}`."""
+        """Returns the caller. Raises InvalidRequest for a channel that is not of `[a-z0-9-]{1,32}`, and for a principal
+        that is not of 1 to 128 printable ASCII characters."""
         return Caller(
             namespace=DEVELOPMENT_NAMESPACE,
-            principal=DEVELOPMENT_PRINCIPAL,
+            principal=read_principal(metadata),
             channel=read_channel(metadata),
             traceparent=read_traceparent(metadata),
         )
 
 
+def read_principal(metadata: Metadata) -> str:
+    """Reads the principal that a client names; `anonymous` where it names none."""
+    form = "1 to 128 printable ASCII characters with no space at either end, such as `ada@example.org`"
+    return _read(metadata, PRINCIPAL_KEY, _PRINCIPAL, form, DEVELOPMENT_PRINCIPAL)
+
+
 def read_channel(metadata: Metadata) -> str:
     """Reads the channel that a client names; `grpc` where it names none."""
-    values = _values(metadata, CHANNEL_KEY)
+    return _read(metadata, CHANNEL_KEY, _CHANNEL, "1 to 32 of a-z, 0-9 and -, such as `cli`", DEFAULT_CHANNEL)
+
+
+def _read(metadata: Metadata, key: str, allowed: re.Pattern[str], form: str, default: str) -> str:
+    values = _values(metadata, key)
     if not values:
-        return DEFAULT_CHANNEL
-    if len(values) > 1 or not _CHANNEL.fullmatch(values[0]):
-        text = f"the metadata `{CHANNEL_KEY}` must be one value of 1 to 32 of a-z, 0-9 and -, such as `cli`"
-        raise InvalidRequest(text, faults=[FieldFault(f'metadata["{CHANNEL_KEY}"]', "INVALID_REQUEST", text)])
+        return default
+    if len(values) > 1 or not allowed.fullmatch(values[0]):
+        text = f"the metadata `{key}` must be one value of {form}"
+        raise InvalidRequest(text, faults=[FieldFault(f'metadata["{key}"]', "INVALID_REQUEST", text)])
     return values[0]
 
 

@@ -13,6 +13,8 @@ from uuid import UUID
 import grpc
 import pytest
 from baton.v1 import (
+    approval_pb2,
+    approval_service_pb2,
     event_pb2,
     run_pb2,
     run_service_pb2,
@@ -28,7 +30,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.engine.ports import FilterTerm
+from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 
 NOBODY = Caller("", "", "")
@@ -50,6 +52,8 @@ class FakeEngine:
         self.streams: list[AsyncIterator[Any]] = []
         self.updates: list[Any] = []
         self.refusals: dict[str, BaseException] = {}
+        self.approval_list: list[tuple[approval_pb2.Approval, ApprovalPosition]] = []
+        self.more_approvals: ApprovalPosition | None = None
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
         self.files: list[descriptor_pb2.FileDescriptorProto] = []
@@ -57,6 +61,7 @@ class FakeEngine:
         self.workflows = FakeWorkflows(self)
         self.workers = FakeWorkers(self)
         self.steps = FakeSteps(self)
+        self.approvals = FakeApprovals(self)
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""
@@ -178,6 +183,25 @@ class FakeSteps:
     async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
         await self._engine.record("heartbeat", NOBODY, request)
         return step_service_pb2.HeartbeatResponse()
+
+
+class FakeApprovals:
+    """See engine.api.Approvals."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def list(
+        self, caller: Caller, run_id: UUID | None, after: ApprovalPosition | None, limit: int
+    ) -> tuple[builtins.list[tuple[approval_pb2.Approval, ApprovalPosition]], ApprovalPosition | None]:
+        await self._engine.record("list_approvals", caller, run_id, after, limit)
+        return self._engine.approval_list, self._engine.more_approvals
+
+    async def decide(
+        self, caller: Caller, request: approval_service_pb2.DecideApprovalRequest
+    ) -> approval_service_pb2.DecideApprovalResponse:
+        await self._engine.record("decide", caller, request)
+        return approval_service_pb2.DecideApprovalResponse(step=run_pb2.RunStep(step=request.step))
 
 
 class FakeWorkflows:

@@ -190,9 +190,10 @@ def _end_attempt(plan: Planner, index: int, failure: Failure, retry_time: int | 
 
 
 def take_fallback(plan: Planner, index: int, failure: Failure) -> bool:
-    """Goes on with the next fallback that is for such a failure; False where there is none."""
+    """Goes on with the next fallback that is for such a failure; False where there is none. A step whose request a
+    person approved is called with that and nothing else."""
     step = plan.run.steps[index]
-    if not plan.has_room():
+    if step.spec.approval is not None or not plan.has_room():
         return False
     for number in range(step.target + 1, len(step.spec.targets)):
         target = step.spec.targets[number]

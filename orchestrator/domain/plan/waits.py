@@ -74,15 +74,20 @@ def _begin_signal(plan: Planner, index: int) -> None:
 def begin_approval(plan: Planner, index: int) -> None:
     """Asks a person to decide on the request of a ready step."""
     step = plan.run.steps[index]
-    assert step.spec.approval is not None
+    approval, method = step.spec.approval, step.spec.targets[0].method
+    assert approval is not None
     request = plan.conditions.request(index)
     if isinstance(request, Failure):
         plan.fail_step(index, request)
         return
-    shown = request_hash(step.spec.targets[0].method, request.data)
-    expire_time = _expire_time(plan, index, step.spec.approval.timeout_us)
+    shown = request_hash(method, request.data)
+    expire_time = _expire_time(plan, index, approval.timeout_us)
     sequence, time = plan.stamp()
-    plan.emit(ev.ApprovalRequested(sequence, time, index, shown, expire_time, request))
+    plan.emit(
+        ev.ApprovalRequested(
+            sequence, time, index, shown, expire_time, request, method, approval.approvers, approval.description
+        )
+    )
     plan.decision.waiting.append(index)
 
 
@@ -126,7 +131,11 @@ def approve(plan: Planner, given: Decided) -> None:
     if plan.now >= step.wait.expire_time:
         return
     sequence, time = plan.stamp()
-    plan.emit(ev.ApprovalDecided(sequence, time, given.step, given.approved, given.principal, given.reason))
+    plan.emit(
+        ev.ApprovalDecided(
+            sequence, time, given.step, given.approved, given.principal, given.reason, given.request_hash
+        )
+    )
     if given.approved:
         plan.decision.queued.append(given.step)
         return

@@ -46,7 +46,7 @@ class Approval(_message.Message):
     method: _builtins.str
     """Method that is called once it is approved."""
     request_hash: _builtins.str
-    """SHA-256 over the method and the serialized request, 64 hex digits: the decision is bound to it."""
+    """SHA-256 over the method, a zero byte and the serialized request, 64 hex digits: the decision is bound to it."""
     principal: _builtins.str
     """Who submitted the run, and may not decide."""
     description: _builtins.str

@@ -27,7 +27,7 @@ from baton.v1 import run_pb2 as baton_dot_v1_dot_run__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/v1/approval_service.proto\x12\x08\x62\x61ton.v1\x1a\x17\x62\x61ton/v1/approval.proto\x1a\x12\x62\x61ton/v1/run.proto\x1a\x1b\x62uf/validate/validate.proto\"\x95\x02\n\x14ListApprovalsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\xcc\x01\n\x06run_id\x18\x03 \x01(\tB\xbb\x01\xbaH\xb7\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\xd8\x01\x01\"W\n\x15ListApprovalsResponse\x12%\n\tapprovals\x18\x01 \x03(\x0b\x32\x12.baton.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xc9\x02\n\x15\x44\x65\x63ideApprovalRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x04step\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12\x1e\n\x0crequest_hash\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x98\x01@\x12\x10\n\x08\x61pproved\x18\x04 \x01(\x08\x12\x18\n\x06reason\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"9\n\x16\x44\x65\x63ideApprovalResponse\x12\x1f\n\x04step\x18\x01 \x01(\x0b\x32\x11.baton.v1.RunStep2\xbd\x01\n\x0f\x41pprovalService\x12U\n\rListApprovals\x12\x1e.baton.v1.ListApprovalsRequest\x1a\x1f.baton.v1.ListApprovalsResponse\"\x03\x90\x02\x01\x12S\n\x0e\x44\x65\x63ideApproval\x12\x1f.baton.v1.DecideApprovalRequest\x1a .baton.v1.DecideApprovalResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/v1/approval_service.proto\x12\x08\x62\x61ton.v1\x1a\x17\x62\x61ton/v1/approval.proto\x1a\x12\x62\x61ton/v1/run.proto\x1a\x1b\x62uf/validate/validate.proto\"\x95\x02\n\x14ListApprovalsRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\xcc\x01\n\x06run_id\x18\x03 \x01(\tB\xbb\x01\xbaH\xb7\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\xd8\x01\x01\"W\n\x15ListApprovalsResponse\x12%\n\tapprovals\x18\x01 \x03(\x0b\x32\x12.baton.v1.Approval\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb5\x03\n\x15\x44\x65\x63ideApprovalRequest\x12\xc9\x01\n\x06run_id\x18\x01 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xb0\x01\n\x06run_id\x12`give the id of a run, a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it\x1a\x44this.matches(\'^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$\')\x12\x18\n\x04step\x18\x02 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\x80\x08\x12\x89\x01\n\x0crequest_hash\x18\x03 \x01(\tBs\xbaHp\xba\x01m\n\x0crequest_hash\x12=give the request_hash that ListApprovals shows, 64 hex digits\x1a\x1ethis.matches(\'^[0-9a-f]{64}$\')\x12\x10\n\x08\x61pproved\x18\x04 \x01(\x08\x12\x18\n\x06reason\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x08\"9\n\x16\x44\x65\x63ideApprovalResponse\x12\x1f\n\x04step\x18\x01 \x01(\x0b\x32\x11.baton.v1.RunStep2\xbd\x01\n\x0f\x41pprovalService\x12U\n\rListApprovals\x12\x1e.baton.v1.ListApprovalsRequest\x1a\x1f.baton.v1.ListApprovalsResponse\"\x03\x90\x02\x01\x12S\n\x0e\x44\x65\x63ideApproval\x12\x1f.baton.v1.DecideApprovalRequest\x1a .baton.v1.DecideApprovalResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,7 +43,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['step']._loaded_options = None
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['step']._serialized_options = b'\272H\007r\005\020\001\030\200\010'
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['request_hash']._loaded_options = None
-  _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['request_hash']._serialized_options = b'\272H\005r\003\230\001@'
+  _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['request_hash']._serialized_options = b'\272Hp\272\001m\n\014request_hash\022=give the request_hash that ListApprovals shows, 64 hex digits\032\036this.matches(\'^[0-9a-f]{64}$\')'
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['reason']._loaded_options = None
   _globals['_DECIDEAPPROVALREQUEST'].fields_by_name['reason']._serialized_options = b'\272H\005r\003\030\200\010'
   _globals['_APPROVALSERVICE'].methods_by_name['ListApprovals']._loaded_options = None
@@ -53,9 +53,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTAPPROVALSRESPONSE']._serialized_start=399
   _globals['_LISTAPPROVALSRESPONSE']._serialized_end=486
   _globals['_DECIDEAPPROVALREQUEST']._serialized_start=489
-  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=818
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=820
-  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=877
-  _globals['_APPROVALSERVICE']._serialized_start=880
-  _globals['_APPROVALSERVICE']._serialized_end=1069
+  _globals['_DECIDEAPPROVALREQUEST']._serialized_end=926
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_start=928
+  _globals['_DECIDEAPPROVALRESPONSE']._serialized_end=985
+  _globals['_APPROVALSERVICE']._serialized_start=988
+  _globals['_APPROVALSERVICE']._serialized_end=1177
 # @@protoc_insertion_point(module_scope)

@@ -62,7 +62,7 @@ class ListApprovalsResponse(_message.Message):
     """Token of the next page; empty on the last."""
     @_builtins.property
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[_approval_pb2.Approval]:
-        """Requests that wait, oldest first."""
+        """Requests that wait, with their payloads; a page ends before these are too large for one message."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class DecideApprovalRequest(_message.Message):
     step: _builtins.str
     """Step whose request was looked at."""
     request_hash: _builtins.str
-    """Hash of the request that was looked at."""
+    """Hash of the request that was looked at: `request_hash` of ListApprovals or of the step."""
     approved: _builtins.bool
     """Approves the request, or denies it."""
     reason: _builtins.str

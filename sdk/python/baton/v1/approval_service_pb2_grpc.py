@@ -56,7 +56,9 @@ class ApprovalServiceServicer:
     """
 
     def ListApprovals(self, request, context):
-        """ListApprovals lists what waits for a decision, oldest first.
+        """ListApprovals lists what waits for a decision in the whole namespace, whichever replica drives the runs: those of the
+        run that was submitted first come first, and those of one run in the order they were asked for. A page may hold fewer
+        than there are, even none, and still have a next one.
 
         Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
         """
@@ -66,11 +68,13 @@ class ApprovalServiceServicer:
 
     def DecideApproval(self, request, context):
         """DecideApproval approves or denies the request of a step, once: the step is then called with exactly that request, or
-        fails with the reason APPROVAL_DENIED. The decision is durable when this answers.
+        fails with the reason APPROVAL_DENIED. The decision is durable when this answers. Sent again by the one whose decision
+        it was, the same decision is answered in the same way.
 
-        Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer),
-        FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), PERMISSION_DENIED
-        (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers).
+        Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer), PERMISSION_DENIED
+        (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers),
+        FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), UNAVAILABLE
+        (OWNER_UNAVAILABLE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

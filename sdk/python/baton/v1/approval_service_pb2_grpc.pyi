@@ -37,17 +37,21 @@ class ApprovalServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ApprovalServiceAsyncStub: ...
     ListApprovals: _grpc.UnaryUnaryMultiCallable[_approval_service_pb2.ListApprovalsRequest, _approval_service_pb2.ListApprovalsResponse]
-    """ListApprovals lists what waits for a decision, oldest first.
+    """ListApprovals lists what waits for a decision in the whole namespace, whichever replica drives the runs: those of the
+    run that was submitted first come first, and those of one run in the order they were asked for. A page may hold fewer
+    than there are, even none, and still have a next one.
 
     Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
     """
     DecideApproval: _grpc.UnaryUnaryMultiCallable[_approval_service_pb2.DecideApprovalRequest, _approval_service_pb2.DecideApprovalResponse]
     """DecideApproval approves or denies the request of a step, once: the step is then called with exactly that request, or
-    fails with the reason APPROVAL_DENIED. The decision is durable when this answers.
+    fails with the reason APPROVAL_DENIED. The decision is durable when this answers. Sent again by the one whose decision
+    it was, the same decision is answered in the same way.
 
-    Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer),
-    FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), PERMISSION_DENIED
-    (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers).
+    Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer), PERMISSION_DENIED
+    (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers),
+    FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), UNAVAILABLE
+    (OWNER_UNAVAILABLE).
     """
 
 @_typing.type_check_only
@@ -59,17 +63,21 @@ class ApprovalServiceAsyncStub(ApprovalServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListApprovals: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.ListApprovalsRequest, _approval_service_pb2.ListApprovalsResponse]  # type: ignore[assignment]
-    """ListApprovals lists what waits for a decision, oldest first.
+    """ListApprovals lists what waits for a decision in the whole namespace, whichever replica drives the runs: those of the
+    run that was submitted first come first, and those of one run in the order they were asked for. A page may hold fewer
+    than there are, even none, and still have a next one.
 
     Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
     """
     DecideApproval: _aio.UnaryUnaryMultiCallable[_approval_service_pb2.DecideApprovalRequest, _approval_service_pb2.DecideApprovalResponse]  # type: ignore[assignment]
     """DecideApproval approves or denies the request of a step, once: the step is then called with exactly that request, or
-    fails with the reason APPROVAL_DENIED. The decision is durable when this answers.
+    fails with the reason APPROVAL_DENIED. The decision is durable when this answers. Sent again by the one whose decision
+    it was, the same decision is answered in the same way.
 
-    Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer),
-    FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), PERMISSION_DENIED
-    (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers).
+    Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer), PERMISSION_DENIED
+    (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers),
+    FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), UNAVAILABLE
+    (OWNER_UNAVAILABLE).
     """
 
 class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -84,7 +92,9 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _approval_service_pb2.ListApprovalsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_approval_service_pb2.ListApprovalsResponse, _abc.Awaitable[_approval_service_pb2.ListApprovalsResponse]]:
-        """ListApprovals lists what waits for a decision, oldest first.
+        """ListApprovals lists what waits for a decision in the whole namespace, whichever replica drives the runs: those of the
+        run that was submitted first come first, and those of one run in the order they were asked for. A page may hold fewer
+        than there are, even none, and still have a next one.
 
         Errors: INVALID_ARGUMENT (INVALID_PAGE_TOKEN).
         """
@@ -96,11 +106,13 @@ class ApprovalServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_approval_service_pb2.DecideApprovalResponse, _abc.Awaitable[_approval_service_pb2.DecideApprovalResponse]]:
         """DecideApproval approves or denies the request of a step, once: the step is then called with exactly that request, or
-        fails with the reason APPROVAL_DENIED. The decision is durable when this answers.
+        fails with the reason APPROVAL_DENIED. The decision is durable when this answers. Sent again by the one whose decision
+        it was, the same decision is answered in the same way.
 
-        Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer),
-        FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), PERMISSION_DENIED
-        (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers).
+        Errors: NOT_FOUND (RUN_NOT_FOUND; APPROVAL_NOT_FOUND: the step waits for no decision, or no longer), PERMISSION_DENIED
+        (APPROVER_NOT_ALLOWED: who submitted the run does not decide, nor who is not among the approvers),
+        FAILED_PRECONDITION (APPROVAL_CHANGED: another request waits than the one with this hash), UNAVAILABLE
+        (OWNER_UNAVAILABLE).
         """
 
 def add_ApprovalServiceServicer_to_server(servicer: ApprovalServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

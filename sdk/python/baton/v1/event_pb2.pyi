@@ -748,21 +748,35 @@ class ApprovalRequested(_message.Message):
 
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    APPROVERS_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
     request_hash: _builtins.str
-    """SHA-256 over the method and the serialized request, 64 hex digits: what the decision is bound to."""
+    """SHA-256 over the method, a zero byte and the serialized request, 64 hex digits: what the decision is bound to."""
+    method: _builtins.str
+    """Method that is called once it is approved."""
+    description: _builtins.str
+    """What the one who decides should know."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the wait fails."""
+
+    @_builtins.property
+    def approvers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Principals who may decide; empty: anybody but who submitted the run."""
 
     def __init__(
         self,
         *,
         request_hash: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        method: _builtins.str = ...,
+        approvers: _abc.Iterable[_builtins.str] | None = ...,
+        description: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "request_hash", b"request_hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvers", b"approvers", "description", b"description", "expire_time", b"expire_time", "method", b"method", "request_hash", b"request_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1016,22 +1030,26 @@ class ApprovalDecided(_message.Message):
     APPROVED_FIELD_NUMBER: _builtins.int
     PRINCIPAL_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    REQUEST_HASH_FIELD_NUMBER: _builtins.int
     approved: _builtins.bool
     """Whether the request may be called with."""
     principal: _builtins.str
     """Who decided."""
     reason: _builtins.str
     """Why."""
+    request_hash: _builtins.str
+    """Hash of the request that was decided on."""
     def __init__(
         self,
         *,
         approved: _builtins.bool = ...,
         principal: _builtins.str = ...,
         reason: _builtins.str = ...,
+        request_hash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "principal", b"principal", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "principal", b"principal", "reason", b"reason", "request_hash", b"request_hash"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

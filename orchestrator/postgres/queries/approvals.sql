@@ -1,0 +1,49 @@
+-- name: list_approvals
+-- Lists the requests of a namespace that wait for a decision, of runs up to $4 and after the position $2, $3. It begins
+-- at the oldest run that is under way, so that what was decided long ago costs nothing, and looks at $5 requests at most.
+-- Of those that wait it gives $6 at most, and after the first none that takes the payloads above $7 bytes. Each row also
+-- tells the last position and how many were looked at, and how many of them wait, up to one more than $6; without a
+-- request that waits there is one row that tells this alone.
+WITH asked AS MATERIALIZED (
+    SELECT e.run_id, e.sequence, e.step, coalesce(octet_length(e.payload), 0) AS payload_bytes
+    FROM events AS e
+    WHERE e.namespace = $1
+        -- APPROVAL_REQUESTED, as in the index for this.
+        AND e.kind = 33
+        AND e.run_id >= $2::uuid AND (e.run_id, e.sequence) > ($2::uuid, $3::bigint) AND e.run_id <= $4::uuid
+        AND e.run_id >= (
+            SELECT r.run_id FROM runs AS r WHERE r.namespace = $1 AND r.state = 2 AND r.round >= 1
+            ORDER BY r.run_id
+            LIMIT 1
+        )
+    ORDER BY e.run_id, e.sequence
+    LIMIT $5
+),
+waiting AS MATERIALIZED (
+    SELECT
+        a.run_id, a.sequence, r.workflow, r.principal,
+        row_number() OVER asking AS number, sum(a.payload_bytes) OVER asking AS total_bytes
+    FROM asked AS a JOIN runs AS r ON r.namespace = $1 AND r.run_id = a.run_id AND r.state = 2
+    WHERE NOT EXISTS (
+        SELECT FROM events AS x
+        WHERE x.namespace = $1 AND x.run_id = a.run_id AND x.sequence > a.sequence AND x.step = a.step
+            -- STEP_SUCCEEDED, STEP_FAILED, STEP_SKIPPED, STEP_CANCELLED and APPROVAL_DECIDED end the wait.
+            AND x.kind IN (15, 16, 17, 18, 26)
+    )
+    WINDOW asking AS (ORDER BY a.run_id, a.sequence)
+    ORDER BY a.run_id, a.sequence
+    LIMIT $6::bigint + 1
+)
+SELECT
+    looked.run_id AS last_run_id, looked.sequence AS last_sequence,
+    (SELECT count(*) FROM asked) AS looked_at, (SELECT count(*) FROM waiting) AS found, shown.*
+FROM (SELECT 1 AS always) AS one
+LEFT JOIN (SELECT a.run_id, a.sequence FROM asked AS a ORDER BY a.run_id DESC, a.sequence DESC LIMIT 1) AS looked ON true
+LEFT JOIN LATERAL (
+    SELECT
+        w.run_id, w.workflow, w.principal,
+        e.sequence, e.kind, e.step, e.attempt, e.event_time, e.payload_type, e.header, e.payload
+    FROM waiting AS w JOIN events AS e ON e.namespace = $1 AND e.run_id = w.run_id AND e.sequence = w.sequence
+    WHERE w.number <= $6 AND (w.number = 1 OR w.total_bytes <= $7::bigint)
+) AS shown ON true
+ORDER BY shown.run_id, shown.sequence
