@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
+from orchestrator.postgres.approvals import LOOKED_AT, PAGE_BYTES, PostgresApprovalStore
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.pool import CLAIM_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
+from tests.conformance.approval_store import ApprovalStoreMaker
 from tests.conformance.journal_store import Stores
 
 
@@ -51,6 +53,12 @@ def stores(pools: Pools) -> Stores:
         PostgresReplicaStore(pools.claims),
         PostgresRunStore(pools.reads),
     )
+
+
+@pytest.fixture
+def approvals(pools: Pools) -> ApprovalStoreMaker:
+    """Makes stores of approvals that look at so many requests a page, and give so many bytes."""
+    return lambda looked_at=LOOKED_AT, page_bytes=PAGE_BYTES: PostgresApprovalStore(pools.reads, looked_at, page_bytes)
 
 
 @pytest.fixture

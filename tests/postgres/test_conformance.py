@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.conformance.approval_store import ApprovalStoreConformance
 from tests.conformance.journal_store import JournalStoreConformance
 from tests.conformance.replica_store import ReplicaStoreConformance
 from tests.conformance.run_store import RunStoreConformance
@@ -17,3 +18,7 @@ class TestPostgresReplicaStore(ReplicaStoreConformance):
 
 class TestPostgresRunStore(RunStoreConformance):
     """Runs in Postgres."""
+
+
+class TestPostgresApprovalStore(ApprovalStoreConformance):
+    """Requests that wait for people, in Postgres."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from itertools import pairwise
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -15,7 +16,8 @@ from orchestrator.postgres.sql import load
 from tests.conformance.journal_store import run_key
 from tests.postgres.conftest import Pools
 
-FILES = ("catalogue", "journal", "replicas", "runs")
+FILES = ("approvals", "catalogue", "journal", "replicas", "runs")
+_FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
 OF_ENGINE = {"list_namespaces", "put_signing_key", "get_signing_key"}
 
 
@@ -62,14 +64,18 @@ def test_every_query_has_a_sentence() -> None:
         assert len(load(file)) == text.count("-- name: ")
 
 
-async def plan_of(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], name: str, query: str) -> str:
-    """The plan that a statement gets once and for all, whatever its arguments are."""
+async def plan_of(
+    connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], name: str, query: str, arguments: str = ""
+) -> str:
+    """The plan that a statement gets once and for all, whatever its arguments are; these only decide of which weeks
+    it is shown."""
     await connection.execute("SET plan_cache_mode = force_generic_plan")
     await connection.execute(f"PREPARE {name} AS {query}")
     parameters = await connection.fetchval(
         "SELECT cardinality(parameter_types) FROM pg_prepared_statements WHERE name = $1", name
     )
-    rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE {name} ({', '.join(['NULL'] * parameters)})")
+    given = arguments or ", ".join(["NULL"] * parameters)
+    rows = await connection.fetch(f"EXPLAIN (COSTS OFF) EXECUTE {name} ({given})")
     return "\n".join(row[0] for row in rows)
 
 
@@ -108,3 +114,24 @@ async def test_ends_are_found_by_their_index_under_row_level_security(pools: Poo
     assert "Index Scan using runs_by_end" in plan
     assert "end_xid >= pg_snapshot_xmin" in plan.partition("Index Cond:")[2].partition("\n")[0]
     assert "Sort" not in plan
+
+
+async def test_requests_to_people_are_found_by_their_index_from_the_oldest_run_under_way_on(pools: Pools) -> None:
+    async with pools.reads.lend() as connection:
+        plan = await plan_of(
+            connection, "asked", load("approvals")["list_approvals"], f"'shop', '{_FIRST}', 0, '{_LAST}', 9, 9, 9"
+        )
+    assert "Seq Scan" not in plan
+    asked, _, rest = plan.partition("CTE waiting")
+    oldest, _, weeks = asked.partition("Merge Append")
+    assert "Index Only Scan using runs_by_state" in oldest
+    assert "Index Cond: ((namespace = $1) AND (state = 2))" in oldest
+    conditions = [line.partition("Index Cond: ")[2] for line in weeks.splitlines() if "Index Cond: " in line]
+    assert len(conditions) == weeks.count("_namespace_run_id_sequence_idx on events_") > 0
+    assert set(conditions) == {
+        "((namespace = $1) AND (run_id >= $2) AND (ROW(run_id, sequence) > ROW($2, $3))"
+        " AND (run_id <= $4) AND (run_id >= $0))"
+    }
+    assert "Index Cond: ((namespace = $1) AND (run_id = a.run_id))" in rest
+    assert "Index Cond: ((namespace = $1) AND (run_id = a.run_id) AND (sequence > a.sequence))" in rest
+    assert "Index Cond: ((namespace = $1) AND (run_id = w.run_id) AND (sequence = w.sequence))" in rest

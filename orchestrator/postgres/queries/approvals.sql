@@ -23,13 +23,20 @@ waiting AS MATERIALIZED (
     SELECT
         a.run_id, a.sequence, r.workflow, r.principal,
         row_number() OVER asking AS number, sum(a.payload_bytes) OVER asking AS total_bytes
-    FROM asked AS a JOIN runs AS r ON r.namespace = $1 AND r.run_id = a.run_id AND r.state = 2
-    WHERE NOT EXISTS (
-        SELECT FROM events AS x
-        WHERE x.namespace = $1 AND x.run_id = a.run_id AND x.sequence > a.sequence AND x.step = a.step
+    FROM asked AS a
+    -- Looked up one by one, however the planner estimates the tables.
+    CROSS JOIN LATERAL (
+        SELECT workflow, principal FROM runs WHERE namespace = $1 AND run_id = a.run_id AND state = 2 OFFSET 0
+    ) AS r
+    LEFT JOIN LATERAL (
+        SELECT true AS over
+        FROM events
+        WHERE namespace = $1 AND run_id = a.run_id AND sequence > a.sequence AND step = a.step
             -- STEP_SUCCEEDED, STEP_FAILED, STEP_SKIPPED, STEP_CANCELLED and APPROVAL_DECIDED end the wait.
-            AND x.kind IN (15, 16, 17, 18, 26)
-    )
+            AND kind IN (15, 16, 17, 18, 26)
+        LIMIT 1
+    ) AS later ON true
+    WHERE later.over IS NULL
     WINDOW asking AS (ORDER BY a.run_id, a.sequence)
     ORDER BY a.run_id, a.sequence
     LIMIT $6::bigint + 1
@@ -38,12 +45,16 @@ SELECT
     looked.run_id AS last_run_id, looked.sequence AS last_sequence,
     (SELECT count(*) FROM asked) AS looked_at, (SELECT count(*) FROM waiting) AS found, shown.*
 FROM (SELECT 1 AS always) AS one
-LEFT JOIN (SELECT a.run_id, a.sequence FROM asked AS a ORDER BY a.run_id DESC, a.sequence DESC LIMIT 1) AS looked ON true
+LEFT JOIN (SELECT run_id, sequence FROM asked ORDER BY run_id DESC, sequence DESC LIMIT 1) AS looked ON true
 LEFT JOIN LATERAL (
-    SELECT
-        w.run_id, w.workflow, w.principal,
-        e.sequence, e.kind, e.step, e.attempt, e.event_time, e.payload_type, e.header, e.payload
-    FROM waiting AS w JOIN events AS e ON e.namespace = $1 AND e.run_id = w.run_id AND e.sequence = w.sequence
+    SELECT w.run_id, w.workflow, w.principal, e.*
+    FROM waiting AS w
+    CROSS JOIN LATERAL (
+        SELECT sequence, kind, step, attempt, event_time, payload_type, header, payload
+        FROM events
+        WHERE namespace = $1 AND run_id = w.run_id AND sequence = w.sequence
+        OFFSET 0
+    ) AS e
     WHERE w.number <= $6 AND (w.number = 1 OR w.total_bytes <= $7::bigint)
 ) AS shown ON true
 ORDER BY shown.run_id, shown.sequence
