@@ -50,7 +50,7 @@ DIAMOND = graph({"split": (), "left": ("split",), "right": ("split",), "join": (
 
 
 class _NoConditions:
-    def step_ended(self, step: int, state: StepState, failure: Failure | None) -> None:
+    def step_ended(self, step: int, state: StepState, failure: Failure | None, payload: Payload | None) -> None:
         pass
 
     def holds(self, step: int) -> bool | Failure:
