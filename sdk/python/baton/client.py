@@ -22,7 +22,7 @@ from baton.payloads import pack
 from baton.policies import Seconds
 from baton.runs import RunHandle, Told
 from baton.submissions import Submissions
-from baton.v1 import event_pb2, run_pb2, run_service_pb2
+from baton.v1 import approval_pb2, approval_service_pb2, event_pb2, run_pb2, run_service_pb2
 
 if TYPE_CHECKING:
     import grpc
@@ -42,7 +42,8 @@ class Client(Catalogue):
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a
     call is repeated while Baton is unavailable; both in seconds. With `channel` every call takes that one, which the
     caller closes; without, waits and watches have channels of their own. `channel_name` is what runs say of where they
-    were submitted from (Run.channel), lower-case; by default `grpc`.
+    were submitted from (Run.channel), lower-case; by default `grpc`. `principal` is who calls, which a development
+    server believes.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class Client(Catalogue):
         timeout: float = _CALL_SECONDS,
         retry_timeout: float = _RETRY_SECONDS,
         channel_name: str = "",
+        principal: str = "",
     ) -> None:
-        self._connection = Connection(address, channel, timeout, retry_timeout, channel_name)
+        self._connection = Connection(address, channel, timeout, retry_timeout, channel_name, principal)
         self._ends = Ends(self._connection, steps=False)
         self._whole_ends = Ends(self._connection, steps=True)
         self._submissions = Submissions(self._connection, (self._ends, self._whole_ends))
@@ -310,6 +312,41 @@ class Client(Catalogue):
     async def cancel_run(self, run_id: str, reason: str = "") -> run_pb2.Run:
         """Cancels a run; raises Conflict (RUN_ENDED) where it has ended otherwise."""
         return await self.run(run_id).cancel(reason)
+
+    async def signal(
+        self, run_id: str, signal: str, message: Message | None = None, *, request_id: str | None = None
+    ) -> bool:
+        """Sends a signal to a run; see RunHandle.signal."""
+        return await self.run(run_id).signal(signal, message, request_id=request_id)
+
+    async def list_approvals(self, run_id: str = "", *, page_size: int = 0) -> AsyncIterator[approval_pb2.Approval]:
+        """Yields the requests that wait for a person's decision, of one run or of all, oldest first, over all pages."""
+        request = approval_service_pb2.ListApprovalsRequest(run_id=run_id, page_size=page_size)
+        async for page in pages(self._connection, lambda link: link.approvals.ListApprovals, request):
+            for approval in page.approvals:
+                yield approval
+
+    async def approve(self, approval: approval_pb2.Approval, reason: str = "") -> run_pb2.RunStep:
+        """Approves exactly the request that `approval` shows; the step is then called with it. Returns the step.
+
+        Raises NotFound (APPROVAL_NOT_FOUND) where the step waits no longer, Conflict (APPROVAL_CHANGED) where another
+        request waits by now, and BatonError (APPROVER_NOT_ALLOWED) where this principal may not decide.
+        """
+        return await self._decide(approval, True, reason)
+
+    async def deny(self, approval: approval_pb2.Approval, reason: str = "") -> run_pb2.RunStep:
+        """Denies the request that `approval` shows: the step fails (APPROVAL_DENIED). Raises what `approve` raises."""
+        return await self._decide(approval, False, reason)
+
+    async def _decide(self, approval: approval_pb2.Approval, approved: bool, reason: str) -> run_pb2.RunStep:
+        request = approval_service_pb2.DecideApprovalRequest(
+            run_id=approval.run_id,
+            step=approval.step,
+            request_hash=approval.request_hash,
+            approved=approved,
+            reason=reason,
+        )
+        return (await self._connection.call(lambda link: link.approvals.DecideApproval, request)).step
 
 
 def _submission(

@@ -108,6 +108,7 @@ class Connection:
         timeout: float,
         retry_timeout: float,
         channel_name: str = "",
+        principal: str = "",
     ) -> None:
         self.address = server_address(address)
         self.timeout = timeout
@@ -116,16 +117,17 @@ class Connection:
         """Names this client to Baton, so that it can watch what it submits."""
         self.batches_begun = 0
         """Batches of submissions that were sent."""
-        self._channel_name = channel_name
+        self._own_metadata = tuple(
+            (key, value) for key, value in (("baton-channel", channel_name), ("baton-principal", principal)) if value
+        )
         self._given = _link(channel) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []
         self._closed = False
 
     def metadata(self, *, traced: bool = True) -> tuple[tuple[str, str], ...]:
-        """Returns what goes with every call: the trace context, and where the caller's requests come from."""
-        trace = trace_metadata() if traced else ()
-        return (("baton-channel", self._channel_name), *trace) if self._channel_name else trace
+        """Returns what goes with every call: the trace context, and who calls from where."""
+        return (*self._own_metadata, *trace_metadata()) if traced else self._own_metadata
 
     async def close(self) -> None:
         """Closes the channels; one that was given stays open."""

@@ -1,10 +1,11 @@
-"""One run, as its submitter holds it: wait for it, watch it, cancel it, take its typed output."""
+"""One run, as its submitter holds it: wait for it, watch it, signal or cancel it, take its typed output."""
 # ruff: noqa: ASYNC109 - these times go over the wire: the server waits that long too
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 from baton.connection import Connection, span
 from baton.ends import PATIENCE_SECONDS, CannotTell, Ends, Ticket
 from baton.errors import RunCancelled, RunFailed, WaitTimeout
-from baton.payloads import unpack, unpack_known
+from baton.payloads import pack, unpack, unpack_known
 from baton.v1 import run_pb2, run_service_pb2
 from baton.watch import ENDED_STATES, Position, watch_run
 
@@ -129,6 +130,20 @@ class RunHandle(Generic[Out_co]):
         request = run_service_pb2.CancelRunRequest(run_id=self.id, reason=reason)
         self.run = (await self._connection.call(lambda link: link.runs.CancelRun, request)).run
         return self.run
+
+    async def signal(self, signal: str, message: Message | None = None, *, request_id: str | None = None) -> bool:
+        """Sends a signal with its message (by default an Empty) to the steps that wait for it, durably.
+
+        One step takes it, now or later. `request_id` (by default a new one) makes this safe to repeat. Returns whether
+        it had arrived before. Raises NotFound (SIGNAL_NOT_FOUND) where no step of the run waits for such a signal,
+        InvalidRequest for a message of another type, Conflict (RUN_ENDED) and Unavailable (SIGNAL_LIMIT).
+        """
+        request = run_service_pb2.SignalRunRequest(
+            run_id=self.id, signal=signal, request_id=request_id or str(uuid.uuid4())
+        )
+        if message is not None:
+            request.payload.CopyFrom(pack(message))
+        return (await self._connection.call(lambda link: link.runs.SignalRun, request)).existing
 
     async def _hear(self, told: Told, seconds: float, steps: bool) -> bool:
         """Waits by the stream of ends; False where it cannot tell, and the run has to be asked for."""

@@ -4,12 +4,13 @@ as it was. Works on a `baton.v1.Run` alone; colours, paging and printing are the
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.rpc import code_pb2
 
+from baton.step_tree import Branch, tree
 from baton.v1 import failure_pb2, run_pb2
 
 LEAST_WIDTH = 60
@@ -26,6 +27,7 @@ class Segment(enum.Enum):
     ATTEMPT = "attempt"
     FAILED_ATTEMPT = "failed attempt"
     BACKOFF = "backoff"
+    WAIT = "wait"
 
 
 GLYPHS: Mapping[Segment, str] = {
@@ -33,12 +35,14 @@ GLYPHS: Mapping[Segment, str] = {
     Segment.ATTEMPT: "█",
     Segment.FAILED_ATTEMPT: "▒",
     Segment.BACKOFF: "~",
+    Segment.WAIT: "─",
 }
 ASCII_GLYPHS: Mapping[Segment, str] = {
     Segment.QUEUE: ".",
     Segment.ATTEMPT: "#",
     Segment.FAILED_ATTEMPT: "x",
     Segment.BACKOFF: "~",
+    Segment.WAIT: "-",
 }
 
 
@@ -54,24 +58,32 @@ class Piece:
 def waterfall(run: run_pb2.Run, width: int = 100, *, now: int | None = None, ascii_only: bool = False) -> list[str]:
     """Draws a run as lines of at most `width` columns: a heading, one line a step, a legend.
 
-    Steps on the critical path begin with `*`. What has not ended is drawn until `now` (microseconds since the Unix
-    epoch; unset, until the last instant the run tells of) and its length is followed by `+`.
+    Steps stand below the step that they belong to; where those are many, most of them are only counted. Steps on the
+    critical path begin with `*`. What has not ended is drawn until `now` (microseconds since the Unix epoch; unset,
+    until the last instant the run tells of) and its length is followed by `+`.
     """
     width = max(width, LEAST_WIDTH)
     glyphs = ASCII_GLYPHS if ascii_only else GLYPHS
     start, end = _bounds(run, now)
     path = critical_path(run)
-    names = {step.step: _cut(step.step, _LONGEST_NAME, ascii_only) for step in run.steps}
-    labels = {step.step: _label(step, end) for step in run.steps}
+    shown = list(tree(run.steps))
+    rows = [line for line in shown if isinstance(line, Branch)]
+    names = {row.step.step: _cut("  " * row.depth + row.name, _LONGEST_NAME, ascii_only) for row in rows}
+    labels = {row.step.step: _label(row.step, end) for row in rows}
+    parents = {step.parent for step in run.steps}
     name_width = max((len(name) for name in names.values()), default=0)
     label_width = max((len(label) for label in labels.values()), default=0)
     bar_width = max(width - name_width - label_width - 6, _LEAST_BAR)
     on_path = set(path)
     scale = _Scale(start, max(end - start, 1), bar_width)
     lines = [_cut(_heading(run, end - start), width, ascii_only)]
-    for step in run.steps:
+    for row in shown:
+        if not isinstance(row, Branch):
+            lines.append(_cut(f"  {'  ' * row.depth}{row}", width, ascii_only))
+            continue
+        step = row.step
         mark = "*" if step.step in on_path else " "
-        bar = scale.draw(step_pieces(step, end), glyphs)
+        bar = scale.draw(step_pieces(step, end, parent=step.step in parents), glyphs)
         room = width - name_width - bar_width - 6
         label = _cut(labels[step.step], room, ascii_only)
         lines.append(f"{mark} {names[step.step]:<{name_width}} |{bar}| {label}".rstrip())
@@ -86,17 +98,18 @@ def critical_path(run: run_pb2.Run) -> list[str]:
     """Gives the ids of the steps that made the run as long as it was, in order.
 
     From the step that ended last, always back to the step it waited for that ended last. Skipped steps are passed
-    through, not named. Empty until some step has ended.
+    through, not named; nor are steps that belong to others. Empty until some step has ended.
     """
-    steps = {step.step: step for step in run.steps}
-    ended = [step for step in run.steps if step.HasField("end_time") and step.HasField("ready_time")]
-    ended = [step for step in ended if step.attempts or step.state == run_pb2.STEP_STATE_SKIPPED]
+    steps = {step.step: step for step in run.steps if not step.parent}
+    parents = {step.parent for step in run.steps}
+    ended = [step for step in steps.values() if step.HasField("end_time") and step.HasField("ready_time")]
+    ended = [step for step in ended if step.state == run_pb2.STEP_STATE_SKIPPED or _was_run(step, parents)]
     path: list[str] = []
     current = max(ended, key=lambda step: _micros(step.end_time), default=None)
     seen: set[str] = set()
     while current is not None and current.step not in seen:
         seen.add(current.step)
-        if current.attempts:
+        if _was_run(current, parents):
             path.append(current.step)
         before = [steps[name] for name in current.predecessors if name in steps]
         before = [step for step in before if step.HasField("end_time")]
@@ -104,26 +117,41 @@ def critical_path(run: run_pb2.Run) -> list[str]:
     return path[::-1]
 
 
-def step_pieces(step: run_pb2.RunStep, until: int) -> list[Piece]:
-    """Gives the pieces of a step's time in order, without gaps; what has not ended lasts until `until`."""
+def _was_run(step: run_pb2.RunStep, parents: Container[str]) -> bool:
+    return bool(step.attempts) or _has_waited(step, step.step in parents)
+
+
+def _has_waited(step: run_pb2.RunStep, parent: bool) -> bool:
+    """Whether a step that was not called waited for time, a signal, a person, another run or steps of its own."""
+    known = step.state in (run_pb2.STEP_STATE_WAITING, run_pb2.STEP_STATE_SUCCEEDED)
+    return not step.attempts and (known or parent or bool(step.child_run_id))
+
+
+def step_pieces(step: run_pb2.RunStep, until: int, *, parent: bool = False) -> list[Piece]:
+    """Gives the pieces of a step's time in order, without gaps; what has not ended lasts until `until`.
+
+    A `parent` waits for steps of its own where it is not called.
+    """
     if not step.HasField("ready_time") or step.state == run_pb2.STEP_STATE_SKIPPED:
         return []
     pieces: list[Piece] = []
     told_until = _micros(step.ready_time)
-    method = ""
+    method, suspended = "", False
     for attempt in step.attempts:
         due, start = _micros(attempt.ready_time), _micros(attempt.start_time)
         if method == attempt.method and told_until < due:
-            _add(pieces, Segment.BACKOFF, told_until, min(due, start))
+            _add(pieces, Segment.WAIT if suspended else Segment.BACKOFF, told_until, min(due, start))
             told_until = min(due, start)
         _add(pieces, Segment.QUEUE, told_until, start)
         told_until = _micros(attempt.end_time) if attempt.HasField("end_time") else max(until, start)
         failed = attempt.HasField("failure")
         _add(pieces, Segment.FAILED_ATTEMPT if failed else Segment.ATTEMPT, start, told_until)
-        method = attempt.method
+        method, suspended = attempt.method, not failed and attempt.HasField("end_time")
     end = _micros(step.end_time) if step.HasField("end_time") else until
     waits_for_retry = bool(step.attempts) and step.wait_reason.kind == run_pb2.WAIT_KIND_BACKOFF
-    _add(pieces, Segment.BACKOFF if waits_for_retry else Segment.QUEUE, told_until, end)
+    waits = step.state == run_pb2.STEP_STATE_WAITING or _has_waited(step, parent)
+    last = Segment.WAIT if waits else Segment.BACKOFF if waits_for_retry else Segment.QUEUE
+    _add(pieces, last, told_until, end)
     return pieces
 
 

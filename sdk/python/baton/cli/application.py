@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from baton.cli import health, run, server, worker, workflow
+from baton.cli import approval, health, run, server, worker, workflow
 from baton.cli.outcomes import Choices, OutputForm
-from baton.cli.session import OutputOption, ServerOption
+from baton.cli.session import OutputOption, PrincipalOption, ServerOption
 
 _EPILOG = """\b
 Exit codes:
@@ -52,6 +52,7 @@ def choose(
     context: typer.Context,
     address: ServerOption = None,
     output: OutputOption = None,
+    principal: PrincipalOption = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -60,7 +61,7 @@ def choose(
 
     Every command takes --server and --output too. Data goes to standard output, everything else to standard error.
     """
-    context.obj = Choices(address, output or OutputForm.TABLE)
+    context.obj = Choices(address, output or OutputForm.TABLE, principal or "")
 
 
 server.add_to(app)
@@ -68,3 +69,4 @@ health.add_to(app)
 app.add_typer(worker.app, name="worker")
 app.add_typer(workflow.app, name="workflow")
 app.add_typer(run.app, name="run")
+app.add_typer(approval.app, name="approval")

@@ -1,4 +1,4 @@
-"""The typed input of a run, from JSON and from `-i key=value`. Knows messages, not servers."""
+"""The typed input of a run, or message of a signal, from JSON and from `-i key=value`. Knows messages, not servers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import Message
 
 from baton.cli.outcomes import CommandFailed
 from baton.cli.types import Types, closest
@@ -42,10 +43,23 @@ async def build_input(type_name: str, document: Any, settings: Iterable[str], ty
         if document is not None or given:
             raise CommandFailed("the workflow takes no input", "leave out --input and -i")
         return None
+    packed = any_pb2.Any()
+    packed.Pack(await build_message(type_name, document, given, types, "the workflow's input type"), deterministic=True)
+    return packed
+
+
+async def build_message(
+    type_name: str, document: Any, settings: Iterable[str], types: Types, role: str = "the type of the signal"
+) -> Message:
+    """Makes a message of the type from a JSON document (None: none) and settings `path=value`, which come last.
+
+    Raises CommandFailed; it says what `role` the type has.
+    """
+    given = list(settings)
     descriptor = await types.find(type_name)
     if descriptor is None:
         raise CommandFailed(
-            f"the server knows no message {type_name}, the workflow's input type",
+            f"the server knows no message {type_name}, {role}",
             "register the worker that has it, or give the workflow its `types`",
         )
     value = {} if document is None else document
@@ -58,9 +72,7 @@ async def build_input(type_name: str, document: Any, settings: Iterable[str], ty
         types.parse(value, message)
     except json_format.ParseError as error:
         raise CommandFailed(_parse_fault(str(error), descriptor, value)) from None
-    packed = any_pb2.Any()
-    packed.Pack(message, deterministic=True)
-    return packed
+    return message
 
 
 def _set(value: dict[str, Any], setting: str, descriptor: Descriptor) -> None:

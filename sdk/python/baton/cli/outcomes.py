@@ -43,10 +43,12 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Choices:
-    """What was chosen for every command: `address` of Baton, None for the default, and the form of the output."""
+    """What was chosen for every command: `address` of Baton, None for the default, the form of the output, and who
+    calls, for a development server."""
 
     address: str | None
     output: OutputForm
+    principal: str = ""
 
     @property
     def as_json(self) -> bool:

@@ -26,6 +26,8 @@ _COLOURS = {
     "FAILED": "red",
     "CANCELLED": "yellow",
     "RUNNING": "cyan",
+    "WAITING": "blue",
+    "UNDOING": "yellow",
     "READY": "yellow",
     "BLOCKED": "dim",
     "SKIPPED": "dim",

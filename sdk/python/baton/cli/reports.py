@@ -30,6 +30,10 @@ _CURES = {
     "SHUTTING_DOWN": "try again in a moment",
     "OWNER_UNAVAILABLE": "try again in a moment",
     "TOO_MANY_RUNS": "try again in a moment",
+    "SIGNAL_NOT_FOUND": "see the steps of the run with `baton run get RUN`",
+    "APPROVAL_NOT_FOUND": "see what waits with `baton approval ls`",
+    "APPROVAL_CHANGED": "look at it again with `baton approval get RUN STEP`",
+    "APPROVER_NOT_ALLOWED": "somebody else must decide; on a development server, --principal says who you are",
     "INTERNAL": "look for the error_id in the server's log",
 }
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
+from baton.cli.signal import signal
 from baton.cli.submit import submit
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Submit runs, follow them and look at them.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(submit)
+app.command()(signal)
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
@@ -96,9 +98,10 @@ def list_(
         terms.append(f"workflow = {json.dumps(workflow)}")
 
     async def work(client: Client) -> None:
+        from baton.cli.event_view import why
         from baton.cli.lines import print_json
         from baton.cli.output import instant, print_table, state_text
-        from baton.cli.run_view import run_state, run_time, why
+        from baton.cli.run_view import run_state, run_time
         from baton.cli.types import Types
 
         runs = []
@@ -178,9 +181,9 @@ def events(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
+        from baton.cli.event_view import event_line
         from baton.cli.lines import print_json_line
         from baton.cli.output import show
-        from baton.cli.run_view import event_line
         from baton.cli.types import Types
 
         types = Types(client.address)

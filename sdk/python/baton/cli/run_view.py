@@ -1,16 +1,17 @@
-"""One run as text: its head, its steps with attempts and reasons to wait, and one line for each event."""
+"""One run as text: its head, and its steps as a tree with attempts and reasons to wait. Events are in event_view.py."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 
-from google.rpc import code_pb2
 from rich.table import Table
 from rich.text import Text
 
+from baton.cli.event_view import why
 from baton.cli.output import clean, clock, instant, length, micros, new_table, state_text
-from baton.v1 import event_pb2, failure_pb2, run_pb2
+from baton.step_tree import Folded, tree
+from baton.v1 import run_pb2
 
 STEP_HEADERS = ("STEP", "STATE", "ATTEMPTS", "TIME", "METHOD", "DETAIL")
 
@@ -23,13 +24,6 @@ def run_state(run: run_pb2.Run) -> str:
 def step_state(step: run_pb2.RunStep) -> str:
     """Name of the state of a step."""
     return run_pb2.StepState.Name(step.state).removeprefix("STEP_STATE_")
-
-
-def why(failure: failure_pb2.Failure) -> str:
-    """A failure in one line."""
-    reason = failure.reason or code_pb2.Code.Name(failure.code)
-    text = f"{reason}: {failure.message}" if failure.message else reason
-    return clean(text + (" (it may have taken effect)" if failure.outcome_unknown else "")).replace("\n", " ")
 
 
 def run_time(run: run_pb2.Run) -> str:
@@ -59,21 +53,33 @@ def facts(run: run_pb2.Run) -> list[tuple[str, str]]:
         ("labels", ", ".join(run.labels)),
         ("attributes", attributes),
         ("trace", run.trace_id),
+        ("step of", f"{run.parent_step} of run {run.parent_run_id}" if run.parent_run_id else ""),
+        ("round", str(run.round) if run.round > 1 else ""),
+        ("paused", "no attempt starts until it is resumed" if run.paused else ""),
         ("failure", why(run.failure) if run.HasField("failure") else ""),
     ]
     return [(name, clean(value)) for name, value in told if value]
 
 
 def steps_table(steps: Sequence[run_pb2.RunStep], width: int) -> Table:
-    """The steps of a run for a screen of `width` columns: the narrower it is, the less is told of the methods."""
+    """The steps of a run for a screen of `width` columns: the narrower it is, the less is told of the methods.
+
+    Steps stand below the step that they belong to; where those are many, most of them are only counted.
+    """
     with_method = width >= _METHOD_WIDTH
     table = new_table([header for header in STEP_HEADERS if header != "METHOD" or with_method], ("METHOD",))
-    for step in steps:
+    room = width // 3
+    for line in tree(steps):
+        indent = "  " * line.depth
+        if isinstance(line, Folded):
+            table.add_row(f"{indent}…", "", "", "", *([""] if with_method else []), Text(str(line), "dim"))
+            continue
+        step = line.step
         service, _, method = clean(step.method).rpartition("/")
-        if width >= _SERVICE_WIDTH:
+        if service and width >= _SERVICE_WIDTH:
             method = f"{service.rpartition('.')[2]}/{method}"
         table.add_row(
-            _cut(clean(step.step), width // 3),
+            _cut(f"{indent}{clean(line.name)}", room),
             state_text(step_state(step)),
             str(len(step.attempts) or ""),
             _step_time(step),
@@ -105,12 +111,15 @@ def _detail(step: run_pb2.RunStep) -> str:
     if step.HasField("failure"):
         return why(step.failure)
     if step.HasField("wait_reason"):
-        return wait_text(step.wait_reason)
+        run = f"run {step.child_run_id}: " if step.child_run_id else ""
+        return clean(run) + wait_text(step.wait_reason)
     if step.HasField("progress"):
         percent = f"{step.progress.percent:.0f} %" if step.progress.percent else ""
         return clean(" ".join(part for part in (percent, step.progress.message) if part))
     if step.target:
         return f"by fallback {step.target}"
+    if step.child_run_id:
+        return f"run {clean(step.child_run_id)}"
     if len(step.attempts) > 1:
         failed = [each for each in step.attempts if each.HasField("failure")]
         return f"after {why(failed[-1].failure)}" if failed else ""
@@ -122,64 +131,3 @@ def wait_text(reason: run_pb2.WaitReason) -> str:
     kind = run_pb2.WaitKind.Name(reason.kind).removeprefix("WAIT_KIND_")
     until = f", until {clock(reason.until_time)}" if reason.HasField("until_time") else ""
     return clean(f"{reason.message or kind}{until}")
-
-
-def event_line(event: event_pb2.RunEvent) -> Text:
-    """One event in one line."""
-    kind = event.WhichOneof("kind") or "unknown"
-    step = event.step + (f"#{event.attempt}" if event.attempt else "")
-    text = Text.assemble(
-        (f"{event.sequence:>5}  ", "dim"), (clock(event.time), "dim"), f"  {kind.replace('_', ' '):<17} ", clean(step)
-    )
-    said = event_detail(event)
-    if said:
-        text.append(f"  {said}", _EVENT_STYLES.get(kind, ""))
-    elif kind in _EVENT_STYLES:
-        text.stylize(_EVENT_STYLES[kind])
-    return text
-
-
-_EVENT_STYLES = {
-    "attempt_failed": "yellow",
-    "fallback_taken": "yellow",
-    "step_failed": "red",
-    "run_failed": "red",
-    "run_cancelled": "yellow",
-    "run_succeeded": "green",
-}
-
-
-def event_detail(event: event_pb2.RunEvent) -> str:
-    """What an event tells beyond its kind."""
-    match event.WhichOneof("kind"):
-        case "run_submitted":
-            told = event.run_submitted
-            return clean(f"{told.workflow or '(inline)'} {told.revision}")
-        case "attempt_started":
-            started = event.attempt_started
-            return clean(f"{started.method} at {started.worker} ({started.address})")
-        case "delivery_started":
-            sent = event.delivery_started
-            return clean(f"sending {sent.delivery} to {sent.worker} ({sent.address})")
-        case "attempt_failed":
-            failed = event.attempt_failed
-            again = f"; again at {clock(failed.retry_time)}" if failed.HasField("retry_time") else ""
-            return why(failed.failure) + again
-        case "fallback_taken":
-            return clean(f"{event.fallback_taken.method} after {why(event.fallback_taken.failure)}")
-        case "step_failed":
-            step = event.step_failed
-            way = f"; goes on with {step.branch}" if step.branch else "; the run goes on" if step.handled else ""
-            return why(step.failure) + clean(way)
-        case "step_skipped":
-            reason = event_pb2.SkipReason.Name(event.step_skipped.reason).removeprefix("SKIP_REASON_")
-            return _SKIPS.get(reason, reason)
-        case "run_failed":
-            return why(event.run_failed.failure)
-        case "run_cancelled":
-            cancelled = event.run_cancelled
-            return clean(f"by {cancelled.principal}" + (f": {cancelled.reason}" if cancelled.reason else ""))
-    return ""
-
-
-_SKIPS = {"CONDITION": "its condition was false", "BRANCH_NOT_TAKEN": "its branch was not taken"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm, out
 if TYPE_CHECKING:
     from baton.client import Client
 
+PRINCIPAL_VARIABLE = "BATON_PRINCIPAL"
 RETRY_SECONDS = 2.0
 """How long a call is repeated while Baton is away: a person at a terminal wants to know soon."""
 
@@ -28,11 +30,19 @@ OutputOption = Annotated[
     OutputForm | None, typer.Option("--output", "-o", help="Tables for people, JSON for programs.")
 ]
 
+PrincipalOption = Annotated[
+    str | None,
+    typer.Option("--principal", metavar="NAME", help="Who you are to a development server. Default: BATON_PRINCIPAL."),
+]
 
-def choices(context: typer.Context, address: str | None, output: OutputForm | None) -> Choices:
+
+def choices(
+    context: typer.Context, address: str | None, output: OutputForm | None, principal: str | None = None
+) -> Choices:
     """Joins the options of a command with those before it; the nearer ones count."""
     outer = context.obj if isinstance(context.obj, Choices) else Choices(None, OutputForm.TABLE)
-    return Choices(address or outer.address, output or outer.output)
+    who = principal or outer.principal or os.environ.get(PRINCIPAL_VARIABLE, "")
+    return Choices(address or outer.address, output or outer.output, who)
 
 
 def run_with_client(chosen: Choices, work: Callable[[Client], Awaitable[int | None]]) -> None:
@@ -40,7 +50,9 @@ def run_with_client(chosen: Choices, work: Callable[[Client], Awaitable[int | No
     from baton.client import Client
 
     async def with_client() -> int | None:
-        async with Client(chosen.address, retry_timeout=RETRY_SECONDS, channel_name="cli") as client:
+        async with Client(
+            chosen.address, retry_timeout=RETRY_SECONDS, channel_name="cli", principal=chosen.principal
+        ) as client:
             return await work(client)
 
     run_command(chosen, with_client)

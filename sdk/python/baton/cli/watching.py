@@ -13,10 +13,11 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
+from baton.cli.event_view import event_line, why
 from baton.cli.lines import print_json, print_json_line
 from baton.cli.outcomes import Choices, ExitCode
 from baton.cli.output import console, note, show, state_text
-from baton.cli.run_view import event_line, facts, head, run_state, steps_table, why
+from baton.cli.run_view import facts, head, run_state, steps_table
 from baton.cli.types import Types
 from baton.client import Client
 from baton.runs import RunHandle
@@ -27,6 +28,8 @@ _READ_AGAIN_SECONDS = 1.0
 """A table is read anew this often without an event: reasons to wait are no events."""
 
 _LEAST_SECONDS = 0.1
+_READING_SHARE = 0.25
+"""Part of the time that is spent on reading and drawing a large run."""
 
 _CODES = {
     run_pb2.RUN_STATE_SUCCEEDED: ExitCode.SUCCESS,
@@ -119,9 +122,10 @@ async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
                 live.update(_picture(run), refresh=True)
                 if last:
                     break
+                pace = max(_LEAST_SECONDS, (time.monotonic() - start) / _READING_SHARE)
                 with suppress(TimeoutError):
                     await asyncio.wait_for(changed.wait(), _READ_AGAIN_SECONDS)
-                await asyncio.sleep(max(0.0, _LEAST_SECONDS - (time.monotonic() - start)))
+                await asyncio.sleep(max(0.0, pace - (time.monotonic() - start)))
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

@@ -15,6 +15,7 @@ _STYLES = {
     Segment.ATTEMPT: "green",
     Segment.FAILED_ATTEMPT: "red",
     Segment.BACKOFF: "yellow",
+    Segment.WAIT: "blue",
 }
 
 
