@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
-from baton import BatonError, Client, WaitTimeout
+from baton import BatonError, Client, RunNotSucceeded, WaitTimeout
 from baton.v1 import event_pb2, run_pb2
 
-from examples.demo import documents, orders
+from examples.demo import agents, documents, orders
 from examples.demo.processes import Processes, StartFailed
 from examples.demo.screen import Screen
 from orchestrator.postgres.migrate import migrate
@@ -32,9 +32,13 @@ WORKERS = {
     "express-carrier": ("examples.orders.shipping", "--latency", "0.02", "--carrier", "express"),
     "standard-carrier": ("examples.orders.shipping", "--latency", "0.02", "--carrier", "standard"),
     "notifications": ("examples.orders.notifications",),
-    "agents": ("examples.documents.worker",),
+    "readers": ("examples.documents.worker",),
+    "publisher": ("examples.agents.publisher",),
 }
-WORKFLOWS = ("examples/orders/orders.yaml", "examples/documents/documents.yaml")
+AGENTS = {"planner": "examples.agents.planner", "tools": "examples.agents.tools"}
+"""Workers that use the SDK: they register themselves."""
+
+WORKFLOWS = ("examples/orders/orders.yaml", "examples/documents/documents.yaml", "examples/agents/report.yaml")
 
 _EVENTS = """
     SELECT sequence, to_char(event_time, 'HH24:MI:SS.MS') AS time, kind, step, attempt
@@ -66,8 +70,9 @@ class Story:
                 await self._register(client)
                 await self._orders(client)
                 await self._documents(client)
+                await self._agents()
                 await self._look(client)
-        except* (StartFailed, BatonError, WaitTimeout) as failed:
+        except* (StartFailed, BatonError, RunNotSucceeded, WaitTimeout) as failed:
             self._wrong += [f"{type(each).__name__}: {each}" for each in _leaves(failed)]
         finally:
             codes = await self._processes.stop_all(first="server")
@@ -76,12 +81,21 @@ class Story:
         return self._verdict(time.monotonic() - start)
 
     async def _start(self) -> None:
-        self._screen.title("Postgres, the server and six workers, each a process of its own")
+        count = len(WORKERS) + len(AGENTS)
+        self._screen.title(f"Postgres, the server and {count} workers, each a process of its own")
         await migrate(self._dsn)
-        starts = [self._processes.start(name, *command, "--port", "0") for name, command in WORKERS.items()]
+        starts = [self._processes.start(name, *self._command_of(name), "--port", "0") for name in WORKERS]
         self._server, *addresses = await asyncio.gather(self._start_server("127.0.0.1:0"), *starts)
         self._addresses = dict(zip(WORKERS, addresses, strict=True))
+        await asyncio.gather(*map(self._start_agent, AGENTS))
         self._screen.say(f"   baton  {self._server}   on a fresh Postgres in {self._short(self._folder / 'postgres')}")
+
+    def _command_of(self, name: str) -> tuple[str, ...]:
+        folder = ("--folder", str(self._folder / "reports"))
+        return (*WORKERS[name], *(folder if name == "publisher" else ()))
+
+    async def _start_agent(self, name: str) -> None:
+        await self._processes.start(name, AGENTS[name], environment={"BATON_ADDRESS": self._server})
 
     async def _start_server(self, listen: str) -> str:
         environment = {"BATON_DATABASE_URL": self._dsn, "BATON_LOG_FORMAT": "json"}
@@ -94,6 +108,10 @@ class Story:
         for name, address in self._addresses.items():
             worker = await client.register_worker(name, address)
             rows.append((name, address, ", ".join(contract.service for contract in worker.services)))
+        for name in AGENTS:
+            worker = await client.get_worker(name)
+            services = ", ".join(contract.service for contract in worker.services)
+            rows.append((name, worker.endpoints[0].address, services))
         self._screen.table(("worker", "address", "services"), rows)
         self._screen.title("Workflows: every binding is checked against those contracts")
         await self._command("workflow", "apply", *WORKFLOWS)
@@ -192,7 +210,7 @@ class Story:
 
     async def _documents(self, client: Client) -> None:
         self._screen.title(
-            "Agents read this repository's own texts: split, extract and score side by side, summarise, report"
+            "This repository's own texts are read: split, extract and score side by side, summarise, report"
         )
         start = time.monotonic()
         reports, wrong = await documents.read_all(client)
@@ -213,6 +231,32 @@ class Story:
         self._wrong += wrong
         if not reports:
             self._wrong.append("no document was read")
+
+    async def _agents(self) -> None:
+        self._screen.title("A planner asks other agents until a reviewer is content; a person has the last word")
+        self._screen.say(f"   {agents.REQUESTER} asks: {agents.QUESTION}")
+        start = time.monotonic()
+
+        async def kill() -> None:
+            await self._processes.kill("planner")
+            self._screen.say("   kill -9 planner, in the middle of its loop; it is started again", "bold yellow")
+            await self._start_agent("planner")
+
+        async def show(run_id: str) -> None:
+            await self._command("run", "get", run_id)
+            await self._command("approval", "ls")
+
+        answered = await agents.answer(self._server, kill, show)
+        self._wrong += answered.wrong
+        self._screen.say(
+            f"   the planner was called {answered.attempts} times and asked {answered.asked} things of others once"
+        )
+        self._screen.say(
+            f"   {agents.APPROVER} approved the request {answered.approval.request_hash[:12]}…, and it was published: "
+            f"{self._short(Path(answered.published.file))}, {answered.published.bytes:,} bytes "
+            f"({time.monotonic() - start:.1f} s)",
+            "green",
+        )
 
     async def _look(self, client: Client) -> None:
         self._screen.title("Where it all is: in Postgres")
