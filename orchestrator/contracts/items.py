@@ -83,7 +83,8 @@ class MapCompiler:
     def compile(self, indexes: Iterable[int]) -> dict[int, CompiledMap]:
         """Compiles the maps of these steps, reporting faults."""
         maps = list(indexes)
-        reads = {index: self._maps_read(index, frozenset(maps)) for index in maps}
+        known = frozenset(maps)
+        reads = {index: self._steps_read(index) & known for index in maps}
         readers: dict[int, list[int]] = {index: [] for index in maps}
         for index, found in reads.items():
             for other in found:
@@ -107,7 +108,7 @@ class MapCompiler:
             self._compile(index, too_deep=False)
         return self.found
 
-    def _maps_read(self, index: int, maps: frozenset[int]) -> frozenset[int]:
+    def _steps_read(self, index: int) -> frozenset[int]:
         binding = self.workflow.steps[index].map.items
         kind = binding.WhichOneof("kind")
         if kind == "path":
@@ -116,7 +117,7 @@ class MapCompiler:
         else:
             names = list(self.bindings.expressions.steps_named(binding.expression)) if kind == "expression" else []
         steps = self.bindings.names.steps
-        return frozenset(steps[name] for name in names if name in steps) & maps - {index}
+        return frozenset(steps[name] for name in names if name in steps) - {index}
 
     def _prepare(self, indexes: Iterable[int]) -> int:
         """Declares what the expressions of these maps read; returns 1 where there is any."""
