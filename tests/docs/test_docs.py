@@ -7,9 +7,11 @@ import importlib.util
 import re
 import shlex
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
+import protovalidate
 import pytest
 import typer
 import yaml
@@ -21,6 +23,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from shop.v1 import inventory_pb2, notifications_pb2, payments_pb2, shipping_pb2
 
 from orchestrator import config
+from orchestrator.contracts.children import Applied
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import Contract, read_contract
 from orchestrator.rpc.errors import CODES
@@ -119,8 +122,19 @@ def test_decisions_have_their_three_parts() -> None:
 def test_workflows_are_valid(block: object) -> None:
     text = block.text  # type: ignore[attr-defined]
     workflow = json_format.ParseDict(yaml.safe_load(text), workflow_pb2.Workflow())
-    checked = check_workflow(workflow, [("shop", shop()), ("greeter", greeter())])
+    assert protovalidate.collect_violations(workflow) == []
+    checked = check_workflow(workflow, [("shop", shop()), ("greeter", greeter())], applied=applied())
     assert checked.violations == ()
+
+
+@cache
+def applied() -> Applied:
+    """Compiles the first workflow that the page on workflows shows, which a later one runs."""
+    text = next(block.text for block in blocks(DOCS / "workflows.md") if block.language == "yaml")
+    workflow = json_format.ParseDict(yaml.safe_load(text), workflow_pb2.Workflow())
+    compiled = check_workflow(workflow, [("shop", shop())]).compiled
+    assert compiled is not None
+    return {(workflow.name, ""): compiled}
 
 
 def test_python_can_be_read() -> None:
