@@ -19,6 +19,9 @@ KINDS: Mapping[StepKind, str] = {
 }
 """The field of a step that makes it of this kind."""
 
+CALLING = (StepKind.CALL, StepKind.RUN_WORKFLOW)
+"""Kinds that have a request, and can be mapped and repeated."""
+
 _CALLS_NONE: Mapping[StepKind, str] = {
     StepKind.RUN_WORKFLOW: "runs a workflow",
     StepKind.SLEEP: "sleeps",
@@ -52,18 +55,20 @@ def kinds_of(step: workflow_pb2.Step) -> list[StepKind]:
 
 def kind_of(step: workflow_pb2.Step) -> StepKind:
     """Returns the first kind of a step; that of a call where it has none."""
+    if step.method:
+        return StepKind.CALL
     found = kinds_of(step)
     return found[0] if found else StepKind.CALL
 
 
 def is_mapped(step: workflow_pb2.Step) -> bool:
     """Tells whether a step goes over items."""
-    return step.HasField("map") and kind_of(step) in (StepKind.CALL, StepKind.RUN_WORKFLOW)
+    return step.HasField("map") and kind_of(step) in CALLING
 
 
 def is_repeated(step: workflow_pb2.Step) -> bool:
     """Tells whether a step calls until a condition holds."""
-    return step.HasField("repeat") and not is_mapped(step) and kind_of(step) in (StepKind.CALL, StepKind.RUN_WORKFLOW)
+    return step.HasField("repeat") and not is_mapped(step) and kind_of(step) in CALLING
 
 
 def check_kinds(workflow: workflow_pb2.Workflow, report: Report) -> None:

@@ -84,13 +84,16 @@ def visible_in(
 
 def uses_of(step: workflow_pb2.Step, index: int, visible: Visible) -> Iterator[Use]:
     """Yields the expressions of a step, but for the items of its map."""
-    holders: list[tuple[RequestHolder, Locals]] = [(step, visible.request), (step.undo, visible.after_call)]
+    holders: list[tuple[RequestHolder, Locals]] = [(step, visible.request)]
     holders.extend((fallback, visible.request) for fallback in step.fallback)
+    if step.HasField("undo"):
+        holders.append((step.undo, visible.after_call))
     for holder, names in holders:
         for binding in (*holder.request.values(), holder.whole_request):
             yield from (Use(source, index, names) for source in expressions_in(binding))
-    for binding in (step.sleep.duration, step.sleep.until):
-        yield from (Use(source, index) for source in expressions_in(binding))
+    if step.HasField("sleep"):
+        for binding in (step.sleep.duration, step.sleep.until):
+            yield from (Use(source, index) for source in expressions_in(binding))
     if step.when:
         yield Use(step.when, index)
     if step.expect:

@@ -381,7 +381,7 @@ def test_an_approval_and_a_heartbeat() -> None:
         "attemptTimeout": "60s",
     }
     found = compiled(flow(step, charge(order_id=lit("y")) | {"id": "other", "approval": {}}))
-    assert found.graph.steps[0].approval == Approval(3_600_000_000, ("ann", "bob"))
+    assert found.graph.steps[0].approval == Approval(3_600_000_000, ("ann", "bob"), "Is it right?")
     assert found.graph.steps[0].heartbeat_timeout_us == 5_000_000
     assert found.graph.steps[1].approval == Approval()
 

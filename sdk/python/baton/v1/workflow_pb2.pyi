@@ -266,7 +266,9 @@ class Step(_message.Message):
 
     @_builtins.property
     def map(self) -> Global___Map:
-        """Calls once for each item of a list or map. The bindings of `request` can read `item`, and `index` or `key`."""
+        """Calls once for each item of a list or map. The bindings of `request` can read `item`, `index` and, over a map field,
+        `key`.
+        """
 
     @_builtins.property
     def repeat(self) -> Global___Repeat:
@@ -455,7 +457,9 @@ Global___Map: _TypeAlias = Map  # noqa: Y015
 
 @_typing.final
 class Repeat(_message.Message):
-    """Repeat makes a step call again until a condition holds. Its output is that of the last call."""
+    """Repeat makes a step call again until a condition holds. Its output is that of the last call. `previous` is the output of
+    the call before, an empty message in the first iteration.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,7 +615,9 @@ class Binding(_message.Message):
     MAP_FIELD_NUMBER: _builtins.int
     DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
     path: _builtins.str
-    """A field path: `input`, `input.order.total`, `steps.reserve.output.lots`."""
+    """A field path: `input`, `input.order.total`, `steps.reserve.output.lots`. Where a step can read more, such as `item`
+    in the request of a map, it starts from that: `item.sku`.
+    """
     expression: _builtins.str
     """A CEL expression over `input` and `steps`."""
     @_builtins.property
@@ -634,7 +640,9 @@ class Binding(_message.Message):
 
     @_builtins.property
     def default_value(self) -> _struct_pb2.Value:
-        """Value used where the step that `path` or `expression` reads did not succeed, in the form of `literal`."""
+        """Value used where the step that `path` or `expression` reads did not succeed, or where it reads `previous` in the
+        first iteration, in the form of `literal`. For the items of a map it is `[]` or `{}`.
+        """
 
     def __init__(
         self,
