@@ -40,6 +40,7 @@ from orchestrator.contracts.types import (
     VALUE,
     Kind,
     ValueType,
+    can_be_packed,
     type_of_element,
 )
 from orchestrator.contracts.violations import EvaluationFailed
@@ -125,7 +126,7 @@ def _fits_message(target: ValueType, source: CelType) -> bool:
         return source.kind == "list"
     if source.kind != "message":
         return False
-    return source.name == target.name or target.name == ANY
+    return source.name == target.name or (target.name == ANY and can_be_packed(source.name))
 
 
 def enum_name(checked: Checked, variables: Mapping[str, EnumDescriptor | None], types: TypePool) -> str:
@@ -388,7 +389,7 @@ def _message_converter(target: ValueType, types: TypePool) -> _Convert:
         budget.take(1, value.ByteSize())
         if value.DESCRIPTOR.full_name == target.name:
             return value
-        if target.name == ANY:
+        if target.name == ANY and can_be_packed(value.DESCRIPTOR.full_name):
             packed: Message = message_class()
             packed.Pack(value)  # type: ignore[attr-defined]
             return packed

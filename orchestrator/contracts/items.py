@@ -25,10 +25,7 @@ from orchestrator.contracts.paths import InvalidName, Source, reader, resolve_pa
 from orchestrator.contracts.reads import Read
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.syntax import CelType
-from orchestrator.contracts.types import DURATION, TIMESTAMP, Kind, ValueType, type_of_message
-
-PACKAGE = "baton.map"
-"""Package of the types of the outputs of maps."""
+from orchestrator.contracts.types import DURATION, MAP_PACKAGE, TIMESTAMP, Kind, ValueType, type_of_message
 
 ROUNDS_LIMIT = 16
 """Longest chain of maps whose items are expressions over the output of the one before."""
@@ -233,7 +230,7 @@ class MapCompiler:
         step_id = self.workflow.steps[index].id
         own = _IDENTIFIER.match(step_id) and self.bindings.names.steps[step_id] == index
         file = _output_file(step_id if own else f"Step{index}", result, key)
-        name = f"{PACKAGE}.{file.message_type[0].name}"
+        name = f"{MAP_PACKAGE}.{file.message_type[0].name}"
         types = self.bindings.types
         try:
             if types.find_message(name) is not None:
@@ -244,7 +241,7 @@ class MapCompiler:
                 f"steps[{index}].map",
                 "CONTRACT_CONFLICT",
                 f"a contract or the workflow's types define {name}, which is the name of this step's output; "
-                f"give them another package than {PACKAGE}",
+                f"give them another package than {MAP_PACKAGE}",
             )
             return None
         return types.find_message(name)
@@ -284,7 +281,7 @@ def _element_type(kind: CelType, enum: str, types: TypePool) -> ValueType | None
 def _output_file(name: str, result: Descriptor, key: ValueType | None) -> FileDescriptorProto:
     """Returns the file that defines the output of a map. The numbers of the fields never change: outputs are stored."""
     file = FileDescriptorProto(
-        name=f"baton/map/{name}.proto", package=PACKAGE, syntax="proto3", dependency=[result.file.name]
+        name=f"baton/map/{name}.proto", package=MAP_PACKAGE, syntax="proto3", dependency=[result.file.name]
     )
     message = file.message_type.add(name=name)
     type_name = f".{result.full_name}"
@@ -292,7 +289,7 @@ def _output_file(name: str, result: Descriptor, key: ValueType | None) -> FileDe
     if key is None:
         message.field.add(name="items", number=1, label=label, type=of_message, type_name=type_name)
     else:
-        entry = f".{PACKAGE}.{name}.EntriesEntry"
+        entry = f".{MAP_PACKAGE}.{name}.EntriesEntry"
         message.nested_type.append(_entry(_KEYS[key.name], type_name))
         message.field.add(name="entries", number=2, label=label, type=of_message, type_name=entry)
     failed = FieldDescriptor.TYPE_INT32 if key is None else _KEYS[key.name]

@@ -61,6 +61,9 @@ BYTES_VALUE = "google.protobuf.BytesValue"
 VALUE = "google.protobuf.Value"
 LIST_VALUE = "google.protobuf.ListValue"
 
+MAP_PACKAGE = "baton.map"
+"""Package of the types of the outputs of maps, which are in the types of a workflow alone."""
+
 SPECIAL = frozenset(WRAPPERS) | {ANY, STRUCT, VALUE, LIST_VALUE, TIMESTAMP, DURATION}
 """Messages that CEL sees as values of its own, not as their fields."""
 
@@ -183,11 +186,16 @@ def _fit_message(target: ValueType, source: ValueType) -> Fit | None:
         if target.name == source.name:
             return _COPY
         if target.name == ANY:
-            return _PACK
+            return _PACK if can_be_packed(source.name) else None
         return _REWRAP if target.wrapped and source.wrapped and _holds(target.wrapped, source.wrapped) else None
     if source.kind is Kind.SCALAR and target.wrapped and _holds(target.wrapped, source.name):
         return _WRAP
     return None
+
+
+def can_be_packed(name: str) -> bool:
+    """Tells whether a message of this type can go into an Any: whoever gets that must know the type."""
+    return not name.startswith(f"{MAP_PACKAGE}.")
 
 
 def _fit_map(target: ValueType, source: ValueType) -> Fit | None:

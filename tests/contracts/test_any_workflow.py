@@ -219,11 +219,11 @@ def test_items_are_read_in_order(spelt: tuple[str, str], texts: list[str]) -> No
         step.targets[0].build_request(scope.for_part(item=value, index=index)) for index, value in enumerate(values)
     ]
     expected = {
-        "item": lambda index, text: text,
-        "item + string(index)": lambda index, text: text + str(index),
-        "item.size() > 2 ? item : ''": lambda index, text: text if len(text) > 2 else "",
-    }[read]
-    assert [one.string_value for one in built] == [expected(index, text) for index, text in enumerate(wanted)]
+        "item": wanted,
+        "item + string(index)": [text + str(index) for index, text in enumerate(wanted)],
+        "item.size() > 2 ? item : ''": [text if len(text) > 2 else "" for text in wanted],
+    }
+    assert [one.string_value for one in built] == expected[read]
 
 
 def mapped_workflow(items: str, read: str) -> CompiledWorkflow:

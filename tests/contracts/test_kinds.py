@@ -432,6 +432,21 @@ def test_types_of_maps_are_of_the_workflow_alone() -> None:
     assert compiled(plain).types.find_message("baton.map.charge") is None
 
 
+def test_the_output_of_a_map_is_never_packed() -> None:
+    """Not even where its type is seen only when the expression runs."""
+    mirrored = {
+        "id": "mirror",
+        "method": "shop.v1.Mirror/Reflect",
+        "request": {"any": cel("dyn(steps.charge.output)"), "anys": cel("steps.charge.output.items")},
+    }
+    found = compiled(flow(mapped(path("input.items"), order_id=path("item.sku")), mirrored))
+    scope, items = order(found), found.step(0).items
+    assert items is not None
+    scope.set_succeeded(0, items.collect(items.read(scope), []))
+    with pytest.raises(EvaluationFailed):
+        found.step(1).targets[0].build_request(scope)
+
+
 def test_maps_over_maps_are_compiled_in_any_order() -> None:
     steps = [
         {

@@ -164,6 +164,22 @@ WRONG_MAPS: Wrong = {
         flow(mapped(ITEMS), mirror(moneys=path("steps.charge.output.items"))),
         [('steps[1].request["moneys"]', "TYPE_MISMATCH")],
     ),
+    "output of a map into an Any": (
+        flow(mapped(ITEMS), mirror(any=path("steps.charge.output"))),
+        [('steps[1].request["any"]', "TYPE_MISMATCH")],
+    ),
+    "output of a map into an Any in an expression": (
+        flow(mapped(ITEMS), mirror(any=cel("true ? steps.charge.output : steps.charge.output"))),
+        [('steps[1].request["any"]', "TYPE_MISMATCH")],
+    ),
+    "output of a map into a list of Any": (
+        flow(mapped(ITEMS), mirror(anys=cel("[steps.charge.output]"))),
+        [('steps[1].request["anys"]', "TYPE_MISMATCH")],
+    ),
+    "output of a map as the output of the run": (
+        flow(mapped(ITEMS), outputType="google.protobuf.Any", wholeOutput=path("steps.charge.output")),
+        [("whole_output", "TYPE_MISMATCH")],
+    ),
     "unknown method in a map": (
         flow(mapped(ITEMS, order_id=path("item.sku")) | {"method": "shop.v1.Payments/Chrge"}),
         [("steps[0].method", "UNKNOWN_METHOD")],
