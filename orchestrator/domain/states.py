@@ -94,7 +94,7 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.ATTEMPT_FAILED: {StepState.RUNNING: StepState.READY},
     EventKind.ATTEMPT_SUSPENDED: {StepState.RUNNING: StepState.WAITING},
     EventKind.FALLBACK_TAKEN: {StepState.READY: StepState.READY},
-    EventKind.STEP_WAITING: {StepState.READY: StepState.WAITING},
+    EventKind.STEP_WAITING: dict.fromkeys((StepState.READY, StepState.WAITING), StepState.WAITING),
     EventKind.APPROVAL_REQUESTED: {StepState.READY: StepState.WAITING},
     EventKind.ITERATION_STARTED: {StepState.WAITING: StepState.WAITING},
     EventKind.APPROVAL_DECIDED: {StepState.WAITING: StepState.READY},

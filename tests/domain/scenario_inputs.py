@@ -26,8 +26,9 @@ def input_of(run: Run, verb: str, words: list[str], now: int) -> inputs.Input:
 def _of_run(verb: str, words: list[str], now: int) -> inputs.Input | None:
     match verb:
         case "submit":
-            expire_time = now + duration_us(settings_of(words).get("expire", "1h"))
-            return inputs.Submission("order", "r1", expire_time, "ann", "grpc", "", (), {}, "", "q1", None)
+            settings = settings_of(words)
+            expire_time, depth = now + duration_us(settings.get("expire", "1h")), int(settings.get("depth", "0"))
+            return inputs.Submission("order", "r1", expire_time, "ann", "grpc", "", (), {}, "", "q1", None, depth=depth)
         case "resume":
             return inputs.Resumption()
         case "run_timeout":

@@ -32,13 +32,18 @@ def begin(plan: Planner, index: int) -> None:
 
 
 def wait(plan: Planner, index: int, for_what: Wait, payload: Payload | None = None) -> None:
-    """Lets a ready step wait."""
+    """Lets a step wait."""
     sequence, time = plan.stamp()
     plan.emit(ev.StepWaiting(sequence, time, index, for_what, payload))
     plan.decision.waiting.append(index)
 
 
 def _begin_child_run(plan: Planner, index: int) -> None:
+    """Begins a child run; one that is an iteration of a repeat with an interval sleeps before it."""
+    step = plan.run.steps[index]
+    if step.wait is None and step.queue_time is not None and step.queue_time > plan.stamp()[1]:
+        wait(plan, index, Sleeping(step.queue_time))
+        return
     if plan.run.depth >= MAX_RUN_DEPTH:
         message = f"runs run each other at most {MAX_RUN_DEPTH} deep"
         plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "DELEGATION_LIMIT", message, Origin.ORCHESTRATOR))
@@ -100,7 +105,10 @@ def time_out(plan: Planner, index: int) -> None:
     """Looks whether a waiting step has waited long enough, or too long."""
     step = plan.run.steps[index]
     if isinstance(step.wait, Sleeping) and plan.now >= step.wait.until_time:
-        plan.succeed_step(index, EMPTY)
+        if step.spec.kind is StepKind.SLEEP:
+            plan.succeed_step(index, EMPTY)
+        else:
+            begin(plan, index)
     elif plan.now >= step_expire_time(plan.run, index):
         plan.fail_step(index, timeout_failure("STEP_TIMEOUT", "the step's time was over"))
     elif isinstance(step.wait, SignalAwaited) and plan.now >= step.wait.expire_time:
