@@ -73,7 +73,7 @@ def event_text(event: Event, run: Run) -> str:
         value = getattr(event, item.name)
         if item.name in HIDDEN or value in (None, "", item.default):
             continue
-        if isinstance(event, StepDelegated) and value in (False, Delivery.AT_LEAST_ONCE):
+        if isinstance(event, StepDelegated) and (value is False or value is Delivery.AT_LEAST_ONCE):
             continue
         if item.name != "request_id" or isinstance(event, SignalReceived):
             parts.append(f"{item.name}={value_text(item.name, value, run)}")

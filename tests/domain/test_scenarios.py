@@ -30,4 +30,4 @@ def test_scenario_gives_the_decisions_written_in_it(
 
 
 def test_there_are_scenarios() -> None:
-    assert len(FILES) > 30
+    assert len(FILES) > 150

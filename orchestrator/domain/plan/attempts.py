@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from orchestrator.domain import events as ev
@@ -47,9 +48,11 @@ def _stop(plan: Planner, index: int) -> None:
     if plan.run.state is not RunState.UNDOING:
         ending.fail_run(plan, plan.no_room())
         return
-    if plan.run.steps[index].state is StepState.RUNNING:
-        _end_attempt(plan, index, plan.no_room(), None)
-    plan.fail_step(index, plan.no_room())
+    running = plan.run.steps[index].state is StepState.RUNNING
+    failure = replace(plan.no_room(), outcome_unknown=running)
+    if running:
+        _end_attempt(plan, index, failure, None)
+    plan.fail_step(index, failure)
 
 
 def _start(plan: Planner, given: StepAdmitted) -> None:
