@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import asyncpg
 from baton.v1 import event_pb2
+from google.protobuf import timestamp_pb2
 
 from tests.acceptance.lab_worker import Note
 
@@ -69,6 +70,18 @@ async def read_runs(dsn: str) -> dict[str, StoredRun]:
             run.events.append(event)
             run.epochs.append(row["epoch"])
         return runs
+    finally:
+        await connection.close()
+
+
+async def passed(dsn: str, instant: timestamp_pb2.Timestamp) -> None:
+    """Waits until an instant has passed by the database's clock."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(
+            "SELECT pg_sleep_until(timestamptz 'epoch' + $1::bigint * interval '1 microsecond')",
+            instant.ToMicroseconds(),
+        )
     finally:
         await connection.close()
 

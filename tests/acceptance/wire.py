@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 import grpc
 import grpc.aio
 from baton.v1 import (
+    approval_pb2,
+    approval_service_pb2,
+    approval_service_pb2_grpc,
     event_pb2,
     run_pb2,
     run_service_pb2,
@@ -67,6 +70,7 @@ class Baton:
         self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
         self.steps_of_workers: Any = step_service_pb2_grpc.StepServiceStub(self.channel)
+        self.approvals: Any = approval_service_pb2_grpc.ApprovalServiceStub(self.channel)
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -158,6 +162,50 @@ class Baton:
         answer = await self.steps_of_workers.Delegate(asked, timeout=wait_seconds + 20, wait_for_ready=True)
         assert isinstance(answer, step_service_pb2.DelegateResponse)
         return answer
+
+    async def signal(
+        self, run_id: str, signal: str, payload: AnyMessage | None = None, request_id: str = ""
+    ) -> run_service_pb2.SignalRunResponse:
+        """Sends a signal to a run."""
+        request = run_service_pb2.SignalRunRequest(run_id=run_id, signal=signal, request_id=request_id)
+        if payload is not None:
+            request.payload.CopyFrom(payload)
+        answer = await self.runs.SignalRun(request, timeout=20, wait_for_ready=True)
+        assert isinstance(answer, run_service_pb2.SignalRunResponse)
+        return answer
+
+    async def asked(self, run_id: str = "", page_size: int = 0) -> list[approval_pb2.Approval]:
+        """Lists what waits for a person, page by page."""
+        approvals: list[approval_pb2.Approval] = []
+        request = approval_service_pb2.ListApprovalsRequest(run_id=run_id, page_size=page_size)
+        while True:
+            page = await self.approvals.ListApprovals(request, timeout=20, wait_for_ready=True)
+            assert not page_size or len(page.approvals) <= page_size
+            approvals.extend(page.approvals)
+            request.page_token = page.next_page_token
+            if not request.page_token:
+                return approvals
+
+    async def asks(self, run_id: str, step: str) -> approval_pb2.Approval:
+        """Waits until a step waits for a person; returns what it asks."""
+
+        async def look() -> approval_pb2.Approval | None:
+            return next((each for each in await self.asked(run_id) if each.step == step), None)
+
+        approval = await eventually(look)
+        assert approval is not None
+        return approval
+
+    async def decide(
+        self, approval: approval_pb2.Approval, approved: bool = True, *, by: str = "", **fields: Any
+    ) -> run_pb2.RunStep:
+        """Decides on a request, as a principal where one is given; `fields` replace those of the approval."""
+        given = {"run_id": approval.run_id, "step": approval.step, "request_hash": approval.request_hash} | fields
+        request = approval_service_pb2.DecideApprovalRequest(**given, approved=approved)
+        metadata = (("baton-principal", by),) if by else ()
+        answer = await self.approvals.DecideApproval(request, timeout=20, wait_for_ready=True, metadata=metadata)
+        assert isinstance(answer.step, run_pb2.RunStep)
+        return answer.step
 
     def watch(self, run_id: str, cursor: str = "", view: Any = BASIC, batch: bool = False) -> Any:
         """Opens a watch."""

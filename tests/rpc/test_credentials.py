@@ -6,15 +6,33 @@ import pytest
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import InvalidRequest
-from orchestrator.security.credentials import DevelopmentAuthenticator, read_channel, read_traceparent
+from orchestrator.security.credentials import DevelopmentAuthenticator, read_channel, read_principal, read_traceparent
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 VALID = f"00-{TRACE}-{PARENT}-01"
 
 
-def test_everybody_is_the_same_principal() -> None:
+def test_who_names_no_principal_is_anonymous() -> None:
     caller = DevelopmentAuthenticator().authenticate([("authorization", "Bearer x"), ("namespace", "other")])
     assert caller == Caller("default", "anonymous", "grpc", "")
+
+
+@pytest.mark.parametrize("principal", ["ada", "Ada <ada@example.org>", "~", "x" * 128])
+def test_everybody_is_taken_at_their_word(principal: str) -> None:
+    caller = DevelopmentAuthenticator().authenticate([("baton-principal", principal)])
+    assert caller == Caller("default", principal, "grpc", "")
+
+
+@pytest.mark.parametrize("principal", ["", " ", " ada", "ada ", "a\nb", "a\x7f", "ä", "x" * 129])
+def test_other_principals_are_refused(principal: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read_principal([("baton-principal", principal)])
+    assert caught.value.faults[0].path == 'metadata["baton-principal"]'
+
+
+def test_two_principals_are_refused() -> None:
+    with pytest.raises(InvalidRequest):
+        read_principal([("baton-principal", "ada"), ("baton-principal", "eve")])
 
 
 @pytest.mark.parametrize("channel", ["cli", "a", "web-2", "x" * 32])
