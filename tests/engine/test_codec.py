@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.domain import events as ev
+from orchestrator.domain import waits
 from orchestrator.domain.events import Event, Payload, SkipReason
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.run import Run
@@ -40,6 +41,13 @@ failure = st.builds(
     st.lists(detail.map(lambda any_: any_.SerializeToString()), max_size=2).map(tuple),
     text,
     st.booleans(),
+)
+wait = st.one_of(
+    st.builds(waits.Sleeping, instant),
+    st.builds(waits.SignalAwaited, text, instant),
+    st.builds(waits.ItemsAwaited, st.integers(0, 2**31 - 1)),
+    st.just(waits.IterationsAwaited()),
+    st.builds(waits.RunAwaited, text, text, text),
 )
 
 
@@ -74,6 +82,15 @@ events: st.SearchStrategy[Event] = st.one_of(
     built(ev.RunSucceeded, st.none() | payload),
     built(ev.RunFailed, failure),
     built(ev.RunCancelled, text, text),
+    built(ev.StepWaiting, step, wait, st.none() | payload),
+    built(ev.ApprovalRequested, step, text, instant, payload, text, st.lists(text, max_size=3).map(tuple), text),
+    built(ev.ApprovalDecided, step, st.booleans(), text, text, text),
+    built(ev.SignalReceived, text, text, text, payload),
+    built(ev.IterationStarted, step, number, instant),
+    built(ev.CheckpointRecorded, step, number, payload),
+    built(ev.RunUndoing, st.none() | failure, text, text, st.lists(step, max_size=3).map(tuple)),
+    built(ev.RunPaused, text, text),
+    built(ev.RunResumed, text),
 )
 
 
