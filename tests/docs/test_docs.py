@@ -124,13 +124,10 @@ def test_decisions_have_their_three_parts() -> None:
 def test_workflows_are_valid(block: object) -> None:
     text = block.text  # type: ignore[attr-defined]
     workflow = json_format.ParseDict(yaml.safe_load(text), workflow_pb2.Workflow())
-<<<<<<< HEAD
     assert protovalidate.collect_violations(workflow) == []
-    checked = check_workflow(workflow, [("shop", shop()), ("greeter", greeter())], applied=applied())
-=======
     shown = [("quickstart.md", "greeter.proto"), ("delegation.md", "research.proto")]
-    checked = check_workflow(workflow, [("shop", shop()), *((file, contract_in(page, file)) for page, file in shown)])
->>>>>>> d699d0a (Check the examples of delegation like those of other pages)
+    contracts = [("shop", shop()), *((file, contract_in(page, file)) for page, file in shown)]
+    checked = check_workflow(workflow, contracts, applied=applied())
     assert checked.violations == ()
 
 
