@@ -55,7 +55,7 @@ generate: setup ## generate Python from the protos
 	$(BIN)/python -m grpc_tools.protoc -I examples/protos -I third_party/protovalidate \
 	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
 	  --python_out=examples/gen --grpc_python_out=examples/gen --mypy_out=quiet:examples/gen \
-	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find agents documents shop -name '*.proto' | sort)
+	  --mypy_grpc_out=quiet:examples/gen $$(cd examples/protos && find answers documents shop -name '*.proto' | sort)
 
 bench: setup ## measure speed and memory beside disk, wire, a sketch and peers; about twenty minutes
 	$(BIN)/python -m benchmarks

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 
 import grpc
-from agents.v1 import agents_pb2, agents_pb2_grpc
+from answers.v1 import answers_pb2, answers_pb2_grpc
 from baton import Worker, delegate
 
 from examples.agents.serving import serve
@@ -29,15 +29,15 @@ worker = Worker("planner", suspend_after=1.0)
 
 
 @worker.service
-class Planner(agents_pb2_grpc.PlannerServiceServicer):
+class Planner(answers_pb2_grpc.PlannerServiceServicer):
     """PlannerService. It keeps nothing: called again after a crash, it gets the answers that it has had already."""
 
-    async def Answer(self, request: agents_pb2.AnswerRequest, context: Context) -> agents_pb2.AnswerResponse:
+    async def Answer(self, request: answers_pb2.AnswerRequest, context: Context) -> answers_pb2.AnswerResponse:
         """Asks, writes and has it reviewed until the reviewer is content."""
         queries = topics(request.question)
-        passages: list[agents_pb2.Passage] = []
-        figures: list[agents_pb2.CountResponse] = []
-        answer = agents_pb2.AnswerResponse()
+        passages: list[answers_pb2.Passage] = []
+        figures: list[answers_pb2.CountResponse] = []
+        answer = answers_pb2.AnswerResponse()
         remarks: list[str] = []
         while answer.rounds < MOST_ROUNDS and not answer.content:
             found, counted = await asyncio.gather(self._search(queries), self._count(queries))
@@ -46,32 +46,32 @@ class Planner(agents_pb2_grpc.PlannerServiceServicer):
             answer.searches += len(queries)
             if not passages:
                 await refuse(context, grpc.StatusCode.FAILED_PRECONDITION, "NOTHING_FOUND", "no file speaks of that")
-            material = agents_pb2.WriteRequest(
+            material = answers_pb2.WriteRequest(
                 question=request.question, passages=passages, figures=figures, remarks=remarks
             )
-            draft = (await delegate(agents_pb2_grpc.WritingServiceServicer.Write, material)).draft
+            draft = (await delegate(answers_pb2_grpc.WritingServiceServicer.Write, material)).draft
             review = await delegate(
-                agents_pb2_grpc.ReviewServiceServicer.Review,
-                agents_pb2.ReviewRequest(question=request.question, draft=draft),
+                answers_pb2_grpc.ReviewServiceServicer.Review,
+                answers_pb2.ReviewRequest(question=request.question, draft=draft),
             )
             answer.rounds += 1
             answer.report, answer.content = draft, review.content
             queries, remarks = list(review.missing)[:MOST_QUERIES], list(review.remarks)
         return answer
 
-    async def _search(self, queries: Iterable[str]) -> list[agents_pb2.Passage]:
+    async def _search(self, queries: Iterable[str]) -> list[answers_pb2.Passage]:
         answers = await asyncio.gather(
             *(
-                delegate(agents_pb2_grpc.SearchServiceServicer.Search, agents_pb2.SearchRequest(query=query))
+                delegate(answers_pb2_grpc.SearchServiceServicer.Search, answers_pb2.SearchRequest(query=query))
                 for query in queries
             )
         )
         return [passage for answer in answers for passage in answer.passages]
 
-    async def _count(self, queries: Iterable[str]) -> list[agents_pb2.CountResponse]:
+    async def _count(self, queries: Iterable[str]) -> list[answers_pb2.CountResponse]:
         return await asyncio.gather(
             *(
-                delegate(agents_pb2_grpc.CodingServiceServicer.Count, agents_pb2.CountRequest(word=query))
+                delegate(answers_pb2_grpc.CodingServiceServicer.Count, answers_pb2.CountRequest(word=query))
                 for query in queries
             )
         )

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import grpc
-from agents.v1 import agents_pb2, agents_pb2_grpc
+from answers.v1 import answers_pb2, answers_pb2_grpc
 
 from examples.serving import Context, call_metadata, parser, refuse, serve
 
 
-class Publisher(agents_pb2_grpc.PublishingServiceServicer):
+class Publisher(answers_pb2_grpc.PublishingServiceServicer):
     """PublishingService, into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    async def Publish(self, request: agents_pb2.PublishRequest, context: Context) -> agents_pb2.PublishResponse:
+    async def Publish(self, request: answers_pb2.PublishRequest, context: Context) -> answers_pb2.PublishResponse:
         """Writes a report; written again, it is the same file."""
         call_metadata(context)
         path = (self._folder / request.file).resolve()
@@ -25,7 +25,7 @@ class Publisher(agents_pb2_grpc.PublishingServiceServicer):
         self._folder.mkdir(parents=True, exist_ok=True)
         content = request.report.encode()
         path.write_bytes(content)
-        return agents_pb2.PublishResponse(file=str(path), bytes=len(content))
+        return answers_pb2.PublishResponse(file=str(path), bytes=len(content))
 
 
 def main() -> None:
@@ -36,9 +36,9 @@ def main() -> None:
     publisher = Publisher(options.folder)
 
     def add(server: grpc.aio.Server) -> None:
-        agents_pb2_grpc.add_PublishingServiceServicer_to_server(publisher, server)
+        answers_pb2_grpc.add_PublishingServiceServicer_to_server(publisher, server)
 
-    serve(options, ("agents.v1.PublishingService",), add)
+    serve(options, ("answers.v1.PublishingService",), add)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 from typing import NamedTuple
 
-from agents.v1 import agents_pb2, agents_pb2_grpc
+from answers.v1 import answers_pb2, answers_pb2_grpc
 from baton import Worker
 
 from examples.agents.serving import serve
@@ -60,10 +60,10 @@ class Paragraph(NamedTuple):
 
 
 @worker.service
-class Search(agents_pb2_grpc.SearchServiceServicer):
+class Search(answers_pb2_grpc.SearchServiceServicer):
     """SearchService, over the pages of this repository."""
 
-    async def Search(self, request: agents_pb2.SearchRequest, context: Context) -> agents_pb2.SearchResponse:
+    async def Search(self, request: answers_pb2.SearchRequest, context: Context) -> answers_pb2.SearchResponse:
         """Finds paragraphs, those first that say the word most often for their length."""
         word = re.compile(rf"\b{re.escape(request.query)}\w*", re.IGNORECASE)
         found = []
@@ -72,9 +72,9 @@ class Search(agents_pb2_grpc.SearchServiceServicer):
             if count:
                 found.append((count / (12 + len(paragraph.text.split())), paragraph))
         found.sort(key=lambda each: (-each[0], each[1]))
-        return agents_pb2.SearchResponse(
+        return answers_pb2.SearchResponse(
             passages=[
-                agents_pb2.Passage(file=each.file, line=each.line, text=each.text, query=request.query)
+                answers_pb2.Passage(file=each.file, line=each.line, text=each.text, query=request.query)
                 for _, each in found[: request.limit or PASSAGES]
             ]
         )
@@ -95,10 +95,10 @@ def _paragraphs() -> Iterator[Paragraph]:
 
 
 @worker.service
-class Coding(agents_pb2_grpc.CodingServiceServicer):
+class Coding(answers_pb2_grpc.CodingServiceServicer):
     """CodingService, over the sources of the server."""
 
-    async def Count(self, request: agents_pb2.CountRequest, context: Context) -> agents_pb2.CountResponse:
+    async def Count(self, request: answers_pb2.CountRequest, context: Context) -> answers_pb2.CountResponse:
         """Writes the program to a file, runs it in an interpreter of its own, and reads what it prints."""
         program = PROGRAM.substitute(word=repr(request.word.lower()))
         with tempfile.TemporaryDirectory() as folder:
@@ -113,16 +113,16 @@ class Coding(agents_pb2_grpc.CodingServiceServicer):
                 if process.returncode is None:
                     process.kill()
         counted = json.loads(printed)
-        return agents_pb2.CountResponse(
+        return answers_pb2.CountResponse(
             word=request.word, names=counted["names"], files=counted["files"], program=program
         )
 
 
 @worker.service
-class Writing(agents_pb2_grpc.WritingServiceServicer):
+class Writing(answers_pb2_grpc.WritingServiceServicer):
     """WritingService."""
 
-    async def Write(self, request: agents_pb2.WriteRequest, context: Context) -> agents_pb2.WriteResponse:
+    async def Write(self, request: answers_pb2.WriteRequest, context: Context) -> answers_pb2.WriteResponse:
         """Writes a section for each thing that was searched for, with its sources, and a table of the figures."""
         lines = [f"# {request.question}", ""]
         if request.remarks:
@@ -134,14 +134,14 @@ class Writing(agents_pb2_grpc.WritingServiceServicer):
                     lines += [f"> {passage.text}", ">", f"> — {passage.file}:{passage.line}", ""]
         lines += ["## In the sources", "", "| word | names | files |", "|---|---:|---:|"]
         lines += [f"| {figure.word} | {figure.names} | {figure.files} |" for figure in request.figures]
-        return agents_pb2.WriteResponse(draft="\n".join([*lines, ""]))
+        return answers_pb2.WriteResponse(draft="\n".join([*lines, ""]))
 
 
 @worker.service
-class Review(agents_pb2_grpc.ReviewServiceServicer):
+class Review(answers_pb2_grpc.ReviewServiceServicer):
     """ReviewService."""
 
-    async def Review(self, request: agents_pb2.ReviewRequest, context: Context) -> agents_pb2.ReviewResponse:
+    async def Review(self, request: answers_pb2.ReviewRequest, context: Context) -> answers_pb2.ReviewResponse:
         """Wants enough words, and sections on notions that the draft's sources lean on, as far as there is room."""
         sections = {line[3:].lower() for line in request.draft.splitlines() if line.startswith("## ")}
         quoted = " ".join(line for line in request.draft.splitlines() if line.startswith("> "))
@@ -153,7 +153,7 @@ class Review(agents_pb2_grpc.ReviewServiceServicer):
         remarks = [] if words >= ENOUGH_WORDS else [f"more than {words} words are needed"]
         if missing:
             remarks.append("tell of " + " and ".join(missing))
-        return agents_pb2.ReviewResponse(content=not remarks, missing=missing, remarks=remarks)
+        return answers_pb2.ReviewResponse(content=not remarks, missing=missing, remarks=remarks)
 
 
 if __name__ == "__main__":

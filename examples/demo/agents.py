@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents.v1 import agents_pb2
+from answers.v1 import answers_pb2
 from baton import Client, RunHandle
 from baton.v1 import approval_pb2, run_pb2
 
@@ -27,7 +27,7 @@ class Answered:
 
     run: run_pb2.Run
     approval: approval_pb2.Approval
-    published: agents_pb2.PublishResponse
+    published: answers_pb2.PublishResponse
     attempts: int
     """Times that the planner was called."""
     asked: int
@@ -39,7 +39,7 @@ async def answer(server: str, kill: Callable[[], Awaitable[None]], show: Callabl
     """Asks, kills the planner in the middle with `kill`, shows with `show` what is to be approved, and approves it."""
     async with Client(server, principal=REQUESTER) as client, Client(server, principal=APPROVER) as person:
         run = await client.submit(
-            "answer-question", agents_pb2.AnswerRequest(question=QUESTION), output=agents_pb2.PublishResponse
+            "answer-question", answers_pb2.AnswerRequest(question=QUESTION), output=answers_pb2.PublishResponse
         )
         async with asyncio.timeout(LONGEST_SECONDS):
             await _delegated(client, run, KILLED_AT)
@@ -57,7 +57,7 @@ async def answer(server: str, kill: Callable[[], Awaitable[None]], show: Callabl
         return Answered(ended, approval, published, len(planned.attempts), len(asked), wrong)
 
 
-async def _delegated(client: Client, run: RunHandle[agents_pb2.PublishResponse], count: int) -> None:
+async def _delegated(client: Client, run: RunHandle[answers_pb2.PublishResponse], count: int) -> None:
     """Waits until so many delegated steps have ended."""
     while True:
         seen = await client.get_run(run.id)
@@ -67,7 +67,7 @@ async def _delegated(client: Client, run: RunHandle[agents_pb2.PublishResponse],
         await asyncio.sleep(LOOK_SECONDS)
 
 
-async def _approval(person: Client, run: RunHandle[agents_pb2.PublishResponse]) -> approval_pb2.Approval:
+async def _approval(person: Client, run: RunHandle[answers_pb2.PublishResponse]) -> approval_pb2.Approval:
     """Waits until the report is to be approved."""
     while True:
         async for approval in person.list_approvals(run.id):

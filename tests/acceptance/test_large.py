@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import grpc
+import pytest
 from baton import Client
 from baton.v1 import run_pb2, workflow_pb2, workflow_service_pb2
 
@@ -111,3 +112,31 @@ async def test_a_request_over_the_limit_fails_its_step(baton: Baton, registered:
     ]
     run = await baton.run({"steps": steps})
     assert (run.state, run.failure.reason, run.failure.step) == (run_pb2.RUN_STATE_FAILED, "PAYLOAD_TOO_LARGE", "c")
+
+
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
+async def test_a_map_of_ten_thousand_items(baton: Baton, registered: LabWorker) -> None:
+    contract = registered.contract
+    do = contract.method("Lab/Do")
+    each, items = {"number": {"path": "item.number"}}, {"items": {"path": "input.results"}, "max_parallel": 100}
+    definition = {
+        "input_type": contract.type("Task"),
+        "output_type": contract.type("Result"),
+        "steps": [
+            {
+                "id": "each",
+                "method": do,
+                "request": each,
+                "map": {"items": {"path": "input.results"}, "max_parallel": 100},
+            },
+            {"id": "last", "method": do, "request": {"number": {"expression": "steps.each.output.items.size()"}}},
+        ],
+        "whole_output": {"path": "steps.last.output"},
+    }
+    given = contract.pack("Task", {"results": [{"number": number} for number in range(10_000)]})
+    run = await baton.submit(definition, given, wait_seconds=120)
+    assert run.state == SUCCEEDED
+    assert contract.unpack("Result", run.output).number == 10_001
+    assert registered.most_in_flight <= 100
+    assert run.step_count == 10_002
+    assert sum(step.state == run_pb2.STEP_STATE_SUCCEEDED for step in await baton.steps(run.run_id)) == 10_002

@@ -3,7 +3,7 @@
 isort:skip_file
 """
 
-from agents.v1 import agents_pb2 as _agents_pb2
+from answers.v1 import answers_pb2 as _answers_pb2
 from collections import abc as _abc
 from grpc import aio as _aio
 import abc as _abc_1
@@ -33,7 +33,7 @@ class PlannerServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PlannerServiceAsyncStub: ...
-    Answer: _grpc.UnaryUnaryMultiCallable[_agents_pb2.AnswerRequest, _agents_pb2.AnswerResponse]
+    Answer: _grpc.UnaryUnaryMultiCallable[_answers_pb2.AnswerRequest, _answers_pb2.AnswerResponse]
     """Answer breaks a question down, has it searched, counted and written up, and has the draft reviewed until the reviewer
     is content or five rounds are over.
 
@@ -45,7 +45,7 @@ class PlannerServiceAsyncStub(PlannerServiceStub):
     """PlannerService orchestrates other agents: it does nothing itself but ask and decide."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Answer: _aio.UnaryUnaryMultiCallable[_agents_pb2.AnswerRequest, _agents_pb2.AnswerResponse]  # type: ignore[assignment]
+    Answer: _aio.UnaryUnaryMultiCallable[_answers_pb2.AnswerRequest, _answers_pb2.AnswerResponse]  # type: ignore[assignment]
     """Answer breaks a question down, has it searched, counted and written up, and has the draft reviewed until the reviewer
     is content or five rounds are over.
 
@@ -58,9 +58,9 @@ class PlannerServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Answer(
         self,
-        request: _agents_pb2.AnswerRequest,
+        request: _answers_pb2.AnswerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.AnswerResponse, _abc.Awaitable[_agents_pb2.AnswerResponse]]:
+    ) -> _typing.Union[_answers_pb2.AnswerResponse, _abc.Awaitable[_answers_pb2.AnswerResponse]]:
         """Answer breaks a question down, has it searched, counted and written up, and has the draft reviewed until the reviewer
         is content or five rounds are over.
 
@@ -76,7 +76,7 @@ class SearchServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SearchServiceAsyncStub: ...
-    Search: _grpc.UnaryUnaryMultiCallable[_agents_pb2.SearchRequest, _agents_pb2.SearchResponse]
+    Search: _grpc.UnaryUnaryMultiCallable[_answers_pb2.SearchRequest, _answers_pb2.SearchResponse]
     """Search finds the passages that speak most of what is asked for."""
 
 @_typing.type_check_only
@@ -84,7 +84,7 @@ class SearchServiceAsyncStub(SearchServiceStub):
     """SearchService reads the files of a folder."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Search: _aio.UnaryUnaryMultiCallable[_agents_pb2.SearchRequest, _agents_pb2.SearchResponse]  # type: ignore[assignment]
+    Search: _aio.UnaryUnaryMultiCallable[_answers_pb2.SearchRequest, _answers_pb2.SearchResponse]  # type: ignore[assignment]
     """Search finds the passages that speak most of what is asked for."""
 
 class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -93,9 +93,9 @@ class SearchServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Search(
         self,
-        request: _agents_pb2.SearchRequest,
+        request: _answers_pb2.SearchRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.SearchResponse, _abc.Awaitable[_agents_pb2.SearchResponse]]:
+    ) -> _typing.Union[_answers_pb2.SearchResponse, _abc.Awaitable[_answers_pb2.SearchResponse]]:
         """Search finds the passages that speak most of what is asked for."""
 
 def add_SearchServiceServicer_to_server(servicer: SearchServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -107,7 +107,7 @@ class CodingServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> CodingServiceAsyncStub: ...
-    Count: _grpc.UnaryUnaryMultiCallable[_agents_pb2.CountRequest, _agents_pb2.CountResponse]
+    Count: _grpc.UnaryUnaryMultiCallable[_answers_pb2.CountRequest, _answers_pb2.CountResponse]
     """Count writes a program that counts how often a word is a name in the Python files of a folder, and runs it."""
 
 @_typing.type_check_only
@@ -115,7 +115,7 @@ class CodingServiceAsyncStub(CodingServiceStub):
     """CodingService answers by programs that it writes and runs."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Count: _aio.UnaryUnaryMultiCallable[_agents_pb2.CountRequest, _agents_pb2.CountResponse]  # type: ignore[assignment]
+    Count: _aio.UnaryUnaryMultiCallable[_answers_pb2.CountRequest, _answers_pb2.CountResponse]  # type: ignore[assignment]
     """Count writes a program that counts how often a word is a name in the Python files of a folder, and runs it."""
 
 class CodingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -124,9 +124,9 @@ class CodingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Count(
         self,
-        request: _agents_pb2.CountRequest,
+        request: _answers_pb2.CountRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.CountResponse, _abc.Awaitable[_agents_pb2.CountResponse]]:
+    ) -> _typing.Union[_answers_pb2.CountResponse, _abc.Awaitable[_answers_pb2.CountResponse]]:
         """Count writes a program that counts how often a word is a name in the Python files of a folder, and runs it."""
 
 def add_CodingServiceServicer_to_server(servicer: CodingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -138,7 +138,7 @@ class WritingServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> WritingServiceAsyncStub: ...
-    Write: _grpc.UnaryUnaryMultiCallable[_agents_pb2.WriteRequest, _agents_pb2.WriteResponse]
+    Write: _grpc.UnaryUnaryMultiCallable[_answers_pb2.WriteRequest, _answers_pb2.WriteResponse]
     """Write makes a draft of passages and figures, with regard to a reviewer's remarks."""
 
 @_typing.type_check_only
@@ -146,7 +146,7 @@ class WritingServiceAsyncStub(WritingServiceStub):
     """WritingService writes."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Write: _aio.UnaryUnaryMultiCallable[_agents_pb2.WriteRequest, _agents_pb2.WriteResponse]  # type: ignore[assignment]
+    Write: _aio.UnaryUnaryMultiCallable[_answers_pb2.WriteRequest, _answers_pb2.WriteResponse]  # type: ignore[assignment]
     """Write makes a draft of passages and figures, with regard to a reviewer's remarks."""
 
 class WritingServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,9 +155,9 @@ class WritingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Write(
         self,
-        request: _agents_pb2.WriteRequest,
+        request: _answers_pb2.WriteRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.WriteResponse, _abc.Awaitable[_agents_pb2.WriteResponse]]:
+    ) -> _typing.Union[_answers_pb2.WriteResponse, _abc.Awaitable[_answers_pb2.WriteResponse]]:
         """Write makes a draft of passages and figures, with regard to a reviewer's remarks."""
 
 def add_WritingServiceServicer_to_server(servicer: WritingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -169,7 +169,7 @@ class ReviewServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ReviewServiceAsyncStub: ...
-    Review: _grpc.UnaryUnaryMultiCallable[_agents_pb2.ReviewRequest, _agents_pb2.ReviewResponse]
+    Review: _grpc.UnaryUnaryMultiCallable[_answers_pb2.ReviewRequest, _answers_pb2.ReviewResponse]
     """Review says whether a draft will do, and what is missing where it will not."""
 
 @_typing.type_check_only
@@ -177,7 +177,7 @@ class ReviewServiceAsyncStub(ReviewServiceStub):
     """ReviewService judges drafts."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Review: _aio.UnaryUnaryMultiCallable[_agents_pb2.ReviewRequest, _agents_pb2.ReviewResponse]  # type: ignore[assignment]
+    Review: _aio.UnaryUnaryMultiCallable[_answers_pb2.ReviewRequest, _answers_pb2.ReviewResponse]  # type: ignore[assignment]
     """Review says whether a draft will do, and what is missing where it will not."""
 
 class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -186,9 +186,9 @@ class ReviewServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Review(
         self,
-        request: _agents_pb2.ReviewRequest,
+        request: _answers_pb2.ReviewRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.ReviewResponse, _abc.Awaitable[_agents_pb2.ReviewResponse]]:
+    ) -> _typing.Union[_answers_pb2.ReviewResponse, _abc.Awaitable[_answers_pb2.ReviewResponse]]:
         """Review says whether a draft will do, and what is missing where it will not."""
 
 def add_ReviewServiceServicer_to_server(servicer: ReviewServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -200,7 +200,7 @@ class PublishingServiceStub:
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> PublishingServiceAsyncStub: ...
-    Publish: _grpc.UnaryUnaryMultiCallable[_agents_pb2.PublishRequest, _agents_pb2.PublishResponse]
+    Publish: _grpc.UnaryUnaryMultiCallable[_answers_pb2.PublishRequest, _answers_pb2.PublishResponse]
     """Publish writes a report to a file, in place of the one that is there.
 
     Errors: INVALID_ARGUMENT (OUTSIDE_FOLDER).
@@ -211,7 +211,7 @@ class PublishingServiceAsyncStub(PublishingServiceStub):
     """PublishingService lets others see."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
-    Publish: _aio.UnaryUnaryMultiCallable[_agents_pb2.PublishRequest, _agents_pb2.PublishResponse]  # type: ignore[assignment]
+    Publish: _aio.UnaryUnaryMultiCallable[_answers_pb2.PublishRequest, _answers_pb2.PublishResponse]  # type: ignore[assignment]
     """Publish writes a report to a file, in place of the one that is there.
 
     Errors: INVALID_ARGUMENT (OUTSIDE_FOLDER).
@@ -223,9 +223,9 @@ class PublishingServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def Publish(
         self,
-        request: _agents_pb2.PublishRequest,
+        request: _answers_pb2.PublishRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_agents_pb2.PublishResponse, _abc.Awaitable[_agents_pb2.PublishResponse]]:
+    ) -> _typing.Union[_answers_pb2.PublishResponse, _abc.Awaitable[_answers_pb2.PublishResponse]]:
         """Publish writes a report to a file, in place of the one that is there.
 
         Errors: INVALID_ARGUMENT (OUTSIDE_FOLDER).

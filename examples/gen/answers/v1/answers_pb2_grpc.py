@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from agents.v1 import agents_pb2 as agents_dot_v1_dot_agents__pb2
+from answers.v1 import answers_pb2 as answers_dot_v1_dot_answers__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in agents/v1/agents_pb2_grpc.py depends on'
+        + ' but the generated code in answers/v1/answers_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,9 +36,9 @@ class PlannerServiceStub:
             channel: A grpc.Channel.
         """
         self.Answer = channel.unary_unary(
-                '/agents.v1.PlannerService/Answer',
-                request_serializer=agents_dot_v1_dot_agents__pb2.AnswerRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.AnswerResponse.FromString,
+                '/answers.v1.PlannerService/Answer',
+                request_serializer=answers_dot_v1_dot_answers__pb2.AnswerRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.AnswerResponse.FromString,
                 _registered_method=True)
 
 
@@ -61,14 +61,14 @@ def add_PlannerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Answer': grpc.unary_unary_rpc_method_handler(
                     servicer.Answer,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.AnswerRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.AnswerResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.AnswerRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.AnswerResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.PlannerService', rpc_method_handlers)
+            'answers.v1.PlannerService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.PlannerService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.PlannerService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -90,9 +90,9 @@ class PlannerService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.PlannerService/Answer',
-            agents_dot_v1_dot_agents__pb2.AnswerRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.AnswerResponse.FromString,
+            '/answers.v1.PlannerService/Answer',
+            answers_dot_v1_dot_answers__pb2.AnswerRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.AnswerResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -115,9 +115,9 @@ class SearchServiceStub:
             channel: A grpc.Channel.
         """
         self.Search = channel.unary_unary(
-                '/agents.v1.SearchService/Search',
-                request_serializer=agents_dot_v1_dot_agents__pb2.SearchRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.SearchResponse.FromString,
+                '/answers.v1.SearchService/Search',
+                request_serializer=answers_dot_v1_dot_answers__pb2.SearchRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.SearchResponse.FromString,
                 _registered_method=True)
 
 
@@ -137,14 +137,14 @@ def add_SearchServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Search': grpc.unary_unary_rpc_method_handler(
                     servicer.Search,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.SearchRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.SearchResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.SearchRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.SearchResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.SearchService', rpc_method_handlers)
+            'answers.v1.SearchService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.SearchService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.SearchService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -166,9 +166,9 @@ class SearchService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.SearchService/Search',
-            agents_dot_v1_dot_agents__pb2.SearchRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.SearchResponse.FromString,
+            '/answers.v1.SearchService/Search',
+            answers_dot_v1_dot_answers__pb2.SearchRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.SearchResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -191,9 +191,9 @@ class CodingServiceStub:
             channel: A grpc.Channel.
         """
         self.Count = channel.unary_unary(
-                '/agents.v1.CodingService/Count',
-                request_serializer=agents_dot_v1_dot_agents__pb2.CountRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.CountResponse.FromString,
+                '/answers.v1.CodingService/Count',
+                request_serializer=answers_dot_v1_dot_answers__pb2.CountRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.CountResponse.FromString,
                 _registered_method=True)
 
 
@@ -213,14 +213,14 @@ def add_CodingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Count': grpc.unary_unary_rpc_method_handler(
                     servicer.Count,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.CountRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.CountResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.CountRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.CountResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.CodingService', rpc_method_handlers)
+            'answers.v1.CodingService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.CodingService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.CodingService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -242,9 +242,9 @@ class CodingService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.CodingService/Count',
-            agents_dot_v1_dot_agents__pb2.CountRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.CountResponse.FromString,
+            '/answers.v1.CodingService/Count',
+            answers_dot_v1_dot_answers__pb2.CountRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.CountResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -267,9 +267,9 @@ class WritingServiceStub:
             channel: A grpc.Channel.
         """
         self.Write = channel.unary_unary(
-                '/agents.v1.WritingService/Write',
-                request_serializer=agents_dot_v1_dot_agents__pb2.WriteRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.WriteResponse.FromString,
+                '/answers.v1.WritingService/Write',
+                request_serializer=answers_dot_v1_dot_answers__pb2.WriteRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.WriteResponse.FromString,
                 _registered_method=True)
 
 
@@ -289,14 +289,14 @@ def add_WritingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Write': grpc.unary_unary_rpc_method_handler(
                     servicer.Write,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.WriteRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.WriteResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.WriteRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.WriteResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.WritingService', rpc_method_handlers)
+            'answers.v1.WritingService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.WritingService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.WritingService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -318,9 +318,9 @@ class WritingService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.WritingService/Write',
-            agents_dot_v1_dot_agents__pb2.WriteRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.WriteResponse.FromString,
+            '/answers.v1.WritingService/Write',
+            answers_dot_v1_dot_answers__pb2.WriteRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.WriteResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -343,9 +343,9 @@ class ReviewServiceStub:
             channel: A grpc.Channel.
         """
         self.Review = channel.unary_unary(
-                '/agents.v1.ReviewService/Review',
-                request_serializer=agents_dot_v1_dot_agents__pb2.ReviewRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.ReviewResponse.FromString,
+                '/answers.v1.ReviewService/Review',
+                request_serializer=answers_dot_v1_dot_answers__pb2.ReviewRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.ReviewResponse.FromString,
                 _registered_method=True)
 
 
@@ -365,14 +365,14 @@ def add_ReviewServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Review': grpc.unary_unary_rpc_method_handler(
                     servicer.Review,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.ReviewRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.ReviewResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.ReviewRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.ReviewResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.ReviewService', rpc_method_handlers)
+            'answers.v1.ReviewService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.ReviewService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.ReviewService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -394,9 +394,9 @@ class ReviewService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.ReviewService/Review',
-            agents_dot_v1_dot_agents__pb2.ReviewRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.ReviewResponse.FromString,
+            '/answers.v1.ReviewService/Review',
+            answers_dot_v1_dot_answers__pb2.ReviewRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.ReviewResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -419,9 +419,9 @@ class PublishingServiceStub:
             channel: A grpc.Channel.
         """
         self.Publish = channel.unary_unary(
-                '/agents.v1.PublishingService/Publish',
-                request_serializer=agents_dot_v1_dot_agents__pb2.PublishRequest.SerializeToString,
-                response_deserializer=agents_dot_v1_dot_agents__pb2.PublishResponse.FromString,
+                '/answers.v1.PublishingService/Publish',
+                request_serializer=answers_dot_v1_dot_answers__pb2.PublishRequest.SerializeToString,
+                response_deserializer=answers_dot_v1_dot_answers__pb2.PublishResponse.FromString,
                 _registered_method=True)
 
 
@@ -443,14 +443,14 @@ def add_PublishingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Publish': grpc.unary_unary_rpc_method_handler(
                     servicer.Publish,
-                    request_deserializer=agents_dot_v1_dot_agents__pb2.PublishRequest.FromString,
-                    response_serializer=agents_dot_v1_dot_agents__pb2.PublishResponse.SerializeToString,
+                    request_deserializer=answers_dot_v1_dot_answers__pb2.PublishRequest.FromString,
+                    response_serializer=answers_dot_v1_dot_answers__pb2.PublishResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
-            'agents.v1.PublishingService', rpc_method_handlers)
+            'answers.v1.PublishingService', rpc_method_handlers)
     server.add_generic_rpc_handlers((generic_handler,))
-    server.add_registered_method_handlers('agents.v1.PublishingService', rpc_method_handlers)
+    server.add_registered_method_handlers('answers.v1.PublishingService', rpc_method_handlers)
 
 
  # This class is part of an EXPERIMENTAL API.
@@ -472,9 +472,9 @@ class PublishingService:
         return grpc.experimental.unary_unary(
             request,
             target,
-            '/agents.v1.PublishingService/Publish',
-            agents_dot_v1_dot_agents__pb2.PublishRequest.SerializeToString,
-            agents_dot_v1_dot_agents__pb2.PublishResponse.FromString,
+            '/answers.v1.PublishingService/Publish',
+            answers_dot_v1_dot_answers__pb2.PublishRequest.SerializeToString,
+            answers_dot_v1_dot_answers__pb2.PublishResponse.FromString,
             options,
             channel_credentials,
             insecure,
