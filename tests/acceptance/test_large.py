@@ -123,12 +123,7 @@ async def test_a_map_of_ten_thousand_items(baton: Baton, registered: LabWorker) 
         "input_type": contract.type("Task"),
         "output_type": contract.type("Result"),
         "steps": [
-            {
-                "id": "each",
-                "method": do,
-                "request": each,
-                "map": {"items": {"path": "input.results"}, "max_parallel": 100},
-            },
+            {"id": "each", "method": do, "request": each, "map": items},
             {"id": "last", "method": do, "request": {"number": {"expression": "steps.each.output.items.size()"}}},
         ],
         "whole_output": {"path": "steps.last.output"},
