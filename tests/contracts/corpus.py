@@ -18,6 +18,7 @@ from grpc_tools import protoc  # type: ignore[import-untyped]
 from orchestrator.contracts.compile import Checked, check_workflow
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.contracts.scope import Scope
 
 _PROTOS = Path(__file__).parent / "protos"
 _VALIDATE = Path(__file__).parents[2] / "third_party" / "protovalidate"
@@ -129,3 +130,20 @@ def message(workflow: CompiledWorkflow, name: str, value: dict[str, Any]) -> Mes
     descriptor = workflow.types.find_message(name)
     assert descriptor is not None
     return json_format.ParseDict(value, workflow.types.message_class(descriptor)(), descriptor_pool=workflow.types.pool)
+
+
+def order(found: CompiledWorkflow, **fields: Any) -> Scope:
+    """Returns the scope of a run whose input is an OrderInput in JSON form."""
+    return Scope(len(found.steps), message(found, "shop.v1.OrderInput", fields))
+
+
+def requests(found: CompiledWorkflow, scope: Scope, index: int = 0) -> list[Any]:
+    """Builds the request of every item of a step."""
+    step = found.step(index)
+    assert step.items is not None
+    items = step.items.read(scope)
+    keys = items.keys if items.keys is not None else [None] * len(items.values)
+    return [
+        step.targets[0].build_request(scope.for_part(item=item, index=number, key=key))
+        for number, (item, key) in enumerate(zip(items.values, keys, strict=True))
+    ]

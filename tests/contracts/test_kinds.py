@@ -8,31 +8,14 @@ import pytest
 from baton.v1 import workflow_pb2
 
 from orchestrator.contracts.compile import check_workflow
-from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.failures import Code
 from orchestrator.domain.workflow import Approval, Map, Repeat, RetryPolicy, Signal, StepKind, Undo
-from tests.contracts.corpus import check, compiled, message, workers, workflow
+from tests.contracts.corpus import check, compiled, message, order, requests, workers, workflow
 from tests.contracts.definitions import RESERVE, cel, charge, flow, lit, mapped, notify, path, repeated
 
 NOW_US = 1_700_000_000_000_000
-
-
-def order(found: CompiledWorkflow, **fields: Any) -> Scope:
-    return Scope(len(found.steps), message(found, "shop.v1.OrderInput", fields))
-
-
-def requests(found: CompiledWorkflow, scope: Scope, index: int = 0) -> list[Any]:
-    """Builds the request of every item of a step."""
-    step = found.step(index)
-    assert step.items is not None
-    items = step.items.read(scope)
-    keys = items.keys if items.keys is not None else [None] * len(items.values)
-    return [
-        step.targets[0].build_request(scope.for_part(item=item, index=number, key=key))
-        for number, (item, key) in enumerate(zip(items.values, keys, strict=True))
-    ]
 
 
 # --- map
