@@ -278,6 +278,20 @@ def workflow_of(request: dict[str, Any]) -> CompiledWorkflow:
 _COMPILED: dict[str, CompiledWorkflow] = {}
 
 
+def test_many_maps_over_each_other_are_checked_in_one_pass() -> None:
+    """Ten thousand maps, each over the output of the one after it, down to one that goes over nothing."""
+    steps = [
+        {
+            "id": f"step_{index}",
+            "method": "shop.v1.Payments/Charge",
+            "map": {"items": {"path": f"steps.step_{index + 1}.output.items"}},
+        }
+        for index in range(10_000)
+    ]
+    violations = check_workflow(workflow({"steps": steps}), workers()).violations
+    assert [(one.path, one.reason) for one in violations] == [("steps[9999].map.items", "UNKNOWN_STEP")]
+
+
 def test_many_steps_are_checked_in_one_pass() -> None:
     """Ten thousand steps that are all wrong take no longer than as many right ones."""
     steps = [

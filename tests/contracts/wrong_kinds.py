@@ -31,6 +31,31 @@ def sleeping(**sleep: Any) -> dict[str, Any]:
     return flow({"id": "pause", "sleep": sleep})
 
 
+COSTLY = "input.items.all(a, input.items.all(b, input.items.all(c, c.sku == a.sku)))"
+
+COSTS: Wrong = {
+    "until that costs too much": (
+        flow(repeated(f"output.approved && {COSTLY}")),
+        [("steps[0].repeat.until", "EXPRESSION_TOO_COSTLY")],
+    ),
+    "sleep that costs too much": (
+        sleeping(duration=cel(f"{COSTLY} ? duration('1s') : duration('2s')")),
+        [("steps[0].sleep.duration", "EXPRESSION_TOO_COSTLY")],
+    ),
+    "undo that costs too much": (
+        flow(undone(order_id=cel(f"{COSTLY} ? output.charge_id : ''"))),
+        [('steps[0].undo.request["order_id"]', "EXPRESSION_TOO_COSTLY")],
+    ),
+    "request of an item that costs too much": (
+        flow(mapped(ITEMS, order_id=cel(f"{COSTLY} ? item.sku : ''"))),
+        [('steps[0].request["order_id"]', "EXPRESSION_TOO_COSTLY")],
+    ),
+    "text of an item joined in a loop": (
+        flow(mapped(ITEMS, order_id=cel("item.tags.map(tag, tag + item.sku)[0]"))),
+        [('steps[0].request["order_id"]', "EXPRESSION_TOO_COSTLY")],
+    ),
+}
+
 KINDS: Wrong = {
     "nothing": (flow({"id": "x"}), [("steps[0]", "INVALID_SETTING")]),
     "nothing but a request": (flow({"id": "x", "request": {"a": lit(1)}}), [("steps[0]", "INVALID_SETTING")]),
@@ -341,4 +366,4 @@ UNDOS: Wrong = {
     ),
 }
 
-WRONG_KINDS: Wrong = KINDS | REPEATS | WAITS | UNDOS
+WRONG_KINDS: Wrong = COSTS | KINDS | REPEATS | WAITS | UNDOS
