@@ -96,6 +96,9 @@ class ChildRuns:
     def run_ended(self, live: LiveRun) -> None:
         """Takes note of a run whose end is durable here."""
         followed = self._followed.get(live.key)
+        if followed is not None and followed.live.forgotten:
+            self._forget(live.key)  # The parent was parked meanwhile.
+            followed = None
         if followed is not None:
             run = live.run
             payload = run.output if run.failure is None else None
@@ -153,8 +156,11 @@ class ChildRuns:
         if not isinstance(awaited, RunAwaited) or not await live.durable(live.run.sequence):
             self._forget(followed.child)
             return
-        if followed.child in self._driver.runs or await self._runs.get_run(followed.child) is not None:
+        row = None if followed.child in self._driver.runs else await self._runs.get_run(followed.child)
+        if followed.child in self._driver.runs or row is not None:
             self._begun.add(followed.child)
+            if row is not None and row.state in ENDED_RUN:
+                await self._read_end(followed)  # A parent that was parked meanwhile may not wait for the next look.
             return
         run = live.run
         request = run_service_pb2.SubmitRunRequest(
@@ -202,16 +208,21 @@ class ChildRuns:
                     self._to_begin.put_nowait(followed)
                 continue
             self._begun.add(followed.child)
-            if row.state in ENDED_RUN and followed.child in self._followed:
-                run = await self._reader.read_ended(followed.child, FULL, steps=False)
-                failure = from_failure(run.failure) if run.HasField("failure") else None
-                payload = None
-                if failure is None and run.HasField("output"):
-                    payload = Payload(run.output.type_url.rpartition("/")[2], run.output.value)
-                self._tell(followed, failure, payload)
+            if row.state in ENDED_RUN:
+                await self._read_end(followed)
             # Those at the end have their turn next.
             if followed.child in self._followed:
                 self._followed[followed.child] = self._followed.pop(followed.child)
+
+    async def _read_end(self, followed: _Followed) -> None:
+        run = await self._reader.read_ended(followed.child, FULL, steps=False)
+        if self._followed.get(followed.child) is not followed:
+            return
+        failure = from_failure(run.failure) if run.HasField("failure") else None
+        payload = None
+        if failure is None and run.HasField("output"):
+            payload = Payload(run.output.type_url.rpartition("/")[2], run.output.value)
+        self._tell(followed, failure, payload)
 
     async def _cancel(self) -> None:
         for key, caller in list(self._to_cancel.items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from baton.v1 import approval_pb2, run_pb2
 
 from tests.acceptance.agents import Search, Searcher, pb, serving
 from tests.acceptance.conftest import StartServer
+from tests.acceptance.test_parking import all_parked
 from tests.acceptance.wire import eventually, step_of
 
 Recorder = Workflow[Any, Any]
@@ -164,3 +166,23 @@ async def test_items_that_may_fail_are_left_out(address: str) -> None:
     async with Client(address) as client:
         output = await client.execute(some, pb.PlanRequest(questions=["a", "secret", "c"]), inline=True, timeout=20)
     assert list(output.answers) == ["A", "C", "1"]
+
+
+async def test_a_parent_that_was_parked_hears_of_the_end_of_its_child(start_server: StartServer) -> None:
+    server = await start_server(BATON_PARK_SECONDS="0.5")
+    gate = asyncio.Event()
+
+    async def held(request: Any) -> Any:
+        await gate.wait()
+        return await shout(request)
+
+    @workflow(pb.QueryRequest, pb.QueryResponse)
+    def parent(wf: Recorder) -> Any:
+        return wf.run_workflow(asks_once, wf.input).output
+
+    async with serving(server.address, Searcher(held), name="search"), Client(server.address) as client:
+        await client.apply(asks_once)
+        run = await client.submit(parent, pb.QueryRequest(question="a"), inline=True)
+        await all_parked(server.dsn, [run.id])
+        gate.set()
+        assert (await run.result(20)).answer == "A"
