@@ -87,6 +87,9 @@ def _of_growth(event: event_pb2.RunEvent) -> str:
             return f"{event.iteration_started.iteration}, from {clock(event.iteration_started.ready_time)}"
         case "signal_received":
             return f"{event.signal_received.signal} from {event.signal_received.principal}"
+        case "approval_requested":
+            asked = event.approval_requested
+            return f"of {asked.request_hash[:12]} for {asked.method}{_until(asked.expire_time)}"
         case "approval_decided":
             decided = event.approval_decided
             what = "approved" if decided.approved else "denied"
@@ -124,8 +127,6 @@ def _wait(waiting: event_pb2.StepWaiting) -> str:
             return f"for time, until {clock(waiting.sleeping.until_time)}"
         case "signal":
             return f"for the signal {waiting.signal.signal}{_until(waiting.signal.expire_time)}"
-        case "approval":
-            return f"for approval of {waiting.approval.request_hash[:12]}{_until(waiting.approval.expire_time)}"
         case "items":
             return f"for {waiting.items.count:,} items"
         case "iterations":

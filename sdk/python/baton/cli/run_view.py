@@ -111,8 +111,7 @@ def _detail(step: run_pb2.RunStep) -> str:
     if step.HasField("failure"):
         return why(step.failure)
     if step.HasField("wait_reason"):
-        run = f"run {step.child_run_id}: " if step.child_run_id else ""
-        return clean(run) + wait_text(step.wait_reason)
+        return wait_text(step.wait_reason)
     if step.HasField("progress"):
         percent = f"{step.progress.percent:.0f} %" if step.progress.percent else ""
         return clean(" ".join(part for part in (percent, step.progress.message) if part))
