@@ -254,14 +254,15 @@ class Client(Catalogue):
         """Returns a handle of a run by its id, without a call; `cursor` is where its watch goes on."""
         return RunHandle(self._connection, run_id, output, cursor=cursor)
 
-    async def get_run(self, run_id: str, *, full: bool = True) -> run_pb2.Run:
+    async def get_run(self, run_id: str, *, full: bool = True, all_steps: bool = True) -> run_pb2.Run:
         """Returns a run with all its steps, with `full` also inputs and outputs.
 
-        The steps of a large run take several calls; each is as it was at its call.
+        The steps of a large run take several calls; each is as it was at its call. Without `all_steps` there is one
+        call, and `step_count` of the run tells how many steps there are.
         """
         request = run_service_pb2.GetRunRequest(run_id=run_id, view=_view(full))
         run = (await self._connection.call(lambda link: link.runs.GetRun, request)).run
-        if len(run.steps) < run.step_count:
+        if all_steps and len(run.steps) < run.step_count:
             del run.steps[:]
             run.steps.extend([step async for step in self.list_steps(run_id, page_size=1000, full=full)])
         return run

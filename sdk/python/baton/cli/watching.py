@@ -29,7 +29,7 @@ _READ_AGAIN_SECONDS = 1.0
 
 _LEAST_SECONDS = 0.1
 _READING_SHARE = 0.25
-"""Part of the time that is spent on reading and drawing a large run."""
+"""Most of the time that is spent on reading and drawing a large run."""
 
 _CODES = {
     run_pb2.RUN_STATE_SUCCEEDED: ExitCode.SUCCESS,
@@ -110,7 +110,7 @@ async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
             ended = True
             changed.set()
 
-    run = await client.get_run(handle.id, full=False)
+    run = await client.get_run(handle.id, full=False, all_steps=False)
     with Live(_picture(run), console=console(), auto_refresh=False) as live:
         following = asyncio.create_task(follow())
         try:
@@ -118,7 +118,7 @@ async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
                 start = time.monotonic()
                 last = ended
                 changed.clear()
-                run = await client.get_run(handle.id, full=False)
+                run = await client.get_run(handle.id, full=False, all_steps=False)
                 live.update(_picture(run), refresh=True)
                 if last:
                     break
@@ -134,4 +134,7 @@ async def _watch_live(client: Client, handle: RunHandle[Any]) -> None:
 
 
 def _picture(run: run_pb2.Run) -> Group:
-    return Group(head(run), Text(), steps_table(run.steps, console().width), Text())
+    table = steps_table(run.steps, console().width)
+    left_out = run.step_count - len(run.steps)
+    more = f"{left_out:,} more steps are not watched here; see: baton run get {run.run_id}" if left_out > 0 else ""
+    return Group(head(run), Text(), table, Text(more, "dim"))
