@@ -99,6 +99,31 @@ async def test_a_workflow_is_shown_with_what_each_step_waits_for(shop: Command) 
     assert "shop.v1.StandardCarrierService/CreateLabel" in ship
 
 
+KINDS = """\
+name: many-kinds
+input_type: shop.v1.OrderInput
+steps:
+  - {id: paid, wait_signal: {signal: payment_received}}
+  - {id: pause, after: [paid], sleep: {duration: {literal: 5s}}}
+  - {id: order, after: [pause], run_workflow: {workflow: fulfil-order}, whole_request: {path: input}}
+  - id: stock
+    map: {items: {path: input.lines}}
+    method: shop.v1.InventoryService/GetStock
+    request: {skus: {list: {elements: [{path: item.sku}]}}}
+"""
+
+
+async def test_a_workflow_is_shown_with_what_each_step_does(shop: Command) -> None:
+    (applied,) = (await shop("workflow", "apply", ORDERS, "-o", "json")).json
+    assert (await shop("workflow", "apply", "-", stdin=KINDS)).code == 0
+    shown = (await shop("workflow", "get", "many-kinds")).out
+    assert "wait for payment_received" in shown
+    assert f"run fulfil-order {applied['revision']}" in shown
+    assert "shop.v1.InventoryService/GetStock (map)" in shown
+    definition = yaml.safe_load((await shop("workflow", "get", "many-kinds", "-o", "yaml")).out)
+    assert definition["steps"][2]["run_workflow"] == {"workflow": "fulfil-order", "revision": applied["revision"]}
+
+
 async def test_a_valid_workflow_is_checked_and_not_stored(shop: Command) -> None:
     text = (ROOT / ORDERS).read_text().replace("name: fulfil-order", "name: only-checked")
     assert (await shop("workflow", "check", "-", stdin=text)).code == 0

@@ -232,11 +232,25 @@ def _print_workflow(found: workflow_pb2.WorkflowRevision) -> None:
     rows = [
         (
             step.id,
-            step.method,
+            _does(step),
             ", ".join(waits.get(step.id, ())),
             step.when,
             ", ".join(each.method for each in step.fallback),
         )
         for step in definition.steps
     ]
-    print_table(("STEP", "METHOD", "WAITS FOR", "WHEN", "FALLBACK"), rows, "no steps")
+    print_table(("STEP", "DOES", "WAITS FOR", "WHEN", "FALLBACK"), rows, "no steps")
+
+
+def _does(step: workflow_pb2.Step) -> str:
+    """Returns what a step does, in a few words."""
+    if step.HasField("run_workflow"):
+        done = f"run {step.run_workflow.workflow} {step.run_workflow.revision}".rstrip()
+    elif step.HasField("sleep"):
+        done = "sleep"
+    elif step.HasField("wait_signal"):
+        done = f"wait for {step.wait_signal.signal}"
+    else:
+        done = step.method
+    more = [word for word in ("map", "repeat", "approval", "undo") if step.HasField(word)]
+    return f"{done} ({', '.join(more)})" if more else done
