@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from baton.cli.event_view import event_detail
 from baton.cli.run_view import steps_table
-from baton.v1 import run_pb2
+from baton.v1 import event_pb2, run_pb2
+from google.protobuf import json_format
 from rich.console import Console
 
 METHOD = "shop.v1.NotificationService/SendNotification"
@@ -25,9 +27,9 @@ def _steps() -> list[run_pb2.RunStep]:
     return [waiting, failed, run_pb2.RunStep(step="a" * 63, method=METHOD, state=run_pb2.STEP_STATE_SUCCEEDED)]
 
 
-def _lines(width: int) -> list[str]:
+def _lines(width: int, steps: list[run_pb2.RunStep] | None = None) -> list[str]:
     target = io.StringIO()
-    Console(file=target, width=width, color_system=None).print(steps_table(_steps(), width))
+    Console(file=target, width=width, color_system=None).print(steps_table(steps or _steps(), width))
     return [line.rstrip() for line in target.getvalue().splitlines()]
 
 
@@ -50,3 +52,72 @@ def test_methods_are_told_as_far_as_there_is_room(width: int, shown: str) -> Non
     line = _lines(width)[-1]
     assert line.endswith(f"  {shown}" if shown else "SUCCEEDED"), line
     assert ("METHOD" in _lines(width)[0]) == bool(shown)
+
+
+def _mapped(count: int) -> list[run_pb2.RunStep]:
+    """A step with so many items, of which one has failed and one runs, with a step of its own."""
+    parent = run_pb2.RunStep(step="each", state=run_pb2.STEP_STATE_WAITING, method=METHOD)
+    steps = [parent, run_pb2.RunStep(step="last", state=run_pb2.STEP_STATE_BLOCKED)]
+    for number in range(count):
+        steps.append(run_pb2.RunStep(step=f"each/{number}", parent="each", state=run_pb2.STEP_STATE_SUCCEEDED))
+    steps[-1].state = run_pb2.STEP_STATE_RUNNING
+    steps[-2].state = run_pb2.STEP_STATE_FAILED
+    steps.append(run_pb2.RunStep(step=f"{steps[-1].step}/search_1", parent=steps[-1].step))
+    return steps
+
+
+def test_steps_stand_below_the_step_that_they_belong_to() -> None:
+    lines = _lines(80, _mapped(3))
+    assert [line.split("  ")[0] or line.strip().split()[0] for line in lines[1:]] == [
+        "each",
+        "0",
+        "1",
+        "2",
+        "search_1",
+        "last",
+    ]
+    assert [len(line) - len(line.lstrip()) for line in lines[1:]] == [0, 2, 2, 2, 4, 0]
+
+
+def test_of_many_steps_the_telling_ones_are_shown_and_the_others_counted() -> None:
+    lines = _lines(80, _mapped(10_000))
+    assert len(lines) < 30
+    text = "\n".join(lines)
+    assert "  9998 " in text
+    assert "FAILED" in text
+    assert "  9999 " in text
+    assert "search_1" in text
+    assert "9,980 more: 9,980 SUCCEEDED" in text
+
+
+def test_steps_whose_parent_is_not_there_stand_by_themselves() -> None:
+    lines = _lines(80, [run_pb2.RunStep(step="plan/a", parent="plan", state=run_pb2.STEP_STATE_READY)])
+    assert lines[1].startswith("plan/a ")
+
+
+@pytest.mark.parametrize(
+    ("event", "told"),
+    [
+        ({"step_waiting": {"sleeping": {}}}, "for time, until "),
+        ({"step_waiting": {"signal": {"signal": "paid"}}}, "for the signal paid"),
+        ({"step_waiting": {"items": {"count": 10000}}}, "for 10,000 items"),
+        ({"step_waiting": {"iterations": {}}}, "for its iterations"),
+        ({"step_waiting": {"run": {"run_id": "r-1", "workflow": "ship"}}}, "for run r-1 of ship"),
+        ({"step_delegated": {"method": "a.B/C", "detached": True}}, "a.B/C (detached)"),
+        ({"attempt_suspended": {"awaited": ["a", "b"]}}, "until one of a, b has ended"),
+        ({"signal_received": {"signal": "paid", "principal": "ada"}}, "paid from ada"),
+        ({"approval_requested": {"request_hash": "ab" * 32, "method": "a.B/C"}}, "of abababababab for a.B/C"),
+        ({"approval_decided": {"principal": "ada", "reason": "no"}}, "denied by ada: no"),
+        ({"approval_decided": {"approved": True, "principal": "ada"}}, "approved by ada"),
+        ({"step_succeeded": {"substituted_by": "ada"}}, "given by ada"),
+        ({"run_undoing": {"steps": ["b", "a"], "failure": {"reason": "NO"}}}, "b, a; NO"),
+        ({"run_undoing": {"steps": ["a"], "principal": "ada", "reason": "late"}}, "a; cancelled by ada: late"),
+        ({"run_reopened": {"round": 2, "principal": "ada"}}, "round 2 by ada"),
+        ({"run_paused": {"principal": "ada", "reason": "lunch"}}, "by ada: lunch"),
+        ({"run_resumed": {"principal": "ada"}}, "by ada"),
+        ({"checkpoint_recorded": {}}, ""),
+        ({"signal_received": {"signal": "\x1b[2J", "principal": "ada"}}, "\ufffd[2J from ada"),
+    ],
+)
+def test_what_an_event_tells(event: dict[str, object], told: str) -> None:
+    assert event_detail(json_format.ParseDict(event, event_pb2.RunEvent())) == told

@@ -167,3 +167,36 @@ def test_what_was_sent_again_after_a_crash_is_told(run: run_pb2.Run) -> None:
     assert line_of(lines, "reserve").endswith("sent 2 times")
     assert line_of(lines, "charge").endswith("2 attempts, #2 sent 3 times")
     assert "sent" not in line_of(lines, "ship")
+
+
+def test_a_suspended_step_waits_between_its_attempts_above_the_steps_of_its_own(run: run_pb2.Run) -> None:
+    plan = add_step(run, "plan", 0, [(0, 0, 20), (80, 80, 100)])
+    plan.attempts[0].ClearField("failure")
+    search = add_step(run, "plan/search_1", 10, [(10, 10, 80)])
+    search.parent = "plan"
+    lines = waterfall(run, 134)
+    drawn = bar_of(lines, "plan")
+    assert drawn.strip("█") == drawn.strip("█").replace(" ", "─")
+    assert "─" in drawn
+    assert "~" not in drawn
+    below = lines.index(line_of(lines, "plan")) + 1
+    assert lines[below].startswith("    search_1 ")
+    assert "plan/search_1" not in critical_path(run)
+
+
+def test_a_step_that_only_waited_is_drawn_as_that(run: run_pb2.Run) -> None:
+    nap = run.steps.add(step="nap", state=run_pb2.STEP_STATE_SUCCEEDED)
+    nap.ready_time.FromMicroseconds(at(0))
+    nap.end_time.FromMicroseconds(at(110))
+    assert set(bar_of(waterfall(run, 134), "nap")) == {"─"}
+    assert set(bar_of(waterfall(run, 134, ascii_only=True), "nap")) == {"-"}
+    assert critical_path(run) == ["nap"]
+
+
+def test_of_many_steps_of_one_most_are_counted(run: run_pb2.Run) -> None:
+    add_step(run, "each", 0, [(0, 0, 100)])
+    for number in range(1_000):
+        add_step(run, f"each/{number}", 0, [(0, 0, 50)]).parent = "each"
+    lines = waterfall(run, 134)
+    assert len(lines) < 40
+    assert "    980 more: 980 SUCCEEDED" in lines
