@@ -140,8 +140,13 @@ async def test_runs_end_though_servers_are_killed_while_they_are_parked_and_woke
     definition = waiting(contract, "2.5s", ("b", "c"))
     definition["input_type"] = contract.type("Task")
     await asyncio.gather(*(submitter.submit(number, definition) for number in range(60)))
+
+    async def parked_or_all_over() -> bool:
+        stored = await invariants.read_runs(servers[0].dsn)
+        return bool(await wake_times(servers[0].dsn)) or all(run.ended for run in stored.values())
+
     for server in (servers[0], servers[1], servers[0]):
-        await eventually(lambda: wake_times(servers[0].dsn))
+        await eventually(parked_or_all_over)
         await server.kill()
         await server.start()
     for run_id in submitter.acknowledged.values():
