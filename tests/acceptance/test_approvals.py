@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from functools import partial
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.processes import LabProcess
 from tests.acceptance.test_parking import all_parked
 from tests.acceptance.test_replicas import Connect
 from tests.acceptance.wire import Baton, Refusal, eventually, kinds, refused, step_of
@@ -332,3 +334,61 @@ async def test_parked_runs_are_listed_and_decided_on(
     assert (await two.end(run_ids[1])).failure.reason == "APPROVAL_DENIED"
     assert [each.run_id for each in await one.asked()] == run_ids[2:]
     assert not invariants.journal_faults(await invariants.read_runs(server.dsn))
+
+
+async def test_decisions_outlive_kills_and_nothing_denied_is_called(
+    start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
+) -> None:
+    servers = [await start_server(BATON_PARK_SECONDS="0.2") for _ in range(2)]
+    batons = [connect(server) for server in servers]
+    await batons[0].register("lab", lab_process.address)
+    definition = asking(contract, {"approvers": ["ada", "grace"]})
+    run_ids = [(await batons[0].submit(definition, request_id=f"request-{number}")).run_id for number in range(40)]
+    asked: dict[str, approval_pb2.Approval] = {}
+    verdicts: dict[str, bool] = {}
+    refusals: set[grpc.StatusCode] = set()
+    queue = list(enumerate(run_ids))
+
+    async def decide(baton: Baton, run_id: str, approved: bool) -> bool:
+        try:
+            if run_id not in asked:
+                asked[run_id] = await baton.asks(run_id, "pay")
+            await baton.decide(asked[run_id], approved, by="ada")
+        except grpc.aio.AioRpcError as error:
+            refusals.add(error.code())
+            return False
+        return True
+
+    async def decide_some() -> None:
+        while queue:
+            number, run_id = queue.pop(0)
+            approved = number % 3 > 0
+            # What was lost on its way is sent again, and is the same decision.
+            await eventually(partial(decide, batons[number % 2], run_id, approved), 60)
+            verdicts[run_id] = approved
+
+    async def enough(count: int) -> bool:
+        return len(verdicts) >= count
+
+    async def kill_some() -> None:
+        for number, server in enumerate((servers[0], servers[1], servers[0]), 1):
+            await eventually(partial(enough, 10 * number), 60)
+            await server.kill()
+            await server.start()
+
+    await asyncio.gather(kill_some(), *(decide_some() for _ in range(4)))
+    assert len(verdicts) == 40
+    assert refusals <= {grpc.StatusCode.UNAVAILABLE}
+    for run_id, approved in verdicts.items():
+        run = await batons[1].end(run_id)
+        assert (run.state, run.failure.reason) == ((SUCCEEDED, "") if approved else (FAILED, "APPROVAL_DENIED"))
+    stored = await invariants.read_runs(servers[0].dsn)
+    assert not invariants.journal_faults(stored)
+    assert not invariants.call_faults(stored, lab_process.notes())
+    for run_id, approved in verdicts.items():
+        events = [invariants.kind(event) for event in stored[run_id].of_step("pay")]
+        assert events[:2] == ["approval_requested", "approval_decided"]
+        assert events.count("approval_decided") == 1
+        assert ("attempt_started" in events) is approved
+    called = {note.run for note in lab_process.notes()}
+    assert called == {run_id for run_id, approved in verdicts.items() if approved}
