@@ -149,7 +149,7 @@ class Engine:
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         canceller = Canceller(self._driver, self._reader, self._ownership)
-        signals = Signals(self._driver, self._ownership)
+        signals = Signals(self._driver, self._ownership, self._reader)
         self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)

@@ -23,15 +23,17 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Signal
 from orchestrator.domain.plan import MAX_KEPT_SIGNALS
 from orchestrator.engine.drive import Driver
+from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ownership import Ownership
 
 
 class Signals:
     """Sends signals to runs of the caller's namespace."""
 
-    def __init__(self, driver: Driver, ownership: Ownership) -> None:
-        self._driver, self._ownership = driver, ownership
+    def __init__(self, driver: Driver, ownership: Ownership, reader: RunReader) -> None:
+        self._driver, self._ownership, self._reader = driver, ownership, reader
 
     async def signal(
         self, caller: Caller, request: run_service_pb2.SignalRunRequest
@@ -42,23 +44,39 @@ class Signals:
             raise PayloadTooLarge(
                 f"payload: {len(request.payload.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}. Pass a reference"
             )
-        live = await self._ownership.find(RunKey(caller.namespace, run_id))
-        if live is None or live.run.ended:
-            raise RunEnded("the run has ended: nothing waits for a signal", metadata={"run_id": str(run_id)})
-        payload = _payload(live.compiled, request)
-        run = live.run
-        existing = bool(request.request_id) and request.request_id in run.signal_request_ids
-        if not existing:
-            if len(run.signals.get(request.signal, ())) >= MAX_KEPT_SIGNALS:
-                raise SignalLimit(
-                    f"signal: {MAX_KEPT_SIGNALS} signals {request.signal} wait to be taken; send it when they are"
-                )
-            given = Signal(request.signal, caller.principal, request.request_id, payload)
-            if not self._driver.advance(live, given).events:
-                raise SignalLimit("the run has as many events as it may: no signal can be kept")
-        if not await live.durable(run.sequence):
+        key = RunKey(caller.namespace, run_id)
+        live = await self._ownership.find(key)
+        if live is None:
+            # One who lost the answer asks again, and the signal may have been what the run ended with.
+            if request.request_id and request.request_id in (await self._reader.fold(key)).signal_request_ids:
+                return run_service_pb2.SignalRunResponse(existing=True)
+            raise _ended(run_id)
+        existing = self._take(live, caller, request)
+        if not await live.durable(live.run.sequence):
             raise OwnerUnavailable("it is not known whether the signal was kept; send it again with its request_id")
         return run_service_pb2.SignalRunResponse(existing=existing)
+
+    def _take(self, live: LiveRun, caller: Caller, request: run_service_pb2.SignalRunRequest) -> bool:
+        """Lets a signal happen to a run; True where its request_id had arrived before. Errors: RunEnded,
+        SignalNotFound, InvalidRequest, SignalLimit."""
+        run = live.run
+        if request.request_id and request.request_id in run.signal_request_ids:
+            return True
+        if run.ended:
+            raise _ended(live.key.run_id)
+        payload = _payload(live.compiled, request)
+        if len(run.signals.get(request.signal, ())) >= MAX_KEPT_SIGNALS:
+            raise SignalLimit(
+                f"signal: {MAX_KEPT_SIGNALS} signals {request.signal} wait to be taken; send it when they are"
+            )
+        given = Signal(request.signal, caller.principal, request.request_id, payload)
+        if not self._driver.advance(live, given).events:
+            raise SignalLimit("the run has as many events as it may: no signal can be kept")
+        return False
+
+
+def _ended(run_id: UUID) -> RunEnded:
+    return RunEnded("the run has ended: nothing waits for a signal", metadata={"run_id": str(run_id)})
 
 
 def _payload(compiled: CompiledWorkflow, request: run_service_pb2.SignalRunRequest) -> Payload:

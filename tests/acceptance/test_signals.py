@@ -205,9 +205,10 @@ async def test_signals_reach_runs_of_other_replicas_and_parked_ones(
     yours = await two.submit(awaiting(contract))
     await all_parked(servers[0].dsn, [yours.run_id])
     await one.signal(yours.run_id, "paid", paid(contract), "order-1")
-    again = two.signal(yours.run_id, "paid", paid(contract), "order-1")
     assert (await two.end(yours.run_id)).state == SUCCEEDED
-    assert (await refused(again)).reason == "RUN_ENDED"
+    for baton in (one, two):
+        assert (await baton.signal(yours.run_id, "paid", paid(contract), "order-1")).existing
+        assert (await refused(baton.signal(yours.run_id, "paid", paid(contract), "order-2"))).reason == "RUN_ENDED"
     assert not invariants.journal_faults(await invariants.read_runs(servers[0].dsn))
 
 

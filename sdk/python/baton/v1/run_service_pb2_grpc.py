@@ -209,7 +209,8 @@ class RunServiceServicer:
 
     def SignalRun(self, request, context):
         """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
-        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent, and what was
+        sent before is answered also where the run has ended by now.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
         INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION

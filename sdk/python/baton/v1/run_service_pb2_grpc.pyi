@@ -105,7 +105,8 @@ class RunServiceStub:
     """
     SignalRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]
     """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
-    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent, and what was
+    sent before is answered also where the run has ended by now.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
     INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
@@ -189,7 +190,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     SignalRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SignalRunRequest, _run_service_pb2.SignalRunResponse]  # type: ignore[assignment]
     """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
-    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+    takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent, and what was
+    sent before is answered also where the run has ended by now.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
     INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
@@ -336,7 +338,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.SignalRunResponse, _abc.Awaitable[_run_service_pb2.SignalRunResponse]]:
         """SignalRun sends a typed message to the steps of a run that wait for the signal (`wait_signal`), durably: one step
-        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent.
+        takes it, now or when it begins to wait. With a `request_id` it is taken once, however often it is sent, and what was
+        sent before is answered also where the run has ended by now.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
         INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
