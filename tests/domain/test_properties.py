@@ -1,131 +1,34 @@
-"""Properties of the core: random graphs, random inputs in any order, and what must hold whatever happens."""
+"""Properties of the core: random graphs of all kinds, random inputs in any order, and what must hold always."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from orchestrator.domain import inputs
-from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
-from orchestrator.domain.plan import MAX_EVENTS, decide, queue_expire_time, step_expire_time
+from orchestrator.domain.plan import MAX_EVENTS
 from orchestrator.domain.plan import decision as limits
-from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
-from orchestrator.domain.workflow import Graph
+from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited
+from orchestrator.domain.workflow import Delivery, Graph, Target
 
-from .generated import ANSWERS, FAILURES, graphs, without_timeouts
-from .graphs import EVALUATION_FAILED, OUTPUT, Answers, FixedConditions, contents, replay
-from .witness import Witness
-
-START_TIME = 1_700_000_000_000_000
-
-STEP = st.integers(0, 5)
+from .driven import Driven, silent, success
+from .generated import ANSWERS, FAILURES, HOLDS, SIGNALS, STEP, graphs, targets, without_timeouts
+from .graphs import EVALUATION_FAILED, OUTPUT, Answers
 
 DRAW = st.sampled_from([0.0, 0.5, 1.0])
 
 DELAY = st.none() | st.sampled_from([0, 1, 10_000_000_000])
 
-DRIVER_LIMIT = 1_000
-"""Inputs within which a fair driver ends any of the small runs here."""
+KEYS = st.sampled_from(["one", "two", "three"])
 
+KEYS_AWAITED = st.lists(KEYS, max_size=3).map(tuple)
 
-class Driven:
-    """A run with its witness; every input is decided twice, on the run and on one rebuilt from the events."""
-
-    def __init__(
-        self, graph: Graph, holds: dict[int, bool | Failure], output: Payload | Failure | None, event_limit: int
-    ) -> None:
-        self.graph = graph
-        self.answers = Answers(holds, output=output)
-        self.run = Run(graph)
-        self.conditions = FixedConditions(self.answers, self.run)
-        self.witness = Witness(graph, holds, event_limit)
-        self.now = START_TIME
-
-    def give(self, given: inputs.Input) -> None:
-        """Gives an input to the run, and checks everything that must hold of the decision."""
-        rebuilt = replay(self.graph, self.witness.events)
-        assert contents(rebuilt) == contents(self.run)
-        twin = decide(rebuilt, given, self.now, FixedConditions(self.answers, rebuilt))
-        if isinstance(given, inputs.Resumption):
-            self.run = self.conditions.run = replay(self.graph, self.witness.events)
-        decision = decide(self.run, given, self.now, self.conditions)
-        assert twin == decision
-        assert contents(rebuilt) == contents(self.run)
-        self.witness.see(given, self.now, decision, self.run)
-        for index, step in enumerate(self.run.steps):
-            told = self.conditions.ended.get(index)
-            assert told is (step.state if step.state in ENDED_BY_ITSELF else None)
-
-    def submit(self, run_timeout_us: int) -> None:
-        """Submits the run."""
-        expire_time = self.now + run_timeout_us
-        labels = ("untrusted",)
-        self.give(
-            inputs.Submission("order", "r1", expire_time, "ann", "grpc", "w", labels, {"k": "v"}, "t", "q", OUTPUT)
-        )
-
-    def admit(self, step: int) -> None:
-        """Admits a step."""
-        self.give(inputs.StepAdmitted(step, "worker", "worker:1"))
-
-    def due(self) -> list[int]:
-        """Returns the steps that wait and may start."""
-        return sorted(index for index in self.witness.waiting if (self.run.steps[index].queue_time or 0) <= self.now)
-
-    def running(self) -> list[tuple[int, int]]:
-        """Returns the attempts under way whose calls are not queued again."""
-        return [
-            (index, step.attempt)
-            for index, step in enumerate(self.run.steps)
-            if step.state is StepState.RUNNING and index not in self.witness.waiting
-        ]
-
-    def next_timer(self) -> int:
-        """Returns the next moment at which something is due: a start or a timeout."""
-        times = [self.run.expire_time]
-        for index, step in enumerate(self.run.steps):
-            if step.state in (StepState.READY, StepState.RUNNING):
-                times.append(step_expire_time(self.run, index))
-            if step.state is StepState.READY:
-                times += [step.queue_time or 0, queue_expire_time(self.run, index) or self.run.expire_time]
-            if step.state is StepState.RUNNING:
-                times.append(step.attempts[-1].expire_time)
-        return min([time for time in times if time > self.now], default=self.now)
-
-    def drive(self, answer: Callable[[int, int], inputs.Input | None]) -> None:
-        """Does what an engine does until the run ends: starts what is due, answers calls, lets time pass.
-
-        `answer` gives the outcome of a call, or None for a worker that is silent.
-        """
-        for _ in range(DRIVER_LIMIT):
-            if self.run.ended:
-                return
-            for step in self.due():
-                self.admit(step)
-            for step, attempt in self.running():
-                outcome = answer(step, attempt)
-                if outcome is not None:
-                    self.give(outcome)
-            if not self.run.ended and not self.due():
-                self.now = self.next_timer()
-                for step in range(len(self.run.steps)):
-                    self.give(inputs.TimeoutPassed(step))
-                self.give(inputs.RunTimeoutPassed())
-        raise AssertionError("the run does not end")
-
-
-ENDED_BY_ITSELF = (StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED)
-
-
-def success(step: int, attempt: int) -> inputs.Input:
-    """Returns the outcome of a call that succeeds."""
-    return inputs.CallSucceeded(step, attempt, Payload("shop.v1.Output", b"%d" % step))
+TIMEOUT = st.sampled_from([None, None, 1, 500_000])
 
 
 class RunMachine(RuleBasedStateMachine):
@@ -135,27 +38,20 @@ class RunMachine(RuleBasedStateMachine):
 
     @initialize(
         graph=graphs(),
-        answers=st.dictionaries(STEP, ANSWERS),
-        output=st.sampled_from([OUTPUT, None, EVALUATION_FAILED]),
-        spare_events=st.sampled_from([0, 3, 10, 100_000]),
+        answers=ANSWERS,
+        spare_events=st.sampled_from([*[100_000] * 8, 0, 3, 20]),
         seed=st.integers(0, 1_000),
-        run_timeout_us=st.sampled_from([1_000_000, 3_600_000_000]),
+        run_timeout_us=st.sampled_from([*[3_600_000_000] * 5, 1_000_000]),
         first=st.sampled_from([True, True, True, False]),
     )
     def begin(
-        self,
-        graph: Graph,
-        answers: dict[int, bool | Failure],
-        output: Payload | Failure | None,
-        spare_events: int,
-        seed: int,
-        run_timeout_us: int,
-        first: bool,
+        self, graph: Graph, answers: Answers, spare_events: int, seed: int, run_timeout_us: int, first: bool
     ) -> None:
-        limits.MAX_EVENTS = 3 + 3 * len(graph.steps) + spare_events
+        undoable = sum(step.is_undone for step in graph.steps)
+        limits.MAX_EVENTS = 3 + 3 * (len(graph.steps) + undoable) + spare_events
         self.random = random.Random(seed)
         self.run_timeout_us = run_timeout_us
-        self.driven = Driven(graph, answers, output, limits.MAX_EVENTS)
+        self.driven = Driven(graph, answers, limits.MAX_EVENTS)
         if first:
             self.driven.submit(run_timeout_us)
 
@@ -163,12 +59,26 @@ class RunMachine(RuleBasedStateMachine):
     @rule()
     def begin_again(self) -> None:
         driven = self.driven
-        self.driven = Driven(driven.graph, driven.answers.holds, driven.answers.output, limits.MAX_EVENTS)
+        self.driven = Driven(driven.graph, driven.answers, limits.MAX_EVENTS)
         self.driven.submit(self.run_timeout_us)
 
     @rule()
     def submit(self) -> None:
         self.driven.submit(self.run_timeout_us)
+
+    @rule()
+    def go_on(self) -> None:
+        """Does one round of what a fair engine and willing workers do."""
+        for step in self.driven.due():
+            self.driven.admit(step)
+        for step, attempt in self.driven.running():
+            self.driven.give(success(step, attempt))
+        for step in self.driven.waiting():
+            found = self.driven.wake(step)
+            if found is not None:
+                self.driven.give(found)
+
+    # --- time
 
     @rule(step_us=st.sampled_from([-1, 0, 1, 1_000, 100_000, 1_000_000]))
     def let_time_pass(self, step_us: int) -> None:
@@ -179,6 +89,12 @@ class RunMachine(RuleBasedStateMachine):
     def let_time_pass_to_the_next_timer(self) -> None:
         self.driven.now = self.driven.next_timer()
 
+    @rule(place=st.integers(0, 20))
+    def time_out(self, place: int) -> None:
+        self.driven.give(inputs.TimeoutPassed(self.any_step(place)))
+
+    # --- calls
+
     @precondition(lambda self: self.driven.due())
     @rule(place=STEP)
     def admit_what_is_due(self, place: int) -> None:
@@ -188,35 +104,81 @@ class RunMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP)
     def succeed(self, place: int) -> None:
-        running = self.driven.running()
-        self.driven.give(success(*running[place % len(running)]))
+        self.driven.give(success(*self.any_running(place)))
 
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP, failure=FAILURES, delay_us=DELAY, draw=DRAW)
     def fail(self, place: int, failure: Failure, delay_us: int | None, draw: float) -> None:
-        step, attempt = self.driven.running()[place % len(self.driven.running())]
-        self.driven.give(inputs.CallFailed(step, attempt, failure, delay_us, draw))
+        self.driven.give(inputs.CallFailed(*self.any_running(place), failure, delay_us, draw))
 
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP)
     def lose_the_stream(self, place: int) -> None:
-        step, attempt = self.driven.running()[place % len(self.driven.running())]
-        self.driven.give(inputs.CallLost(step, attempt))
+        self.driven.give(inputs.CallLost(*self.any_running(place)))
+
+    @precondition(lambda self: self.driven.running())
+    @rule(place=STEP, payload=st.booleans())
+    def miss_a_heartbeat_or_leave_a_checkpoint(self, place: int, payload: bool) -> None:
+        step, attempt = self.any_running(place)
+        self.driven.give(inputs.Checkpoint(step, attempt, OUTPUT) if payload else inputs.HeartbeatMissed(step, attempt))
 
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP, times=st.integers(1, 3))
     def admit_what_runs_already(self, place: int, times: int) -> None:
-        running = self.driven.running()
+        step, _ = self.any_running(place)
         for _ in range(times):
-            self.driven.admit(running[place % len(running)][0])
+            self.driven.admit(step)
 
-    @rule(step=STEP)
-    def time_out(self, step: int) -> None:
-        self.driven.give(inputs.TimeoutPassed(step % len(self.driven.graph.steps)))
+    @precondition(lambda self: self.driven.running())
+    @rule(
+        place=STEP,
+        key=KEYS,
+        method=targets("D"),
+        detached=st.booleans(),
+        delivery=st.sampled_from(Delivery),
+        timeout_us=TIMEOUT,
+    )
+    def delegate(
+        self, place: int, key: str, method: Target, detached: bool, delivery: Delivery, timeout_us: int | None
+    ) -> None:
+        step, attempt = self.any_running(place)
+        known = key in self.driven.keys(step)
+        before = len(self.driven.witness.events)
+        self.driven.give(
+            inputs.Delegation(step, attempt, key, method, "digest", detached, delivery, timeout_us, OUTPUT)
+        )
+        assert not known or len(self.driven.witness.events) == before, "a key that is known adds nothing"
 
-    @rule(step=STEP)
-    def open_the_circuit(self, step: int) -> None:
-        self.driven.give(inputs.CircuitOpen(step % len(self.driven.graph.steps)))
+    @precondition(lambda self: self.driven.running())
+    @rule(place=STEP, awaited=KEYS_AWAITED)
+    def suspend(self, place: int, awaited: tuple[str, ...]) -> None:
+        self.driven.give(inputs.CallSuspended(*self.any_running(place), awaited))
+
+    @rule(place=st.integers(0, 20))
+    def open_the_circuit(self, place: int) -> None:
+        self.driven.give(inputs.CircuitOpen(self.any_step(place)))
+
+    # --- waits
+
+    @precondition(lambda self: self.driven.waiting())
+    @rule(place=STEP)
+    def give_what_is_waited_for(self, place: int) -> None:
+        waiting = self.driven.waiting()
+        found = self.driven.wake(waiting[place % len(waiting)])
+        assert found is not None
+        self.driven.give(found)
+
+    @precondition(lambda self: self.driven.waiting())
+    @rule(place=STEP, failure=FAILURES)
+    def refuse_what_is_waited_for(self, place: int, failure: Failure) -> None:
+        waiting = self.driven.waiting()
+        self.driven.give(self.refusal(waiting[place % len(waiting)], failure))
+
+    @rule(signal=SIGNALS, request_id=st.sampled_from(["", "q1", "q2"]))
+    def signal(self, signal: str, request_id: str) -> None:
+        self.driven.give(inputs.Signal(signal, "ann", request_id, OUTPUT))
+
+    # --- owners, and what does not fit
 
     @rule()
     def resume(self) -> None:
@@ -231,32 +193,80 @@ class RunMachine(RuleBasedStateMachine):
                 self.driven.admit(step)
 
     @rule(
-        kind=st.sampled_from(["admit", "succeed", "fail", "lose", "unbuildable", "run_timeout", "cancel"]),
-        step=STEP,
-        attempt=st.integers(-1, 4),
+        kind=st.sampled_from(["admit", "unbuildable", "run_timeout", "cancel", "abandon", "decide", "child"]),
+        place=st.integers(0, 20),
+        rare=st.sampled_from([True, False, False, False]),
         failure=FAILURES,
     )
-    def stray(self, kind: str, step: int, attempt: int, failure: Failure) -> None:
-        step %= len(self.driven.graph.steps)
+    def stray(self, kind: str, place: int, rare: bool, failure: Failure) -> None:
+        step = self.any_step(place)
         match kind:
             case "admit":
                 self.driven.admit(step)
+            case "unbuildable":
+                self.driven.give(inputs.RequestUnbuildable(step, EVALUATION_FAILED))
+            case "run_timeout":
+                self.driven.give(inputs.RunTimeoutPassed())
+            case "cancel" if rare:
+                self.driven.give(inputs.CancelRequest("enough", "ann"))
+            case "abandon" if rare:
+                self.driven.give(inputs.Abandonment(failure))
+            case "decide":
+                self.driven.give(inputs.Decided(step, "0" * 64, rare, "bob", ""))
+            case "child":
+                self.driven.give(inputs.ChildRunEnded(step, "another", failure if rare else None, OUTPUT))
+
+    @rule(
+        kind=st.sampled_from(["succeed", "fail", "lose", "suspend", "heartbeat", "checkpoint", "delegate"]),
+        place=st.integers(0, 20),
+        attempt=st.integers(-1, 4),
+        failure=FAILURES,
+    )
+    def stray_of_an_attempt(self, kind: str, place: int, attempt: int, failure: Failure) -> None:
+        step = self.any_step(place)
+        target = self.driven.graph.steps[0].targets[:1]
+        match kind:
             case "succeed":
                 self.driven.give(success(step, attempt))
             case "fail":
                 self.driven.give(inputs.CallFailed(step, attempt, failure, None, 0.0))
             case "lose":
                 self.driven.give(inputs.CallLost(step, attempt))
-            case "unbuildable":
-                self.driven.give(inputs.RequestUnbuildable(step, EVALUATION_FAILED))
-            case "run_timeout":
-                self.driven.give(inputs.RunTimeoutPassed())
-            case "cancel" if attempt == 0:
-                self.driven.give(inputs.CancelRequest("", "ann"))
+            case "suspend":
+                self.driven.give(inputs.CallSuspended(step, attempt, ("one", "no such key")))
+            case "heartbeat":
+                self.driven.give(inputs.HeartbeatMissed(step, attempt))
+            case "checkpoint":
+                self.driven.give(inputs.Checkpoint(step, attempt, OUTPUT))
+            case "delegate" if target:
+                self.driven.give(
+                    inputs.Delegation(step, attempt, "one", target[0], "", True, Delivery.AT_MOST_ONCE, None, OUTPUT)
+                )
+
+    # --- what the rules choose from
+
+    def any_step(self, place: int) -> int:
+        """Returns one of the steps that there are."""
+        return place % len(self.driven.run.steps)
+
+    def any_running(self, place: int) -> tuple[int, int]:
+        """Returns one of the attempts under way."""
+        running = self.driven.running()
+        return running[place % len(running)]
+
+    def refusal(self, step: int, failure: Failure) -> inputs.Input:
+        """Returns what ends the wait of a step without success, or what it does not wait for."""
+        wait = self.driven.run.steps[step].wait
+        if isinstance(wait, ApprovalAwaited):
+            return inputs.Decided(step, wait.request_hash, False, "bob", "x" * 3_000)
+        if isinstance(wait, SignalAwaited):
+            return inputs.Signal("another", "ann", "", OUTPUT)
+        return inputs.ChildRunEnded(step, f"child-{step}", failure, None)
 
     def answer(self, step: int, attempt: int) -> inputs.Input | None:
-        """Gives an outcome of a call, as the seed says."""
+        """Gives what becomes of a call, as the seed says."""
         chance = self.random.random()
+        keys = self.driven.keys(step)
         if chance < 0.5:
             return success(step, attempt)
         if chance < 0.6:
@@ -265,14 +275,27 @@ class RunMachine(RuleBasedStateMachine):
             return inputs.CallLost(step, attempt)
         if chance < 0.7:
             return inputs.Resumption()
+        if chance < 0.75 and keys:
+            return inputs.CallSuspended(step, attempt, tuple(keys))
+        if chance < 0.8:
+            target, detached = self.driven.run.steps[step].spec.targets[0], self.random.random() < 0.5
+            delivery = Delivery.AT_LEAST_ONCE
+            return inputs.Delegation(step, attempt, "late", target, "digest", detached, delivery, None, OUTPUT)
         failure = Failure(self.random.choice(list(Code)[1:]), "DECLINED", "no", Origin.WORKER)
         return inputs.CallFailed(step, attempt, failure, None, self.random.random())
+
+    def wake(self, step: int) -> inputs.Input | None:
+        """Gives what a step waits for, refuses it, or leaves it waiting, as the seed says."""
+        chance = self.random.random()
+        if chance < 0.5:
+            return self.driven.wake(step)
+        return None if chance < 0.8 else self.refusal(step, EVALUATION_FAILED)
 
     def teardown(self) -> None:
         try:
             if hasattr(self, "driven"):
                 self.driven.submit(self.run_timeout_us)
-                self.driven.drive(self.answer)
+                self.driven.drive(self.answer, self.wake)
         finally:
             limits.MAX_EVENTS = MAX_EVENTS
 
@@ -284,24 +307,48 @@ TestRunMachine.settings = settings(
 
 
 @settings(max_examples=150, deadline=None)
-@given(graphs().map(without_timeouts), st.dictionaries(STEP, st.booleans()))
-def test_a_run_whose_calls_succeed_succeeds(graph: Graph, answers: dict[int, bool | Failure]) -> None:
-    driven = Driven(graph, answers, OUTPUT, 100_000)
-    driven.submit(1_000_000)
-    driven.drive(success)
+@given(graphs().map(without_timeouts), st.dictionaries(STEP, st.booleans()), st.dictionaries(STEP, st.integers(0, 5)))
+def test_a_run_whose_calls_succeed_succeeds(graph: Graph, holds: dict[int, bool], items: dict[int, int]) -> None:
+    driven = Driven(graph, Answers(dict(holds), dict(items), dict.fromkeys(range(6), 1)), MAX_EVENTS)
+    driven.submit(3_600_000_000)
+    driven.drive(success, driven.wake)
     assert driven.run.state is RunState.SUCCEEDED
     assert driven.run.output == OUTPUT
-    for step, record in zip(graph.steps, driven.run.steps, strict=True):
-        skipped = bool(step.handles) or (step.has_condition and answers.get(step.index) is False)
+    for step, record in zip(graph.steps, driven.run.steps, strict=False):
+        skipped = bool(step.handles) or (step.has_condition and holds.get(step.index) is False)
         assert record.state is (StepState.SKIPPED if skipped else StepState.SUCCEEDED)
-        assert record.attempt == (0 if skipped else 1)
+    for record in driven.run.steps[len(graph.steps) :]:
+        assert record.state is StepState.SUCCEEDED
+    assert all(record.attempt <= 1 for record in driven.run.steps)
 
 
 @settings(max_examples=100, deadline=None)
-@given(graphs(), st.dictionaries(STEP, ANSWERS))
-def test_a_run_whose_workers_are_silent_ends(graph: Graph, answers: dict[int, bool | Failure]) -> None:
-    driven = Driven(graph, answers, OUTPUT, 100_000)
+@given(graphs(), ANSWERS)
+def test_a_run_whose_workers_are_silent_ends(graph: Graph, answers: Answers) -> None:
+    driven = Driven(graph, answers, MAX_EVENTS)
     driven.submit(5_000_000)
-    driven.drive(lambda step, attempt: None)
+    driven.drive(silent, silent)
     assert driven.run.ended
     assert driven.now <= driven.run.expire_time
+
+
+@settings(max_examples=100, deadline=None)
+@given(graphs().map(without_timeouts), st.dictionaries(STEP, HOLDS), st.integers(0, 20), st.booleans())
+def test_a_run_ends_by_the_time_of_its_undo_calls(
+    graph: Graph, holds: dict[int, bool | Failure], calls: int, cancelled: bool
+) -> None:
+    driven = Driven(graph, Answers(holds, output=EVALUATION_FAILED), MAX_EVENTS)
+    driven.submit(3_600_000_000)
+    for _ in range(calls):
+        for step in driven.due():
+            driven.admit(step)
+        for step, attempt in driven.running()[:1]:
+            if driven.run.state is not RunState.UNDOING:
+                driven.give(success(step, attempt))
+    if cancelled:
+        driven.give(inputs.CancelRequest("enough", "ann"))
+    begin_time = max(driven.now, driven.run.time)
+    undo_us = [step.spec.step_timeout_us or 0 for step in (driven.run.steps[index] for index in driven.run.undone)]
+    driven.drive(silent, silent)
+    if cancelled:
+        assert driven.now <= begin_time + sum(undo_us) + len(undo_us)

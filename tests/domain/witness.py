@@ -1,6 +1,6 @@
 """What must hold of every decision, checked from the events alone, with bookkeeping that is not the core's.
 
-A `Witness` sees each decision of one run in order and keeps its own account of steps, attempts and deliveries.
+A `Witness` sees each decision of one run in order and keeps its own accounts of steps, attempts and deliveries.
 """
 
 from __future__ import annotations
@@ -8,81 +8,122 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.domain import events as ev
+from orchestrator.domain import inputs
 from orchestrator.domain.events import Event, SkipReason
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Failure, Origin
-from orchestrator.domain.inputs import CallFailed, CallLost, CallSucceeded, Input, Resumption
-from orchestrator.domain.plan import NEVER_RETRIED, Decision
+from orchestrator.domain.inputs import Input, Resumption
+from orchestrator.domain.plan import MAX_DELIVERIES, NEVER_RETRIED, Decision
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
-from orchestrator.domain.workflow import Delivery, Graph
+from orchestrator.domain.workflow import Graph, StepRole
 
+from .accounts import Account, Accounts, Stand
+from .graphs import Answers
+from .witness_waits import Waits
 
-@dataclass
-class Account:
-    """What the witness knows of a step."""
+STANDS = {
+    StepState.BLOCKED: Stand.WAITS,
+    StepState.READY: Stand.WAITS,
+    StepState.RUNNING: Stand.RUNS,
+    StepState.WAITING: Stand.IDLES,
+    StepState.SUCCEEDED: Stand.SUCCEEDED,
+    StepState.FAILED: Stand.FAILED,
+    StepState.SKIPPED: Stand.SKIPPED,
+    StepState.CANCELLED: Stand.CANCELLED,
+}
 
-    state: str = "waits"
-    attempt: int = 0
-    target: int = 0
-    of_target: int = 0
-    delivery: int = 0
-    expire_time: int = 0
-    ready_time: int | None = None
-    handled: bool = True
-    unknown: bool = False
+TOLD = inputs.CallSucceeded | inputs.CallFailed | inputs.CallLost | inputs.CallSuspended
 
 
 @dataclass
 class Witness:
-    """Checks the decisions of one run of `graph`; `answers` are those of its conditions."""
+    """Checks the decisions of one run of `graph`."""
 
     graph: Graph
-    answers: dict[int, bool | Failure]
+    answers: Answers
     event_limit: int
     events: list[Event] = field(default_factory=list)
-    accounts: list[Account] = field(default_factory=list)
-    chosen: set[int] = field(default_factory=set)
-    waiting: set[int] = field(default_factory=set)
-    expire_time: int = 0
+    queued: set[int] = field(default_factory=set)
+    watched: set[int] = field(default_factory=set)
+    undoing: ev.RunUndoing | None = None
 
     def __post_init__(self) -> None:
-        self.accounts = [Account() for _ in self.graph.steps]
+        self.accounts = Accounts(self.graph, self.answers)
+        self.waits = Waits(self.accounts)
 
     def see(self, given: Input, now: int, decision: Decision, run: Run) -> None:
         """Checks one decision. `run` is how the run stands after it."""
-        running = {(index, step.attempt) for index, step in enumerate(self.accounts) if step.state == "runs"}
+        running = self._running()
         if isinstance(given, Resumption):
-            self.waiting.clear()
+            self.queued.clear()
+            self.watched.clear()
         for event in decision.events:
-            self._see_event(event, now)
+            self._see_event(event, given, now)
+        self._see_stands(decision, run)
         self._see_queue(given, decision, run)
-        still = {(index, step.attempt) for index, step in enumerate(self.accounts) if step.state == "runs"}
-        told = {(given.step, given.attempt)} if isinstance(given, CallSucceeded | CallFailed | CallLost) else set()
+        self._see_cancellations(decision)
+        left = running - self._running()
+        told = {(given.step, given.attempt)} if isinstance(given, TOLD) else set()
         assert len(set(decision.cancelled)) == len(decision.cancelled)
-        assert set(decision.cancelled) <= running - still, "only calls under way are cancelled"
+        assert set(decision.cancelled) <= left, "only calls under way are cancelled"
         if not isinstance(given, Resumption):
-            assert running - still <= set(decision.cancelled) | told, "every call that no longer matters is cancelled"
+            assert left <= set(decision.cancelled) | told, "every call that no longer matters is cancelled"
+
+    def _running(self) -> set[tuple[int, int]]:
+        return {(step.index, step.attempt) for step in self.accounts.all if step.stand is Stand.RUNS}
+
+    def _see_stands(self, decision: Decision, run: Run) -> None:
+        """Checks that the run stands as its events tell, and that what has its turn, and nothing else, is ready."""
+        assert len(run.steps) == len(self.accounts.all)
+        for account, step in zip(self.accounts.all, run.steps, strict=True):
+            assert account.id == step.spec.id
+            assert STANDS[step.state] is account.stand
+            assert step.wait == account.wait
+            if account.stand is Stand.WAITS and run.sequence:
+                assert (step.state is StepState.READY) is self.accounts.has_its_turn(account.index)
+            if account.ready_time is None:
+                account.ready_time = step.ready_time
+            if account.spec.map is not None and account.role is StepRole.WORKFLOW:
+                begun = [run.steps[item].state not in (StepState.BLOCKED, *ENDED) for item in account.children]
+                assert sum(begun) <= account.spec.map.max_parallel, "so many items are open at a time"
+        assert run.unfinished == sum(not account.ended for account in self.accounts.all)
 
     def _see_queue(self, given: Input, decision: Decision, run: Run) -> None:
         assert len(set(decision.queued)) == len(decision.queued), "nothing is queued twice"
-        self.waiting |= set(decision.queued)
+        assert len(set(decision.waiting)) == len(decision.waiting)
+        self.queued |= set(decision.queued)
+        self.watched |= set(decision.waiting)
         for index in decision.queued:
-            again = isinstance(given, Resumption | CallLost) and self.accounts[index].state == "runs"
+            again = isinstance(given, Resumption | inputs.CallLost) and self.accounts[index].stand is Stand.RUNS
             assert again or run.steps[index].state is StepState.READY
-            account = self.accounts[index]
-            if account.ready_time is None:
-                # Queued for the first time: what it may start from is when it became ready.
-                account.ready_time = run.steps[index].queue_time
+        for index in decision.waiting:
+            assert run.steps[index].state is StepState.WAITING
         for index, step in enumerate(run.steps):
             if step.state is StepState.READY:
-                assert index in self.waiting, "a ready step is queued, or it would wait for ever"
+                assert index in self.queued, "a ready step is queued, or it would wait for ever"
                 assert step.queue_time is not None
                 assert step.ready_time is not None
+            elif step.state is StepState.WAITING:
+                assert index in self.watched, "a waiting step is watched, or it would wait for ever"
         if run.ended:
             assert not decision.queued
-            assert all(step.state == "ended" for step in self.accounts)
+            assert not decision.waiting
+            assert all(step.ended for step in self.accounts.all)
 
-    def _see_event(self, event: Event, now: int) -> None:
+    def _see_cancellations(self, decision: Decision) -> None:
+        """A step is cancelled with the run, or with one that it belongs to: where that succeeds, unless handed over."""
+        with_run = any(isinstance(event, ev.RunUndoing | ENDS_OF_RUNS) for event in decision.events)
+        ended = {event.step for event in decision.events if isinstance(event, ENDS_OF_STEPS)}
+        for event in decision.events:
+            if isinstance(event, ev.StepCancelled) and not with_run:
+                step = self.accounts[event.step]
+                above = self.accounts.lineage(event.step)[1:]
+                failed = any(place in ended and self.accounts[place].stand is Stand.FAILED for place in above)
+                left = not step.detached and step.parent in ended
+                left |= any(place in ended and self.accounts[place].stand is Stand.CANCELLED for place in above)
+                assert failed or left
+
+    def _see_event(self, event: Event, given: Input, now: int) -> None:
         assert not self.ended, "nothing follows a terminal event"
         assert event.sequence == len(self.events) + 1 <= self.event_limit
         assert event.time >= now
@@ -96,7 +137,7 @@ class Witness:
             assert len(failure.message.encode()) <= MESSAGE_LIMIT_BYTES
         match event:
             case ev.RunSubmitted():
-                self.expire_time = event.expire_time
+                self.accounts.run_expire_time = event.expire_time
             case ev.AttemptStarted():
                 self._attempt_started(event)
             case ev.DeliveryStarted():
@@ -106,120 +147,177 @@ class Witness:
             case ev.FallbackTaken():
                 self._fallback_taken(event)
             case ev.StepSucceeded():
-                assert self._end(event.step, "runs").attempt == event.attempt
+                self._step_succeeded(event, given, now)
             case ev.StepFailed():
-                self._step_failed(event)
+                self._step_failed(event, given, now)
             case ev.StepSkipped():
                 self._step_skipped(event)
             case ev.StepCancelled():
-                self._end(event.step, "waits", "runs", "failed")
-            case ev.RunSucceeded():
-                assert all(step.state == "ended" and step.handled for step in self.accounts)
-            case ev.RunFailed():
-                self._run_failed(event, now)
+                self._end(event.step, event, Stand.CANCELLED)
+            case ev.RunUndoing():
+                self._run_undoing(event, given, now)
+            case ev.RunSucceeded() | ev.RunFailed() | ev.RunCancelled():
+                self._run_ended(event, given, now)
+            case _:
+                self.waits.see(event, given, now)
 
     @property
     def ended(self) -> bool:
         """Whether a terminal event was seen."""
-        return bool(self.events) and isinstance(self.events[-1], ev.RunSucceeded | ev.RunFailed | ev.RunCancelled)
+        return bool(self.events) and isinstance(self.events[-1], ENDS_OF_RUNS)
 
-    def _may_run(self, index: int) -> bool:
-        """Tells whether the step was reached, chosen where it handles failures, and its condition held."""
-        step = self.graph.steps[index]
-        reached = all(self.accounts[before].state == "ended" for before in step.predecessors)
-        chosen = not step.handles or index in self.chosen
-        return reached and chosen and (not step.has_condition or self.answers.get(index, True) is True)
+    # --- attempts
 
     def _attempt_started(self, event: ev.AttemptStarted) -> None:
-        step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state in ("waits", "failed")
-        assert self._may_run(event.step)
+        step = self.accounts[event.step]
+        assert step.stand is Stand.WAITS
+        assert self.accounts.may_call(event.step)
         assert event.attempt == step.attempt + 1
         assert event.target == step.target
-        step.state, step.attempt, step.delivery = "runs", event.attempt, 1
+        step.stand, step.attempt, step.delivered = Stand.RUNS, event.attempt, 1
         step.of_target += 1
-        target = spec.targets[step.target]
+        target = step.targets[step.target]
         assert step.of_target <= target.retry.max_attempts
         assert event.method == target.method
-        assert event.expire_time <= self.expire_time
-        assert target.attempt_timeout_us is None or event.expire_time <= event.time + target.attempt_timeout_us
         assert step.ready_time is not None
         assert event.ready_time >= step.ready_time
-        step.expire_time = event.expire_time
-        self.waiting.discard(event.step)
+        self._see_deadline(step, event.time, event.expire_time)
 
     def _delivery_started(self, event: ev.DeliveryStarted) -> None:
-        step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state == "runs"
+        step = self.accounts[event.step]
+        assert step.stand is Stand.RUNS
         assert event.attempt == step.attempt
-        assert event.delivery == step.delivery + 1 <= 3
-        assert spec.delivery is Delivery.AT_LEAST_ONCE or spec.targets[step.target].repeatable
-        timeout_us = spec.targets[step.target].attempt_timeout_us
-        assert event.expire_time <= self.expire_time
-        assert timeout_us is None or event.expire_time <= event.time + timeout_us
-        step.delivery = event.delivery
-        step.expire_time = event.expire_time
-        self.waiting.discard(event.step)
+        assert event.delivery == step.delivered + 1 <= MAX_DELIVERIES
+        assert step.repeatable
+        step.delivered = event.delivery
+        self._see_deadline(step, event.time, event.expire_time)
+
+    def _see_deadline(self, step: Account, time: int, expire_time: int) -> None:
+        timeout_us = step.targets[step.target].attempt_timeout_us
+        limit = self.accounts.limit(step.index, time)
+        assert expire_time == (limit if timeout_us is None else min(limit, time + timeout_us))
+        step.expire_time = expire_time
+        self.queued.discard(step.index)
 
     def _attempt_failed(self, event: ev.AttemptFailed, now: int) -> None:
-        step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state == "runs"
+        step = self.accounts[event.step]
+        assert step.stand is Stand.RUNS
         assert event.attempt == step.attempt
         if event.failure.reason == "ATTEMPT_TIMEOUT":
             assert now >= step.expire_time, "no timeout passes early"
-        at_most_once = spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[step.target].repeatable
+        at_most_once = not step.repeatable
         if event.retry_time is not None:
             assert event.retry_time >= event.time
             assert not (event.failure.outcome_unknown and at_most_once)
             assert event.failure.reason not in NEVER_RETRIED
-            assert event.retry_time < self.expire_time
-            assert step.ready_time is not None
-            assert spec.step_timeout_us is None or event.retry_time < step.ready_time + spec.step_timeout_us
-        step.state = "failed"
+            assert event.retry_time < self.accounts.limit(event.step, event.time)
+        step.stand = Stand.WAITS
         step.unknown = event.failure.outcome_unknown and at_most_once
 
     def _fallback_taken(self, event: ev.FallbackTaken) -> None:
-        step, spec = self.accounts[event.step], self.graph.steps[event.step]
-        assert step.state in ("waits", "failed")
-        assert self._may_run(event.step)
+        step = self.accounts[event.step]
+        assert step.stand is Stand.WAITS
+        assert self.accounts.may_call(event.step)
         assert not step.unknown, "a call that may have taken effect is not made in another way"
         passed = range(step.target + 1, event.target)
-        assert not any(spec.targets[place].taken_for.matches(event.failure) for place in passed)
+        assert not any(step.targets[place].taken_for.matches(event.failure) for place in passed)
         assert step.target < event.target
-        assert spec.targets[event.target].taken_for.matches(event.failure)
+        assert step.targets[event.target].taken_for.matches(event.failure)
         step.target, step.of_target = event.target, 0
 
-    def _step_failed(self, event: ev.StepFailed) -> None:
-        spec = self.graph.steps[event.step]
-        step = self._end(event.step, "waits", "failed")
+    # --- ends
+
+    def _step_succeeded(self, event: ev.StepSucceeded, given: Input, now: int) -> None:
+        step = self.accounts[event.step]
         assert step.attempt == event.attempt
-        branch = next((branch for branch in spec.on_failure if branch.match.matches(event.failure)), None)
-        assert event.handled is (branch is not None)
+        assert not self.accounts.open_below(event.step, handed_over=False), "what was not handed over ends before it"
+        if step.stand is Stand.IDLES:
+            self.waits.succeed(step, event, given, now)
+        else:
+            assert step.stand is Stand.RUNS
+            assert given == inputs.CallSucceeded(event.step, event.attempt, event.payload)  # type: ignore[arg-type]
+        self._end(event.step, event, Stand.SUCCEEDED)
+
+    def _step_failed(self, event: ev.StepFailed, given: Input, now: int) -> None:
+        step = self.accounts[event.step]
+        assert step.stand in (Stand.WAITS, Stand.IDLES)
+        assert step.attempt == event.attempt
+        assert not self.accounts.open_below(event.step, handed_over=True), "what belongs to it ends before it"
+        self.waits.fail(step, event, given, now)
+        is_of_workflow = step.role is StepRole.WORKFLOW
+        branches = step.spec.on_failure if is_of_workflow else ()
+        branch = next((branch for branch in branches if branch.match.matches(event.failure)), None)
+        fatal = branch is None and (is_of_workflow or step.detached) and not self.accounts.undoing
+        assert event.handled is not fatal
         assert event.branch == (branch.step if branch else None)
         step.handled = event.handled
         if event.branch is not None:
-            self.chosen.add(event.branch)
+            self.accounts.chosen.add(event.branch)
+        self._end(event.step, event, Stand.FAILED)
 
     def _step_skipped(self, event: ev.StepSkipped) -> None:
-        spec = self.graph.steps[event.step]
-        step = self._end(event.step, "waits")
+        step = self.accounts[event.step]
+        assert step.stand is Stand.WAITS
+        assert step.role is StepRole.WORKFLOW
         assert step.attempt == 0
-        assert all(self.accounts[before].state == "ended" for before in spec.predecessors)
-        not_chosen = bool(spec.handles) and event.step not in self.chosen
+        assert self.accounts.has_its_turn(event.step)
+        not_chosen = bool(step.spec.handles) and event.step not in self.accounts.chosen
         assert event.reason is (SkipReason.BRANCH_NOT_TAKEN if not_chosen else SkipReason.CONDITION)
-        assert not_chosen or (spec.has_condition and self.answers[event.step] is False)
+        assert not_chosen or (step.spec.has_condition and self.answers.holds[event.step] is False)
+        self._end(event.step, event, Stand.SKIPPED)
 
-    def _run_failed(self, event: ev.RunFailed, now: int) -> None:
-        unhandled = [index for index, step in enumerate(self.accounts) if not step.handled]
-        assert [self.graph.steps[index].id for index in unhandled] == ([event.failure.step] if unhandled else [])
-        if event.failure.reason == "RUN_TIMEOUT" and not unhandled:
-            assert now >= self.expire_time, "no timeout passes early"
-        if event.failure.origin is Origin.TIMEOUT and now >= self.expire_time:
-            assert event.failure.reason == "RUN_TIMEOUT", "the run's time goes before that of its steps"
-
-    def _end(self, index: int, *states: str) -> Account:
+    def _end(self, index: int, event: Event, stand: Stand) -> None:
         step = self.accounts[index]
-        assert step.state in states
-        step.state = "ended"
-        self.waiting.discard(index)
-        return step
+        assert not step.ended
+        self.waits.left(step)
+        step.stand, step.wait, step.end_sequence = stand, None, event.sequence
+        if step.role is StepRole.DELEGATED:
+            self.waits.child_ended(step)
+        self.queued.discard(index)
+
+    def _to_undo(self) -> list[int]:
+        done = [step for step in self.accounts.all if step.own_undo and step.stand is Stand.SUCCEEDED]
+        return [step.index for step in sorted(done, key=lambda step: -step.end_sequence)]
+
+    def _run_undoing(self, event: ev.RunUndoing, given: Input, now: int) -> None:
+        assert self.undoing is None, "a run is undone once"
+        assert all(step.ended for step in self.accounts.all)
+        assert event.steps
+        assert list(event.steps) == self._to_undo(), "each step that succeeded, the one that ended last first"
+        if event.failure is not None:
+            self._see_failure(event.failure, given, now)
+        else:
+            assert given == inputs.CancelRequest(event.reason, event.principal)
+        self.undoing, self.accounts.undoing = event, True
+        for number, index in enumerate(event.steps):
+            self.accounts.add_undo(index, number)
+
+    def _run_ended(self, event: ev.RunSucceeded | ev.RunFailed | ev.RunCancelled, given: Input, now: int) -> None:
+        assert all(step.ended for step in self.accounts.all)
+        if isinstance(event, ev.RunSucceeded):
+            assert self.undoing is None
+            assert all(step.handled for step in self.accounts.all)
+            assert all(step.stand is not Stand.CANCELLED or step.parent >= 0 for step in self.accounts.all)
+        elif self.undoing is not None:
+            failure = event.failure if isinstance(event, ev.RunFailed) else None
+            assert failure == self.undoing.failure, "a run that was undone ends as it was going to"
+        else:
+            assert not self._to_undo(), "what can be undone is undone"
+            if isinstance(event, ev.RunFailed):
+                self._see_failure(event.failure, given, now)
+
+    def _see_failure(self, failure: Failure, given: Input, now: int) -> None:
+        unhandled = [step.id for step in self.accounts.all if not step.handled]
+        assert unhandled == ([failure.step] if unhandled else [])
+        if failure.reason == "RUN_TIMEOUT" and not unhandled:
+            assert now >= self.accounts.run_expire_time, "no timeout passes early"
+        is_of_time = isinstance(given, inputs.TimeoutPassed | inputs.RunTimeoutPassed)
+        if is_of_time and failure.origin is Origin.TIMEOUT and now >= self.accounts.run_expire_time:
+            assert failure.reason == "RUN_TIMEOUT", "the run's time goes before that of its steps"
+
+
+ENDED = (StepState.SUCCEEDED, StepState.FAILED, StepState.SKIPPED, StepState.CANCELLED)
+
+ENDS_OF_STEPS = ev.StepSucceeded | ev.StepFailed | ev.StepSkipped | ev.StepCancelled
+
+ENDS_OF_RUNS = ev.RunSucceeded | ev.RunFailed | ev.RunCancelled

@@ -1,0 +1,231 @@
+"""What a witness knows of the steps of a run, in bookkeeping of its own: what they are, and how far they have come."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from orchestrator.domain.failures import Failure
+from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited, Wait
+from orchestrator.domain.workflow import Delivery, Graph, Step, StepRole, Target
+
+from .graphs import Answers
+
+
+class Stand(enum.Enum):
+    """How far a step has come, as the events tell: WAITS for its turn or for a worker (once more, after an attempt)."""
+
+    WAITS = enum.auto()
+    RUNS = enum.auto()
+    IDLES = enum.auto()
+    SUCCEEDED = enum.auto()
+    FAILED = enum.auto()
+    SKIPPED = enum.auto()
+    CANCELLED = enum.auto()
+
+
+ENDED = frozenset({Stand.SUCCEEDED, Stand.FAILED, Stand.SKIPPED, Stand.CANCELLED})
+
+
+@dataclass
+class Account:
+    """What the witness knows of a step.
+
+    `spec` is the step of the workflow that it is, or is a part of; of what was delegated, and of undo calls, that of
+    the step which they belong to. `own_undo` tells whether it is undone where it succeeds.
+    """
+
+    index: int
+    id: str
+    role: StepRole
+    parent: int
+    number: int
+    spec: Step
+    targets: tuple[Target, ...]
+    delivery: Delivery = Delivery.AT_LEAST_ONCE
+    timeout_us: int | None = None
+    detached: bool = False
+    own_undo: bool = False
+    stand: Stand = Stand.WAITS
+    wait: Wait | None = None
+    children: list[int] = field(default_factory=list)
+    attempt: int = 0
+    target: int = 0
+    of_target: int = 0
+    delivered: int = 0
+    expire_time: int = 0
+    ready_time: int | None = None
+    end_sequence: int = 0
+    approved: bool = False
+    handled: bool = True
+    unknown: bool = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether the step has ended."""
+        return self.stand in ENDED
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether the target in use may be called again where a call may have taken effect."""
+        return self.delivery is Delivery.AT_LEAST_ONCE or self.targets[self.target].repeatable
+
+
+class Accounts:
+    """The accounts of one run. `undone` are those of the undo calls, in their order."""
+
+    def __init__(self, graph: Graph, answers: Answers) -> None:
+        self.answers = answers
+        self.chosen: set[int] = set()
+        self.undone: list[int] = []
+        self.undoing = False
+        self.run_expire_time = 0
+        self.all: list[Account] = []
+        for step in graph.steps:
+            own_undo = step.undo is not None and step.map is None and step.repeat is None
+            self.all.append(
+                Account(
+                    step.index,
+                    step.id,
+                    StepRole.WORKFLOW,
+                    -1,
+                    0,
+                    step,
+                    step.targets,
+                    step.delivery,
+                    step.step_timeout_us,
+                    own_undo=own_undo,
+                )
+            )
+
+    def __getitem__(self, index: int) -> Account:
+        return self.all[index]
+
+    def add_part(self, parent: int, role: StepRole, number: int) -> Account:
+        """Adds an item or an iteration."""
+        whole = self.all[parent]
+        part = Account(
+            len(self.all),
+            f"{whole.id}/{number}",
+            role,
+            parent,
+            number,
+            whole.spec,
+            whole.targets,
+            whole.delivery,
+            own_undo=whole.spec.undo is not None,
+        )
+        return self._add(part)
+
+    def add_delegated(
+        self, parent: int, key: str, target: Target, delivery: Delivery, timeout_us: int | None
+    ) -> Account:
+        """Adds a delegated step."""
+        name = f"{self.all[parent].id}/{key}"
+        spec = self.all[parent].spec
+        return self._add(
+            Account(len(self.all), name, StepRole.DELEGATED, parent, 0, spec, (target,), delivery, timeout_us)
+        )
+
+    def add_undo(self, parent: int, number: int) -> Account:
+        """Adds an undo call."""
+        undone = self.all[parent]
+        assert undone.spec.undo is not None
+        undo, name = undone.spec.undo, f"{undone.id}/undo"
+        account = Account(
+            len(self.all),
+            name,
+            StepRole.UNDO,
+            parent,
+            number,
+            undone.spec,
+            (undo.target,),
+            timeout_us=undo.timeout_us,
+        )
+        self.all.append(account)
+        self.undone.append(account.index)
+        return account
+
+    def _add(self, account: Account) -> Account:
+        self.all.append(account)
+        self.all[account.parent].children.append(account.index)
+        return account
+
+    # --- what may happen to a step
+
+    def is_over(self, index: int) -> bool:
+        """Tells whether a step has ended, and all that it has handed over."""
+        return self.all[index].ended and all(self.is_over(child) for child in self.all[index].children)
+
+    def has_its_turn(self, index: int) -> bool:
+        """Tells whether what the step has to wait for in the graph, or among its kind, is over."""
+        step = self.all[index]
+        match step.role:
+            case StepRole.WORKFLOW:
+                return all(self.is_over(before) for before in step.spec.predecessors)
+            case StepRole.ITEM:
+                whole = self.all[step.parent]
+                assert step.spec.map is not None
+                ended = sum(self.all[item].ended for item in whole.children)
+                return isinstance(whole.wait, ItemsAwaited) and step.number < step.spec.map.max_parallel + ended
+            case StepRole.ITERATION:
+                whole = self.all[step.parent]
+                before = [self.all[other].stand for other in whole.children if self.all[other].number < step.number]
+                is_waited_for = isinstance(whole.wait, IterationsAwaited)
+                return is_waited_for and all(stand is Stand.SUCCEEDED for stand in before)
+            case StepRole.UNDO:
+                return all(self.all[before].ended for before in self.undone[: step.number])
+            case StepRole.DELEGATED:
+                return True
+
+    def may_begin(self, index: int) -> bool:
+        """Tells whether the step has its turn, was chosen where it handles failures, and its condition held."""
+        step = self.all[index]
+        if not self.has_its_turn(index) or self.is_undo(index) is not self.undoing:
+            return False
+        if step.role is not StepRole.WORKFLOW:
+            return True
+        chosen = not step.spec.handles or index in self.chosen
+        return chosen and (not step.spec.has_condition or self.answers.holds.get(index, True) is True)
+
+    def may_call(self, index: int) -> bool:
+        """Tells whether the step may begin, and was approved where it has to be."""
+        step = self.all[index]
+        needs_approval = step.role is StepRole.WORKFLOW and step.spec.approval is not None
+        return self.may_begin(index) and (step.approved or not needs_approval)
+
+    def is_undo(self, index: int) -> bool:
+        """Tells whether the step is an undo call, or belongs to one."""
+        return any(self.all[place].role is StepRole.UNDO for place in self.lineage(index))
+
+    def lineage(self, index: int) -> list[int]:
+        """Returns the step and those that it belongs to, up to the workflow's or to the undo call."""
+        found = [index]
+        while self.all[found[-1]].role not in (StepRole.WORKFLOW, StepRole.UNDO):
+            found.append(self.all[found[-1]].parent)
+        return found
+
+    def limit(self, index: int, time: int) -> int:
+        """Returns by when a step that is under way at `time` has to end: by its own time, by that of those it belongs
+        to, and by the run's, which does not apply to undo calls."""
+        limits = [] if self.undoing else [self.run_expire_time]
+        for place in self.lineage(index):
+            step = self.all[place]
+            if step.timeout_us is not None:
+                limits.append((time if step.ready_time is None else step.ready_time) + step.timeout_us)
+        return min(limits)
+
+    def open_below(self, index: int, *, handed_over: bool) -> bool:
+        """Tells whether anything that belongs to a step is open, leaving out what was handed over unless it counts."""
+        for child in self.all[index].children:
+            step = self.all[child]
+            if not handed_over and (step.detached or step.ended):
+                continue
+            if not step.ended or self.open_below(child, handed_over=handed_over):
+                return True
+        return False
+
+    def is_done(self, whole: int, number: int) -> bool | Failure:
+        """Gives the answer for an iteration."""
+        answer = self.answers.done_after.get(whole, 2)
+        return answer if isinstance(answer, Failure) else number >= answer
