@@ -30,6 +30,9 @@ KEYS_AWAITED = st.lists(KEYS, max_size=3).map(tuple)
 
 TIMEOUT = st.sampled_from([None, None, 1, 500_000])
 
+MANY_STEPS = 25
+"""Steps of a run to which a fair worker adds no more."""
+
 
 class RunMachine(RuleBasedStateMachine):
     """Any input at any time, stale and absurd ones among them; at the end a fair driver finishes the run."""
@@ -68,11 +71,12 @@ class RunMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on(self) -> None:
-        """Does one round of what a fair engine and willing workers do."""
+        """Does one round of what a fair engine and willing workers do: a worker waits for what it has delegated."""
         for step in self.driven.due():
             self.driven.admit(step)
         for step, attempt in self.driven.running():
-            self.driven.give(success(step, attempt))
+            if not self.driven.run.steps[step].open_children:
+                self.driven.give(success(step, attempt))
         for step in self.driven.waiting():
             found = self.driven.wake(step)
             if found is not None:
@@ -148,6 +152,17 @@ class RunMachine(RuleBasedStateMachine):
             inputs.Delegation(step, attempt, key, method, "digest", detached, delivery, timeout_us, OUTPUT)
         )
         assert not known or len(self.driven.witness.events) == before, "a key that is known adds nothing"
+
+    @precondition(lambda self: self.driven.running())
+    @rule(place=STEP, detached=st.booleans(), suspended=st.booleans())
+    def delegate_to_many(self, place: int, detached: bool, suspended: bool) -> None:
+        step, attempt = self.any_running(place)
+        target = self.driven.run.steps[step].spec.targets[0]
+        for key in ("one", "two", "four"):
+            delivery = Delivery.AT_LEAST_ONCE
+            self.driven.give(inputs.Delegation(step, attempt, key, target, "digest", detached, delivery, None, OUTPUT))
+        if suspended:
+            self.driven.give(inputs.CallSuspended(step, attempt, ("one", "four")))
 
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP, awaited=KEYS_AWAITED)
@@ -265,22 +280,21 @@ class RunMachine(RuleBasedStateMachine):
 
     def answer(self, step: int, attempt: int) -> inputs.Input | None:
         """Gives what becomes of a call, as the seed says."""
-        chance = self.random.random()
-        keys = self.driven.keys(step)
-        if chance < 0.5:
-            return success(step, attempt)
-        if chance < 0.6:
-            return None
-        if chance < 0.65:
-            return inputs.CallLost(step, attempt)
-        if chance < 0.7:
-            return inputs.Resumption()
-        if chance < 0.75 and keys:
-            return inputs.CallSuspended(step, attempt, tuple(keys))
-        if chance < 0.8:
+        chance, keys = self.random.random(), self.driven.keys(step)
+        if len(self.driven.run.steps) < MANY_STEPS and chance < 0.2:
             target, detached = self.driven.run.steps[step].spec.targets[0], self.random.random() < 0.5
-            delivery = Delivery.AT_LEAST_ONCE
-            return inputs.Delegation(step, attempt, "late", target, "digest", detached, delivery, None, OUTPUT)
+            key, delivery = self.random.choice(["late", "later"]), self.random.choice(list(Delivery))
+            return inputs.Delegation(step, attempt, key, target, "digest", detached, delivery, None, OUTPUT)
+        if keys and chance < 0.4:
+            return inputs.CallSuspended(step, attempt, tuple(keys))
+        if chance < 0.7:
+            return success(step, attempt)
+        if chance < 0.76:
+            return None
+        if chance < 0.8:
+            return inputs.CallLost(step, attempt)
+        if chance < 0.84:
+            return inputs.Resumption()
         failure = Failure(self.random.choice(list(Code)[1:]), "DECLINED", "no", Origin.WORKER)
         return inputs.CallFailed(step, attempt, failure, None, self.random.random())
 
