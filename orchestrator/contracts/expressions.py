@@ -284,6 +284,10 @@ class ExpressionCompiler:
             return text if _PLAIN_NAME.fullmatch(text) else None
         return None if name is None or name.tested else ".".join(name.parts)
 
+    def tree(self, source: str) -> Node:
+        """Returns the syntax tree of an expression. Raises ExpressionFault."""
+        return self._parse(source)
+
     def compile(self, use: Use) -> Expression:
         """Compiles an expression that was prepared. Raises ExpressionFault."""
         root = self._parse(use.source)

@@ -130,6 +130,24 @@ class InvalidContract(BatonError):
     reason = "INVALID_CONTRACT"
 
 
+class ContractBreaksWorkflows(BatonError):
+    """The contract breaks stored workflows or runs in flight, each named in `report`, a baton.v1.ContractReport."""
+
+    reason = "CONTRACT_BREAKS_WORKFLOWS"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        report: object = None,
+        metadata: Mapping[str, str] | None = None,
+        faults: Sequence[FieldFault] = (),
+        retry_delay_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, metadata=metadata, faults=faults, retry_delay_seconds=retry_delay_seconds)
+        self.report = report
+
+
 class WorkflowNotFound(BatonError):
     """No workflow of this name."""
 

@@ -1,8 +1,8 @@
 """Admission: which queued step goes to which endpoint, and why the others wait.
 
-For each method (and the contracts that a run was checked against) there is one queue. Its head is admitted when an
-endpoint serves the method, is healthy, has a permit free and its circuit gives leave; all in memory, in the same tick.
-What is not admitted stays READY; the reason belongs to the queue and is never journaled.
+For each method (and the revision of the run, which decides which contracts fit) there is one queue. Its head is
+admitted when an endpoint serves the method, is healthy, has a permit free and its circuit gives leave; all in memory,
+in the same tick. What is not admitted stays READY; the reason belongs to the queue and is never journaled.
 
 A permit that comes back goes to one queue, in turn. So each admission costs the same however many steps, queues and
 endpoints there are; only a change of an endpoint's health or circuit, or of a catalogue, looks at all whom it concerns.
@@ -20,6 +20,7 @@ from baton.v1 import run_pb2
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Clock
@@ -32,7 +33,7 @@ class QueueKey(NamedTuple):
 
     namespace: str
     method: str
-    contract_digests: tuple[str, ...]
+    pins: Pins
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,7 @@ class Admission:
     def _key(live: LiveRun, step: int) -> QueueKey:
         run_step = live.run.steps[step]
         method = run_step.spec.targets[run_step.target].method
-        return QueueKey(live.key.namespace, method, live.data.contract_digests(step))
+        return QueueKey(live.key.namespace, method, live.data.pins(step))
 
     def _queue(self, key: QueueKey) -> MethodQueue:
         queue = self._queues.get(key)
@@ -311,7 +312,7 @@ class Admission:
                 return endpoint, ticket
             group.set_aside(endpoint)
         if not groups:
-            return self._nobody(key, bool(self.catalogue.groups(key.namespace, key.method)))
+            return self._nobody(key)
         able, limit = sum(group.able for group in groups), sum(group.limit for group in groups)
         if not able:
             return self._none_serving(key, groups)
@@ -325,7 +326,7 @@ class Admission:
         return [
             group
             for group in self.catalogue.groups(key.namespace, key.method)
-            if self.catalogue.fits(group.contract_digest, key.contract_digests)
+            if self.catalogue.fits(group.contract_digest, key.pins, key.method)
         ]
 
     @staticmethod
@@ -336,10 +337,11 @@ class Admission:
         text = f"every endpoint that serves {key.method} (worker {names}) is {' or '.join(sorted(states))}"
         return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
 
-    @staticmethod
-    def _nobody(key: QueueKey, unfit: bool) -> Wait:
-        if unfit:
-            text = f"workers serve {key.method}, but with contracts that this run's revision cannot use"
+    def _nobody(self, key: QueueKey) -> Wait:
+        groups = self.catalogue.groups(key.namespace, key.method)
+        if groups:
+            why = self.catalogue.misfit(groups[0].contract_digest, key.pins, key.method)
+            text = f"workers serve {key.method}, but with contracts that this run's revision cannot use: {why}"
         else:
             text = f"no registered worker serves {key.method}; register one with RegisterWorker"
         return Wait(run_pb2.WAIT_KIND_NO_WORKER, text)

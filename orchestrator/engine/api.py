@@ -161,8 +161,10 @@ class Workflows(Protocol):
 class Workers(Protocol):
     """Workers of the caller's namespace."""
 
-    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
-        """Reads or takes the contract and stores the endpoint."""
+    async def register(
+        self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest
+    ) -> worker_service_pb2.RegisterWorkerResponse:
+        """Reads or takes the contract, checks what it breaks, and stores the endpoint; see RegisterWorker."""
         ...
 
     async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:

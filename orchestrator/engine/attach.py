@@ -43,7 +43,10 @@ class Attachments:
         return await self._gateway.greet(read, write)
 
     async def attach(self, caller: Caller, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
-        """Serves one stream of a worker to its end. Errors: InvalidContract, DatabaseUnavailable."""
+        """Serves one stream of a worker to its end.
+
+        Errors: InvalidContract, ContractBreaksWorkflows, DatabaseUnavailable.
+        """
         opening = first.opening
         key = EndpointKey(caller.namespace, opening.worker, _address(caller.namespace, opening))
         leaving = self._leaving.pop(key, None)

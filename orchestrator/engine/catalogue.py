@@ -20,10 +20,10 @@ from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
 from orchestrator.contracts.delegation import delegated_step
 from orchestrator.contracts.descriptors import Contract, InvalidContract, read_contract
-from orchestrator.contracts.merge import ContractConflict, merge
 from orchestrator.domain.errors import FieldFault, MethodNotServed, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.fitting import Fitting, Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
@@ -90,7 +90,7 @@ class Catalogue:
         self._on_free, self._on_endpoint, self._on_change = on_free, on_endpoint, on_change
         self._namespaces: dict[str, _Namespace] = {}
         self._contracts: dict[str, Contract] = {}
-        self._fits: dict[tuple[str, tuple[str, ...]], bool] = {}
+        self.fitting = Fitting(self.contract)
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._revision_cache, self._now, self._observer = revision_cache, now, observer
 
@@ -128,7 +128,7 @@ class Catalogue:
             read = entry.asked
             rows = await self._workers.list_workers(namespace)
             digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
-            await self._load_contracts(namespace, digests)
+            await self.load_contracts(namespace, digests)
             self._replace(entry, rows)
             entry.read = read
             self._on_change(namespace)
@@ -175,7 +175,8 @@ class Catalogue:
         entry.group_of[endpoint] = group
         group.add(endpoint)
 
-    async def _load_contracts(self, namespace: str, digests: Iterable[str]) -> None:
+    async def load_contracts(self, namespace: str, digests: Iterable[str]) -> None:
+        """Reads contracts that are not in memory yet, so that `contract` finds them."""
         missing = [digest for digest in digests if digest not in self._contracts]
         if missing:
             for row in await self._workers.get_contracts(namespace, missing):
@@ -222,33 +223,30 @@ class Catalogue:
                 if endpoint.attached_replica is not None:
                     yield endpoint
 
-    def fits(self, digest: str, digests: tuple[str, ...]) -> bool:
-        """Tells whether a run that was checked against the contracts `digests` can call endpoints of `digest`."""
-        if digest in digests:
-            return True
-        known = self._fits.get((digest, digests))
-        if known is None:
-            parts = [(one[:12], self._contracts[one]) for one in (*digests, digest) if one in self._contracts]
-            try:
-                merge(parts)
-                known = len(parts) == len(digests) + 1
-            except (ContractConflict, InvalidContract):
-                known = False
-            self._fits[digest, digests] = known
-        return known
+    def fits(self, digest: str, pins: Pins, method: str) -> bool:
+        """Tells whether a method can be called at endpoints of the contract `digest`: its request was made by this
+        contract, or the contract can serve all that the workflow sets and reads."""
+        return digest in pins.contract_digests or not self.misfit(digest, pins, method)
+
+    def misfit(self, digest: str, pins: Pins, method: str) -> str:
+        """Tells why it cannot, with the place in the workflow; "" where it can."""
+        contract = self._contracts.get(digest)
+        return self.fitting.misfit(contract, pins, method) if contract is not None else "it cannot be read"
 
     def contracts(self, namespace: str) -> list[tuple[str, Contract]]:
-        """Returns each worker's contracts, without repeats, in the order of the workers' names."""
+        """Returns each worker's contracts, without repeats, in the order of the workers' names; of one worker those of
+        draining endpoints last."""
         entry = self._namespaces.get(namespace)
         if entry is None:
             return []
-        pairs = {
-            (row.key.worker, endpoint.contract_digest): self._contracts[endpoint.contract_digest]
+        found = sorted(
+            (row.key.worker, endpoint.draining, endpoint.contract_digest)
             for row in entry.workers.values()
             for endpoint in row.endpoints
             if endpoint.contract_digest in self._contracts
-        }
-        return [(worker, contract) for (worker, _), contract in sorted(pairs.items(), key=lambda item: item[0])]
+        )
+        pairs = dict.fromkeys((worker, digest) for worker, _, digest in found)
+        return [(worker, self._contracts[digest]) for worker, digest in pairs]
 
     def contract(self, digest: str) -> Contract | None:
         """Finds a contract that is loaded."""
@@ -261,7 +259,7 @@ class Catalogue:
 
     async def delegated_step(self, namespace: str, digest: str, method: str) -> CompiledStep:
         """Returns what a delegated step calls, by the contract that it was delegated with. Errors: MethodNotServed."""
-        await self._load_contracts(namespace, (digest,))
+        await self.load_contracts(namespace, (digest,))
         step = self.loaded_step(digest, method)
         if step is None:
             raise MethodNotServed(f"method: the contract {digest[:12]} does not serve {method}")
@@ -317,7 +315,7 @@ class Catalogue:
             entry.newest[key.workflow] = row.key
         if row.key in self._revisions:
             return self._revisions[row.key]
-        await self._load_contracts(key.namespace, row.contract_digests)
+        await self.load_contracts(key.namespace, row.contract_digests)
         parts = [(digest[:12], self._contracts[digest]) for digest in row.contract_digests if digest in self._contracts]
         definition = workflow_pb2.Workflow.FromString(row.definition)
         applied = await self.children(key.namespace, definition)

@@ -18,6 +18,7 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import StepRole
+from orchestrator.engine.fitting import Pins, pins_of
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 
 
@@ -64,14 +65,14 @@ class RunData:
             return undo
         return self.step(index).targets[step.target]
 
-    def contract_digests(self, index: int) -> tuple[str, ...]:
-        """Returns the contracts that the types of a step are of."""
+    def pins(self, index: int) -> Pins:
+        """Returns what decides which contracts can serve a step. What is delegated comes as it is, and may use all."""
         if index >= self._count:
             delegated = self._delegated.get(index)
             if delegated is not None:
-                return (delegated[1],)
-            return self.contract_digests(self._run.steps[index].spec.parent)
-        return self.compiled.contract_digests
+                return Pins((delegated[1],))
+            return self.pins(self._run.steps[index].spec.parent)
+        return pins_of(self.compiled)
 
     def learn(self, index: int, step: CompiledStep, contract_digest: str) -> None:
         """Takes note of what a delegated step calls, before the core hears of it."""

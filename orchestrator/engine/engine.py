@@ -17,6 +17,7 @@ from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.child_runs import ChildRuns
 from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.contract_changes import ContractChanges
 from orchestrator.engine.delegate import ReadStepToken, Steps
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
@@ -135,7 +136,8 @@ class Engine:
         admission.catalogue = self._catalogue
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
-        registry = WorkerRegistry(self._catalogue, stores.workers, gateway, limits.default_max_in_flight)
+        changes = ContractChanges(self._catalogue, stores.workflows, stores.runs)
+        registry = WorkerRegistry(self._catalogue, stores.workers, gateway, changes, limits.default_max_in_flight)
         self._attachments = Attachments(gateway, self._catalogue, registry, limits.attached_stale_seconds)
         self.workers = Workers(registry, self._attachments)
         self._ends = Ends(self._reader, stores.runs, self._driver.journal, self._clock, limits)

@@ -215,6 +215,14 @@ class ApprovalStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class UnfinishedRuns:
+    """How many runs of each revision have not ended, and how many revisions have such runs in all."""
+
+    by_revision: Mapping[RevisionKey, int]
+    revisions: int
+
+
 class RunStore(Protocol):
     """Reads runs within one namespace."""
 
@@ -246,6 +254,10 @@ class RunStore(Protocol):
 
     async def find_request(self, namespace: str, request_id: str) -> tuple[UUID, bytes] | None:
         """Finds the run and the body hash of a request_id."""
+        ...
+
+    async def count_unfinished(self, namespace: str, limit: int) -> UnfinishedRuns:
+        """Counts the runs that have not ended, of at most `limit` revisions, those with most of them first."""
         ...
 
 

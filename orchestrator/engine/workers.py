@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from baton.v1 import worker_pb2, worker_service_pb2
+from baton.v1 import contract_report_pb2, worker_pb2, worker_service_pb2
 from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.message import DecodeError
@@ -16,6 +16,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, InvalidContract, WorkerNotFound
 from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.contract_changes import ContractChanges, refusal
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerRow, WorkerStore
@@ -41,24 +42,39 @@ class WorkerRegistry:
     """Workers of the caller's namespace."""
 
     def __init__(
-        self, catalogue: Catalogue, store: WorkerStore, gateway: WorkerGateway, default_max_in_flight: int
+        self,
+        catalogue: Catalogue,
+        store: WorkerStore,
+        gateway: WorkerGateway,
+        changes: ContractChanges,
+        default_max_in_flight: int,
     ) -> None:
-        self._catalogue, self._store, self._gateway = catalogue, store, gateway
+        self._catalogue, self._store, self._gateway, self._changes = catalogue, store, gateway, changes
         self._default_max_in_flight = default_max_in_flight
 
-    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
+    async def register(
+        self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest
+    ) -> worker_service_pb2.RegisterWorkerResponse:
         """See RegisterWorker."""
         contract, reach = await self._contract(request)
         key = EndpointKey(caller.namespace, request.worker, request.address)
-        await self._put(key, contract, request.max_in_flight, reach)
-        return self._shown(key)
+        report = await self._check(key, contract, request.force or request.validate_only)
+        if not request.validate_only:
+            await self._put(key, contract, request.max_in_flight, reach)
+        row = self._catalogue.workers(key.namespace).get(key.worker)
+        worker = self._render(row) if row is not None else None
+        return worker_service_pb2.RegisterWorkerResponse(worker=worker, report=report)
 
     async def attach(self, key: EndpointKey, opening: work_pb2.WorkerOpening, reach: Reach) -> None:
-        """Stores the endpoint of a worker that dialled in. Errors: InvalidContract, DatabaseUnavailable."""
+        """Stores the endpoint of a worker that dialled in.
+
+        Errors: InvalidContract, ContractBreaksWorkflows, DatabaseUnavailable.
+        """
         try:
             contract = read_contract(opening.contract.file, opening.services)
         except ContractFault as error:
             raise _invalid_contract("opening.contract", str(error)) from None
+        await self._check(key, contract, opening.force)
         await self._put(key, contract, opening.max_in_flight, reach)
 
     async def detach(self, key: EndpointKey, replica_id: UUID) -> None:
@@ -120,6 +136,13 @@ class WorkerRegistry:
             text = str(error) if isinstance(error, ContractFault) else "the descriptors cannot be parsed"
             path = "contract" if request.HasField("contract") else "address"
             raise _invalid_contract(path, text) from None
+
+    async def _check(self, key: EndpointKey, contract: Contract, allowed: bool) -> contract_report_pb2.ContractReport:
+        """Reports what a contract breaks. Errors: ContractBreaksWorkflows, unless that is allowed."""
+        report = await self._changes.report(key, contract)
+        if report.broken and not allowed:
+            raise refusal(key.worker, report)
+        return report
 
     async def _put(self, key: EndpointKey, contract: Contract, max_in_flight: int, reach: Reach) -> None:
         await self._catalogue.meet(key.namespace)

@@ -10,7 +10,8 @@ import asyncpg
 
 from orchestrator.domain.errors import CursorExpired, InvalidFilter
 from orchestrator.domain.ids import RevisionKey, RunKey
-from orchestrator.engine.ports import Comparison, EndedPage, FilterTerm, RunRow
+from orchestrator.domain.states import ENDED_RUN, RunState
+from orchestrator.engine.ports import Comparison, EndedPage, FilterTerm, RunRow, UnfinishedRuns
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.snapshots import Snapshot
 from orchestrator.postgres.sql import load
@@ -84,6 +85,13 @@ class PostgresRunStore:
         """See RunStore.find_request."""
         rows = await self._reads.fetch_in(namespace, _QUERIES["find_request"], namespace, request_id)
         return (rows[0]["run_id"], rows[0]["body_hash"]) if rows else None
+
+    async def count_unfinished(self, namespace: str, limit: int) -> UnfinishedRuns:
+        """See RunStore.count_unfinished."""
+        states = [state.value for state in RunState if state not in ENDED_RUN]
+        rows = await self._reads.fetch_in(namespace, _QUERIES["count_unfinished"], namespace, limit, states)
+        counts = {RevisionKey(namespace, row["workflow"], row["revision"]): row["runs"] for row in rows}
+        return UnfinishedRuns(counts, rows[0]["revisions"] if rows else 0)
 
 
 def compose_list(terms: Sequence[FilterTerm], before: UUID | None) -> tuple[str, list[object]]:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from uuid import uuid4
 
 import grpc
+from baton.v1.contract_report_pb2 import ContractReport
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
-from orchestrator.domain.errors import BatonError, FieldFault
+from orchestrator.domain.errors import BatonError, ContractBreaksWorkflows, FieldFault
 
 ERROR_DOMAIN = "baton"
 """`domain` of every ErrorInfo."""
@@ -48,6 +49,7 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "WORKER_UNREACHABLE": grpc.StatusCode.FAILED_PRECONDITION,
     "REFLECTION_UNAVAILABLE": grpc.StatusCode.FAILED_PRECONDITION,
     "INVALID_CONTRACT": grpc.StatusCode.INVALID_ARGUMENT,
+    "CONTRACT_BREAKS_WORKFLOWS": grpc.StatusCode.FAILED_PRECONDITION,
     "WORKFLOW_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "REVISION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "WORKFLOW_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
@@ -110,7 +112,8 @@ def internal_error(error_id: str) -> BatonError:
 def to_status(error: BatonError) -> Status:
     """Returns the status of an error: ErrorInfo, a BadRequest where it has faults, RetryInfo where waiting helps.
 
-    Faults that do not fit STATUS_LIMIT_BYTES are left out, and `faults_left_out` in the metadata counts them.
+    Faults that do not fit STATUS_LIMIT_BYTES are left out, and `faults_left_out` in the metadata counts them; so are
+    broken workflows of a ContractReport, which counts them itself.
     """
     status = Status(code=number_of(CODES[error.reason]), message=cut_utf8(error.message, MESSAGE_LIMIT_BYTES))
     info = ErrorInfo(reason=error.reason, domain=ERROR_DOMAIN)
@@ -130,6 +133,8 @@ def to_status(error: BatonError) -> Status:
     if left_out:
         info.metadata["faults_left_out"] = str(left_out)
     details = [info, bad_request, *after] if error.faults else [info, *after]
+    if isinstance(error, ContractBreaksWorkflows) and isinstance(error.report, ContractReport):
+        details.append(_cut_report(error.report, room))
     status.details.extend(_packed(each) for each in details)
     return status
 
@@ -146,6 +151,26 @@ def _bad_request(faults: Sequence[FieldFault], room: int) -> BadRequest:
             break
         bad_request.field_violations.append(violation)
     return bad_request
+
+
+def _cut_report(report: ContractReport, room: int) -> ContractReport:
+    """Takes as many broken revisions, each with as many violations, as `room` bytes hold, in their order."""
+    cut = ContractReport()
+    cut.CopyFrom(report)
+    del cut.broken[:]
+    for broken in report.broken:
+        taken = cut.broken.add()
+        taken.CopyFrom(broken)
+        del taken.violations[:]
+        if cut.ByteSize() > room:
+            del cut.broken[-1]
+            break
+        for violation in broken.violations:
+            taken.violations.append(violation)
+            if cut.ByteSize() > room:
+                del taken.violations[-1]
+                break
+    return cut
 
 
 def _packed(message: Message) -> Any:

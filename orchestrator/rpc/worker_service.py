@@ -29,8 +29,7 @@ class WorkerService(worker_service_pb2_grpc.WorkerServiceServicer):
         if size > CONTRACT_LIMIT_BYTES:
             text = f"the contract has {size} bytes; send at most {CONTRACT_LIMIT_BYTES}, without source_code_info"
             raise PayloadTooLarge(text, faults=[FieldFault("contract", "PAYLOAD_TOO_LARGE", text)])
-        worker = await self._workers.register(current_caller(), request)
-        return worker_service_pb2.RegisterWorkerResponse(worker=worker)
+        return await self._workers.register(current_caller(), request)
 
     async def GetWorker(
         self, request: worker_service_pb2.GetWorkerRequest, context: object

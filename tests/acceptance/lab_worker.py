@@ -29,6 +29,7 @@ from baton.worker.attaching import Attached
 from baton.worker.routes import Route
 from baton.worker.running import Handlers
 from baton.worker.session import Limits
+from baton.worker.steps import Steps
 from baton.worker.streams import WorkStreams
 from baton.worker.v1 import work_pb2_grpc
 from google.protobuf import descriptor_pb2
@@ -165,11 +166,11 @@ class LabWorker:
         """The calls so far."""
         return [note for note in self.notes if note.what == "arrived" and text in (None, note.text)]
 
-    async def attach(self, baton: str, slots: int = 1_000) -> None:
+    async def attach(self, baton: str, slots: int = 1_000, *, force: bool = False) -> None:
         """Listens nowhere and dials Baton instead, at a gRPC target; returns once it is taken."""
         services = [self.contract.pool.FindServiceByName(service) for service in self.contract.services()]
         self.work = self._work_streams(slots)
-        self.attached = Attached("lab", baton, services, self.work)
+        self.attached = Attached("lab", baton, services, self.work, Steps(baton, 10.0), force=force)
         await asyncio.wait((self.attached.registered, self.attached.task), return_when=asyncio.FIRST_COMPLETED)
         self.address = f"attach:default/lab/{self.work.sessions.instance_id}"
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from orchestrator.domain.errors import CursorExpired, InvalidCursor, InvalidFilter
-from orchestrator.domain.ids import RunKey
+from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.engine.ports import Comparison, FilterTerm
 from tests.conformance.journal_store import (
     PENDING,
@@ -37,6 +37,20 @@ class RunStoreConformance:
         rest = await stores.runs.list_runs("shop", [], page[-1].key.run_id, 4)
         assert [row.key for row in rest] == newest_first[4:]
         assert await stores.runs.list_runs("empty", [], None, 4) == []
+
+    async def test_unfinished_runs_are_counted_by_revision(self, stores: Stores) -> None:
+        me, keys = await replica(stores), [run_key() for _ in range(6)]
+        names = ("", "refund", "refund", "order", "order", "order")
+        await states(stores, me, *(submission(key, workflow=name) for key, name in zip(keys, names, strict=True)))
+        await states(stores, me, submission(run_key("bank"), workflow="order"))
+        await states(stores, me, ending(keys[5], 2), step(keys[4], 2), ending(keys[0], 2))
+        both = {RevisionKey("shop", "order", "r1"): 2, RevisionKey("shop", "refund", "r1"): 2}
+        found = await stores.runs.count_unfinished("shop", 10)
+        assert (found.by_revision, found.revisions) == (both, 2)
+        cut = await stores.runs.count_unfinished("shop", 1)
+        assert (len(cut.by_revision), cut.revisions) == (1, 2)
+        none = await stores.runs.count_unfinished("empty", 10)
+        assert (none.by_revision, none.revisions) == ({}, 0)
 
     async def test_filters(self, stores: Stores) -> None:
         me, plain, marked, ended = await replica(stores), run_key(), run_key(), run_key()

@@ -15,11 +15,10 @@ from orchestrator.domain.ids import EndpointKey
 from orchestrator.domain.states import StepState
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.ports import EndpointRow, Reach
-
-DIGESTS = ("contract",)
 
 
 class Circuit:
@@ -58,7 +57,7 @@ class Run:
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
         steps = [SimpleNamespace(target=0, state=StepState.READY, spec=spec) for spec in specs]
         self.run = SimpleNamespace(ended=False, steps=steps)
-        self.data = SimpleNamespace(contract_digests=lambda step: DIGESTS)
+        self.data = SimpleNamespace(pins=lambda step: Pins(("contract",)))
 
 
 class Place:
@@ -85,7 +84,7 @@ class Place:
     def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
         return self.group if endpoint in self.group.endpoints else None
 
-    def fits(self, digest: str, digests: tuple[str, ...]) -> bool:
+    def fits(self, digest: str, pins: object, method: str) -> bool:
         return True
 
     # What the test does.

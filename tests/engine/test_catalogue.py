@@ -11,10 +11,12 @@ import pytest
 from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
+from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import read_contract
 from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
+from orchestrator.engine.fitting import pins_of
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 
@@ -89,8 +91,13 @@ async def test_a_stored_contract_that_is_refused_leaves_the_other_workers_alone(
     assert [one.key.worker for one in good.endpoints] == ["good"]
     assert [name for name, _ in catalogue.contracts("default")] == ["good"]
     assert set(catalogue.workers("default")) == {"good", "spoilt"}
-    assert catalogue.fits("a" * 64, ("a" * 64,))
-    assert not catalogue.fits("a" * 64, ("b" * 64,))
+    pinned = check_workflow(
+        workflow_pb2.Workflow(steps=[workflow_pb2.Step(id="ping", method="good.PingService/Call")]),
+        catalogue.contracts("default"),
+    ).compiled
+    assert pinned is not None
+    assert catalogue.fits("a" * 64, pins_of(pinned), "good.PingService/Call")
+    assert not catalogue.fits("b" * 64, pins_of(pinned), "good.PingService/Call")
 
 
 async def test_a_stored_revision_that_is_refused_is_told_with_its_faults(catalogue: Catalogue) -> None:

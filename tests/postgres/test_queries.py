@@ -135,3 +135,9 @@ async def test_requests_to_people_are_found_by_their_index_from_the_oldest_run_u
     assert "Index Cond: ((namespace = $1) AND (run_id = a.run_id))" in rest
     assert "Index Cond: ((namespace = $1) AND (run_id = a.run_id) AND (sequence > a.sequence))" in rest
     assert "Index Cond: ((namespace = $1) AND (run_id = w.run_id) AND (sequence = w.sequence))" in rest
+
+
+async def test_unfinished_runs_are_counted_without_a_look_at_those_that_ended(pools: Pools) -> None:
+    async with pools.reads.lend() as connection:
+        plan = await plan_of(connection, "unfinished", load("runs")["count_unfinished"])
+    assert "Index Cond: ((namespace = $1) AND (state = wanted.state))" in plan

@@ -247,9 +247,11 @@ class FakeWorkers:
     def __init__(self, engine: FakeEngine) -> None:
         self._engine = engine
 
-    async def register(self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest) -> worker_pb2.Worker:
+    async def register(
+        self, caller: Caller, request: worker_service_pb2.RegisterWorkerRequest
+    ) -> worker_service_pb2.RegisterWorkerResponse:
         await self._engine.record("register", caller, request)
-        return worker_pb2.Worker(name=request.worker)
+        return worker_service_pb2.RegisterWorkerResponse(worker=worker_pb2.Worker(name=request.worker))
 
     async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
         await self._engine.record("get_worker", caller, worker)

@@ -10,9 +10,10 @@ from typing import Any
 
 import grpc
 import pytest
-from baton.v1 import error_reason_pb2, run_service_pb2, run_service_pb2_grpc
+from baton.v1 import contract_report_pb2, error_reason_pb2, run_service_pb2, run_service_pb2_grpc
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import RetryInfo
+from grpc_status import rpc_status
 
 from orchestrator.domain import errors as domain_errors
 from orchestrator.domain.errors import BatonError, FieldFault
@@ -221,3 +222,24 @@ async def test_a_flood_of_faults_still_arrives(
         assert 5 < shown < 100
         assert answer.info.metadata["faults_left_out"] == str(100 - shown)
     assert to_status(engine.error).ByteSize() <= STATUS_LIMIT_BYTES
+
+
+async def test_a_report_arrives_with_as_much_as_fits(
+    engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    report = contract_report_pb2.ContractReport(broken_count=900, runs_in_flight=12)
+    for number in range(100):
+        broken = report.broken.add(workflow=f"order-{number}", revision="r1", violation_count=10)
+        for _ in range(10):
+            broken.violations.add(path='steps[2].request["amount"]', message="п" * 120)
+    engine.error = domain_errors.ContractBreaksWorkflows("ы" * 5000, report=report, metadata={"k" * 20: "v" * 5000})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
+    status = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    assert status is not None
+    told_report = contract_report_pb2.ContractReport()
+    assert any(detail.Unpack(told_report) for detail in status.details)
+    assert (told_report.broken_count, told_report.runs_in_flight) == (900, 12)
+    assert 0 < len(told_report.broken) < 100
+    assert told_report.broken[0].violations[0] == report.broken[0].violations[0]
+    assert status.ByteSize() <= STATUS_LIMIT_BYTES

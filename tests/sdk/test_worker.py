@@ -14,7 +14,8 @@ from typing import Any
 
 import grpc
 import pytest
-from baton import Call, Failure, InvalidRequest, Worker, current
+from baton import Call, ContractBreaksWorkflows, Failure, InvalidRequest, Worker, current
+from baton.v1 import contract_report_pb2
 from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
@@ -466,3 +467,28 @@ async def test_spans_are_exported_as_the_environment_asks(
     }
     (span,) = resource.scope_spans[0].spans
     assert (span.name, span.trace_id.hex()) == ("teashop.v1.PaymentsService/Charge", f"{0xABC:032x}")
+
+
+@pytest.mark.parametrize("force", [False, True])
+async def test_a_contract_that_breaks_workflows_ends_the_worker_with_the_report(double: Double, force: bool) -> None:
+    report = contract_report_pb2.ContractReport(broken_count=3, runs_in_flight=4, unchecked_count=5)
+    broken = report.broken.add(workflow="order", revision="r1", newest=True, runs_in_flight=4, violation_count=2)
+    broken.violations.add(path='steps[0].request["a"]', message="T has no field `a` any more")
+    double.fail_next["RegisterWorker"] = [
+        rich(grpc.StatusCode.FAILED_PRECONDITION, "CONTRACT_BREAKS_WORKFLOWS", "it breaks order", report)
+    ]
+    worker = Worker("payments", baton=double.address, force=force)
+    worker.add(Till(lambda request, context: None))
+    async with asyncio.timeout(10):
+        with pytest.raises(ContractBreaksWorkflows) as raised:
+            await worker.serve()
+    assert raised.value.report == report
+    assert str(raised.value).splitlines()[1:] == [
+        "  key=value",
+        "  order r1 (the newest revision, 4 in flight)",
+        '    steps[0].request["a"]: T has no field `a` any more',
+        "    and 1 more",
+        "  and 2 more revisions",
+        "  not looked at: 5 revisions with runs in flight",
+    ]
+    assert [request.force for request in double.requests["RegisterWorker"]] == [force]

@@ -96,3 +96,15 @@ LEFT JOIN LATERAL (
 -- name: find_request
 -- Finds the run and the body hash of a request_id.
 SELECT run_id, body_hash FROM requests WHERE namespace = $1 AND request_id = $2
+
+-- name: count_unfinished
+-- Counts the runs of a namespace in some states, by revision, those with most of them first; each row also tells how
+-- many revisions there are in all. Each state is looked up by its index, for which `round >= 1` is said.
+SELECT r.workflow, r.revision, count(*) AS runs, count(*) OVER () AS revisions
+FROM unnest($3::smallint[]) AS wanted (state)
+CROSS JOIN LATERAL (
+    SELECT workflow, revision FROM runs WHERE namespace = $1 AND state = wanted.state AND round >= 1 OFFSET 0
+) AS r
+GROUP BY r.workflow, r.revision
+ORDER BY runs DESC, r.workflow, r.revision
+LIMIT $2

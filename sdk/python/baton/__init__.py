@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from baton.errors import BindError as BindError
     from baton.errors import CallTimeout as CallTimeout
     from baton.errors import Conflict as Conflict
+    from baton.errors import ContractBreaksWorkflows as ContractBreaksWorkflows
     from baton.errors import Failure as Failure
     from baton.errors import InvalidRequest as InvalidRequest
     from baton.errors import NotFound as NotFound
@@ -65,6 +66,7 @@ _HOMES = {
         "BindError",
         "CallTimeout",
         "Conflict",
+        "ContractBreaksWorkflows",
         "Failure",
         "InvalidRequest",
         "NotFound",

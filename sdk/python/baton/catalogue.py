@@ -13,6 +13,7 @@ from baton.connection import Connection, Link
 from baton.definitions import WorkflowDefinition
 from baton.errors import Violation
 from baton.v1 import (
+    contract_report_pb2,
     error_reason_pb2,
     worker_pb2,
     worker_service_pb2,
@@ -120,13 +121,40 @@ class Catalogue:
         contract: FileDescriptorSet | None = None,
         services: Iterable[str] = (),
         max_in_flight: int = 0,
+        force: bool = False,
     ) -> worker_pb2.Worker:
-        """Adds an address to a worker; Baton reads its contract by server reflection unless one is given."""
+        """Adds an address to a worker; Baton reads its contract by server reflection unless one is given.
+
+        Raises ContractBreaksWorkflows where that breaks stored workflows or runs in flight, unless with `force`.
+        """
         request = worker_service_pb2.RegisterWorkerRequest(
-            worker=worker, address=address, contract=contract, services=services, max_in_flight=max_in_flight
+            worker=worker,
+            address=address,
+            contract=contract,
+            services=services,
+            max_in_flight=max_in_flight,
+            force=force,
         )
-        call = self._connection.call(lambda link: link.workers.RegisterWorker, request, timeout=_REGISTER_SECONDS)
-        return (await call).worker
+        return (await self._register(request)).worker
+
+    async def check_worker(
+        self,
+        worker: str,
+        address: str,
+        *,
+        contract: FileDescriptorSet | None = None,
+        services: Iterable[str] = (),
+    ) -> contract_report_pb2.ContractReport:
+        """Makes every check of register_worker and stores nothing; returns what the contract would break."""
+        request = worker_service_pb2.RegisterWorkerRequest(
+            worker=worker, address=address, contract=contract, services=services, validate_only=True
+        )
+        return (await self._register(request)).report
+
+    async def _register(
+        self, request: worker_service_pb2.RegisterWorkerRequest
+    ) -> worker_service_pb2.RegisterWorkerResponse:
+        return await self._connection.call(lambda link: link.workers.RegisterWorker, request, timeout=_REGISTER_SECONDS)
 
     async def get_worker(self, worker: str) -> worker_pb2.Worker:
         """Returns one worker."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any
 
-    from baton.v1 import failure_pb2, run_pb2
+    from baton.v1 import contract_report_pb2, failure_pb2, run_pb2
 
 
 class BindError(TypeError):
@@ -81,6 +81,41 @@ class NotFound(BatonError):
 
 class Conflict(BatonError):
     """ALREADY_EXISTS, ABORTED or FAILED_PRECONDITION: what is there already forbids the call."""
+
+
+class ContractBreaksWorkflows(Conflict):
+    """The contract of a worker breaks stored workflows or runs in flight; `report` names the first of them."""
+
+    report: contract_report_pb2.ContractReport
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {line}" for line in report_lines(self.report))])
+
+
+def report_summary(report: contract_report_pb2.ContractReport) -> str:
+    """Returns what a contract breaks in a few words."""
+    if not report.broken_count:
+        return "no stored workflow and no run in flight"
+    revisions = "1 revision" if report.broken_count == 1 else f"{report.broken_count} revisions"
+    runs = "1 run" if report.runs_in_flight == 1 else f"{report.runs_in_flight} runs"
+    return f"{revisions} with {runs} in flight"
+
+
+def report_lines(report: contract_report_pb2.ContractReport) -> list[str]:
+    """Returns what a contract breaks as lines for a person: each revision, and below it, indented, why."""
+    lines = []
+    for broken in report.broken:
+        newest = "the newest revision" if broken.newest else "an older revision"
+        name = broken.workflow or "an inline workflow"
+        lines.append(f"{name} {broken.revision} ({newest}, {broken.runs_in_flight} in flight)")
+        lines += [f"  {each.path}: {each.message}" for each in broken.violations]
+        if broken.violation_count > len(broken.violations):
+            lines.append(f"  and {broken.violation_count - len(broken.violations)} more")
+    if report.broken_count > len(report.broken):
+        lines.append(f"and {report.broken_count - len(report.broken)} more revisions")
+    if report.unchecked_count:
+        lines.append(f"not looked at: {report.unchecked_count} revisions with runs in flight")
+    return lines
 
 
 class Unavailable(BatonError):

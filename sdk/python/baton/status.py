@@ -9,7 +9,17 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from baton.errors import BatonError, CallTimeout, Conflict, InvalidRequest, NotFound, Unavailable, Violation
+from baton.errors import (
+    BatonError,
+    CallTimeout,
+    Conflict,
+    ContractBreaksWorkflows,
+    InvalidRequest,
+    NotFound,
+    Unavailable,
+    Violation,
+)
+from baton.v1 import contract_report_pb2
 
 _CLASSES: dict[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
@@ -42,10 +52,12 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[any_pb2.Any], 
     metadata: dict[str, str] = {}
     violations: list[Violation] = []
     retry_delay: float | None = None
+    report: contract_report_pb2.ContractReport | None = None
     for detail in details:
         info = error_details_pb2.ErrorInfo()
         request = error_details_pb2.BadRequest()
         retry = error_details_pb2.RetryInfo()
+        broken = contract_report_pb2.ContractReport()
         if detail.Unpack(info):
             reason, metadata = info.reason, dict(info.metadata)
         elif detail.Unpack(request):
@@ -55,7 +67,9 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[any_pb2.Any], 
             ]
         elif detail.Unpack(retry):
             retry_delay = retry.retry_delay.ToTimedelta().total_seconds()
-    return _CLASSES.get(code, BatonError)(
+        elif detail.Unpack(broken):
+            report = broken
+    error = (_CLASSES.get(code, BatonError) if report is None else ContractBreaksWorkflows)(
         code.name,
         reason,
         message,
@@ -63,6 +77,9 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[any_pb2.Any], 
         violations=tuple(violations),
         retry_delay=retry_delay,
     )
+    if isinstance(error, ContractBreaksWorkflows) and report is not None:
+        error.report = report
+    return error
 
 
 def _details(failed: grpc.aio.AioRpcError) -> list:  # type: ignore[type-arg]

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.output import clean, error_console, styled
 from baton.connection import ADDRESS_VARIABLE, DEFAULT_ADDRESS
-from baton.errors import BatonError, NotFound, Violation, WaitTimeout
+from baton.errors import BatonError, ContractBreaksWorkflows, NotFound, Violation, WaitTimeout, report_lines
+
+if TYPE_CHECKING:
+    from baton.v1 import contract_report_pb2
 
 Locate = Callable[[str], int | None]
 """From the path of a fault to the line it stands on, None where that is not known."""
@@ -27,6 +31,7 @@ _CURES = {
     "REFLECTION_UNAVAILABLE": "give the contract with --descriptor-set FILE "
     "(protoc --include_imports --descriptor_set_out=FILE …)",
     "WORKER_UNREACHABLE": "start the worker, or check its address as Baton's host sees it",
+    "CONTRACT_BREAKS_WORKFLOWS": "see all of it with `baton worker add … --check`, or register it with --force",
     "SHUTTING_DOWN": "try again in a moment",
     "OWNER_UNAVAILABLE": "try again in a moment",
     "TOO_MANY_RUNS": "try again in a moment",
@@ -60,6 +65,7 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
     _write(
         chosen,
         message=message,
+        report=error.report if isinstance(error, ContractBreaksWorkflows) else None,
         reason=error.reason or error.code,
         code=error.code,
         cure=_CURES.get(error.reason, "") or cure_of(error.violations),
@@ -84,6 +90,7 @@ def _write(
     chosen: Choices,
     *,
     message: str,
+    report: contract_report_pb2.ContractReport | None = None,
     cure: str = "",
     reason: str = "",
     code: str = "",
@@ -95,6 +102,10 @@ def _write(
     if chosen.as_json:
         told: dict[str, object] = {"message": message, "code": code, "reason": reason, "cure": cure}
         told |= {"metadata": metadata or {}, "violations": [violation_as_json(each, locate) for each in violations]}
+        if report is not None:
+            from google.protobuf.json_format import MessageToDict
+
+            told["report"] = MessageToDict(report, preserving_proto_field_name=True)
         sys.stderr.write(json.dumps({"error": {key: value for key, value in told.items() if value}}) + "\n")
         return
     console = error_console()
@@ -103,6 +114,8 @@ def _write(
     )
     if len(violations) > 1 or not any(each.message in message for each in violations):
         print_violations(violations, source, locate)
+    for line in report_lines(report) if report is not None else ():
+        console.print(f"  {clean(line)}")
     for key, value in sorted((metadata or {}).items()):
         console.print(f"  {clean(key)}: {clean(value)}")
     if cure:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from baton.cli.outcomes import CommandFailed
+from baton.cli.outcomes import CommandFailed, ExitCode
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from baton.client import Client
-    from baton.v1 import worker_pb2
+    from baton.v1 import contract_report_pb2, worker_pb2
 
 app = typer.Typer(help="Register workers and look at them.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -37,19 +37,31 @@ def add(
     max_in_flight: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Calls in flight at each address. Default: 100.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Register a contract even where it breaks workflows.")] = False,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="Tell what the contract breaks, by code 1 too, and register nothing.")
+    ] = False,
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Register a worker, or one more address of it. Its contract is read by server reflection."""
+    """Register a worker, or one more address of it. Its contract is read by server reflection.
+
+    A contract that breaks stored workflows or runs in flight is refused, unless with --force.
+    """
     chosen = choices(context, server, output)
 
-    async def work(client: Client) -> None:
+    async def work(client: Client) -> int | None:
         from baton.cli.output import clean, error_console, note, styled
 
         contract = _read_contract(descriptor_set) if descriptor_set is not None else None
+        if check_only or force:
+            report = await client.check_worker(name, address, contract=contract, services=service or ())
+            if check_only:
+                return _print_report(name, report, chosen.as_json)
+            _warn_of(name, report)
         before = await _worker_before(client, name)
         worker = await client.register_worker(
-            name, address, contract=contract, services=service or (), max_in_flight=max_in_flight or 0
+            name, address, contract=contract, services=service or (), max_in_flight=max_in_flight or 0, force=force
         )
         _print_worker(worker, chosen.as_json)
         brought = _brought(before, worker, address)
@@ -57,6 +69,7 @@ def add(
             told = f"{address} brought services that {name} did not have: {', '.join(brought)}"
             error_console().print(styled("warning: ", "bold yellow"), clean(told), sep="")
             note(f"  a worker may serve several; if this is another one: baton worker rm {name} --address {address}")
+        return None
 
     run_with_client(chosen, work)
 
@@ -152,6 +165,35 @@ def _brought(before: worker_pb2.Worker | None, after: worker_pb2.Worker, address
         return []
     known = {each.service for each in before.services}
     return [each.service for each in after.services if each.service not in known]
+
+
+def _print_report(name: str, report: contract_report_pb2.ContractReport, as_json: bool) -> ExitCode:
+    """Writes what a contract breaks, and returns the code that says whether it breaks anything."""
+    from google.protobuf.json_format import MessageToDict
+
+    from baton.cli.lines import print_json, write
+    from baton.cli.output import clean
+    from baton.errors import report_lines, report_summary
+
+    if as_json:
+        print_json(MessageToDict(report, preserving_proto_field_name=True))
+    else:
+        write(f"the contract of {name} breaks {report_summary(report)}")
+        for line in report_lines(report):
+            write(f"  {clean(line)}")
+    return ExitCode.FAILED if report.broken_count else ExitCode.SUCCESS
+
+
+def _warn_of(name: str, report: contract_report_pb2.ContractReport) -> None:
+    """Tells on standard error what a contract breaks that is registered all the same."""
+    from baton.cli.output import clean, error_console, note, styled
+    from baton.errors import report_lines, report_summary
+
+    if report.broken_count:
+        told = f"the contract of {name} breaks {report_summary(report)}"
+        error_console().print(styled("warning: ", "bold yellow"), clean(told), sep="")
+        for line in report_lines(report):
+            note(f"  {clean(line)}")
 
 
 def _read_contract(path: Path) -> FileDescriptorSet:

@@ -152,6 +152,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Failure: the run would exceed its limit of events."""
     ERROR_REASON_INVALID_OUTPUT: _ErrorReason.ValueType  # 91
     """Failure: the worker's answer is not a message of the method's output type."""
+    ERROR_REASON_CONTRACT_BREAKS_WORKFLOWS: _ErrorReason.ValueType  # 105
+    """FAILED_PRECONDITION: the contract breaks stored workflows or runs in flight; a ContractReport names them."""
+    ERROR_REASON_FIELD_CHANGED: _ErrorReason.ValueType  # 106
+    """Violation: a field that is set or read has another number or form on the wire than in the contract before."""
+    ERROR_REASON_IDEMPOTENCY_LOST: _ErrorReason.ValueType  # 107
+    """Violation: the method may be called twice no more, which the contract before allowed."""
     ERROR_REASON_OWNER_UNAVAILABLE: _ErrorReason.ValueType  # 115
     """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
     ERROR_REASON_FORWARDING_REFUSED: _ErrorReason.ValueType  # 116
@@ -308,6 +314,12 @@ ERROR_REASON_EVENT_LIMIT: ErrorReason.ValueType  # 90
 """Failure: the run would exceed its limit of events."""
 ERROR_REASON_INVALID_OUTPUT: ErrorReason.ValueType  # 91
 """Failure: the worker's answer is not a message of the method's output type."""
+ERROR_REASON_CONTRACT_BREAKS_WORKFLOWS: ErrorReason.ValueType  # 105
+"""FAILED_PRECONDITION: the contract breaks stored workflows or runs in flight; a ContractReport names them."""
+ERROR_REASON_FIELD_CHANGED: ErrorReason.ValueType  # 106
+"""Violation: a field that is set or read has another number or form on the wire than in the contract before."""
+ERROR_REASON_IDEMPOTENCY_LOST: ErrorReason.ValueType  # 107
+"""Violation: the method may be called twice no more, which the contract before allowed."""
 ERROR_REASON_OWNER_UNAVAILABLE: ErrorReason.ValueType  # 115
 """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
 ERROR_REASON_FORWARDING_REFUSED: ErrorReason.ValueType  # 116

@@ -22,12 +22,13 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from baton.v1 import contract_report_pb2 as baton_dot_v1_dot_contract__report__pb2
 from baton.v1 import worker_pb2 as baton_dot_v1_dot_worker__pb2
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62\x61ton/v1/worker_service.proto\x12\x08\x62\x61ton.v1\x1a\x15\x62\x61ton/v1/worker.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\xb8\x05\n\x15RegisterWorkerRequest\x12\xd6\x01\n\x06worker\x18\x01 \x01(\tB\xc5\x01\xbaH\xc1\x01\xba\x01\xbd\x01\n\x04name\x12\x81\x01use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `payments-eu`\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\x12\xce\x02\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\xbc\x02\xbaH\xb8\x02r\x03\x18\x80\x04\xba\x01\xaf\x02\n\x07\x61\x64\x64ress\x12\x89\x01give host:port, such as `127.0.0.1:50051`, or a gRPC target with its scheme, such as `dns:///payments:50051` or `unix:/run/payments.sock`\x1a\x97\x01this.matches(\'^([^:/\\\\s\\\\[\\\\]]+|\\\\[[0-9A-Fa-f:.]+(%[^\\\\]]+)?\\\\]):[0-9]{1,5}$|^(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p|passthrough):.+$\')\x12\x34\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x1b\n\x08services\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\"\n\rmax_in_flight\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\":\n\x16RegisterWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\"+\n\x10GetWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"5\n\x11GetWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\"D\n\x12ListWorkersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListWorkersResponse\x12!\n\x07workers\x18\x01 \x03(\x0b\x32\x10.baton.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x12\x44rainWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"7\n\x13\x44rainWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\"?\n\x13\x44\x65leteWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"8\n\x14\x44\x65leteWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker2\xaa\x03\n\rWorkerService\x12X\n\x0eRegisterWorker\x12\x1f.baton.v1.RegisterWorkerRequest\x1a .baton.v1.RegisterWorkerResponse\"\x03\x90\x02\x02\x12I\n\tGetWorker\x12\x1a.baton.v1.GetWorkerRequest\x1a\x1b.baton.v1.GetWorkerResponse\"\x03\x90\x02\x01\x12O\n\x0bListWorkers\x12\x1c.baton.v1.ListWorkersRequest\x1a\x1d.baton.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12O\n\x0b\x44rainWorker\x12\x1c.baton.v1.DrainWorkerRequest\x1a\x1d.baton.v1.DrainWorkerResponse\"\x03\x90\x02\x02\x12R\n\x0c\x44\x65leteWorker\x12\x1d.baton.v1.DeleteWorkerRequest\x1a\x1e.baton.v1.DeleteWorkerResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x62\x61ton/v1/worker_service.proto\x12\x08\x62\x61ton.v1\x1a\x1e\x62\x61ton/v1/contract_report.proto\x1a\x15\x62\x61ton/v1/worker.proto\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\xde\x05\n\x15RegisterWorkerRequest\x12\xd6\x01\n\x06worker\x18\x01 \x01(\tB\xc5\x01\xbaH\xc1\x01\xba\x01\xbd\x01\n\x04name\x12\x81\x01use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `payments-eu`\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\x12\xce\x02\n\x07\x61\x64\x64ress\x18\x02 \x01(\tB\xbc\x02\xbaH\xb8\x02r\x03\x18\x80\x04\xba\x01\xaf\x02\n\x07\x61\x64\x64ress\x12\x89\x01give host:port, such as `127.0.0.1:50051`, or a gRPC target with its scheme, such as `dns:///payments:50051` or `unix:/run/payments.sock`\x1a\x97\x01this.matches(\'^([^:/\\\\s\\\\[\\\\]]+|\\\\[[0-9A-Fa-f:.]+(%[^\\\\]]+)?\\\\]):[0-9]{1,5}$|^(dns|unix|unix-abstract|vsock|ipv4|ipv6|xds|google-c2p|passthrough):.+$\')\x12\x34\n\x08\x63ontract\x18\x03 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x1b\n\x08services\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\x12\"\n\rmax_in_flight\x18\x05 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xa0\x8d\x06(\x00\x12\r\n\x05\x66orce\x18\x06 \x01(\x08\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"d\n\x16RegisterWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\x12(\n\x06report\x18\x02 \x01(\x0b\x32\x18.baton.v1.ContractReport\"+\n\x10GetWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\"5\n\x11GetWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\"D\n\x12ListWorkersRequest\x12\x1a\n\tpage_size\x18\x01 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x12\x12\n\npage_token\x18\x02 \x01(\t\"Q\n\x13ListWorkersResponse\x12!\n\x07workers\x18\x01 \x03(\x0b\x32\x10.baton.v1.Worker\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\">\n\x12\x44rainWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"7\n\x13\x44rainWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker\"?\n\x13\x44\x65leteWorkerRequest\x12\x17\n\x06worker\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\"8\n\x14\x44\x65leteWorkerResponse\x12 \n\x06worker\x18\x01 \x01(\x0b\x32\x10.baton.v1.Worker2\xaa\x03\n\rWorkerService\x12X\n\x0eRegisterWorker\x12\x1f.baton.v1.RegisterWorkerRequest\x1a .baton.v1.RegisterWorkerResponse\"\x03\x90\x02\x02\x12I\n\tGetWorker\x12\x1a.baton.v1.GetWorkerRequest\x1a\x1b.baton.v1.GetWorkerResponse\"\x03\x90\x02\x01\x12O\n\x0bListWorkers\x12\x1c.baton.v1.ListWorkersRequest\x1a\x1d.baton.v1.ListWorkersResponse\"\x03\x90\x02\x01\x12O\n\x0b\x44rainWorker\x12\x1c.baton.v1.DrainWorkerRequest\x1a\x1d.baton.v1.DrainWorkerResponse\"\x03\x90\x02\x02\x12R\n\x0c\x44\x65leteWorker\x12\x1d.baton.v1.DeleteWorkerRequest\x1a\x1e.baton.v1.DeleteWorkerResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,26 +61,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WORKERSERVICE'].methods_by_name['DrainWorker']._serialized_options = b'\220\002\002'
   _globals['_WORKERSERVICE'].methods_by_name['DeleteWorker']._loaded_options = None
   _globals['_WORKERSERVICE'].methods_by_name['DeleteWorker']._serialized_options = b'\220\002\002'
-  _globals['_REGISTERWORKERREQUEST']._serialized_start=130
-  _globals['_REGISTERWORKERREQUEST']._serialized_end=826
-  _globals['_REGISTERWORKERRESPONSE']._serialized_start=828
-  _globals['_REGISTERWORKERRESPONSE']._serialized_end=886
-  _globals['_GETWORKERREQUEST']._serialized_start=888
-  _globals['_GETWORKERREQUEST']._serialized_end=931
-  _globals['_GETWORKERRESPONSE']._serialized_start=933
-  _globals['_GETWORKERRESPONSE']._serialized_end=986
-  _globals['_LISTWORKERSREQUEST']._serialized_start=988
-  _globals['_LISTWORKERSREQUEST']._serialized_end=1056
-  _globals['_LISTWORKERSRESPONSE']._serialized_start=1058
-  _globals['_LISTWORKERSRESPONSE']._serialized_end=1139
-  _globals['_DRAINWORKERREQUEST']._serialized_start=1141
-  _globals['_DRAINWORKERREQUEST']._serialized_end=1203
-  _globals['_DRAINWORKERRESPONSE']._serialized_start=1205
-  _globals['_DRAINWORKERRESPONSE']._serialized_end=1260
-  _globals['_DELETEWORKERREQUEST']._serialized_start=1262
-  _globals['_DELETEWORKERREQUEST']._serialized_end=1325
-  _globals['_DELETEWORKERRESPONSE']._serialized_start=1327
-  _globals['_DELETEWORKERRESPONSE']._serialized_end=1383
-  _globals['_WORKERSERVICE']._serialized_start=1386
-  _globals['_WORKERSERVICE']._serialized_end=1812
+  _globals['_REGISTERWORKERREQUEST']._serialized_start=162
+  _globals['_REGISTERWORKERREQUEST']._serialized_end=896
+  _globals['_REGISTERWORKERRESPONSE']._serialized_start=898
+  _globals['_REGISTERWORKERRESPONSE']._serialized_end=998
+  _globals['_GETWORKERREQUEST']._serialized_start=1000
+  _globals['_GETWORKERREQUEST']._serialized_end=1043
+  _globals['_GETWORKERRESPONSE']._serialized_start=1045
+  _globals['_GETWORKERRESPONSE']._serialized_end=1098
+  _globals['_LISTWORKERSREQUEST']._serialized_start=1100
+  _globals['_LISTWORKERSREQUEST']._serialized_end=1168
+  _globals['_LISTWORKERSRESPONSE']._serialized_start=1170
+  _globals['_LISTWORKERSRESPONSE']._serialized_end=1251
+  _globals['_DRAINWORKERREQUEST']._serialized_start=1253
+  _globals['_DRAINWORKERREQUEST']._serialized_end=1315
+  _globals['_DRAINWORKERRESPONSE']._serialized_start=1317
+  _globals['_DRAINWORKERRESPONSE']._serialized_end=1372
+  _globals['_DELETEWORKERREQUEST']._serialized_start=1374
+  _globals['_DELETEWORKERREQUEST']._serialized_end=1437
+  _globals['_DELETEWORKERRESPONSE']._serialized_start=1439
+  _globals['_DELETEWORKERRESPONSE']._serialized_end=1495
+  _globals['_WORKERSERVICE']._serialized_start=1498
+  _globals['_WORKERSERVICE']._serialized_end=1924
 # @@protoc_insertion_point(module_scope)

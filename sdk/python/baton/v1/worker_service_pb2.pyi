@@ -3,6 +3,7 @@
 isort:skip_file
 """
 
+from baton.v1 import contract_report_pb2 as _contract_report_pb2
 from baton.v1 import worker_pb2 as _worker_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
@@ -31,6 +32,8 @@ class RegisterWorkerRequest(_message.Message):
     CONTRACT_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker, such as `payments`."""
     address: _builtins.str
@@ -39,6 +42,10 @@ class RegisterWorkerRequest(_message.Message):
     """
     max_in_flight: _builtins.int
     """Calls that may be in flight at each endpoint of the worker. Default: 100."""
+    force: _builtins.bool
+    """Registers the contract even where it breaks workflows. The answer reports them all the same."""
+    validate_only: _builtins.bool
+    """Makes every check and stores nothing. What breaks is the answer, not an error."""
     @_builtins.property
     def contract(self) -> _descriptor_pb2.FileDescriptorSet:
         """Contract of a server without reflection, with all imports, in any order; at most 4 MiB."""
@@ -55,10 +62,12 @@ class RegisterWorkerRequest(_message.Message):
         contract: _descriptor_pb2.FileDescriptorSet | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         max_in_flight: _builtins.int = ...,
+        force: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "contract", b"contract", "max_in_flight", b"max_in_flight", "services", b"services", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "contract", b"contract", "force", b"force", "max_in_flight", b"max_in_flight", "services", b"services", "validate_only", b"validate_only", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -71,18 +80,24 @@ class RegisterWorkerResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKER_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def worker(self) -> _worker_pb2.Worker:
-        """The worker as it now is."""
+        """The worker as it now is. Not set by `validate_only` where no worker has the name."""
+
+    @_builtins.property
+    def report(self) -> _contract_report_pb2.ContractReport:
+        """What the contract breaks."""
 
     def __init__(
         self,
         *,
         worker: _worker_pb2.Worker | None = ...,
+        report: _contract_report_pb2.ContractReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "worker", b"worker"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -74,8 +74,14 @@ class WorkerServiceServicer:
         """RegisterWorker adds an address to a worker, reading its contract by server reflection unless one is uploaded.
         Registering the same address again renews its contract and puts a draining endpoint back to work.
 
+        A contract that the worker does not have yet, and that breaks stored workflows or runs in flight by the fields that
+        they set and read, is refused unless `force` is set. It is taken to replace the worker's contract for the same
+        services at all addresses; what other workers serve does not break. The check and the registration are not one
+        atomic action: a workflow that is applied in between is not looked at.
+
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-        REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
+        REFLECTION_UNAVAILABLE; CONTRACT_BREAKS_WORKFLOWS, with a ContractReport in the details), RESOURCE_EXHAUSTED
+        (PAYLOAD_TOO_LARGE).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,8 +40,14 @@ class WorkerServiceStub:
     """RegisterWorker adds an address to a worker, reading its contract by server reflection unless one is uploaded.
     Registering the same address again renews its contract and puts a draining endpoint back to work.
 
+    A contract that the worker does not have yet, and that breaks stored workflows or runs in flight by the fields that
+    they set and read, is refused unless `force` is set. It is taken to replace the worker's contract for the same
+    services at all addresses; what other workers serve does not break. The check and the registration are not one
+    atomic action: a workflow that is applied in between is not looked at.
+
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-    REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
+    REFLECTION_UNAVAILABLE; CONTRACT_BREAKS_WORKFLOWS, with a ContractReport in the details), RESOURCE_EXHAUSTED
+    (PAYLOAD_TOO_LARGE).
     """
     GetWorker: _grpc.UnaryUnaryMultiCallable[_worker_service_pb2.GetWorkerRequest, _worker_service_pb2.GetWorkerResponse]
     """GetWorker reads one worker.
@@ -76,8 +82,14 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     """RegisterWorker adds an address to a worker, reading its contract by server reflection unless one is uploaded.
     Registering the same address again renews its contract and puts a draining endpoint back to work.
 
+    A contract that the worker does not have yet, and that breaks stored workflows or runs in flight by the fields that
+    they set and read, is refused unless `force` is set. It is taken to replace the worker's contract for the same
+    services at all addresses; what other workers serve does not break. The check and the registration are not one
+    atomic action: a workflow that is applied in between is not looked at.
+
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-    REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
+    REFLECTION_UNAVAILABLE; CONTRACT_BREAKS_WORKFLOWS, with a ContractReport in the details), RESOURCE_EXHAUSTED
+    (PAYLOAD_TOO_LARGE).
     """
     GetWorker: _aio.UnaryUnaryMultiCallable[_worker_service_pb2.GetWorkerRequest, _worker_service_pb2.GetWorkerResponse]  # type: ignore[assignment]
     """GetWorker reads one worker.
@@ -115,8 +127,14 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         """RegisterWorker adds an address to a worker, reading its contract by server reflection unless one is uploaded.
         Registering the same address again renews its contract and puts a draining endpoint back to work.
 
+        A contract that the worker does not have yet, and that breaks stored workflows or runs in flight by the fields that
+        they set and read, is refused unless `force` is set. It is taken to replace the worker's contract for the same
+        services at all addresses; what other workers serve does not break. The check and the registration are not one
+        atomic action: a workflow that is applied in between is not looked at.
+
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (WORKER_UNREACHABLE,
-        REFLECTION_UNAVAILABLE), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE).
+        REFLECTION_UNAVAILABLE; CONTRACT_BREAKS_WORKFLOWS, with a ContractReport in the details), RESOURCE_EXHAUSTED
+        (PAYLOAD_TOO_LARGE).
         """
 
     @_abc_1.abstractmethod

@@ -40,7 +40,13 @@ class Attached:
     """Nothing can connect to the worker."""
 
     def __init__(
-        self, name: str, baton: str | None, services: Sequence[ServiceDescriptor], work: WorkStreams, steps: Steps
+        self,
+        name: str,
+        baton: str | None,
+        services: Sequence[ServiceDescriptor],
+        work: WorkStreams,
+        steps: Steps,
+        force: bool = False,
     ) -> None:
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._name = name
@@ -48,7 +54,7 @@ class Attached:
         self._work = work
         self._steps = steps
         self._opening = work_pb2.WorkerOpening(
-            contract=file_set(services), services=[service.full_name for service in services]
+            contract=file_set(services), services=[service.full_name for service in services], force=force
         )
         self._channel = grpc.aio.insecure_channel(self._baton, options=_OPTIONS)
         self.task = asyncio.create_task(self._attach())

@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection
 
 from baton.client import Client
 from baton.connection import NO_PROBES, Backoff
-from baton.errors import BatonError, InvalidRequest
+from baton.errors import BatonError, ContractBreaksWorkflows, InvalidRequest
 from baton.interceptor import CallInterceptor, InFlight
 from baton.methods import generated_bases
 from baton.tracing import Tracing
@@ -41,6 +41,7 @@ class Listening:
         services: Sequence[str],
         work: streams.WorkStreams,
         steps: Steps,
+        force: bool = False,
     ) -> None:
         self.address = ""
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -50,6 +51,7 @@ class Listening:
         self._services = services
         self._work = work
         self._steps = steps
+        self._force = force
         self._in_flight = InFlight()
         self._client = Client(baton, retry_timeout=0)
         self._checks = health.aio.HealthServicer()
@@ -123,8 +125,10 @@ class Listening:
         known = ""
         while True:
             try:
-                await self._client.register_worker(self._name, self.address, max_in_flight=self._max_in_flight)
-            except InvalidRequest:
+                await self._client.register_worker(
+                    self._name, self.address, max_in_flight=self._max_in_flight, force=self._force
+                )
+            except (InvalidRequest, ContractBreaksWorkflows):
                 raise
             except BatonError as error:
                 if str(error) != known:

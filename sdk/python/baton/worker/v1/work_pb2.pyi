@@ -233,6 +233,7 @@ class WorkerOpening(_message.Message):
     CONTRACT_FIELD_NUMBER: _builtins.int
     SERVICES_FIELD_NUMBER: _builtins.int
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """Name of the worker."""
     instance_id: _builtins.str
@@ -243,6 +244,8 @@ class WorkerOpening(_message.Message):
     """Assignments that a worker that attaches may have at a time from all replicas together. Default: 100. Ignored by
     Work.
     """
+    force: _builtins.bool
+    """Attaches the worker even where its contract breaks workflows; see RegisterWorkerRequest. Ignored by Work."""
     @_builtins.property
     def held(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Ids of this session's assignments that the worker still holds, being handled or with an outcome that was not
@@ -267,10 +270,11 @@ class WorkerOpening(_message.Message):
         contract: _descriptor_pb2.FileDescriptorSet | None = ...,
         services: _abc.Iterable[_builtins.str] | None = ...,
         max_in_flight: _builtins.int = ...,
+        force: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "credit", b"credit", "held", b"held", "instance_id", b"instance_id", "max_in_flight", b"max_in_flight", "services", b"services", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract", b"contract", "credit", b"credit", "force", b"force", "held", b"held", "instance_id", b"instance_id", "max_in_flight", b"max_in_flight", "services", b"services", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

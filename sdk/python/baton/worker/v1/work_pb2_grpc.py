@@ -142,8 +142,9 @@ class AttachServiceServicer:
 
         Baton's second frame, empty or not, says that the worker is taken.
 
-        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
-        with RetryInfo: attach again, to any replica).
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (CONTRACT_BREAKS_WORKFLOWS, with a
+        baton.v1.ContractReport in the details), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach
+        again, to any replica).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -94,8 +94,9 @@ class AttachServiceStub:
 
     Baton's second frame, empty or not, says that the worker is taken.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
-    with RetryInfo: attach again, to any replica).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (CONTRACT_BREAKS_WORKFLOWS, with a
+    baton.v1.ContractReport in the details), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach
+    again, to any replica).
     """
 
 @_typing.type_check_only
@@ -109,8 +110,9 @@ class AttachServiceAsyncStub(AttachServiceStub):
 
     Baton's second frame, empty or not, says that the worker is taken.
 
-    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
-    with RetryInfo: attach again, to any replica).
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (CONTRACT_BREAKS_WORKFLOWS, with a
+    baton.v1.ContractReport in the details), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach
+    again, to any replica).
     """
 
 class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,8 +129,9 @@ class AttachServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Baton's second frame, empty or not, says that the worker is taken.
 
-        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN,
-        with RetryInfo: attach again, to any replica).
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_CONTRACT), FAILED_PRECONDITION (CONTRACT_BREAKS_WORKFLOWS, with a
+        baton.v1.ContractReport in the details), UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo: attach
+        again, to any replica).
         """
 
 def add_AttachServiceServicer_to_server(servicer: AttachServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
