@@ -75,6 +75,10 @@ RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 """Runs of one measurement at scale 1."""
 
 
+async def _ask_nowhere(address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
+    raise AssertionError("there is one replica")
+
+
 async def _cancel_nowhere(address: str, caller: Caller, run_id: UUID, reason: str) -> None:
     """There is no other replica."""
 
@@ -170,6 +174,7 @@ class Server:
             False,
             lambda: "",
             _cancel_nowhere,
+            _ask_nowhere,
         )
         self._stack.push_async_callback(engine.stop)
         await engine.start("127.0.0.1:1")

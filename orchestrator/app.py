@@ -111,6 +111,7 @@ class Server:
             tracing is not None,
             _untraced,
             self._cancel_elsewhere,
+            self._ask_elsewhere,
         )
         self._forwarding = Forwarding(signer, requests.send, self._engine.now)
         self._rpc = RpcServer(
@@ -141,6 +142,9 @@ class Server:
 
     async def _cancel_elsewhere(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
         await self._forwarding.cancel_run(address, caller, run_id, reason)
+
+    async def _ask_elsewhere(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
+        return await self._forwarding.ask(address, caller, method, request, seconds)
 
     async def _open(self, role: Role, settings: PoolSettings) -> Pool:
         pool = await Pool.open(self._dsn, role, settings)

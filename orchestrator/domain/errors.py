@@ -248,3 +248,57 @@ class ApproverNotAllowed(BatonError):
     """The caller may not decide on this request."""
 
     reason = "APPROVER_NOT_ALLOWED"
+
+
+class RunActive(BatonError):
+    """The run has not ended."""
+
+    reason = "RUN_ACTIVE"
+
+
+class RunSucceeded(BatonError):
+    """The run has succeeded; nothing is to be mended."""
+
+    reason = "RUN_SUCCEEDED"
+
+
+class ChildRun(BatonError):
+    """The run belongs to a step of another run, which is to be mended."""
+
+    reason = "CHILD_RUN"
+
+
+class StepNotFound(BatonError):
+    """The run has no such step."""
+
+    reason = "STEP_NOT_FOUND"
+
+
+class StepNotMendable(BatonError):
+    """The step is in a state, or of a kind, in which this cannot be done to it."""
+
+    reason = "STEP_NOT_MENDABLE"
+
+
+class RevisionIncompatible(BatonError):
+    """The run cannot go on with the revision, for each of the reasons in `faults`."""
+
+    reason = "REVISION_INCOMPATIBLE"
+
+
+class SubstituteInvalid(BatonError):
+    """The output that is given for a step is not a valid message of the step's output type."""
+
+    reason = "SUBSTITUTE_INVALID"
+
+
+class OutputNeeded(BatonError):
+    """What reads the output of the step cannot do without it; `faults` tell where."""
+
+    reason = "OUTPUT_NEEDED"
+
+
+class MendLimit(BatonError):
+    """The run has as many events as it may."""
+
+    reason = "MEND_LIMIT"

@@ -35,12 +35,13 @@ class SkipReason(enum.IntEnum):
 
     CONDITION = 1
     BRANCH_NOT_TAKEN = 2
+    REQUESTED = 3
 
 
 @value
 class RunSubmitted:
     """The run was accepted. `parent_run_id` and `parent_step` name the step that runs it, "" for none; `depth` counts
-    the runs above it."""
+    the runs above it. `forked_run_id` and `forked_step` tell where it was forked, "" for nowhere."""
 
     kind: ClassVar[EventKind] = EventKind.RUN_SUBMITTED
     sequence: int
@@ -59,6 +60,8 @@ class RunSubmitted:
     parent_run_id: str = ""
     parent_step: str = ""
     depth: int = 0
+    forked_run_id: str = ""
+    forked_step: str = ""
 
 
 @value
@@ -148,13 +151,14 @@ class StepFailed:
 
 @value
 class StepSkipped:
-    """A step was not run."""
+    """A step was not run. `skipped_by` is who wished that, where somebody did."""
 
     kind: ClassVar[EventKind] = EventKind.STEP_SKIPPED
     sequence: int
     time: int
     step: int
     reason: SkipReason
+    skipped_by: str = ""
 
 
 @value
@@ -326,13 +330,15 @@ class RunUndoing:
 
 @value
 class RunReopened:
-    """An ended run goes on in another round, in which the steps of `reset` begin anew. The payload is a new input."""
+    """An ended run goes on in another round, in which the steps of `reset` begin anew: by their ids, as the event may
+    change their places. What follows for the steps that belong to them is the fold's (reopening.py). The payload is a
+    new input."""
 
     kind: ClassVar[EventKind] = EventKind.RUN_REOPENED
     sequence: int
     time: int
     round: int
-    reset: tuple[int, ...]
+    reset: tuple[str, ...]
     revision: str
     expire_time: int
     principal: str

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from orchestrator.domain import reopening
 from orchestrator.domain.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -15,10 +16,14 @@ from orchestrator.domain.events import (
     IterationStarted,
     RunUndoing,
     SignalReceived,
+    StepCancelled,
     StepDelegated,
+    StepFailed,
+    StepSkipped,
+    StepSucceeded,
     StepWaiting,
 )
-from orchestrator.domain.states import ENDED_STEP, next_step_state
+from orchestrator.domain.states import ENDED_STEP, StepState, next_step_state
 from orchestrator.domain.waits import ApprovalAwaited, ItemsAwaited, RunAwaited, SignalAwaited, StepsAwaited
 from orchestrator.domain.workflow import Step, StepRole
 
@@ -59,14 +64,19 @@ def approval_requested(run: Run, event: ApprovalRequested) -> list[int]:
 
 def _add_items(run: Run, parent: int, count: int, time: int) -> list[int]:
     step = run.steps[parent]
-    first, step.children = len(run.steps), []
-    for number in range(count):
-        run.add_step(_part(step.spec, first + number, StepRole.ITEM, parent, number))
-        step.children.append(first + number)
-    step.open_children += count
     assert step.spec.map is not None
-    ready = step.children[: step.spec.map.max_parallel]
-    step.next_child = len(ready)
+    if not step.children:  # Otherwise those of the round before, of which some have succeeded.
+        first, step.children = len(run.steps), []
+        for number in range(count):
+            run.add_step(_part(step.spec, first + number, StepRole.ITEM, parent, number))
+            step.children.append(first + number)
+        step.open_children += count
+    ready: list[int] = []
+    while step.next_child < len(step.children) and len(ready) < step.spec.map.max_parallel:
+        item = step.children[step.next_child]
+        step.next_child += 1
+        if run.steps[item].state is StepState.BLOCKED:
+            ready.append(item)
     for index in ready:
         run.make_ready(index, time)
     return ready
@@ -174,8 +184,10 @@ def run_undoing(run: Run, event: RunUndoing) -> list[int]:
     run.undone = []
     run.undoable = 0
     for number, parent in enumerate(event.steps):
-        spec, index = run.steps[parent].spec, len(run.steps)
+        spec = run.steps[parent].spec
         assert spec.undo is not None
+        made = run.indexes.get(f"{spec.id}/{UNDO_KEY}") if run.round > 1 else None
+        index = len(run.steps) if made is None else made
         undo = Step(
             index,
             f"{spec.id}/{UNDO_KEY}",
@@ -185,7 +197,51 @@ def run_undoing(run: Run, event: RunUndoing) -> list[int]:
             parent=parent,
             number=number,
         )
-        run.add_step(undo)
+        if made is None:
+            run.add_step(undo)
+        else:
+            reopening.begin_anew(run, made, undo)
         run.undone.append(index)
     run.make_ready(run.undone[0], event.time)
     return [run.undone[0]]
+
+
+def child_ended(run: Run, index: int, event: StepSucceeded | StepFailed | StepSkipped | StepCancelled) -> list[int]:
+    """A step that belongs to another has ended, and with it perhaps all that others wait for."""
+    step = run.steps[index]
+    if step.spec.role is StepRole.UNDO:
+        following = step.spec.number + 1
+        if isinstance(event, StepCancelled) or following == len(run.undone):
+            return []
+        run.make_ready(run.undone[following], event.time)
+        return [run.undone[following]]
+    released: list[int] = []
+    parent_index = step.spec.parent
+    parent = run.steps[parent_index]
+    parent.ended_children += 1
+    if isinstance(event, StepFailed):
+        parent.failed_children += 1
+    if isinstance(parent.wait, ItemsAwaited) and parent.children and not isinstance(event, StepCancelled):
+        while parent.next_child < len(parent.children):
+            item = parent.children[parent.next_child]
+            parent.next_child += 1
+            if run.steps[item].state is StepState.BLOCKED:
+                run.make_ready(item, event.time)
+                released.append(item)
+                break
+    elif isinstance(parent.wait, StepsAwaited) and index in parent.wait.steps:
+        parent.wait = None
+        run.make_ready(parent_index, event.time)
+        released.append(parent_index)
+    while index >= 0 and run.steps[index].open_children == 0:
+        parent_index = run.steps[index].spec.parent
+        if parent_index < 0:
+            if run.steps[index].state is not StepState.CANCELLED:
+                released.extend(run.release(index, event.time))
+            break
+        parent = run.steps[parent_index]
+        parent.open_children -= 1
+        if parent.state not in ENDED_STEP:
+            break
+        index = parent_index
+    return released

@@ -28,6 +28,10 @@ class Submission:
     parent_run_id: str = ""
     parent_step: str = ""
     depth: int = 0
+    forked_run_id: str = ""
+    forked_step: str = ""
+    kept: tuple[tuple[int, Payload], ...] = ()
+    """Steps of the run that this one is forked from which are taken over, with their outputs."""
 
 
 @value
@@ -186,6 +190,46 @@ class Checkpoint:
     payload: Payload
 
 
+@value
+class Substitution:
+    """A caller ends a step: with an output in its place, or as skipped where there is no payload."""
+
+    step: int
+    payload: Payload | None
+    principal: str
+
+
+@value
+class Reopening:
+    """A caller wants an ended run to go on: what failed, was cancelled or taken back begins anew, and the steps of
+    `again`. With `undo`, none of that: the undo calls of these steps are made again. `substitution` ends a step of
+    those that begin anew."""
+
+    again: tuple[int, ...]
+    undo: tuple[int, ...]
+    substitution: Substitution | None
+    revision: str
+    expire_time: int
+    principal: str
+    reason: str
+    payload: Payload | None
+
+
+@value
+class PauseRequest:
+    """A caller wants no attempt to start."""
+
+    principal: str
+    reason: str
+
+
+@value
+class ResumeRequest:
+    """A caller wants attempts to start again."""
+
+    principal: str
+
+
 Input = (
     Submission
     | StepAdmitted
@@ -206,4 +250,8 @@ Input = (
     | ChildRunEnded
     | Checkpoint
     | HeartbeatMissed
+    | Substitution
+    | Reopening
+    | PauseRequest
+    | ResumeRequest
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.domain import growth
+from orchestrator.domain import growth, reopening
 from orchestrator.domain.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -41,14 +41,13 @@ from orchestrator.domain.events import (
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.states import (
     ENDED_RUN,
-    ENDED_STEP,
     RunState,
     StepState,
     next_run_state,
     next_step_state,
 )
-from orchestrator.domain.waits import ItemsAwaited, SignalAwaited, StepsAwaited, Wait
-from orchestrator.domain.workflow import Graph, Step, StepRole
+from orchestrator.domain.waits import SignalAwaited, Wait
+from orchestrator.domain.workflow import Graph, Step
 
 
 class SequenceGap(Exception):
@@ -83,6 +82,7 @@ class StepRun:
     added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
     ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
     `request` is set where a person decides on it or the step was delegated, and `decided` once a person has.
+    `earlier_attempts` counts those of rounds before. `substituted_by` is who gave the output in place of the step.
     """
 
     __slots__ = (
@@ -94,6 +94,7 @@ class StepRun:
         "chosen",
         "decided",
         "delegated",
+        "earlier_attempts",
         "end_time",
         "ended_children",
         "failed_children",
@@ -107,6 +108,7 @@ class StepRun:
         "skip_reason",
         "spec",
         "state",
+        "substituted_by",
         "target",
         "target_attempts",
         "wait",
@@ -134,11 +136,24 @@ class StepRun:
         self.delegated: StepDelegated | None = None
         self.checkpoint: Payload | None = None
         self.child_run_id = ""
+        self.earlier_attempts = 0
+        self.substituted_by = ""
 
     @property
     def attempt(self) -> int:
         """Number of the newest attempt; 0 before the first."""
         return len(self.attempts)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """Whether it was delegated by a step that does not wait for it."""
+        return self.delegated is not None and self.delegated.detached
+
+    def anew(self, spec: Step) -> StepRun:
+        """Returns the step as it begins in another round; its attempts are counted on."""
+        step = StepRun(spec)
+        step.attempts, step.earlier_attempts = self.attempts, len(self.attempts)
+        return step
 
 
 class Run:
@@ -147,6 +162,8 @@ class Run:
     `steps` begins with those of the graph; steps that they add follow. `signals` holds what no step has taken yet, by
     name, `signal_waiters` the steps that wait. `undoable` counts undo calls that may have to be made, while none is:
     those of steps that succeeded or may; `undoing` is why they are made, once they are, and `undone` holds their steps.
+    `moved` tells, after a reopening, where each step that was kept stood before, and where it stands. `next_graph` is
+    that of the revision that the run is to be reopened with; `former` holds the attempts of steps that were dropped.
     """
 
     __slots__ = (
@@ -158,9 +175,14 @@ class Run:
         "end_time",
         "expire_time",
         "failure",
+        "forked_run_id",
+        "forked_step",
+        "former",
         "graph",
         "input",
         "labels",
+        "moved",
+        "next_graph",
         "output",
         "parent_run_id",
         "parent_step",
@@ -221,6 +243,11 @@ class Run:
         self.undoable = sum(step.is_undone for step in graph.steps)
         self.undoing: RunUndoing | None = None
         self.undone: list[int] = []
+        self.forked_run_id = ""
+        self.forked_step = ""
+        self.moved: dict[int, int] = {}
+        self.next_graph: Graph | None = None
+        self.former: dict[str, list[AttemptRecord]] = {}
 
     @property
     def indexes(self) -> dict[str, int]:
@@ -229,9 +256,21 @@ class Run:
             self._indexes = {step.spec.id: index for index, step in enumerate(self.steps)}
         return self._indexes
 
+    def forget_indexes(self) -> None:
+        """Lets `indexes` be made anew. For the fold alone."""
+        self._indexes = None
+
+    @staticmethod
+    def new_step(spec: Step) -> StepRun:
+        """Makes a step that no round before knew. For the fold alone."""
+        return StepRun(spec)
+
     def add_step(self, spec: Step) -> StepRun:
         """Adds a step that belongs to another. For the fold alone."""
         step = StepRun(spec)
+        if self.former:
+            step.attempts = self.former.pop(spec.id, step.attempts)
+            step.earlier_attempts = len(step.attempts)
         self.steps.append(step)
         self.unfinished += 1
         self.undoable += spec.is_undone
@@ -300,7 +339,7 @@ class Run:
                 self.paused = isinstance(event, RunPaused)
                 return []
             case RunReopened():
-                raise NotImplementedError
+                return reopening.run_reopened(self, event)
 
     def _submitted(self, event: RunSubmitted) -> list[int]:
         self.workflow, self.revision = event.workflow, event.revision
@@ -308,6 +347,7 @@ class Run:
         self.labels, self.attributes = event.labels, event.attributes
         self.traceparent, self.request_id = event.traceparent, event.request_id
         self.parent_run_id, self.parent_step, self.depth = event.parent_run_id, event.parent_step, event.depth
+        self.forked_run_id, self.forked_step = event.forked_run_id, event.forked_step
         self.create_time, self.expire_time = event.time, event.expire_time
         self.input = event.payload
         roots = [step.index for step in self.graph.steps if not step.predecessors]
@@ -381,7 +421,9 @@ class Run:
             self._wait_ended(event.step, step)
         match event:
             case StepSucceeded():
-                step.output = event.payload
+                step.output, step.substituted_by = event.payload, event.substituted_by
+                if event.substituted_by:
+                    self.undoable -= step.spec.is_undone
                 if event.payload is None and step.spec.repeat is not None and step.children:
                     step.output = self.steps[step.children[-1]].output
             case StepFailed():
@@ -389,15 +431,15 @@ class Run:
                 if event.branch is not None:
                     self.steps[event.branch].chosen = True
             case StepSkipped():
-                step.skip_reason = event.reason
+                step.skip_reason, step.substituted_by = event.reason, event.skipped_by
             case StepCancelled():
                 if was_running:
                     step.attempts[-1].failure = CANCELLED_WITH_RUN
         if step.spec.parent >= 0:
-            return self._child_ended(event.step, event)
+            return growth.child_ended(self, event.step, event)
         if isinstance(event, StepCancelled) or step.open_children:
             return []
-        return self._release(event.step, event.time)
+        return self.release(event.step, event.time)
 
     def _wait_ended(self, index: int, step: StepRun) -> None:
         """A step that waited has ended. A signal that it waited for is taken, where it has come."""
@@ -408,45 +450,8 @@ class Run:
                 self.signals[name].pop(0)
         step.wait = None
 
-    def _child_ended(self, index: int, event: StepSucceeded | StepFailed | StepSkipped | StepCancelled) -> list[int]:
-        """A step that belongs to another has ended, and with it perhaps all that others wait for."""
-        step = self.steps[index]
-        if step.spec.role is StepRole.UNDO:
-            following = step.spec.number + 1
-            if isinstance(event, StepCancelled) or following == len(self.undone):
-                return []
-            self.make_ready(self.undone[following], event.time)
-            return [self.undone[following]]
-        released: list[int] = []
-        parent_index = step.spec.parent
-        parent = self.steps[parent_index]
-        parent.ended_children += 1
-        if isinstance(event, StepFailed):
-            parent.failed_children += 1
-        if isinstance(parent.wait, ItemsAwaited) and parent.children and not isinstance(event, StepCancelled):
-            if parent.next_child < len(parent.children):
-                item = parent.children[parent.next_child]
-                parent.next_child += 1
-                self.make_ready(item, event.time)
-                released.append(item)
-        elif isinstance(parent.wait, StepsAwaited) and index in parent.wait.steps:
-            parent.wait = None
-            self.make_ready(parent_index, event.time)
-            released.append(parent_index)
-        while index >= 0 and self.steps[index].open_children == 0:
-            parent_index = self.steps[index].spec.parent
-            if parent_index < 0:
-                if self.steps[index].state is not StepState.CANCELLED:
-                    released.extend(self._release(index, event.time))
-                break
-            parent = self.steps[parent_index]
-            parent.open_children -= 1
-            if parent.state not in ENDED_STEP:
-                break
-            index = parent_index
-        return released
-
-    def _release(self, index: int, time: int) -> list[int]:
+    def release(self, index: int, time: int) -> list[int]:
+        """Lets go on what waits for a step, all of which has ended. For the fold alone."""
         released = []
         for successor in self.steps[index].spec.successors:
             step = self.steps[successor]

@@ -98,9 +98,9 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.APPROVAL_REQUESTED: {StepState.READY: StepState.WAITING},
     EventKind.ITERATION_STARTED: {StepState.WAITING: StepState.WAITING},
     EventKind.APPROVAL_DECIDED: {StepState.WAITING: StepState.READY},
-    EventKind.STEP_SUCCEEDED: dict.fromkeys((StepState.RUNNING, StepState.WAITING), StepState.SUCCEEDED),
+    EventKind.STEP_SUCCEEDED: dict.fromkeys(sorted(_LIVE_STEP), StepState.SUCCEEDED),
     EventKind.STEP_FAILED: dict.fromkeys((StepState.READY, StepState.WAITING), StepState.FAILED),
-    EventKind.STEP_SKIPPED: {StepState.READY: StepState.SKIPPED},
+    EventKind.STEP_SKIPPED: dict.fromkeys(sorted(_LIVE_STEP), StepState.SKIPPED),
     EventKind.STEP_CANCELLED: dict.fromkeys(sorted(_LIVE_STEP), StepState.CANCELLED),
 }
 """Kind of event -> state of the step it may occur in -> state after it; of STEP_DELEGATED,
@@ -108,7 +108,8 @@ that of the step which delegates.
 
 Without an event of its own, BLOCKED becomes READY when the last of the step's predecessors has ended (or, among the
 items of a map and the undo calls of a run, when its turn comes), and WAITING becomes READY when a step that a suspended
-attempt waits for has ended. A delegated step begins as READY, an iteration too."""
+attempt waits for has ended. A delegated step begins as READY, an iteration too. RUN_REOPENED lets ended steps begin
+anew, as BLOCKED or READY. BLOCKED and READY become SUCCEEDED where an output is given in place of the step."""
 
 
 class IllegalTransition(Exception):

@@ -291,10 +291,12 @@ class Admission:
 
     @staticmethod
     def _may_start(live: LiveRun, step: int) -> bool:
-        """Whether a step waits for a call; one that still has one is queued anew when that is gone."""
+        """Whether a step waits for a call; one that still has one is queued anew when that is gone, and one of a paused
+        run when that is resumed."""
         if live.forgotten or live.run.ended or step in live.flights:
             return False
-        return live.run.steps[step].state in (StepState.READY, StepState.RUNNING)
+        state = live.run.steps[step].state
+        return state is StepState.RUNNING or (state is StepState.READY and not live.run.paused)
 
     def _find(self, key: QueueKey) -> tuple[Endpoint, Ticket] | Wait:
         """Takes the least busy endpoint that can take a call now, or says why none can."""

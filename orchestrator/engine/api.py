@@ -26,6 +26,7 @@ from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
+from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.updates import Update
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
@@ -93,6 +94,46 @@ class Runs(Protocol):
         self, caller: Caller, request: run_service_pb2.SignalRunRequest
     ) -> run_service_pb2.SignalRunResponse:
         """Sends a signal to a run; see SignalRun."""
+        ...
+
+    async def retry(self, caller: Caller, request: run_service_pb2.RetryRunRequest) -> run_service_pb2.RetryRunResponse:
+        """Reopens a run; see RetryRun."""
+        ...
+
+    async def retry_step(
+        self, caller: Caller, request: run_service_pb2.RetryStepRequest
+    ) -> run_service_pb2.RetryStepResponse:
+        """Runs a step again; see RetryStep."""
+        ...
+
+    async def skip(self, caller: Caller, request: run_service_pb2.SkipStepRequest) -> run_service_pb2.SkipStepResponse:
+        """Ends a step in its place; see SkipStep."""
+        ...
+
+    async def fork(self, caller: Caller, request: run_service_pb2.ForkRunRequest) -> run_service_pb2.ForkRunResponse:
+        """Submits a run that begins at a step of another; see ForkRun."""
+        ...
+
+    async def mend_many(
+        self,
+        caller: Caller,
+        terms: Sequence[FilterTerm],
+        before: UUID | None,
+        limit: int,
+        request: run_service_pb2.MendRunsRequest,
+    ) -> MendedMany:
+        """Does what `request` says to at most `limit` runs that meet every term, newest first, with ids below `before`;
+        see MendRuns."""
+        ...
+
+    async def pause(self, caller: Caller, request: run_service_pb2.PauseRunRequest) -> run_service_pb2.PauseRunResponse:
+        """Lets no attempt start; see PauseRun."""
+        ...
+
+    async def resume(
+        self, caller: Caller, request: run_service_pb2.ResumeRunRequest
+    ) -> run_service_pb2.ResumeRunResponse:
+        """Lets attempts start again; see ResumeRun."""
         ...
 
 

@@ -20,6 +20,7 @@ from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
 from orchestrator.contracts.delegation import delegated_step
 from orchestrator.contracts.descriptors import Contract, InvalidContract, read_contract
+from orchestrator.contracts.violations import Violation
 from orchestrator.domain.errors import FieldFault, MethodNotServed, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
@@ -329,6 +330,14 @@ class Catalogue:
             )
         self.remember(row.key, checked.compiled)
         return checked.compiled
+
+    async def violations_of(
+        self, key: RevisionKey, compiled: CompiledWorkflow, changed: workflow_pb2.Workflow
+    ) -> Sequence[Violation]:
+        """Checks a changed form of a compiled revision against the contracts that the revision is pinned to."""
+        await self.load_contracts(key.namespace, compiled.contract_digests)
+        parts = [(one[:12], self._contracts[one]) for one in compiled.contract_digests if one in self._contracts]
+        return check_workflow(changed, parts, applied=await self.children(key.namespace, changed)).violations
 
     async def children(self, namespace: str, workflow: workflow_pb2.Workflow) -> Applied:
         """Returns the workflows that the steps of one run, by the name and revision that they give. Those that are

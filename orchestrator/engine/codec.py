@@ -58,6 +58,7 @@ def encode(event: Event, run: Run) -> JournalRow:
         case ev.StepSkipped():
             step = steps[event.step].spec.id
             message.step_skipped.reason = int(event.reason)  # type: ignore[assignment]
+            message.step_skipped.skipped_by = event.skipped_by
         case ev.StepCancelled():
             step, attempt = steps[event.step].spec.id, event.attempt
             message.step_cancelled.SetInParent()
@@ -91,6 +92,7 @@ def _encode_submitted(event: ev.RunSubmitted, submitted: event_pb2.RunSubmitted)
     submitted.attributes.update(event.attributes)
     submitted.parent_run_id, submitted.parent_step = event.parent_run_id, event.parent_step
     submitted.depth = event.depth
+    submitted.forked_run_id, submitted.forked_step = event.forked_run_id, event.forked_step
 
 
 def decode(row: JournalRow, run: Run) -> Event:
@@ -152,7 +154,8 @@ def decode(row: JournalRow, run: Run) -> Event:
                 sequence, time, index, message.attempt, from_failure(ended.failure), ended.handled, branch
             )
         case EventKind.STEP_SKIPPED:
-            return ev.StepSkipped(sequence, time, index, ev.SkipReason(message.step_skipped.reason))
+            skipped = message.step_skipped
+            return ev.StepSkipped(sequence, time, index, ev.SkipReason(skipped.reason), skipped.skipped_by)
         case EventKind.STEP_CANCELLED:
             return ev.StepCancelled(sequence, time, index, message.attempt)
         case EventKind.RUN_SUCCEEDED:
@@ -184,6 +187,8 @@ def _decode_submitted(message: event_pb2.RunEvent, payload: Payload | None) -> e
         submitted.parent_run_id,
         submitted.parent_step,
         submitted.depth,
+        submitted.forked_run_id,
+        submitted.forked_step,
     )
 
 

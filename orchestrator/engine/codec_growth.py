@@ -148,7 +148,7 @@ def _encode_of_run(event: Event, run: Run, message: event_pb2.RunEvent) -> Paylo
             reopened = message.run_reopened
             reopened.round, reopened.revision = event.round, event.revision
             reopened.principal, reopened.reason = event.principal, event.reason
-            reopened.reset.extend(run.steps[index].spec.id for index in event.reset)
+            reopened.reset.extend(event.reset)
             set_timestamp(reopened.expire_time, event.expire_time)
             return event.payload
         case ev.RunPaused():
@@ -224,7 +224,7 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
                 sequence,
                 time,
                 reopened.round,
-                tuple(run.indexes[step] for step in reopened.reset),
+                tuple(reopened.reset),
                 reopened.revision,
                 from_timestamp(reopened.expire_time),
                 reopened.principal,

@@ -33,6 +33,12 @@ def too_large(what: str, size: int) -> Failure:
     return Failure(Code.RESOURCE_EXHAUSTED, "PAYLOAD_TOO_LARGE", text, Origin.ORCHESTRATOR)
 
 
+def output_class_of(compiled: CompiledWorkflow, index: int) -> type[Message] | None:
+    """Returns the class of a step's output, as bindings read it; None where they cannot."""
+    step = compiled.steps[index]
+    return step.items.output_class if step.items is not None else step.output_class
+
+
 class RunData:
     """Implements plan.Conditions for a run. Steps are named by their index in the run.
 
@@ -46,6 +52,8 @@ class RunData:
         self._items: dict[int, Items] = {}
         self._parts: dict[int, Message] = {}  # Outputs of items and iterations whose step has not ended.
         self.answer: Message | None = None
+        self._next: tuple[CompiledWorkflow, Message | None] = (compiled, None)
+        self._named: dict[str, tuple[CompiledStep, str]] = {}
 
     # --- what a step is
 
@@ -127,6 +135,14 @@ class RunData:
             found = self._parts[index] = self._output(index)
         return found
 
+    def _item(self, index: int) -> Message | None:
+        """Returns the output of an item that has ended, None where it failed; it is kept no longer."""
+        if self._run.steps[index].state is not StepState.SUCCEEDED:
+            return None
+        output = self._part(index)
+        del self._parts[index]
+        return output
+
     def _output(self, index: int) -> Message:
         output = self._run.steps[index].output
         assert output is not None
@@ -163,21 +179,60 @@ class RunData:
         """Makes the output of a step, as bindings read it, that no call has just given."""
         spec, compiled = self._run.steps[index].spec, self.step(index)
         children = self._run.steps[index].children or []
-        if spec.map is not None:
+        if spec.map is not None and payload is None:
             assert compiled.items is not None
             items = self._items_of(index)
-            outputs = [self._parts.pop(child, None) for child in children]
+            outputs = [self._item(child) for child in children]
             return compiled.items.collect(items, outputs)
-        if spec.repeat is not None:
+        if spec.repeat is not None and payload is None:
             output = self._part(children[-1])
             for child in children:
                 self._parts.pop(child, None)
             return output
         assert payload is not None
+        if spec.map is not None:
+            assert compiled.items is not None
+            return compiled.items.output_class.FromString(payload.data)
         if spec.targets and self._run.steps[index].target:
             return self.target(index).response_class.FromString(payload.data)
         assert compiled.output_class is not None
         return compiled.output_class.FromString(payload.data)
+
+    def reopened(self) -> None:
+        """See plan.Conditions. What the run goes on with was told by `go_on_with`."""
+        compiled, run_input = self._next
+        run, moved, before = self._run, self._run.moved, self.scope
+        scope = Scope(len(compiled.steps), before.input if run_input is None else run_input)
+        for old, new in moved.items():
+            step = run.steps[new]
+            if old >= self._count:
+                continue
+            output = before.outputs[old]
+            if step.state is StepState.SUCCEEDED and output is not None:
+                scope.set_succeeded(new, self._as_of(compiled, new, output))
+            elif step.state is StepState.FAILED and step.failure is not None:
+                scope.set_failed(new, step.failure)
+            elif step.state is StepState.SKIPPED:
+                scope.set_skipped(new)
+        # A delegated step that begins anew has been moved by its number alone.
+        places = {step.spec.id: index for index, step in enumerate(run.steps) if step.delegated is not None}
+        self._delegated = {places[name]: known for name, known in self._named.items() if name in places}
+        self._items, self._parts = {}, {}
+        self.compiled, self._count, self.scope = compiled, len(compiled.steps), scope
+
+    def go_on_with(self, compiled: CompiledWorkflow, run_input: Message | None) -> None:
+        """Says what the run is reopened with, right before it is: its revision, and a new input or None."""
+        self._next = compiled, run_input
+        self._run.next_graph = compiled.graph if compiled is not self.compiled else None
+        self._named = {self._run.steps[index].spec.id: known for index, known in self._delegated.items()}
+
+    @staticmethod
+    def _as_of(compiled: CompiledWorkflow, index: int, output: Message) -> Message:
+        """Returns a kept output as a message of the revision that the run goes on with."""
+        expected = output_class_of(compiled, index)
+        if expected is None or isinstance(output, expected):
+            return output
+        return expected.FromString(output.SerializeToString())
 
     def holds(self, step: int) -> bool | Failure:
         """See plan.Conditions."""

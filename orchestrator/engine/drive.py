@@ -52,7 +52,7 @@ from orchestrator.engine.worker_ports import Ticket
 
 _LOGGER = logging.getLogger(__name__)
 _DELIVERIES = (ev.AttemptStarted, ev.DeliveryStarted)
-_ENDS = (ev.StepFailed, ev.StepCancelled, ev.StepSucceeded)
+_ENDS = (ev.StepFailed, ev.StepCancelled, ev.StepSucceeded, ev.StepSkipped)
 
 
 class Driver:

@@ -22,10 +22,13 @@ from orchestrator.engine.delegate import ReadStepToken, Steps
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
+from orchestrator.engine.fork import Forker
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.mend import Mender
+from orchestrator.engine.mend_many import AskElsewhere, ManyMender
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ownership import CancelElsewhere, Ownership
 from orchestrator.engine.park import Parker
@@ -68,12 +71,27 @@ class Runs:
     """Implements api.Runs: each verb is where it is decided."""
 
     def __init__(
-        self, reader: RunReader, submitter: Submitter, canceller: Canceller, signals: Signals, ends: Ends
+        self,
+        reader: RunReader,
+        submitter: Submitter,
+        canceller: Canceller,
+        signals: Signals,
+        ends: Ends,
+        mender: Mender,
+        forker: Forker,
+        many: ManyMender,
     ) -> None:
         self.submit = submitter.submit
         self.submit_many = submitter.submit_many
         self.cancel = canceller.cancel
         self.signal = signals.signal
+        self.retry = mender.retry
+        self.retry_step = mender.retry_step
+        self.skip = mender.skip
+        self.pause = mender.pause
+        self.resume = mender.resume
+        self.fork = forker.fork
+        self.mend_many = many.mend
         self.get = reader.get
         self.list = reader.list
         self.list_steps = reader.list_steps
@@ -113,6 +131,7 @@ class Engine:
         trace_calls: bool,
         new_trace: Callable[[], str],
         cancel_elsewhere: CancelElsewhere,
+        ask_elsewhere: AskElsewhere,
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer = limits, observer
@@ -152,7 +171,20 @@ class Engine:
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         canceller = Canceller(self._driver, self._reader, self._ownership)
         signals = Signals(self._driver, self._ownership, self._reader)
-        self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends)
+        mender = Mender(
+            self._driver,
+            self._catalogue,
+            self._reader,
+            self._ownership,
+            self._submitter,
+            transit,
+            stores.runs,
+            stores.journal,
+            self._clock,
+        )
+        forker = Forker(self._catalogue, self._submitter, stores.runs, stores.journal)
+        many = ManyMender(mender, stores.runs, ask_elsewhere)
+        self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends, mender, forker, many)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
         self._children = ChildRuns(

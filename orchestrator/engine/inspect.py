@@ -200,7 +200,7 @@ class RunReader:
                     await self._turns.take()
                 sequence = update.sequence
                 yield update
-                if update.is_last:
+                if update.is_last and await self._ends_with(live, key, sequence):
                     return
             has_turn = not updates and await self._wait_updates(key, sequence)
             if not updates and not has_turn:
@@ -211,6 +211,12 @@ class RunReader:
     def _progress(self, run_id: UUID, sequence: int) -> run_service_pb2.WatchRunResponse:
         progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()))
         return run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), progress=progress)
+
+    async def _ends_with(self, live: LiveRun | None, key: RunKey, sequence: int) -> bool:
+        """Tells whether the run's last event is the end of a round that was told: it has not been reopened since."""
+        if live is not None and live.run.ended and live.run.sequence == sequence:
+            return True
+        return await self._already_ended(key, sequence)
 
     async def _already_ended(self, key: RunKey, sequence: int) -> bool:
         row = await self._row(key)
@@ -275,8 +281,7 @@ class RunReader:
         return message
 
     async def _fold(self, row: RunRow, view: int) -> Run | None:
-        compiled = await self._catalogue.compiled(row.revision)
-        return await read_run(self._journal, row.key, compiled, view == FULL)
+        return await read_run(self._journal, row, self._catalogue, view == FULL)
 
     def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)

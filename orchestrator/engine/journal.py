@@ -17,7 +17,7 @@ from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.run import Run
-from orchestrator.domain.states import TERMINAL_EVENTS, RunState
+from orchestrator.domain.states import TERMINAL_EVENTS, EventKind, RunState
 from orchestrator.domain.values import value
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
@@ -50,7 +50,9 @@ def _entry(live: LiveRun, staged: list[Staged]) -> RunEntry:
     else:
         state = RunState.PENDING if run.start_time is None else RunState.RUNNING
     new = live.new if rows[0].sequence == 1 else None
-    return RunEntry(live.key, live.epoch, rows, int(state), run.start_time, run.end_time if ends else None, new)
+    reopened = live.reopened if rows[0].kind == EventKind.RUN_REOPENED else None
+    end_time = run.end_time if ends else None
+    return RunEntry(live.key, live.epoch, rows, int(state), run.start_time, end_time, new, reopened)
 
 
 class GroupCommit:

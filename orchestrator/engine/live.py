@@ -21,7 +21,7 @@ from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.data import RunData
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.ports import JournalRow, NewRun, WriteResult
+from orchestrator.engine.ports import JournalRow, NewRun, ReopenedRun, WriteResult
 from orchestrator.engine.timers import Timer
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Update, encode_update
@@ -112,10 +112,10 @@ class LiveRun:
         self.key = key
         self.run_id = str(key.run_id)
         self.epoch = epoch
-        self.compiled = compiled
         self.run = Run(compiled.graph)
-        self.scope = scope
         self.new = new
+        self.reopened: ReopenedRun | None = None
+        """Set where this replica reopens the run: with the first of its events, its row changes."""
         self.client_id = new.client_id if new is not None else ""
         self.staged: list[Staged] = []
         self.in_journal_queue = False
@@ -138,6 +138,11 @@ class LiveRun:
         self._turns: Turns | None = None
         self._left = Waiters()
         self._flushed = Waiters()
+
+    @property
+    def compiled(self) -> CompiledWorkflow:
+        """The revision that the run goes by."""
+        return self.data.compiled
 
     # --- durable rows, for those who watch
 

@@ -95,7 +95,7 @@ class Parker:
         if wake_time <= soon:
             return None
         for step in steps:
-            ready = step.state is StepState.READY and (step.queue_time or 0) <= soon
+            ready = step.state is StepState.READY and (step.queue_time or 0) <= soon and not run.paused
             if ready or step.state is StepState.RUNNING:
                 # Only an event changes that: until then the steps need not be looked at again.
                 live.restless_sequence = run.sequence

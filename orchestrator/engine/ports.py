@@ -53,12 +53,22 @@ class NewRun:
 
 
 @value
+class ReopenedRun:
+    """What changes in the row of an ended run that goes on in another round."""
+
+    round: int
+    revision: str
+    expire_time: int
+    journal_format: int
+
+
+@value
 class RunEntry:
     """Events of one run that become durable together, under the fence of its owner and epoch.
 
     `rows` have dense sequences and stay as they are. `state`, `start_time` and `end_time` are those of the run after
-    them (domain.states). With `new` the run's rows are inserted; without it the run must be owned by the writing
-    replica in this epoch.
+    them (domain.states). With `new` the run's rows are inserted; with `reopened` the run must have ended in the epoch
+    before this one, and the writing replica becomes its owner; with neither it must be its owner in this epoch.
     """
 
     key: RunKey
@@ -68,6 +78,7 @@ class RunEntry:
     start_time: int | None
     end_time: int | None
     new: NewRun | None = None
+    reopened: ReopenedRun | None = None
 
 
 class WriteState(enum.Enum):

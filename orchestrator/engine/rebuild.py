@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.scope import Scope
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
-from orchestrator.domain.ids import RunKey
+from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.codec import decode
+from orchestrator.engine.codec import decode, to_message
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import to_any
-from orchestrator.engine.ports import JournalRow, JournalStore
+from orchestrator.engine.ports import JournalRow, JournalStore, RunRow
 
 PAGE_ROWS = 500
 """Rows read and folded at once."""
@@ -36,12 +37,25 @@ async def read_pages(store: JournalStore, key: RunKey, payloads: bool) -> AsyncI
             return
 
 
-async def read_run(store: JournalStore, key: RunKey, compiled: CompiledWorkflow, payloads: bool) -> Run | None:
+async def first_compiled(store: JournalStore, row: RunRow, catalogue: Catalogue) -> CompiledWorkflow:
+    """Returns the revision that a run was submitted with; it may have been reopened with another."""
+    if row.round == 1:
+        return await catalogue.compiled(row.revision)
+    rows = await store.read(row.key, 0, 1, payloads=False)
+    revision = to_message(rows[0], payloads=False).run_submitted.revision if rows else row.revision.revision
+    return await catalogue.compiled(row.revision._replace(revision=revision))
+
+
+async def read_run(store: JournalStore, row: RunRow, catalogue: Catalogue, payloads: bool) -> Run | None:
     """Reads and folds a run; None where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
-    run = Run(compiled.graph)
-    async for page in read_pages(store, key, payloads):
-        for row in page:
-            run.apply(decode(row, run))
+    run = Run((await first_compiled(store, row, catalogue)).graph)
+    async for page in read_pages(store, row.key, payloads):
+        for one in page:
+            event = decode(one, run)
+            if isinstance(event, ev.RunReopened) and event.revision != run.revision:
+                compiled = await catalogue.compiled(row.revision._replace(revision=event.revision))
+                run.next_graph = compiled.graph
+            run.apply(event)
     return run if run.sequence else None
 
 
@@ -52,7 +66,7 @@ async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue
         match event:
             case ev.RunSubmitted():
                 if event.payload is not None:
-                    live.scope.input = live.compiled.parse_input(to_any(event.payload))
+                    live.data.scope.input = live.compiled.parse_input(to_any(event.payload))
             case ev.StepSucceeded():
                 live.data.step_ended(event.step, StepState.SUCCEEDED, None, event.payload)
             case ev.StepFailed():
@@ -63,7 +77,33 @@ async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue
                 digest = event.contract_digest
                 step = await catalogue.delegated_step(live.key.namespace, digest, event.target.method)
                 live.data.learn(event.step, step, digest)
+            case ev.RunReopened():
+                await _prepare(live, event, catalogue)
         live.run.apply(event)
+        if isinstance(event, ev.RunReopened):
+            live.data.reopened()
+
+
+async def _prepare(live: LiveRun, event: ev.RunReopened, catalogue: Catalogue) -> None:
+    compiled = live.compiled
+    if event.revision != live.run.revision:
+        compiled = await catalogue.compiled(RevisionKey(live.key.namespace, live.run.workflow, event.revision))
+    run_input = compiled.parse_input(to_any(event.payload)) if event.payload is not None else None
+    if run_input is None and live.run.input is not None:
+        run_input = compiled.parse_input(to_any(live.run.input))
+    live.data.go_on_with(compiled, run_input)
+
+
+async def load_run(store: JournalStore, row: RunRow, catalogue: Catalogue) -> LiveRun:
+    """Rebuilds a run with its data, ended or not, which nobody drives by that. Errors: as refold, FormatUnknown."""
+    require_format(row.journal_format)
+    compiled = await first_compiled(store, row, catalogue)
+    live = LiveRun(row.key, row.epoch, compiled, Scope(len(compiled.graph.steps), None), None)
+    live.client_id = row.client_id
+    async for page in read_pages(store, row.key, payloads=True):
+        await refold(live, page, catalogue)
+    live.durable_sequence = live.run.sequence
+    return live
 
 
 def require_format(journal_format: int) -> None:

@@ -8,7 +8,6 @@ import random
 from collections.abc import Sequence
 from uuid import UUID
 
-from orchestrator.contracts.scope import Scope
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
@@ -20,7 +19,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
-from orchestrator.engine.rebuild import read_pages, refold, require_format
+from orchestrator.engine.rebuild import load_run
 from orchestrator.engine.transit import Transit
 
 GIVEN_UP = Failure(
@@ -147,14 +146,7 @@ class Recovery:
             return None
 
     async def _load(self, row: RunRow) -> LiveRun | None:
-        require_format(row.journal_format)
-        compiled = await self._catalogue.compiled(row.revision)
-        scope = Scope(len(compiled.graph.steps), None)
-        live = LiveRun(row.key, row.epoch, compiled, scope, None)
-        live.client_id = row.client_id
-        async for page in read_pages(self._journal, row.key, payloads=True):
-            await refold(live, page, self._catalogue)
-        live.durable_sequence = live.run.sequence
+        live = await load_run(self._journal, row, self._catalogue)
         if live.run.ended:
             return None
         self._driver.adopt(live)

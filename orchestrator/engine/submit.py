@@ -10,6 +10,7 @@ from uuid import UUID
 
 import uuid_utils.compat
 from baton.v1 import run_service_pb2
+from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
 from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
@@ -47,6 +48,12 @@ def body_hash(request: run_service_pb2.SubmitRunRequest) -> bytes:
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()
 
 
+def _hash_of(request: run_service_pb2.SubmitRunRequest, fork: Fork | None) -> bytes:
+    if not request.request_id:
+        return b"\0" * 32
+    return body_hash(request) if fork is None else fork.body_hash
+
+
 def _require_storable(request: run_service_pb2.SubmitRunRequest) -> None:
     """Refuses text that no database row can hold. Errors: InvalidRequest."""
     texts = [("request_id", request.request_id), ("workspace", request.workspace), ("client_id", request.client_id)]
@@ -69,6 +76,16 @@ class Child:
     parent_step: str = ""
     depth: int = 0
     expire_time: int = NEVER
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Where a run is forked: what it takes over, by the indexes of steps, and what makes it the same request."""
+
+    run_id: str
+    step: str
+    kept: tuple[tuple[int, Payload], ...]
+    body_hash: bytes
 
 
 NO_CHILD = Child()
@@ -205,7 +222,7 @@ class Submitter:
     ) -> LiveRun | None:
         """Checks a submission and stages its run; None where it was to be checked alone."""
         _require_storable(request)
-        self._require_room()
+        self.require_room()
         revision, compiled = await self._revision(caller, request)
         run_input = self._input(compiled, request)
         if request.validate_only:
@@ -232,7 +249,8 @@ class Submitter:
             )
         return RunKey(live.key.namespace, result.winner)
 
-    def _require_room(self) -> None:
+    def require_room(self) -> None:
+        """Refuses what would begin another run. Errors: ShuttingDown, TooManyRuns."""
         if not self.accepting:
             raise errors.ShuttingDown("this replica takes no new runs; try another", retry_delay_seconds=1.0)
         active, queued = len(self._driver.runs), self._driver.journal.queued_events
@@ -272,6 +290,15 @@ class Submitter:
                 f"{path}: {error.message}", faults=[errors.FieldFault(path, "INPUT_INVALID", error.message)]
             ) from None
 
+    def expire_time(
+        self, compiled: CompiledWorkflow, timeout: duration_pb2.Duration | None, now: int | None = None
+    ) -> int:
+        """Returns when the time of a run is over that begins now: the workflow's, or `timeout` where that is less."""
+        timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
+        if timeout is not None:
+            timeout_us = min(timeout_us, timeout.ToMicroseconds())
+        return (self._clock.now() if now is None else now) + timeout_us
+
     async def submit_child(
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest, child: Child
     ) -> WriteState | None:
@@ -279,7 +306,7 @@ class Submitter:
 
         Errors: those of SubmitRun.
         """
-        self._require_room()
+        self.require_room()
         revision = RevisionKey(caller.namespace, request.workflow, request.revision)
         compiled = await self._catalogue.compiled(revision)
         run_input = self._input(compiled, request)
@@ -292,6 +319,25 @@ class Submitter:
                 raise
             return None
 
+    async def submit_fork(
+        self, caller: Caller, request: run_service_pb2.SubmitRunRequest, fork: Fork
+    ) -> run_service_pb2.SubmitRunResponse:
+        """Submits a run that takes over what another has done. Errors: those of SubmitRun."""
+        _require_storable(request)
+        self.require_room()
+        revision = RevisionKey(caller.namespace, request.workflow, request.revision)
+        compiled = await self._catalogue.compiled(revision)
+        run_input = self._input(compiled, request)
+        accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
+        live = self._start(caller, request, revision, compiled, run_input, accepted, fork=fork)
+        try:
+            result: WriteResult | None = await asyncio.shield(accepted)
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            result = None
+        return await self._answer(live, self._key(live, request, result), request, 0.0)
+
     def _start(
         self,
         caller: Caller,
@@ -301,17 +347,16 @@ class Submitter:
         run_input: Message | None,
         accepted: Acceptance,
         child: Child = NO_CHILD,
+        fork: Fork | None = None,
     ) -> LiveRun:
         now = self._clock.now()
-        timeout_us = compiled.run_timeout_us or int(self._limits.default_run_timeout_seconds * 1_000_000)
-        if request.HasField("run_timeout"):
-            timeout_us = min(timeout_us, request.run_timeout.ToMicroseconds())
-        expire_time = min(now + timeout_us, child.expire_time)
+        timeout = request.run_timeout if request.HasField("run_timeout") else None
+        expire_time = min(self.expire_time(compiled, timeout, now), child.expire_time)
         labels, attributes = tuple(sorted(request.labels)), dict(request.attributes)
         new = NewRun(
             revision,
             request.request_id,
-            body_hash(request) if request.request_id else b"\0" * 32,
+            _hash_of(request, fork),
             caller.principal,
             caller.channel,
             request.workspace,
@@ -341,6 +386,7 @@ class Submitter:
             child.parent_run_id,
             child.parent_step,
             child.depth,
+            *((fork.run_id, fork.step, fork.kept) if fork is not None else ()),
         )
         self._driver.runs[key] = live
         self._driver.advance(live, submission, now)

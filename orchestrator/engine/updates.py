@@ -40,7 +40,7 @@ _MORE_TAG = bytes((WatchRunResponse.MORE_FIELD_NUMBER << 3 | 2,))
 @dataclass(frozen=True, slots=True)
 class Update:
     """One event, or some that follow each other, as a serialized WatchRunResponse; the cursor and sequence of the last
-    of them, and whether that is the run's last."""
+    of them, and whether that is the last of a round."""
 
     cursor: str
     data: bytes
@@ -123,7 +123,7 @@ class UpdatePages:
         first = sequence - sequence % PAGE_ROWS
         name = (key, first, payloads)
         page = self._pages.get(name)
-        if page is None:
+        if page is None or (len(page) < PAGE_ROWS and sequence >= page[-1].sequence):  # It may have been reopened.
             rows = await self._journal.read(key, first, PAGE_ROWS, payloads)
             page = [encode_update(key.run_id, row, payloads) for row in rows]
             if page and (len(page) == PAGE_ROWS or page[-1].is_last):

@@ -55,6 +55,8 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
         parent_run_id=run.parent_run_id,
         parent_step=run.parent_step,
         paused=run.paused,
+        forked_run_id=run.forked_run_id,
+        forked_step=run.forked_step,
         principal=run.principal,
         channel=run.channel,
         workspace=run.workspace,
@@ -169,6 +171,8 @@ def _fill_step(
         message.parent, message.role = run.steps[spec.parent].spec.id, int(spec.role)  # type: ignore[assignment]
     if step.child_run_id:
         message.child_run_id = step.child_run_id
+    if step.substituted_by:
+        message.substituted_by = step.substituted_by
     if isinstance(step.wait, waits.ApprovalAwaited):
         message.request_hash = step.wait.request_hash
     for record in step.attempts:
@@ -244,6 +248,8 @@ def _wait(run: Run, index: int, step: StepRun, wait_of: Callable[[int], Wait | N
         ][:MAX_WAIT_STEPS]
         text = "waits for " + ", ".join(waited_for[:5]) + (" and others" if len(waited_for) > 5 else "")
         return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_STEPS, message=text, steps=waited_for)
+    if run.paused:
+        return _reason(run_pb2.WAIT_KIND_PAUSED, "the run is paused; resume it with ResumeRun")
     wait = wait_of(index)
     if wait is None:
         return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_JOURNAL, message="admitted; its entry is being made durable")

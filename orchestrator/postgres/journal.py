@@ -55,16 +55,56 @@ class PostgresJournalStore:
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
         async with self._journal.lend_kept() as connection:
-            answer = await connection.fetchrow(_QUERIES[name], *arguments)
-            if answer is None or not answer["leased"]:
-                raise LeaseLost
-            written: list[int] = answer["positions"]
+            written = await _run(connection, replica_id, entries, name, arguments)
             if len(written) == len(entries):
                 return [_WRITTEN] * len(entries)
             results: dict[int, WriteResult] = dict.fromkeys(written, _WRITTEN)
             missing = {position: entry for position, entry in enumerate(entries, 1) if position not in results}
             results |= await _settle(connection, missing)
         return [results[position] for position in range(1, len(entries) + 1)]
+
+
+async def _run(
+    connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record],
+    replica_id: UUID,
+    entries: Sequence[RunEntry],
+    name: str,
+    arguments: Sequence[object],
+) -> list[int]:
+    """Writes a batch and returns the positions of what was written. Ended runs in it are taken first, in the same
+    transaction: they then stand as those do that this replica owned before. Errors: LeaseLost."""
+    reopened = [entry for entry in entries if entry.reopened is not None]
+    if not reopened:
+        return _positions(await connection.fetchrow(_QUERIES[name], *arguments))
+    async with connection.transaction():
+        await connection.execute(_QUERIES["reopen"], replica_id, *reopening_of(reopened))
+        return _positions(await connection.fetchrow(_QUERIES[name], *arguments))
+
+
+def _positions(answer: asyncpg.Record | None) -> list[int]:
+    if answer is None or not answer["leased"]:
+        raise LeaseLost
+    positions: list[int] = answer["positions"]
+    return positions
+
+
+def reopening_of(entries: Sequence[RunEntry]) -> list[list[object]]:
+    """Lays out what the statement `reopen` takes, a column for each."""
+    rows = [
+        (
+            entry.key.namespace,
+            entry.key.run_id,
+            entry.epoch,
+            entry.rows[0].sequence,
+            entry.reopened.round,
+            entry.reopened.revision,
+            entry.reopened.expire_time,
+            entry.reopened.journal_format,
+        )
+        for entry in entries
+        if entry.reopened is not None
+    ]
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def _settle(

@@ -67,6 +67,15 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "APPROVAL_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "APPROVAL_CHANGED": grpc.StatusCode.FAILED_PRECONDITION,
     "APPROVER_NOT_ALLOWED": grpc.StatusCode.PERMISSION_DENIED,
+    "RUN_ACTIVE": grpc.StatusCode.FAILED_PRECONDITION,
+    "RUN_SUCCEEDED": grpc.StatusCode.FAILED_PRECONDITION,
+    "CHILD_RUN": grpc.StatusCode.FAILED_PRECONDITION,
+    "STEP_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "STEP_NOT_MENDABLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "REVISION_INCOMPATIBLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "SUBSTITUTE_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
+    "OUTPUT_NEEDED": grpc.StatusCode.FAILED_PRECONDITION,
+    "MEND_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The gRPC code of each reason in baton.v1.ErrorReason that a call can be answered with."""
 

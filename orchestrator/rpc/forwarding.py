@@ -69,8 +69,12 @@ class Forwarding:
     async def cancel_run(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
         """See ownership.CancelElsewhere."""
         raw = CancelRunRequest(run_id=str(run_id), reason=reason).SerializeToString()
-        token = self._tokens.sign_forward(caller, CANCEL_METHOD, raw, self._now() + round(TOKEN_SECONDS * 1_000_000))
-        await self._send(address, CANCEL_METHOD, raw, [(FORWARD_KEY, token)], CANCEL_SECONDS)
+        await self.ask(address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
+
+    async def ask(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
+        """See mend_many.AskElsewhere."""
+        token = self._tokens.sign_forward(caller, method, request, self._now() + round(TOKEN_SECONDS * 1_000_000))
+        return await self._send(address, method, request, [(FORWARD_KEY, token)], seconds)
 
     async def forward(self, call: Call, elsewhere: RunElsewhere) -> bytes:
         """Sends a call to the replica that drives its run and returns the answer; what that one refuses ends the call

@@ -14,6 +14,7 @@ from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_UNS
 from orchestrator.engine.api import Runs
 from orchestrator.rpc.filters import parse_filter, require_ends
 from orchestrator.rpc.layers import current_caller
+from orchestrator.rpc.mending import Mending
 from orchestrator.rpc.paging import EVENT_PAGE_SIZE, Listing, cut_page, page_size
 from orchestrator.rpc.submissions import Submissions, require_input_size
 from orchestrator.rpc.watches import Watches
@@ -29,6 +30,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         self._runs = runs
         self._watches = watches
         self._submissions = submissions
+        self._mending = Mending(runs)
 
     async def SubmitRun(
         self, request: run_service_pb2.SubmitRunRequest, context: object
@@ -134,6 +136,48 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
     ) -> run_service_pb2.SignalRunResponse:
         """Sends a signal to a run."""
         return await self._runs.signal(current_caller(), request)
+
+    async def RetryRun(
+        self, request: run_service_pb2.RetryRunRequest, context: object
+    ) -> run_service_pb2.RetryRunResponse:
+        """Reopens a run."""
+        return await self._runs.retry(current_caller(), request)
+
+    async def RetryStep(
+        self, request: run_service_pb2.RetryStepRequest, context: object
+    ) -> run_service_pb2.RetryStepResponse:
+        """Runs a step again."""
+        return await self._runs.retry_step(current_caller(), request)
+
+    async def SkipStep(
+        self, request: run_service_pb2.SkipStepRequest, context: object
+    ) -> run_service_pb2.SkipStepResponse:
+        """Ends a step in its place."""
+        return await self._runs.skip(current_caller(), request)
+
+    async def ForkRun(
+        self, request: run_service_pb2.ForkRunRequest, context: object
+    ) -> run_service_pb2.ForkRunResponse:
+        """Submits a run that begins at a step of another."""
+        return await self._runs.fork(current_caller(), request)
+
+    async def MendRuns(
+        self, request: run_service_pb2.MendRunsRequest, context: object
+    ) -> run_service_pb2.MendRunsResponse:
+        """Mends many runs."""
+        return await self._mending.mend(current_caller(), request)
+
+    async def PauseRun(
+        self, request: run_service_pb2.PauseRunRequest, context: object
+    ) -> run_service_pb2.PauseRunResponse:
+        """Pauses a run."""
+        return await self._runs.pause(current_caller(), request)
+
+    async def ResumeRun(
+        self, request: run_service_pb2.ResumeRunRequest, context: object
+    ) -> run_service_pb2.ResumeRunResponse:
+        """Resumes a run."""
+        return await self._runs.resume(current_caller(), request)
 
 
 def _view_of_one(view: RunView.ValueType) -> RunView.ValueType:

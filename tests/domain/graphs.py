@@ -82,6 +82,10 @@ class FixedConditions:
         assert (failure is not None) is (state is StepState.FAILED)
         self.ended[step] = state
 
+    def reopened(self) -> None:
+        """Keeps the ends of the steps that the run has kept."""
+        self.ended = {new: self.ended[old] for old, new in self.run.moved.items() if old in self.ended}
+
     def holds(self, step: int) -> bool | Failure:
         """Gives the answer for the step."""
         return self.answers.holds.get(step, True)

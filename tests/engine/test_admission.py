@@ -56,7 +56,7 @@ class Run:
         self.forgotten = False
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
         steps = [SimpleNamespace(target=0, state=StepState.READY, spec=spec) for spec in specs]
-        self.run = SimpleNamespace(ended=False, steps=steps)
+        self.run = SimpleNamespace(ended=False, paused=False, steps=steps)
         self.data = SimpleNamespace(pins=lambda step: Pins(("contract",)))
 
 

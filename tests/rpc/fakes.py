@@ -30,6 +30,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
+from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 
@@ -168,6 +169,45 @@ class FakeRuns:
     ) -> run_service_pb2.SignalRunResponse:
         await self._engine.record("signal", caller, request)
         return run_service_pb2.SignalRunResponse()
+
+    async def retry(self, caller: Caller, request: run_service_pb2.RetryRunRequest) -> run_service_pb2.RetryRunResponse:
+        await self._engine.record("retry", caller, request)
+        return run_service_pb2.RetryRunResponse()
+
+    async def retry_step(
+        self, caller: Caller, request: run_service_pb2.RetryStepRequest
+    ) -> run_service_pb2.RetryStepResponse:
+        await self._engine.record("retry_step", caller, request)
+        return run_service_pb2.RetryStepResponse()
+
+    async def skip(self, caller: Caller, request: run_service_pb2.SkipStepRequest) -> run_service_pb2.SkipStepResponse:
+        await self._engine.record("skip", caller, request)
+        return run_service_pb2.SkipStepResponse()
+
+    async def fork(self, caller: Caller, request: run_service_pb2.ForkRunRequest) -> run_service_pb2.ForkRunResponse:
+        await self._engine.record("fork", caller, request)
+        return run_service_pb2.ForkRunResponse()
+
+    async def pause(self, caller: Caller, request: run_service_pb2.PauseRunRequest) -> run_service_pb2.PauseRunResponse:
+        await self._engine.record("pause", caller, request)
+        return run_service_pb2.PauseRunResponse()
+
+    async def resume(
+        self, caller: Caller, request: run_service_pb2.ResumeRunRequest
+    ) -> run_service_pb2.ResumeRunResponse:
+        await self._engine.record("resume", caller, request)
+        return run_service_pb2.ResumeRunResponse()
+
+    async def mend_many(
+        self,
+        caller: Caller,
+        terms: Sequence[FilterTerm],
+        before: UUID | None,
+        limit: int,
+        request: run_service_pb2.MendRunsRequest,
+    ) -> MendedMany:
+        await self._engine.record("mend_many", caller, terms, before, limit)
+        return MendedMany()
 
 
 class FakeSteps:

@@ -60,6 +60,9 @@ def valid_request(input_type: Any) -> Any:
         elif field.name == "workflow":
             request.workflow.name = "orders"
             request.workflow.steps.add(id="a", method="shop.v1.Stock/Reserve")
+        elif (field.name, field.containing_type.name) == ("filter", "MendRunsRequest"):
+            request.filter = "state = FAILED"
+            request.pause.SetInParent()
         elif field.name == "requests":
             request.requests.add(workflow="orders")
         elif field.name in VALID_TEXTS:

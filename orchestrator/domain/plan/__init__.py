@@ -6,12 +6,13 @@ here waits, reads a clock, draws a random number or does I/O. The effects of a d
 are the engine's, after the commit.
 
 One module for each part of a step's life: attempts.py (calls), waits.py (time, signals, people, child runs),
-children.py (items, iterations, delegation), ending.py (the run's end and undo); planner.py holds what they share.
+children.py (items, iterations, delegation), ending.py (the run's end and undo), mending.py (what callers do to a run
+while it goes on and after its end); planner.py holds what they share.
 """
 
 from __future__ import annotations
 
-from orchestrator.domain.inputs import Input, Submission
+from orchestrator.domain.inputs import Input, Reopening, Submission
 from orchestrator.domain.plan.children import delegation_limit, find_delegated
 from orchestrator.domain.plan.decision import (
     MAX_DELIVERIES,
@@ -21,6 +22,7 @@ from orchestrator.domain.plan.decision import (
     Conditions,
     Decision,
 )
+from orchestrator.domain.plan.mending import MENDABLE, steps_begun_anew, steps_kept_by_fork
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.plan.times import (
     NEVER,
@@ -35,6 +37,7 @@ __all__ = [
     "MAX_DELIVERIES",
     "MAX_EVENTS",
     "MAX_KEPT_SIGNALS",
+    "MENDABLE",
     "NEVER",
     "NEVER_RETRIED",
     "Conditions",
@@ -45,6 +48,8 @@ __all__ = [
     "queue_expire_time",
     "redelivery_expire_time",
     "step_expire_time",
+    "steps_begun_anew",
+    "steps_kept_by_fork",
     "wait_due_time",
 ]
 
@@ -53,6 +58,9 @@ def decide(run: Run, given: Input, now: int, conditions: Conditions) -> Decision
     """Decides what follows from one input at the time `now`. An input that does not matter, or no longer,
     gives no events: only a submission begins a run, and only one."""
     planner = Planner(run, now, conditions)
-    if not run.ended and isinstance(given, Submission) is (run.sequence == 0):
+    if isinstance(given, Reopening):
+        if run.state in MENDABLE:
+            planner.take(given)
+    elif not run.ended and isinstance(given, Submission) is (run.sequence == 0):
         planner.take(given)
     return planner.decision

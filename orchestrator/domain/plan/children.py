@@ -34,7 +34,8 @@ def begin_map(plan: Planner, index: int) -> None:
         plan.fail_step(index, plan.no_room())
     else:
         waits.wait(plan, index, ItemsAwaited(count))
-        if not count:
+        step = plan.run.steps[index]
+        if step.ended_children == len(step.children or ()):
             plan.succeed_step(index, None)
 
 

@@ -51,6 +51,10 @@ class Conditions(Protocol):
         """Takes note that a step has ended, so that later answers can depend on it."""
         ...
 
+    def reopened(self) -> None:
+        """Takes note that the run was reopened: `Run.moved` tells which steps were kept."""
+        ...
+
     def holds(self, step: int) -> bool | Failure:
         """Evaluates the `when` of a step whose predecessors have all ended."""
         ...

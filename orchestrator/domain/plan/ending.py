@@ -8,6 +8,7 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Failure, cut_message
 from orchestrator.domain.inputs import CancelRequest
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
+from orchestrator.domain.workflow import StepRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan.planner import Planner
@@ -66,8 +67,11 @@ def fail_run_for(plan: Planner, index: int, failure: Failure) -> None:
 
 def _undo(plan: Planner, failure: Failure | None, reason: str, principal: str) -> bool:
     """Begins the undo calls; False where there is nothing to undo."""
+    undone = _undone_before(plan)
     done = [
-        index for index, step in enumerate(plan.run.steps) if step.spec.is_undone and step.state is StepState.SUCCEEDED
+        index
+        for index, step in enumerate(plan.run.steps)
+        if step.spec.is_undone and step.state is StepState.SUCCEEDED and not step.substituted_by and index not in undone
     ]
     if not done:
         return False
@@ -75,6 +79,14 @@ def _undo(plan: Planner, failure: Failure | None, reason: str, principal: str) -
     sequence, time = plan.stamp()
     plan.emit(ev.RunUndoing(sequence, time, failure, reason, principal, tuple(done)))
     return True
+
+
+def _undone_before(plan: Planner) -> set[int]:
+    """Returns the steps that were taken back in a round before, and kept as they were."""
+    if plan.run.round == 1:
+        return set()
+    steps = plan.run.steps
+    return {step.spec.parent for step in steps if step.spec.role is StepRole.UNDO and step.state is StepState.SUCCEEDED}
 
 
 def _end_undone(plan: Planner) -> None:

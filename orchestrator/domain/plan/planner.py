@@ -21,15 +21,19 @@ from orchestrator.domain.inputs import (
     Delegation,
     HeartbeatMissed,
     Input,
+    PauseRequest,
+    Reopening,
     RequestUnbuildable,
+    ResumeRequest,
     Resumption,
     RunTimeoutPassed,
     Signal,
     StepAdmitted,
     Submission,
+    Substitution,
     TimeoutPassed,
 )
-from orchestrator.domain.plan import attempts, children, decision, ending, waits
+from orchestrator.domain.plan import attempts, children, decision, ending, mending, waits
 from orchestrator.domain.plan.decision import EVENTS_OF_AN_END, Conditions, Decision
 from orchestrator.domain.plan.times import overdue_step
 from orchestrator.domain.run import Run
@@ -103,6 +107,14 @@ class Planner:
                 ending.fail_run(self, given.failure)
             case CancelRequest():
                 ending.cancel(self, given)
+            case Reopening():
+                mending.reopen(self, given)
+            case Substitution():
+                mending.substitute(self, given)
+            case PauseRequest():
+                mending.pause(self, given)
+            case ResumeRequest():
+                mending.resume(self, given)
 
     # --- inputs that concern every kind of step
 
@@ -126,8 +138,12 @@ class Planner:
                 given.parent_run_id,
                 given.parent_step,
                 given.depth,
+                given.forked_run_id,
+                given.forked_step,
             )
         )
+        for index, payload in given.kept:
+            self.succeed_step(index, payload, f"run {given.forked_run_id}")
 
     def _resume(self) -> None:
         """Queues what is ready, and decides on each attempt that was under way. A decision is journaled as a whole, so
@@ -159,14 +175,15 @@ class Planner:
 
     # --- the ends of steps
 
-    def succeed_step(self, index: int, payload: Payload | None) -> None:
-        """Ends a step with its output. What it delegated and did not hand over ends with it."""
+    def succeed_step(self, index: int, payload: Payload | None, substituted_by: str = "") -> None:
+        """Ends a step with its output, its own or one that stands in its place. What it delegated and did not hand over
+        ends with it."""
         step = self.run.steps[index]
         if step.open_children:
             children.cancel_children(self, index, detached=False)
         self.conditions.step_ended(index, StepState.SUCCEEDED, None, payload)
         sequence, time = self.stamp()
-        self.emit(ev.StepSucceeded(sequence, time, index, step.attempt, payload))
+        self.emit(ev.StepSucceeded(sequence, time, index, step.attempt, payload, substituted_by))
         if step.spec.parent >= 0:
             children.child_ended(self, index, None)
 
@@ -194,6 +211,12 @@ class Planner:
         sequence, time = self.stamp()
         self.emit(ev.StepCancelled(sequence, time, index, step.attempt))
 
+    def skip_step(self, index: int, reason: SkipReason, skipped_by: str = "") -> None:
+        """Ends a step without running it, or any further."""
+        sequence, time = self.stamp()
+        self.conditions.step_ended(index, StepState.SKIPPED, None, None)
+        self.emit(ev.StepSkipped(sequence, time, index, reason, skipped_by))
+
     def _branch(self, index: int, failure: Failure) -> FailureBranch | None:
         for branch in self.run.steps[index].spec.on_failure:
             if branch.match.matches(failure):
@@ -218,10 +241,10 @@ class Planner:
         """Begins a step that became ready; one that has begun before is queued again."""
         step = self.run.steps[index]
         spec = step.spec
-        if step.attempts or spec.role is not StepRole.WORKFLOW:
+        if step.attempt > step.earlier_attempts or spec.role is not StepRole.WORKFLOW:
             self._begin_part(index)
         elif spec.handles and not step.chosen:
-            self._skip(index, SkipReason.BRANCH_NOT_TAKEN)
+            self.skip_step(index, SkipReason.BRANCH_NOT_TAKEN)
         elif not spec.has_condition:
             self._begin(index)
         else:
@@ -231,7 +254,7 @@ class Planner:
             elif held:
                 self._begin(index)
             else:
-                self._skip(index, SkipReason.CONDITION)
+                self.skip_step(index, SkipReason.CONDITION)
 
     def _begin(self, index: int) -> None:
         spec = self.run.steps[index].spec
@@ -249,11 +272,6 @@ class Planner:
             self.decision.queued.append(index)
         else:
             waits.begin(self, index)
-
-    def _skip(self, index: int, reason: SkipReason) -> None:
-        sequence, time = self.stamp()
-        self.conditions.step_ended(index, StepState.SKIPPED, None, None)
-        self.emit(ev.StepSkipped(sequence, time, index, reason))
 
     # --- events
 

@@ -87,6 +87,35 @@ journaled AS (
 )
 SELECT EXISTS (SELECT FROM lease) AS leased, ARRAY(SELECT position FROM written) AS positions
 
+-- name: reopen
+-- Takes ended runs, under the lease of one replica and the epoch and the last sequence of each: they stand as runs that
+-- the replica owns, with nothing of the new round written. To be followed, in the same transaction, by the statement that
+-- writes their first events; each run's row is locked by its key, as there.
+WITH lease AS MATERIALIZED (
+    SELECT replica_id
+    FROM replicas
+    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    FOR NO KEY UPDATE
+)
+UPDATE runs AS r
+SET owner_replica = l.replica_id,
+    epoch = e.epoch,
+    state = 2,
+    end_time = NULL,
+    end_xid = NULL,
+    end_replica = NULL,
+    wake_time = NULL,
+    round = e.round,
+    revision = e.revision,
+    expire_time = timestamptz 'epoch' + e.expire_time * interval '1 microsecond',
+    journal_format = greatest(r.journal_format, e.journal_format)
+FROM lease AS l CROSS JOIN unnest(
+    $2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::integer[], $7::text[], $8::bigint[], $9::smallint[]
+) AS e (namespace, run_id, epoch, first_sequence, round, revision, expire_time, journal_format)
+WHERE r.namespace = ANY (ARRAY[e.namespace]) AND r.run_id = e.run_id
+    AND r.owner_replica IS NULL AND coalesce(r.end_time, 'infinity') <> 'infinity'
+    AND r.epoch = e.epoch - 1 AND r.next_sequence = e.first_sequence
+
 -- name: continue_batch
 -- Does what `write_batch` does for a batch in which no run is new, with less to plan, to send and to set up.
 WITH lease AS MATERIALIZED (

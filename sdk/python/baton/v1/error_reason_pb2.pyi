@@ -178,6 +178,24 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Failure: the condition of a repeat did not hold after the last iteration."""
     ERROR_REASON_HEARTBEAT_TIMEOUT: _ErrorReason.ValueType  # 99
     """Failure: the worker gave no sign of life within the heartbeat timeout."""
+    ERROR_REASON_RUN_ACTIVE: _ErrorReason.ValueType  # 118
+    """FAILED_PRECONDITION: the run has not ended."""
+    ERROR_REASON_RUN_SUCCEEDED: _ErrorReason.ValueType  # 119
+    """FAILED_PRECONDITION: the run has succeeded; nothing is to be mended."""
+    ERROR_REASON_CHILD_RUN: _ErrorReason.ValueType  # 120
+    """FAILED_PRECONDITION: the run belongs to a step of another run, which is to be mended."""
+    ERROR_REASON_STEP_NOT_FOUND: _ErrorReason.ValueType  # 121
+    """NOT_FOUND: the run has no such step."""
+    ERROR_REASON_STEP_NOT_MENDABLE: _ErrorReason.ValueType  # 122
+    """FAILED_PRECONDITION: the step is in a state, or of a kind, in which this cannot be done to it."""
+    ERROR_REASON_REVISION_INCOMPATIBLE: _ErrorReason.ValueType  # 123
+    """FAILED_PRECONDITION: the run cannot go on with the revision; a BadRequest names each fault."""
+    ERROR_REASON_SUBSTITUTE_INVALID: _ErrorReason.ValueType  # 124
+    """INVALID_ARGUMENT: the output that is given for a step is not a valid message of the step's output type."""
+    ERROR_REASON_OUTPUT_NEEDED: _ErrorReason.ValueType  # 125
+    """FAILED_PRECONDITION: what reads the output of the step cannot do without it; a BadRequest names where."""
+    ERROR_REASON_MEND_LIMIT: _ErrorReason.ValueType  # 126
+    """RESOURCE_EXHAUSTED: the run has as many events as it may."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error or a failure. Errors carry it in google.rpc.ErrorInfo as `reason`,
@@ -340,4 +358,22 @@ ERROR_REASON_REPEAT_LIMIT: ErrorReason.ValueType  # 98
 """Failure: the condition of a repeat did not hold after the last iteration."""
 ERROR_REASON_HEARTBEAT_TIMEOUT: ErrorReason.ValueType  # 99
 """Failure: the worker gave no sign of life within the heartbeat timeout."""
+ERROR_REASON_RUN_ACTIVE: ErrorReason.ValueType  # 118
+"""FAILED_PRECONDITION: the run has not ended."""
+ERROR_REASON_RUN_SUCCEEDED: ErrorReason.ValueType  # 119
+"""FAILED_PRECONDITION: the run has succeeded; nothing is to be mended."""
+ERROR_REASON_CHILD_RUN: ErrorReason.ValueType  # 120
+"""FAILED_PRECONDITION: the run belongs to a step of another run, which is to be mended."""
+ERROR_REASON_STEP_NOT_FOUND: ErrorReason.ValueType  # 121
+"""NOT_FOUND: the run has no such step."""
+ERROR_REASON_STEP_NOT_MENDABLE: ErrorReason.ValueType  # 122
+"""FAILED_PRECONDITION: the step is in a state, or of a kind, in which this cannot be done to it."""
+ERROR_REASON_REVISION_INCOMPATIBLE: ErrorReason.ValueType  # 123
+"""FAILED_PRECONDITION: the run cannot go on with the revision; a BadRequest names each fault."""
+ERROR_REASON_SUBSTITUTE_INVALID: ErrorReason.ValueType  # 124
+"""INVALID_ARGUMENT: the output that is given for a step is not a valid message of the step's output type."""
+ERROR_REASON_OUTPUT_NEEDED: ErrorReason.ValueType  # 125
+"""FAILED_PRECONDITION: what reads the output of the step cannot do without it; a BadRequest names where."""
+ERROR_REASON_MEND_LIMIT: ErrorReason.ValueType  # 126
+"""RESOURCE_EXHAUSTED: the run has as many events as it may."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

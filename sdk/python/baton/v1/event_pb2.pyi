@@ -34,6 +34,8 @@ class _SkipReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SkipReason
     """Its `when` was false."""
     SKIP_REASON_BRANCH_NOT_TAKEN: _SkipReason.ValueType  # 2
     """It handles a failure that did not occur."""
+    SKIP_REASON_REQUESTED: _SkipReason.ValueType  # 3
+    """A caller had it skipped."""
 
 class SkipReason(_SkipReason, metaclass=_SkipReasonEnumTypeWrapper):
     """SkipReason says why a step was not run."""
@@ -44,6 +46,8 @@ SKIP_REASON_CONDITION: SkipReason.ValueType  # 1
 """Its `when` was false."""
 SKIP_REASON_BRANCH_NOT_TAKEN: SkipReason.ValueType  # 2
 """It handles a failure that did not occur."""
+SKIP_REASON_REQUESTED: SkipReason.ValueType  # 3
+"""A caller had it skipped."""
 Global___SkipReason: _TypeAlias = SkipReason  # noqa: Y015
 
 @_typing.final
@@ -275,6 +279,8 @@ class RunSubmitted(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_STEP_FIELD_NUMBER: _builtins.int
     DEPTH_FIELD_NUMBER: _builtins.int
+    FORKED_RUN_ID_FIELD_NUMBER: _builtins.int
+    FORKED_STEP_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of the workflow; empty for an inline workflow."""
     revision: _builtins.str
@@ -295,6 +301,10 @@ class RunSubmitted(_message.Message):
     """Step of that run."""
     depth: _builtins.int
     """How many runs are above this one."""
+    forked_run_id: _builtins.str
+    """Run that this one was forked from; empty for none."""
+    forked_step: _builtins.str
+    """Step that it was forked at."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the run fails unless it has ended."""
@@ -323,10 +333,12 @@ class RunSubmitted(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_step: _builtins.str = ...,
         depth: _builtins.int = ...,
+        forked_run_id: _builtins.str = ...,
+        forked_step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "depth", b"depth", "expire_time", b"expire_time", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "depth", b"depth", "expire_time", b"expire_time", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -539,16 +551,20 @@ class StepSkipped(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
+    SKIPPED_BY_FIELD_NUMBER: _builtins.int
     reason: Global___SkipReason.ValueType
     """Why."""
+    skipped_by: _builtins.str
+    """Who had it skipped, for SKIP_REASON_REQUESTED."""
     def __init__(
         self,
         *,
         reason: Global___SkipReason.ValueType = ...,
+        skipped_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "skipped_by", b"skipped_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1162,7 +1178,9 @@ class RunReopened(_message.Message):
     """Why."""
     @_builtins.property
     def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Steps that begin anew. All others keep their end."""
+        """Steps that begin anew, of the workflow and of those that were handed over: all others keep their end. Of what belongs
+        to a step that begins anew for its own sake, items and delegated steps that succeeded and were not undone are kept.
+        """
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:

@@ -268,12 +268,14 @@ class Run(_message.Message):
     PARENT_RUN_ID_FIELD_NUMBER: _builtins.int
     PARENT_STEP_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    FORKED_RUN_ID_FIELD_NUMBER: _builtins.int
+    FORKED_STEP_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run, a UUIDv7 given by the server."""
     workflow: _builtins.str
     """Name of the workflow; empty for an inline workflow."""
     revision: _builtins.str
-    """Revision of the workflow. A run keeps the revision it was submitted with."""
+    """Revision of the workflow. A run keeps the revision it was submitted with, unless RetryRun gives it another."""
     state: Global___RunState.ValueType
     """Where the run is in its life."""
     principal: _builtins.str
@@ -296,6 +298,10 @@ class Run(_message.Message):
     """Step of that run."""
     paused: _builtins.bool
     """Whether the run is paused: no attempt starts until ResumeRun."""
+    forked_run_id: _builtins.str
+    """Run that this one was forked from; empty for none."""
+    forked_step: _builtins.str
+    """Step that it was forked at."""
     @_builtins.property
     def input(self) -> _any_pb2.Any:
         """Typed input; in the view FULL."""
@@ -365,10 +371,12 @@ class Run(_message.Message):
         parent_run_id: _builtins.str = ...,
         parent_step: _builtins.str = ...,
         paused: _builtins.bool = ...,
+        forked_run_id: _builtins.str = ...,
+        forked_step: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "output", b"output", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "paused", b"paused", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "paused", b"paused", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -397,6 +405,7 @@ class RunStep(_message.Message):
     CHILD_RUN_ID_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
+    SUBSTITUTED_BY_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """Id of the step in the workflow."""
     method: _builtins.str
@@ -413,6 +422,8 @@ class RunStep(_message.Message):
     """Run that the step runs; set for a step with `run_workflow` once it has begun."""
     request_hash: _builtins.str
     """Hash of the request that is to be approved; set while the step waits for that."""
+    substituted_by: _builtins.str
+    """Who gave the output in place of the step, or had it skipped: a principal, or `run RUN_ID` in a forked run."""
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Attempt]:
         """Tries so far, oldest first."""
@@ -469,10 +480,11 @@ class RunStep(_message.Message):
         child_run_id: _builtins.str = ...,
         checkpoint: _any_pb2.Any | None = ...,
         request_hash: _builtins.str = ...,
+        substituted_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end_time", b"end_time", "failure", b"failure", "output", b"output", "progress", b"progress", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "child_run_id", b"child_run_id", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "parent", b"parent", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "request_hash", b"request_hash", "role", b"role", "state", b"state", "step", b"step", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "child_run_id", b"child_run_id", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "parent", b"parent", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "request_hash", b"request_hash", "role", b"role", "state", b"state", "step", b"step", "substituted_by", b"substituted_by", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -870,3 +870,665 @@ class SignalRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SignalRunResponse: _TypeAlias = SignalRunResponse  # noqa: Y015
+
+@_typing.final
+class RetryRunRequest(_message.Message):
+    """RetryRunRequest names a run and what it goes on with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    revision: _builtins.str
+    """Revision of the run's workflow to go on with. Default: the one it has."""
+    reason: _builtins.str
+    """Why; kept in the journal."""
+    round: _builtins.int
+    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
+    so that the call may be repeated. Default: whichever round it is in.
+    """
+    validate_only: _builtins.bool
+    """Makes every check and changes nothing; the answer holds the run as it is."""
+    @_builtins.property
+    def input(self) -> _any_pb2.Any:
+        """Typed input in place of the one the run has; at most 1 MiB. What is kept was made from the old one."""
+
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """Time the run may take from now on, where it is reopened. Default: the workflow's; a longer time is lowered to it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        revision: _builtins.str = ...,
+        input: _any_pb2.Any | None = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        round: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "reason", b"reason", "revision", b"revision", "round", b"round", "run_id", b"run_id", "run_timeout", b"run_timeout", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRunRequest: _TypeAlias = RetryRunRequest  # noqa: Y015
+
+@_typing.final
+class RetryRunResponse(_message.Message):
+    """RetryRunResponse answers RetryRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where WatchRun starts without a gap after what `run` shows."""
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, without inputs and outputs."""
+
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps of the workflow that begin anew, or would."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "reset", b"reset", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryRunResponse: _TypeAlias = RetryRunResponse  # noqa: Y015
+
+@_typing.final
+class RetryStepRequest(_message.Message):
+    """RetryStepRequest names a step to run again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    step: _builtins.str
+    """Id of the step, such as `pay` or `pay/undo`."""
+    reason: _builtins.str
+    """Why; kept in the journal."""
+    round: _builtins.int
+    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
+    so that the call may be repeated. Default: whichever round it is in.
+    """
+    validate_only: _builtins.bool
+    """Makes every check and changes nothing; the answer holds the run as it is."""
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """Time the run may take from now on, where it is reopened. Default: the workflow's; a longer time is lowered to it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        round: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run_timeout", b"run_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "round", b"round", "run_id", b"run_id", "run_timeout", b"run_timeout", "step", b"step", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStepRequest: _TypeAlias = RetryStepRequest  # noqa: Y015
+
+@_typing.final
+class RetryStepResponse(_message.Message):
+    """RetryStepResponse answers RetryStep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where WatchRun starts without a gap after what `run` shows."""
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, without inputs and outputs."""
+
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps of the workflow that begin anew, or would."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "reset", b"reset", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStepResponse: _TypeAlias = RetryStepResponse  # noqa: Y015
+
+@_typing.final
+class SkipStepRequest(_message.Message):
+    """SkipStepRequest names a step, and what stands for its output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    ROUND_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    step: _builtins.str
+    """Id of the step, such as `pay` or `pay/undo`."""
+    reason: _builtins.str
+    """Why; kept in the journal."""
+    round: _builtins.int
+    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
+    so that the call may be repeated. Default: whichever round it is in.
+    """
+    validate_only: _builtins.bool
+    """Makes every check and changes nothing; the answer holds the run as it is."""
+    @_builtins.property
+    def output(self) -> _any_pb2.Any:
+        """Message of the step's output type, at most 1 MiB. Default: none, and the step is SKIPPED."""
+
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """Time the run may take from now on, where it is reopened. Default: the workflow's; a longer time is lowered to it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        output: _any_pb2.Any | None = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        reason: _builtins.str = ...,
+        round: _builtins.int = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "run_timeout", b"run_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "reason", b"reason", "round", b"round", "run_id", b"run_id", "run_timeout", b"run_timeout", "step", b"step", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipStepRequest: _TypeAlias = SkipStepRequest  # noqa: Y015
+
+@_typing.final
+class SkipStepResponse(_message.Message):
+    """SkipStepResponse answers SkipStep."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """Where WatchRun starts without a gap after what `run` shows."""
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, without inputs and outputs."""
+
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps of the workflow that begin anew, or would."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "reset", b"reset", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipStepResponse: _TypeAlias = SkipStepResponse  # noqa: Y015
+
+@_typing.final
+class ForkRunRequest(_message.Message):
+    """ForkRunRequest names a run, and the step that a new run begins at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    INPUT_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    step: _builtins.str
+    """Id of the step, such as `pay` or `pay/undo`."""
+    request_id: _builtins.str
+    """Idempotency key of the new run, unique in the namespace. Default: none, and a repeated call makes another run."""
+    validate_only: _builtins.bool
+    """Makes every check and stores nothing; the answer holds no run."""
+    @_builtins.property
+    def input(self) -> _any_pb2.Any:
+        """Typed input in place of the one the run has; at most 1 MiB. What is taken over was made from the old one."""
+
+    @_builtins.property
+    def run_timeout(self) -> _duration_pb2.Duration:
+        """Time the new run may take. Default: the workflow's; a longer time is lowered to it."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        step: _builtins.str = ...,
+        input: _any_pb2.Any | None = ...,
+        request_id: _builtins.str = ...,
+        run_timeout: _duration_pb2.Duration | None = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "run_timeout", b"run_timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["input", b"input", "request_id", b"request_id", "run_id", b"run_id", "run_timeout", b"run_timeout", "step", b"step", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRunRequest: _TypeAlias = ForkRunRequest  # noqa: Y015
+
+@_typing.final
+class ForkRunResponse(_message.Message):
+    """ForkRunResponse answers ForkRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    EXISTING_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    existing: _builtins.bool
+    """True where `request_id` led to a run that was there already."""
+    cursor: _builtins.str
+    """Where WatchRun starts without a gap after what `run` shows."""
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The new run, without inputs and outputs."""
+
+    @_builtins.property
+    def kept(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps whose outputs are taken over, or would be."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+        existing: _builtins.bool = ...,
+        kept: _abc.Iterable[_builtins.str] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "existing", b"existing", "kept", b"kept", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkRunResponse: _TypeAlias = ForkRunResponse  # noqa: Y015
+
+@_typing.final
+class PauseRunRequest(_message.Message):
+    """PauseRunRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    reason: _builtins.str
+    """Why; kept in the journal."""
+    validate_only: _builtins.bool
+    """Makes every check and changes nothing; the answer holds the run as it is."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason", "run_id", b"run_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunRequest: _TypeAlias = PauseRunRequest  # noqa: Y015
+
+@_typing.final
+class PauseRunResponse(_message.Message):
+    """PauseRunResponse answers PauseRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, without inputs and outputs."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseRunResponse: _TypeAlias = PauseRunResponse  # noqa: Y015
+
+@_typing.final
+class ResumeRunRequest(_message.Message):
+    """ResumeRunRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    validate_only: _builtins.bool
+    """Makes every check and changes nothing; the answer holds the run as it is."""
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunRequest: _TypeAlias = ResumeRunRequest  # noqa: Y015
+
+@_typing.final
+class ResumeRunResponse(_message.Message):
+    """ResumeRunResponse answers ResumeRun."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> _run_pb2.Run:
+        """The run, without inputs and outputs."""
+
+    def __init__(
+        self,
+        *,
+        run: _run_pb2.Run | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeRunResponse: _TypeAlias = ResumeRunResponse  # noqa: Y015
+
+@_typing.final
+class MendRunsRequest(_message.Message):
+    """MendRunsRequest says what to do to which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILTER_FIELD_NUMBER: _builtins.int
+    RETRY_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    PAUSE_FIELD_NUMBER: _builtins.int
+    RESUME_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    filter: _builtins.str
+    """Terms as in ListRuns, such as `workflow = "fulfil-order" AND state = FAILED`."""
+    reason: _builtins.str
+    """Why; kept in the journals."""
+    validate_only: _builtins.bool
+    """Dry run: makes every check and changes nothing."""
+    page_size: _builtins.int
+    """Most runs to look at in this call. Default: 100; at most 1,000, larger values are lowered to that."""
+    page_token: _builtins.str
+    """`next_page_token` of the call before; all else must be the same."""
+    @_builtins.property
+    def retry(self) -> Global___RetryAction:
+        """As by RetryRun."""
+
+    @_builtins.property
+    def skip(self) -> Global___SkipAction:
+        """As by SkipStep."""
+
+    @_builtins.property
+    def pause(self) -> Global___PauseAction:
+        """As by PauseRun."""
+
+    @_builtins.property
+    def resume(self) -> Global___ResumeAction:
+        """As by ResumeRun."""
+
+    def __init__(
+        self,
+        *,
+        filter: _builtins.str = ...,
+        retry: Global___RetryAction | None = ...,
+        skip: Global___SkipAction | None = ...,
+        pause: Global___PauseAction | None = ...,
+        resume: Global___ResumeAction | None = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "pause", b"pause", "resume", b"resume", "retry", b"retry", "skip", b"skip"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "pause", b"pause", "reason", b"reason", "resume", b"resume", "retry", b"retry", "skip", b"skip", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["retry", "skip", "pause", "resume"]  # noqa: Y015
+    _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
+
+Global___MendRunsRequest: _TypeAlias = MendRunsRequest  # noqa: Y015
+
+@_typing.final
+class RetryAction(_message.Message):
+    """RetryAction retries a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    revision: _builtins.str
+    """Revision to go on with. Default: the one each run has."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryAction: _TypeAlias = RetryAction  # noqa: Y015
+
+@_typing.final
+class SkipAction(_message.Message):
+    """SkipAction skips a step, or gives it an output."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """Id of the step."""
+    @_builtins.property
+    def output(self) -> _any_pb2.Any:
+        """Message of the step's output type. Default: none, and the step is SKIPPED."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        output: _any_pb2.Any | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["output", b"output"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["output", b"output", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SkipAction: _TypeAlias = SkipAction  # noqa: Y015
+
+@_typing.final
+class PauseAction(_message.Message):
+    """PauseAction pauses a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseAction: _TypeAlias = PauseAction  # noqa: Y015
+
+@_typing.final
+class ResumeAction(_message.Message):
+    """ResumeAction resumes a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeAction: _TypeAlias = ResumeAction  # noqa: Y015
+
+@_typing.final
+class MendRunsResponse(_message.Message):
+    """MendRunsResponse tells what was done, or would be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MATCHED_FIELD_NUMBER: _builtins.int
+    MENDED_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    MENDED_RUN_IDS_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    matched: _builtins.int
+    """Runs that meet the filter and were looked at in this call."""
+    mended: _builtins.int
+    """How many of them were mended, or would be."""
+    refused: _builtins.int
+    """How many were refused."""
+    next_page_token: _builtins.str
+    """Token of the next call; empty where no more runs meet the filter."""
+    @_builtins.property
+    def mended_run_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the first 100 that were mended, or would be."""
+
+    @_builtins.property
+    def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___MendRefusal]:
+        """The first 100 that were refused."""
+
+    def __init__(
+        self,
+        *,
+        matched: _builtins.int = ...,
+        mended: _builtins.int = ...,
+        refused: _builtins.int = ...,
+        mended_run_ids: _abc.Iterable[_builtins.str] | None = ...,
+        refusals: _abc.Iterable[Global___MendRefusal] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["matched", b"matched", "mended", b"mended", "mended_run_ids", b"mended_run_ids", "next_page_token", b"next_page_token", "refusals", b"refusals", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MendRunsResponse: _TypeAlias = MendRunsResponse  # noqa: Y015
+
+@_typing.final
+class MendRefusal(_message.Message):
+    """MendRefusal tells why one run was not mended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    run_id: _builtins.str
+    """Id of the run."""
+    @_builtins.property
+    def status(self) -> _status_pb2.Status:
+        """The status that the call for this run alone would have been answered with."""
+
+    def __init__(
+        self,
+        *,
+        run_id: _builtins.str = ...,
+        status: _status_pb2.Status | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run_id", b"run_id", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MendRefusal: _TypeAlias = MendRefusal  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RunServiceStub:
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -92,10 +92,45 @@ class RunServiceStub:
                 request_serializer=baton_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
                 response_deserializer=baton_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
                 _registered_method=True)
+        self.RetryRun = channel.unary_unary(
+                '/baton.v1.RunService/RetryRun',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+                _registered_method=True)
+        self.RetryStep = channel.unary_unary(
+                '/baton.v1.RunService/RetryStep',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.RetryStepRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.RetryStepResponse.FromString,
+                _registered_method=True)
+        self.SkipStep = channel.unary_unary(
+                '/baton.v1.RunService/SkipStep',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.SkipStepRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.SkipStepResponse.FromString,
+                _registered_method=True)
+        self.ForkRun = channel.unary_unary(
+                '/baton.v1.RunService/ForkRun',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.ForkRunRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.ForkRunResponse.FromString,
+                _registered_method=True)
+        self.PauseRun = channel.unary_unary(
+                '/baton.v1.RunService/PauseRun',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.PauseRunRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.PauseRunResponse.FromString,
+                _registered_method=True)
+        self.ResumeRun = channel.unary_unary(
+                '/baton.v1.RunService/ResumeRun',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.ResumeRunRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.ResumeRunResponse.FromString,
+                _registered_method=True)
+        self.MendRuns = channel.unary_unary(
+                '/baton.v1.RunService/MendRuns',
+                request_serializer=baton_dot_v1_dot_run__service__pb2.MendRunsRequest.SerializeToString,
+                response_deserializer=baton_dot_v1_dot_run__service__pb2.MendRunsResponse.FromString,
+                _registered_method=True)
 
 
 class RunServiceServicer:
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -220,6 +255,89 @@ class RunServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RetryRun(self, request, context):
+        """RetryRun reopens a run that FAILED or was CANCELLED, atomically, in a new round: what failed, was cancelled or was
+        never reached begins anew, with new attempts and a new time, and every success is kept with its output; but one
+        whose undo call was made, or may have been, is run again, with all that depends on it. Items of a map and delegated
+        steps that succeeded are kept too. It answers once that is durable. With `revision` or `input` the run goes on with
+        those, where everything that is kept still type-checks.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE; RUN_SUCCEEDED; CHILD_RUN:
+        mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
+        INVALID_ARGUMENT (INPUT_INVALID), RESOURCE_EXHAUSTED (MEND_LIMIT: the run has as many events as it may;
+        PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RetryStep(self, request, context):
+        """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
+        not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
+        (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+
+        Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SkipStep(self, request, context):
+        """SkipStep ends a step that has not succeeded with an output that the caller gives in its place, or, without one, as
+        SKIPPED, where all that reads its output can do without. A call that is under way is cancelled. An ended run is
+        reopened as by RetryRun. Who did it stands in the journal. No undo call is made for such a step.
+
+        Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE; OUTPUT_NEEDED: a step
+        that reads the output cannot do without it, a BadRequest names where), INVALID_ARGUMENT (SUBSTITUTE_INVALID: the
+        output is not a message of the step's output type).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ForkRun(self, request, context):
+        """ForkRun submits a new run of the same revision, atomically, that begins at a step of another run, ended or not: the
+        successes that depend on neither that step nor one that did not succeed are taken over with their outputs, all else
+        is run. The run that it comes from stays as it is. The same `request_id` with the same content gives the same run.
+
+        Errors: those of SubmitRun; NOT_FOUND (RUN_NOT_FOUND, STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseRun(self, request, context):
+        """PauseRun lets no attempt of a run start until ResumeRun, durably. What is called already goes on to its end; sleeps,
+        waits and timeouts go on, the run's own too. A run that is paused is answered as it is.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), RESOURCE_EXHAUSTED (MEND_LIMIT), UNAVAILABLE
+        (OWNER_UNAVAILABLE).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeRun(self, request, context):
+        """ResumeRun lets attempts of a paused run start again, durably. A run that is not paused is answered as it is.
+
+        Errors: as of PauseRun.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def MendRuns(self, request, context):
+        """MendRuns does one thing to each run that meets a filter, newest first. Each run is mended atomically, the call as a
+        whole is not: a run that is refused does not touch the others. It answers after `page_size` runs or 20 s, whichever
+        is first; with `next_page_token` the next call goes on. A run that was mended before is refused when it no longer
+        fits, so that a call may be repeated. With `validate_only` it makes every check and changes nothing.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_FILTER, INVALID_PAGE_TOKEN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_RunServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -278,6 +396,41 @@ def add_RunServiceServicer_to_server(servicer, server):
                     request_deserializer=baton_dot_v1_dot_run__service__pb2.SignalRunRequest.FromString,
                     response_serializer=baton_dot_v1_dot_run__service__pb2.SignalRunResponse.SerializeToString,
             ),
+            'RetryRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryRun,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.RetryRunRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.RetryRunResponse.SerializeToString,
+            ),
+            'RetryStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.RetryStep,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.RetryStepRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.RetryStepResponse.SerializeToString,
+            ),
+            'SkipStep': grpc.unary_unary_rpc_method_handler(
+                    servicer.SkipStep,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.SkipStepRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.SkipStepResponse.SerializeToString,
+            ),
+            'ForkRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ForkRun,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.ForkRunRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.ForkRunResponse.SerializeToString,
+            ),
+            'PauseRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseRun,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.PauseRunRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.PauseRunResponse.SerializeToString,
+            ),
+            'ResumeRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeRun,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.ResumeRunRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.ResumeRunResponse.SerializeToString,
+            ),
+            'MendRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.MendRuns,
+                    request_deserializer=baton_dot_v1_dot_run__service__pb2.MendRunsRequest.FromString,
+                    response_serializer=baton_dot_v1_dot_run__service__pb2.MendRunsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'baton.v1.RunService', rpc_method_handlers)
@@ -287,7 +440,7 @@ def add_RunServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RunService:
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -579,6 +732,195 @@ class RunService:
             '/baton.v1.RunService/SignalRun',
             baton_dot_v1_dot_run__service__pb2.SignalRunRequest.SerializeToString,
             baton_dot_v1_dot_run__service__pb2.SignalRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/RetryRun',
+            baton_dot_v1_dot_run__service__pb2.RetryRunRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.RetryRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RetryStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/RetryStep',
+            baton_dot_v1_dot_run__service__pb2.RetryStepRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.RetryStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SkipStep(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/SkipStep',
+            baton_dot_v1_dot_run__service__pb2.SkipStepRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.SkipStepResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ForkRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/ForkRun',
+            baton_dot_v1_dot_run__service__pb2.ForkRunRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.ForkRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/PauseRun',
+            baton_dot_v1_dot_run__service__pb2.PauseRunRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.PauseRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/ResumeRun',
+            baton_dot_v1_dot_run__service__pb2.ResumeRunRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.ResumeRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MendRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/baton.v1.RunService/MendRuns',
+            baton_dot_v1_dot_run__service__pb2.MendRunsRequest.SerializeToString,
+            baton_dot_v1_dot_run__service__pb2.MendRunsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RunServiceStub:
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -112,10 +112,65 @@ class RunServiceStub:
     INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
     (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
     """
+    RetryRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]
+    """RetryRun reopens a run that FAILED or was CANCELLED, atomically, in a new round: what failed, was cancelled or was
+    never reached begins anew, with new attempts and a new time, and every success is kept with its output; but one
+    whose undo call was made, or may have been, is run again, with all that depends on it. Items of a map and delegated
+    steps that succeeded are kept too. It answers once that is durable. With `revision` or `input` the run goes on with
+    those, where everything that is kept still type-checks.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE; RUN_SUCCEEDED; CHILD_RUN:
+    mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
+    INVALID_ARGUMENT (INPUT_INVALID), RESOURCE_EXHAUSTED (MEND_LIMIT: the run has as many events as it may;
+    PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
+    """
+    RetryStep: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RetryStepRequest, _run_service_pb2.RetryStepResponse]
+    """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
+    not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
+    (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+
+    Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+    """
+    SkipStep: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SkipStepRequest, _run_service_pb2.SkipStepResponse]
+    """SkipStep ends a step that has not succeeded with an output that the caller gives in its place, or, without one, as
+    SKIPPED, where all that reads its output can do without. A call that is under way is cancelled. An ended run is
+    reopened as by RetryRun. Who did it stands in the journal. No undo call is made for such a step.
+
+    Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE; OUTPUT_NEEDED: a step
+    that reads the output cannot do without it, a BadRequest names where), INVALID_ARGUMENT (SUBSTITUTE_INVALID: the
+    output is not a message of the step's output type).
+    """
+    ForkRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ForkRunRequest, _run_service_pb2.ForkRunResponse]
+    """ForkRun submits a new run of the same revision, atomically, that begins at a step of another run, ended or not: the
+    successes that depend on neither that step nor one that did not succeed are taken over with their outputs, all else
+    is run. The run that it comes from stays as it is. The same `request_id` with the same content gives the same run.
+
+    Errors: those of SubmitRun; NOT_FOUND (RUN_NOT_FOUND, STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+    """
+    PauseRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]
+    """PauseRun lets no attempt of a run start until ResumeRun, durably. What is called already goes on to its end; sleeps,
+    waits and timeouts go on, the run's own too. A run that is paused is answered as it is.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), RESOURCE_EXHAUSTED (MEND_LIMIT), UNAVAILABLE
+    (OWNER_UNAVAILABLE).
+    """
+    ResumeRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]
+    """ResumeRun lets attempts of a paused run start again, durably. A run that is not paused is answered as it is.
+
+    Errors: as of PauseRun.
+    """
+    MendRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.MendRunsRequest, _run_service_pb2.MendRunsResponse]
+    """MendRuns does one thing to each run that meets a filter, newest first. Each run is mended atomically, the call as a
+    whole is not: a run that is refused does not touch the others. It answers after `page_size` runs or 20 s, whichever
+    is first; with `next_page_token` the next call goes on. A run that was mended before is refused when it no longer
+    fits, so that a call may be repeated. With `validate_only` it makes every check and changes nothing.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_FILTER, INVALID_PAGE_TOKEN).
+    """
 
 @_typing.type_check_only
 class RunServiceAsyncStub(RunServiceStub):
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -197,9 +252,64 @@ class RunServiceAsyncStub(RunServiceStub):
     INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
     (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
     """
+    RetryRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RetryRunRequest, _run_service_pb2.RetryRunResponse]  # type: ignore[assignment]
+    """RetryRun reopens a run that FAILED or was CANCELLED, atomically, in a new round: what failed, was cancelled or was
+    never reached begins anew, with new attempts and a new time, and every success is kept with its output; but one
+    whose undo call was made, or may have been, is run again, with all that depends on it. Items of a map and delegated
+    steps that succeeded are kept too. It answers once that is durable. With `revision` or `input` the run goes on with
+    those, where everything that is kept still type-checks.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE; RUN_SUCCEEDED; CHILD_RUN:
+    mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
+    INVALID_ARGUMENT (INPUT_INVALID), RESOURCE_EXHAUSTED (MEND_LIMIT: the run has as many events as it may;
+    PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
+    """
+    RetryStep: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RetryStepRequest, _run_service_pb2.RetryStepResponse]  # type: ignore[assignment]
+    """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
+    not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
+    (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+
+    Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+    """
+    SkipStep: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SkipStepRequest, _run_service_pb2.SkipStepResponse]  # type: ignore[assignment]
+    """SkipStep ends a step that has not succeeded with an output that the caller gives in its place, or, without one, as
+    SKIPPED, where all that reads its output can do without. A call that is under way is cancelled. An ended run is
+    reopened as by RetryRun. Who did it stands in the journal. No undo call is made for such a step.
+
+    Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE; OUTPUT_NEEDED: a step
+    that reads the output cannot do without it, a BadRequest names where), INVALID_ARGUMENT (SUBSTITUTE_INVALID: the
+    output is not a message of the step's output type).
+    """
+    ForkRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ForkRunRequest, _run_service_pb2.ForkRunResponse]  # type: ignore[assignment]
+    """ForkRun submits a new run of the same revision, atomically, that begins at a step of another run, ended or not: the
+    successes that depend on neither that step nor one that did not succeed are taken over with their outputs, all else
+    is run. The run that it comes from stays as it is. The same `request_id` with the same content gives the same run.
+
+    Errors: those of SubmitRun; NOT_FOUND (RUN_NOT_FOUND, STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+    """
+    PauseRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.PauseRunRequest, _run_service_pb2.PauseRunResponse]  # type: ignore[assignment]
+    """PauseRun lets no attempt of a run start until ResumeRun, durably. What is called already goes on to its end; sleeps,
+    waits and timeouts go on, the run's own too. A run that is paused is answered as it is.
+
+    Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), RESOURCE_EXHAUSTED (MEND_LIMIT), UNAVAILABLE
+    (OWNER_UNAVAILABLE).
+    """
+    ResumeRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.ResumeRunRequest, _run_service_pb2.ResumeRunResponse]  # type: ignore[assignment]
+    """ResumeRun lets attempts of a paused run start again, durably. A run that is not paused is answered as it is.
+
+    Errors: as of PauseRun.
+    """
+    MendRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.MendRunsRequest, _run_service_pb2.MendRunsResponse]  # type: ignore[assignment]
+    """MendRuns does one thing to each run that meets a filter, newest first. Each run is mended atomically, the call as a
+    whole is not: a run that is refused does not touch the others. It answers after `page_size` runs or 20 s, whichever
+    is first; with `next_page_token` the next call goes on. A run that was mended before is refused when it no longer
+    fits, so that a call may be repeated. With `validate_only` it makes every check and changes nothing.
+
+    Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_FILTER, INVALID_PAGE_TOKEN).
+    """
 
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
-    """RunService submits, reads, watches and cancels runs.
+    """RunService submits, reads, watches, cancels and mends runs.
 
     Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
     """
@@ -344,6 +454,103 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         Errors: NOT_FOUND (RUN_NOT_FOUND; SIGNAL_NOT_FOUND: no step of the run waits for this signal, ever),
         INVALID_ARGUMENT (INVALID_REQUEST: the payload is not a message of the signal's type), FAILED_PRECONDITION
         (RUN_ENDED), RESOURCE_EXHAUSTED (SIGNAL_LIMIT: too many signals wait to be taken; PAYLOAD_TOO_LARGE).
+        """
+
+    @_abc_1.abstractmethod
+    def RetryRun(
+        self,
+        request: _run_service_pb2.RetryRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.RetryRunResponse, _abc.Awaitable[_run_service_pb2.RetryRunResponse]]:
+        """RetryRun reopens a run that FAILED or was CANCELLED, atomically, in a new round: what failed, was cancelled or was
+        never reached begins anew, with new attempts and a new time, and every success is kept with its output; but one
+        whose undo call was made, or may have been, is run again, with all that depends on it. Items of a map and delegated
+        steps that succeeded are kept too. It answers once that is durable. With `revision` or `input` the run goes on with
+        those, where everything that is kept still type-checks.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE; RUN_SUCCEEDED; CHILD_RUN:
+        mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
+        INVALID_ARGUMENT (INPUT_INVALID), RESOURCE_EXHAUSTED (MEND_LIMIT: the run has as many events as it may;
+        PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
+        """
+
+    @_abc_1.abstractmethod
+    def RetryStep(
+        self,
+        request: _run_service_pb2.RetryStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.RetryStepResponse, _abc.Awaitable[_run_service_pb2.RetryStepResponse]]:
+        """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
+        not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
+        (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+
+        Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def SkipStep(
+        self,
+        request: _run_service_pb2.SkipStepRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.SkipStepResponse, _abc.Awaitable[_run_service_pb2.SkipStepResponse]]:
+        """SkipStep ends a step that has not succeeded with an output that the caller gives in its place, or, without one, as
+        SKIPPED, where all that reads its output can do without. A call that is under way is cancelled. An ended run is
+        reopened as by RetryRun. Who did it stands in the journal. No undo call is made for such a step.
+
+        Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE; OUTPUT_NEEDED: a step
+        that reads the output cannot do without it, a BadRequest names where), INVALID_ARGUMENT (SUBSTITUTE_INVALID: the
+        output is not a message of the step's output type).
+        """
+
+    @_abc_1.abstractmethod
+    def ForkRun(
+        self,
+        request: _run_service_pb2.ForkRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ForkRunResponse, _abc.Awaitable[_run_service_pb2.ForkRunResponse]]:
+        """ForkRun submits a new run of the same revision, atomically, that begins at a step of another run, ended or not: the
+        successes that depend on neither that step nor one that did not succeed are taken over with their outputs, all else
+        is run. The run that it comes from stays as it is. The same `request_id` with the same content gives the same run.
+
+        Errors: those of SubmitRun; NOT_FOUND (RUN_NOT_FOUND, STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def PauseRun(
+        self,
+        request: _run_service_pb2.PauseRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.PauseRunResponse, _abc.Awaitable[_run_service_pb2.PauseRunResponse]]:
+        """PauseRun lets no attempt of a run start until ResumeRun, durably. What is called already goes on to its end; sleeps,
+        waits and timeouts go on, the run's own too. A run that is paused is answered as it is.
+
+        Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), RESOURCE_EXHAUSTED (MEND_LIMIT), UNAVAILABLE
+        (OWNER_UNAVAILABLE).
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeRun(
+        self,
+        request: _run_service_pb2.ResumeRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.ResumeRunResponse, _abc.Awaitable[_run_service_pb2.ResumeRunResponse]]:
+        """ResumeRun lets attempts of a paused run start again, durably. A run that is not paused is answered as it is.
+
+        Errors: as of PauseRun.
+        """
+
+    @_abc_1.abstractmethod
+    def MendRuns(
+        self,
+        request: _run_service_pb2.MendRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_run_service_pb2.MendRunsResponse, _abc.Awaitable[_run_service_pb2.MendRunsResponse]]:
+        """MendRuns does one thing to each run that meets a filter, newest first. Each run is mended atomically, the call as a
+        whole is not: a run that is refused does not touch the others. It answers after `page_size` runs or 20 s, whichever
+        is first; with `next_page_token` the next call goes on. A run that was mended before is refused when it no longer
+        fits, so that a call may be repeated. With `validate_only` it makes every check and changes nothing.
+
+        Errors: INVALID_ARGUMENT (INVALID_REQUEST, INVALID_FILTER, INVALID_PAGE_TOKEN).
         """
 
 def add_RunServiceServicer_to_server(servicer: RunServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,168 @@
+"""What must hold before a run is mended: that a revision can take over what is kept, that an output fits its step."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import cast
+
+from baton.v1 import workflow_pb2
+from google.protobuf import any_pb2
+from google.protobuf.descriptor import Descriptor
+from google.protobuf.message import DecodeError, Message
+
+from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
+from orchestrator.domain import errors
+from orchestrator.domain.events import Payload
+from orchestrator.domain.ids import RevisionKey
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import StepState
+from orchestrator.domain.workflow import StepRole
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.data import output_class_of
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.messages import to_any
+
+MAY_BE_MISSING = "OUTPUT_MAY_BE_MISSING"
+
+
+def find_step(live: LiveRun, step: str) -> int:
+    """Finds a step by its id. Errors: StepNotFound."""
+    index = live.run.indexes.get(step)
+    if index is None:
+        raise errors.StepNotFound(f"step: the run has no step {step}; list its steps with ListRunSteps")
+    return index
+
+
+def new_input(compiled: CompiledWorkflow, given: any_pb2.Any) -> tuple[Message | None, Payload]:
+    """Reads an input that is given in place of another. Errors: PayloadTooLarge, InputInvalid."""
+    if len(given.value) > MAX_PAYLOAD_BYTES:
+        raise errors.PayloadTooLarge(f"input: {len(given.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}")
+    try:
+        message = compiled.parse_input(given)
+    except InputInvalid as error:
+        path = f"input.{error.field}" if error.field else "input"
+        fault = errors.FieldFault(path, "INPUT_INVALID", error.message)
+        raise errors.InputInvalid(f"{path}: {error.message}", faults=[fault]) from None
+    return message, Payload(compiled.input_type, given.value)
+
+
+def require_compatible(live: LiveRun, compiled: CompiledWorkflow, reset: Collection[str], *, new_input: bool) -> None:
+    """Refuses another revision where something that is kept does not fit it: the input, or the output of a step that
+    does not begin anew. Errors: RevisionIncompatible, which names each."""
+    run, faults = live.run, []
+    if not new_input:
+        try:
+            compiled.parse_input(to_any(run.input) if run.input is not None else None)
+        except InputInvalid as error:
+            path = f"input.{error.field}" if error.field else "input"
+            faults.append(errors.FieldFault(path, "INPUT_INVALID", f"{error.message}; give a new input"))
+    for spec in compiled.graph.steps:
+        before = run.indexes.get(spec.id)
+        if before is None or before >= len(run.graph.steps) or spec.id in reset:
+            continue
+        if run.steps[before].state is StepState.SUCCEEDED:
+            fault = _output_fault(live, before, output_class_of(compiled, spec.index))
+            if fault:
+                faults.append(errors.FieldFault(f"steps.{spec.id}.output", "TYPE_MISMATCH", fault))
+    if faults:
+        raise errors.RevisionIncompatible(
+            f"revision: the run cannot go on with {compiled.revision}: {faults[0].path}: {faults[0].message}",
+            faults=faults,
+        )
+
+
+def _output_fault(live: LiveRun, index: int, expected: type[Message] | None) -> str:
+    kept = live.data.scope.outputs[index]
+    if kept is None or expected is None:
+        return ""
+    if not _is_same(cast(Descriptor, kept.DESCRIPTOR), cast(Descriptor, expected.DESCRIPTOR)):
+        return f"the output that is kept is a {kept.DESCRIPTOR.full_name}, not a {expected.DESCRIPTOR.full_name}"
+    try:
+        expected.FromString(kept.SerializeToString())
+    except DecodeError:
+        return f"the output that is kept cannot be read as the {expected.DESCRIPTOR.full_name} of the revision"
+    return ""
+
+
+def _is_same(one: Descriptor, other: Descriptor) -> bool:
+    """Tells whether two types have the same name; the outputs of two maps, whether those of their items have."""
+    if one.full_name == other.full_name:
+        return True
+    elements = [
+        [(field.number, field.message_type.full_name) for field in each.fields if field.message_type is not None]
+        for each in (one, other)
+        if each.file.name.startswith("baton/map/")
+    ]
+    return len(elements) == 2 and elements[0] == elements[1]
+
+
+def substitute(live: LiveRun, index: int, given: any_pb2.Any) -> Payload:
+    """Reads the output that stands in the place of a step's own. Errors: PayloadTooLarge, SubstituteInvalid."""
+    if len(given.value) > MAX_PAYLOAD_BYTES:
+        raise errors.PayloadTooLarge(f"output: {len(given.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}")
+    spec = live.run.steps[index].spec
+    if spec.role is StepRole.WORKFLOW:
+        expected = output_class_of(live.compiled, index)
+    else:
+        expected = live.data.target(index).response_class
+    assert expected is not None
+    name, told = expected.DESCRIPTOR.full_name, given.type_url.rpartition("/")[2]
+    fault = ""
+    if told != name:
+        fault = f"step {spec.id} gives a {name}, but the output is a {told or 'message of no type'}"
+    else:
+        try:
+            message = expected.FromString(given.value)
+        except DecodeError:
+            fault = f"the output is not a valid {name}"
+        else:
+            missing = next(live.compiled.requirements.missing(message), None)
+            if missing is not None:
+                fault = f"the required field `{missing}` of {name} has no value"
+    if fault:
+        raise errors.SubstituteInvalid(
+            f"output: {fault}", faults=[errors.FieldFault("output", "SUBSTITUTE_INVALID", fault)]
+        )
+    return Payload(name, given.value)
+
+
+async def require_dispensable(catalogue: Catalogue, live: LiveRun, index: int) -> None:
+    """Refuses to skip a step whose output something cannot do without: as the check of a workflow would in which the
+    step has a condition. Errors: OutputNeeded, which names where it is read; StepNotMendable."""
+    run, spec = live.run, live.run.steps[index].spec
+    if spec.role is not StepRole.WORKFLOW:
+        raise errors.StepNotMendable(f"output: give one; {spec.id} belongs to a step that needs what it gives")
+    if spec.has_condition:
+        return
+    changed = workflow_pb2.Workflow()
+    changed.CopyFrom(live.compiled.definition)
+    changed.steps[index].when = "1 > 2"
+    key = RevisionKey(live.key.namespace, run.workflow, run.revision)
+    violations = await catalogue.violations_of(key, live.compiled, changed)
+    faults = [
+        errors.FieldFault(one.path, one.reason, one.message) for one in violations if one.reason == MAY_BE_MISSING
+    ]
+    if faults:
+        raise errors.OutputNeeded(
+            f"output: step {spec.id} cannot be skipped without one: it is read at {faults[0].path}", faults=faults
+        )
+
+
+def require_step(live: LiveRun, index: int) -> None:
+    """Refuses what is no step of the workflow. Errors: StepNotMendable."""
+    spec = live.run.steps[index].spec
+    if spec.role is not StepRole.WORKFLOW:
+        parent = live.run.steps[spec.parent].spec.id
+        raise errors.StepNotMendable(f"step: {spec.id} belongs to {parent}; name {parent}")
+
+
+def require_reopenable(run: Run) -> None:
+    """Refuses a run that has succeeded, or belongs to another. Errors: RunSucceeded, ChildRun."""
+    if run.failure is None:
+        raise errors.RunSucceeded("the run has succeeded: there is nothing to mend; to run parts of it again, fork it")
+    if run.parent_run_id:
+        raise errors.ChildRun(
+            f"the run belongs to step {run.parent_step} of run {run.parent_run_id}; mend that one",
+            metadata={"parent_run_id": run.parent_run_id, "parent_step": run.parent_step},
+        )
