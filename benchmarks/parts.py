@@ -27,7 +27,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "encode": ("orchestrator.engine.drive:encode",),
     "stage": ("orchestrator.engine.journal:GroupCommit.stage",),
     "timers": (
-        "orchestrator.engine.drive:Driver._replace_timer",
+        "orchestrator.engine.drive:Driver.set_timer",
         "orchestrator.engine.live:LiveRun.cancel_timer",
         "orchestrator.engine.live:LiveRun.cancel_timers",
     ),
@@ -35,7 +35,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "admission: call ended": ("orchestrator.engine.admission:Admission.call_ended",),
     "admit": ("orchestrator.engine.drive:Driver._admit",),
     "build request": ("orchestrator.contracts.compiled:CompiledTarget.build_request",),
-    "build output": ("orchestrator.engine.live:LiveRun.output",),
+    "build output": ("orchestrator.engine.data:RunData.output",),
     "dispatch": ("orchestrator.engine.dispatch:Dispatcher.send", "orchestrator.engine.dispatch:Delivery.answered"),
     "dispatch: what is told": ("orchestrator.engine.dispatch:Dispatcher.call_of",),
     "dispatch: step token": ("orchestrator.security.tokens:TokenSigner.sign",),

@@ -55,11 +55,11 @@ async def test_an_approved_request_is_sent_as_it_was_journaled(compiled: Compile
     shown = live.run.steps[0].request
     assert shown is not None
     assert asked.payload == shown.data
-    assert shown.data == live.data.target(0).build_request(live.scope).SerializeToString()
+    assert shown.data == live.data.target(0).build_request(live.data.scope).SerializeToString()
     hashed = request_hash(METHOD, shown.data)
 
-    live.scope.input = wrappers_pb2.StringValue(value="something else")
-    assert live.data.target(0).build_request(live.scope).SerializeToString() != shown.data
+    live.data.scope.input = wrappers_pb2.StringValue(value="something else")
+    assert live.data.target(0).build_request(live.data.scope).SerializeToString() != shown.data
     happen(Decided(0, hashed, True, "grace", ""), 20)
     assert live.data.build_request(0) == shown.data
     happen(StepAdmitted(0, "shop", "h:1"), 30)
