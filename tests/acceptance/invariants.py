@@ -92,7 +92,7 @@ def kind(event: event_pb2.RunEvent) -> str:
 
 
 def journal_faults(runs: Mapping[str, StoredRun], edges: Iterable[tuple[str, str]] = ()) -> list[str]:
-    """Journals are dense, monotonic in epoch and time, end once, and keep the order of the graph (`edges`)."""
+    """Journals are dense, monotonic in epoch and time, end once a round, and keep the order of the graph (`edges`)."""
     faults = []
     for run in runs.values():
         sequences = [event.sequence for event in run.events]
@@ -106,10 +106,11 @@ def journal_faults(runs: Mapping[str, StoredRun], edges: Iterable[tuple[str, str
         if any(two <= one for one, two in itertools.pairwise(times)):
             faults.append(f"{run.run_id}: times do not rise")
         ends = [position for position, event in enumerate(run.events) if kind(event) in ENDING]
-        if ends not in ([], [len(run.events) - 1]):
-            faults.append(f"{run.run_id}: events follow the end")
-        if run.ended is not bool(ends) or (run.ended and run.owned):
-            faults.append(f"{run.run_id}: the row says ended={run.ended} owned={run.owned}, the journal {bool(ends)}")
+        ended = kind(run.events[-1]) in ENDING
+        if any(kind(event) != "run_reopened" for position in ends for event in run.events[position + 1 : position + 2]):
+            faults.append(f"{run.run_id}: events follow the end of a round")
+        if run.ended is not ended or (run.ended and run.owned):
+            faults.append(f"{run.run_id}: the row says ended={run.ended} owned={run.owned}, the journal {ended}")
         faults.extend(_step_faults(run))
         faults.extend(_order_faults(run, edges))
     return faults
@@ -119,9 +120,10 @@ def _step_faults(run: StoredRun) -> list[str]:
     faults = []
     for step in {event.step for event in run.events if event.step}:
         events = run.of_step(step)
-        ends = [event for event in events if kind(event) in STEP_ENDING]
-        if len(ends) > 1 or (ends and events[-1] is not ends[0]):
-            faults.append(f"{run.run_id}/{step}: events follow its end")
+        for part in _rounds(run, events):
+            ends = [event for event in part if kind(event) in STEP_ENDING]
+            if len(ends) > 1 or (ends and part[-1] is not ends[0]):
+                faults.append(f"{run.run_id}/{step}: events follow its end")
         attempts = [event.attempt for event in events if kind(event) == "attempt_started"]
         if attempts != list(range(1, len(attempts) + 1)):
             faults.append(f"{run.run_id}/{step}: attempts {attempts}")
@@ -133,6 +135,12 @@ def _step_faults(run: StoredRun) -> list[str]:
             if numbers != list(range(1, len(numbers) + 1)) or len(numbers) > MAX_DELIVERIES:
                 faults.append(f"{run.run_id}/{step}: deliveries of attempt {attempt}: {numbers}")
     return faults
+
+
+def _rounds(run: StoredRun, events: Sequence[event_pb2.RunEvent]) -> list[list[event_pb2.RunEvent]]:
+    """Events of a run, by its rounds."""
+    begins = [0, *(event.sequence for event in run.events if kind(event) == "run_reopened"), len(run.events) + 1]
+    return [[event for event in events if one <= event.sequence < two] for one, two in itertools.pairwise(begins)]
 
 
 def _order_faults(run: StoredRun, edges: Iterable[tuple[str, str]]) -> list[str]:

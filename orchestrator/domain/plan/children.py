@@ -24,17 +24,16 @@ if TYPE_CHECKING:
 
 def begin_map(plan: Planner, index: int) -> None:
     """Begins the items of a ready map."""
-    count = plan.conditions.count_items(index)
+    count, step = plan.conditions.count_items(index), plan.run.steps[index]
     if isinstance(count, Failure):
         plan.fail_step(index, count)
     elif count > MAX_ITEMS:
         message = f"the map has {count} items; the limit is {MAX_ITEMS}"
         plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "ITEM_LIMIT", message, Origin.ORCHESTRATOR))
-    elif not plan.has_room(count, undo=plan.run.steps[index].spec.undo is not None):
+    elif not plan.has_room(0 if step.children else count, undo=step.spec.undo is not None):
         plan.fail_step(index, plan.no_room())
     else:
         waits.wait(plan, index, ItemsAwaited(count))
-        step = plan.run.steps[index]
         if step.ended_children == len(step.children or ()):
             plan.succeed_step(index, None)
 
