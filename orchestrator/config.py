@@ -21,6 +21,7 @@ OTHER_NAMES = frozenset(
         "BATON_DEV_DIRECTORY",
         "BATON_ADVERTISE_ADDRESS",
         "BATON_ADDRESS",
+        "BATON_PRINCIPAL",
     }
 )
 """BATON_* variables that are read elsewhere: by the database pool, the logs, the command line and the SDK."""

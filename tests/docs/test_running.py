@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -130,6 +131,81 @@ def test_the_python_page_works(dev: Dev) -> None:
     assert "greet INVALID_ARGUMENT UNKNOWN_LANGUAGE" in said
     sdk, cache = ROOT / "sdk" / "python", ROOT / ".mypy_cache" / "docs"
     dev.run(f"MYPYPATH={sdk} mypy --strict --cache-dir {cache} greeting.py client.py worker.py")
+
+
+class Killed:
+    """A program of the reader's, which can be killed and started again."""
+
+    def __init__(self, name: str, folder: Path, environment: dict[str, str], command: list[str], ready: str) -> None:
+        self._folder, self._environment, self._command, self._ready = folder, environment, command, ready
+        self._log = folder / f"{name}.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it and waits until it says that it is ready, once more than before."""
+        before = self._log.read_text().count(self._ready) if self._log.exists() else 0
+        with self._log.open("a") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._folder, env=self._environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        self.until(lambda: self._log.read_text().count(self._ready) > before)
+
+    def kill(self) -> None:
+        """Ends it with SIGKILL."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def until(self, fact: Callable[[], bool]) -> None:
+        """Waits until something holds while the program runs."""
+        assert self._process is not None
+        end = time.monotonic() + 60
+        while not fact():
+            assert self._process.poll() is None, self._log.read_text()
+            assert time.monotonic() < end, self._log.read_text()
+            time.sleep(0.05)
+
+
+def test_the_delegation_page_works(database: str, tmp_path: Path) -> None:
+    """The agent goes on after kill -9 of its worker and of the server, and what has ended is not searched for again."""
+    address = free_address()
+    reader = Dev(address, database, tmp_path)
+    reader.take_files("delegation.md")
+    generate, _, _, apply, submit = shell_lines("delegation.md")
+    reader.run(generate + " 2> /dev/null")
+    environment = {**os.environ, "BATON_ADDRESS": address, "BATON_DATABASE_URL": database, "BATON_LEASE_SECONDS": "2"}
+    serve = [sys.executable, "-m", "baton.cli", "serve", "--listen", address, "--output", "json"]
+    server = Killed("server", tmp_path, environment, serve, '"address"')
+    tools, agent = (
+        Killed(name, tmp_path, environment, [sys.executable, f"{name}.py"], "is registered")
+        for name in ("tools", "agent")
+    )
+    try:
+        for program in (server, tools, agent):
+            program.start()
+        reader.run(apply)
+        run_id = reader.run(submit).split()[0]
+        searches = tmp_path / "searches.log"
+
+        def asked(count: int) -> Callable[[], bool]:
+            return lambda: searches.exists() and len(searches.read_text().splitlines()) >= count
+
+        tools.until(asked(2))
+        agent.kill()
+        agent.start()
+        tools.until(asked(4))
+        server.kill()
+        server.start()
+        said = reader.run(f"baton run wait {run_id} --timeout 60s")
+        queries = searches.read_text().splitlines()
+    finally:
+        for program in (agent, tools, server):
+            program.kill()
+    assert said.count("all about tea") == 6
+    assert sorted(set(queries)) == ["tea", *(f"tea, part {number}" for number in range(2, 7))]
+    assert len(queries) <= 7, "only the one that was under way when the server died may be there twice"
+    sdk, cache = ROOT / "sdk" / "python", ROOT / ".mypy_cache" / "docs"
+    reader.run(f"MYPYPATH={sdk} mypy --strict --cache-dir {cache} agent.py tools.py")
 
 
 @pytest.mark.parametrize(
