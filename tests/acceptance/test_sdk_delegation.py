@@ -253,3 +253,16 @@ async def test_an_attempt_gets_the_checkpoint_of_the_one_before(start_server: St
     async with serving(server.address, AsyncPlanner(continues)):
         run = await baton.run(WORKFLOW | {"steps": [step]}, asked())
     assert answers(run) == ["half", "whole"]
+
+
+async def test_a_planner_asks_any_replica(start_server: StartServer, connect: Connect) -> None:
+    """The replica that the worker asks is not the one that drives the run."""
+    asked_server, driving = await start_server(), await start_server()
+    shelf = Shelf("slow")
+    async with serving(asked_server.address, AsyncPlanner(together), Searcher(shelf.query), suspend_after=0):
+        baton = connect(driving)
+        run = await baton.submit(WORKFLOW, asked("fast", "slow"))
+        await baton.waiting(run.run_id, "plan", run_pb2.WAIT_KIND_CHILD_STEPS)
+        shelf.open("slow")
+        assert answers(await baton.end(run.run_id)) == ["FAST", "SLOW"]
+    assert shelf.asked == {"fast": 1, "slow": 1}

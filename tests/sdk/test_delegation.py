@@ -50,24 +50,24 @@ class Calling:
 
     def __init__(self, worker: Worker, door: str, method: str) -> None:
         self.worker, self.door, self.method = worker, door, method
-        self._stream = WorkDouble()
-        self._channel: grpc.aio.Channel | None = None
+        self.stream = WorkDouble()
+        self.channel: grpc.aio.Channel | None = None
         self.calls: list[asyncio.Task[Any]] = []
 
     async def start(self) -> None:
         """Serves."""
         address = await self.worker.start()
         if self.door == "stream":
-            await self._stream.dial(address)
+            await self.stream.dial(address)
         else:
-            self._channel = grpc.aio.insecure_channel(address)
+            self.channel = grpc.aio.insecure_channel(address)
 
     async def stop(self) -> None:
         """Ends all."""
-        await self._stream.close()
+        await self.stream.close()
         await self.worker.stop(0)
-        if self._channel is not None:
-            await self._channel.close()
+        if self.channel is not None:
+            await self.channel.close()
 
     def begin(self, order: str = "o-1") -> asyncio.Task[Any]:
         """Begins a call; the task gives its response or its status."""
@@ -81,13 +81,13 @@ class Calling:
 
     async def _called(self, request: ChargeRequest) -> Any:
         if self.door == "stream":
-            number = self._stream.give(self.method, request, timeout_seconds=30, step_token=TOKEN)
-            outcome = await self._stream.outcome(number)
+            number = self.stream.give(self.method, request, timeout_seconds=30, step_token=TOKEN)
+            outcome = await self.stream.outcome(number)
             if outcome.WhichOneof("result") == "status":
                 return outcome.status
             return ChargeResponse.FromString(outcome.response)
-        assert self._channel is not None
-        stub: Any = PaymentsServiceStub(self._channel)
+        assert self.channel is not None
+        stub: Any = PaymentsServiceStub(self.channel)
         try:
             rpc = getattr(stub, self.method.rpartition("/")[2])
             return await rpc(request, timeout=30, metadata=(("baton-step-token", TOKEN),))
@@ -199,6 +199,20 @@ async def test_all_that_is_waited_for_is_named(
     await steps.finish("a", ReserveResponse())
     await steps.finish("c", ReserveResponse())
     assert (await calling.call()).payment_id == "all"
+
+
+@pytest.mark.parametrize("door", DOORS)
+async def test_of_very_many_keys_some_are_named(serve: Any, steps: StepDouble, door: str) -> None:
+    """They travel in a trailer of a unary call, and must not be lost for being too many."""
+
+    async def handle(request: ChargeRequest) -> ChargeResponse:
+        await asyncio.gather(*(reserve(f"k{number:062}", suspend_after=0) for number in range(300)))
+        raise AssertionError
+
+    steps.meeting = 300
+    named = awaited(await (await serve(handle, door)).call())
+    assert 10 < len(named) < 300
+    assert set(named) < set(steps.steps)
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -332,7 +346,7 @@ async def test_a_worker_that_stops_suspends(serve: Any, steps: StepDouble, door:
     await steps.until(lambda: steps.waiting["a"] and steps.waiting["b"])
     stopping = asyncio.create_task(calling.worker.stop(20))
     assert awaited(await call) == ["a", "b"]
-    await calling._stream.close()
+    await calling.stream.close()
     await stopping
 
 
@@ -354,8 +368,28 @@ async def test_a_handler_that_waits_holds_no_slot(serve: Any, steps: StepDouble,
     assert not parent.done()
     await steps.finish("child", ReserveResponse())
     assert (await parent).payment_id == "parent"
-    await calling._stream.until(lambda: calling._stream.half.credit == 1)
+    await calling.stream.until(lambda: calling.stream.half.credit == 1)
     assert ran == ["parent", "child"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_that_is_cancelled_while_it_waits_gives_its_slot_back(
+    serve: Any, steps: StepDouble, kind: str
+) -> None:
+    async def handle(request: ChargeRequest) -> ChargeResponse:
+        if request.order_id == "waits":
+            await reserve("child")
+        return ChargeResponse(payment_id=request.order_id)
+
+    calling = await serve(handle, "stream", kind, max_in_flight=1)
+    waiting = calling.begin("waits")
+    await steps.until(lambda: steps.waiting["child"])
+    await calling.stream.until(lambda: calling.stream.half.credit == 2)
+    calling.stream.cancel(1)
+    assert (await waiting).code == code_pb2.CANCELLED
+    await steps.until(lambda: not steps.waiting["child"])
+    await calling.stream.until(lambda: calling.stream.half.credit == 1)
+    assert (await calling.call("next")).payment_id == "next"
 
 
 async def test_keys_come_from_the_method_and_the_number_of_its_calls(serve: Any, steps: StepDouble) -> None:
@@ -462,7 +496,7 @@ async def test_only_a_call_from_baton_can_delegate(serve: Any, steps: StepDouble
         return ChargeResponse(payment_id="alone")
 
     calling = await serve(handle, "unary")
-    stub: Any = PaymentsServiceStub(calling._channel)
+    stub: Any = PaymentsServiceStub(calling.channel)
     assert (await stub.Charge(ChargeRequest())).payment_id == "alone"
     with pytest.raises(LookupError):
         delegate(Inventory.Reserve, ReserveRequest())

@@ -280,7 +280,8 @@ def _suspended(awaited: Iterable[str]) -> status_pb2.Status:
     info = error_details_pb2.ErrorInfo(reason=SUSPENDED, domain="baton", metadata={"awaited": keys})
     packed = any_pb2.Any()
     packed.Pack(info)
-    return status_pb2.Status(code=code_pb2.ABORTED, message=f"suspended: waits for {keys}", details=[packed])
+    message = "suspended until a step that it delegated has ended"
+    return status_pb2.Status(code=code_pb2.ABORTED, message=message, details=[packed])
 
 
 def _nothing() -> None:
