@@ -62,6 +62,7 @@ class Steps:
         claim = self._read_token(request.step_token)
         await self._catalogue.meet(claim.namespace)
         live, parent = await self._find(claim)
+        self._driver.liveness.heard(live, parent, 0.0, "", None)
         index = find_delegated(live.run, parent, request.key)
         existing = index is not None
         if index is None:

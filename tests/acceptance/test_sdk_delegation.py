@@ -266,3 +266,17 @@ async def test_a_planner_asks_any_replica(start_server: StartServer, connect: Co
         shelf.open("slow")
         assert answers(await baton.end(run.run_id)) == ["FAST", "SLOW"]
     assert shelf.asked == {"fast": 1, "slow": 1}
+
+
+async def test_waiting_for_steps_of_its_own_is_a_sign_of_life(start_server: StartServer, connect: Connect) -> None:
+    server = await start_server()
+    baton = connect(server)
+
+    async def slow(request: Any) -> Any:
+        await asyncio.sleep(1)  # far above the timeout
+        return pb.QueryResponse(answer=request.question.upper())
+
+    step = WORKFLOW["steps"][0] | {"heartbeat_timeout": "0.3s", "retry": {"max_attempts": 1}}  # type: ignore[operator,index]
+    async with serving(server.address, AsyncPlanner(one_by_one), Searcher(slow)):
+        run = await baton.run(WORKFLOW | {"steps": [step]}, asked("a"))
+    assert answers(run) == ["A"]
