@@ -105,6 +105,7 @@ def test_steps_whose_parent_is_not_there_stand_by_themselves() -> None:
         ({"step_waiting": {"run": {"run_id": "r-1", "workflow": "ship"}}}, "for run r-1 of ship"),
         ({"step_delegated": {"method": "a.B/C", "detached": True}}, "a.B/C (detached)"),
         ({"attempt_suspended": {"awaited": ["a", "b"]}}, "until one of a, b has ended"),
+        ({"attempt_suspended": {"awaited": ["a"]}}, "until a has ended"),
         ({"signal_received": {"signal": "paid", "principal": "ada"}}, "paid from ada"),
         ({"approval_requested": {"request_hash": "ab" * 32, "method": "a.B/C"}}, "of abababababab for a.B/C"),
         ({"approval_decided": {"principal": "ada", "reason": "no"}}, "denied by ada: no"),

@@ -82,7 +82,8 @@ def _of_growth(event: event_pb2.RunEvent) -> str:
         case "step_delegated":
             return f"{event.step_delegated.method}{' (detached)' if event.step_delegated.detached else ''}"
         case "attempt_suspended":
-            return f"until one of {', '.join(event.attempt_suspended.awaited)} has ended"
+            awaited = event.attempt_suspended.awaited
+            return f"until {'one of ' if len(awaited) > 1 else ''}{', '.join(awaited)} has ended"
         case "iteration_started":
             return f"{event.iteration_started.iteration}, from {clock(event.iteration_started.ready_time)}"
         case "signal_received":
