@@ -93,6 +93,15 @@ class RunMachine(RuleBasedStateMachine):
     def let_time_pass_to_the_next_timer(self) -> None:
         self.driven.now = self.driven.next_timer()
 
+    @precondition(lambda self: self.driven.run.sequence)
+    @rule(early=st.booleans())
+    def let_timers_fire(self, early: bool) -> None:
+        """Fires every timer where one is due, or a moment before."""
+        self.driven.now = self.driven.next_timer() - early
+        for step in range(len(self.driven.run.steps)):
+            self.driven.give(inputs.TimeoutPassed(step))
+        self.driven.give(inputs.RunTimeoutPassed())
+
     @rule(place=st.integers(0, 20))
     def time_out(self, place: int) -> None:
         self.driven.give(inputs.TimeoutPassed(self.any_step(place)))
@@ -114,6 +123,12 @@ class RunMachine(RuleBasedStateMachine):
     @rule(place=STEP, failure=FAILURES, delay_us=DELAY, draw=DRAW)
     def fail(self, place: int, failure: Failure, delay_us: int | None, draw: float) -> None:
         self.driven.give(inputs.CallFailed(*self.any_running(place), failure, delay_us, draw))
+
+    @precondition(lambda self: self.driven.running())
+    @rule(failure=FAILURES)
+    def fail_all(self, failure: Failure) -> None:
+        for step, attempt in self.driven.running():
+            self.driven.give(inputs.CallFailed(step, attempt, failure, None, 0.0))
 
     @precondition(lambda self: self.driven.running())
     @rule(place=STEP)
