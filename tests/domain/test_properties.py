@@ -288,7 +288,8 @@ class RunMachine(RuleBasedStateMachine):
         """Returns what ends the wait of a step without success, or what it does not wait for."""
         wait = self.driven.run.steps[step].wait
         if isinstance(wait, ApprovalAwaited):
-            return inputs.Decided(step, wait.request_hash, False, "bob", "x" * 3_000)
+            right = self.random.random() < 0.5
+            return inputs.Decided(step, wait.request_hash if right else "0" * 64, not right, "bob", "x" * 3_000)
         if isinstance(wait, SignalAwaited):
             return inputs.Signal("another", "ann", "", OUTPUT)
         return inputs.ChildRunEnded(step, f"child-{step}", failure, None)
@@ -310,6 +311,8 @@ class RunMachine(RuleBasedStateMachine):
             return inputs.CallLost(step, attempt)
         if chance < 0.84:
             return inputs.Resumption()
+        if chance < 0.87:
+            return inputs.CancelRequest("enough", "ann")
         failure = Failure(self.random.choice(list(Code)[1:]), "DECLINED", "no", Origin.WORKER)
         return inputs.CallFailed(step, attempt, failure, None, self.random.random())
 

@@ -13,6 +13,7 @@ from orchestrator.domain.events import Event, SkipReason
 from orchestrator.domain.failures import MESSAGE_LIMIT_BYTES, Failure, Origin
 from orchestrator.domain.inputs import Input, Resumption
 from orchestrator.domain.plan import MAX_DELIVERIES, NEVER_RETRIED, Decision
+from orchestrator.domain.retry import backoff_us
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import Graph, StepRole
@@ -143,7 +144,7 @@ class Witness:
             case ev.DeliveryStarted():
                 self._delivery_started(event)
             case ev.AttemptFailed():
-                self._attempt_failed(event, now)
+                self._attempt_failed(event, given, now)
             case ev.FallbackTaken():
                 self._fallback_taken(event)
             case ev.StepSucceeded():
@@ -199,7 +200,7 @@ class Witness:
         step.expire_time = expire_time
         self.queued.discard(step.index)
 
-    def _attempt_failed(self, event: ev.AttemptFailed, now: int) -> None:
+    def _attempt_failed(self, event: ev.AttemptFailed, given: Input, now: int) -> None:
         step = self.accounts[event.step]
         assert step.stand is Stand.RUNS
         assert event.attempt == step.attempt
@@ -211,8 +212,21 @@ class Witness:
             assert not (event.failure.outcome_unknown and at_most_once)
             assert event.failure.reason not in NEVER_RETRIED
             assert event.retry_time < self.accounts.limit(event.step, event.time)
+        if isinstance(given, inputs.CallFailed) and given.step == event.step:
+            assert event.retry_time == self._retry_time(step, event, given)
         step.stand = Stand.WAITS
         step.unknown = event.failure.outcome_unknown and at_most_once
+
+    def _retry_time(self, step: Account, event: ev.AttemptFailed, given: inputs.CallFailed) -> int | None:
+        """Returns when a failed call is to be tried again; None for not."""
+        policy, failure = step.targets[step.target].retry, given.failure
+        if (failure.outcome_unknown and not step.repeatable) or failure.reason in NEVER_RETRIED:
+            return None
+        if not policy.retryable.matches(failure) or step.of_target >= policy.max_attempts:
+            return None
+        wait_us = max(backoff_us(policy, step.of_target, given.jitter_draw), given.retry_delay_us or 0)
+        retry_time = event.time + wait_us
+        return retry_time if retry_time < self.accounts.limit(event.step, event.time) else None
 
     def _fallback_taken(self, event: ev.FallbackTaken) -> None:
         step = self.accounts[event.step]
