@@ -71,11 +71,11 @@ class RunMachine(RuleBasedStateMachine):
 
     @rule()
     def go_on(self) -> None:
-        """Does one round of what a fair engine and willing workers do: a worker waits for what it has delegated."""
+        """Does one round of what a fair engine and willing workers do: a worker waits for what it did not hand over."""
         for step in self.driven.due():
             self.driven.admit(step)
         for step, attempt in self.driven.running():
-            if not self.driven.run.steps[step].open_children:
+            if not self.driven.witness.accounts.open_below(step, handed_over=False):
                 self.driven.give(success(step, attempt))
         for step in self.driven.waiting():
             found = self.driven.wake(step)
