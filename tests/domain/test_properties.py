@@ -19,8 +19,8 @@ Rules that were each broken once by hand, and the scenario that fell; those with
     another run ends the wait for one *                 child_run
     a key is used twice, a stale attempt delegates *    delegation_under_the_same_key
     what was handed over ends with its parent *         handed_over
-    successors do not wait for it                       delegated_step_after_its_parents_time
-    its failure is not the run's *                      delegated_step_after_its_parents_time
+    successors do not wait for it                       handed_over
+    its failure is not the run's *                      detached_step_fails
     a suspension uses up a retry                        suspended
     a suspended step is not woken *                     item_suspended
     an awaited step has ended already *                 suspended_for_what_has_ended
