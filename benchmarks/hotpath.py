@@ -53,6 +53,7 @@ from orchestrator.postgres.migrate import migrate
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
+from orchestrator.postgres.schedules import PostgresScheduleStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
 from orchestrator.rpc.authentication import AuthenticationLayer
@@ -151,6 +152,7 @@ class Server:
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
             PostgresApprovalStore(reads),
+            PostgresScheduleStore(reads, claims),
         )
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = EchoGateway(signer)

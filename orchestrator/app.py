@@ -27,6 +27,7 @@ from orchestrator.postgres.migrate import check_schema, keep_partitions
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
+from orchestrator.postgres.schedules import PostgresScheduleStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
 from orchestrator.rpc.forwarding import Forwarding
@@ -99,6 +100,7 @@ class Server:
             PostgresWorkflowStore(reads),
             PostgresWorkerStore(reads, claims),
             PostgresApprovalStore(reads),
+            PostgresScheduleStore(reads, claims),
         )
         self._engine = Engine(
             stores,

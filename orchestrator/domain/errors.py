@@ -302,3 +302,21 @@ class MendLimit(BatonError):
     """The run has as many events as it may."""
 
     reason = "MEND_LIMIT"
+
+
+class ScheduleNotFound(BatonError):
+    """No schedule of this name."""
+
+    reason = "SCHEDULE_NOT_FOUND"
+
+
+class InvalidSchedule(BatonError):
+    """The schedule has faults, each named in `faults`."""
+
+    reason = "INVALID_SCHEDULE"
+
+
+class TooManySchedules(BatonError):
+    """The namespace has as many schedules as it may have."""
+
+    reason = "TOO_MANY_SCHEDULES"

@@ -7,6 +7,7 @@ domain.errors. `after`, `before` and `limit` are paging positions that the door 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from baton.v1 import (
     event_pb2,
     run_pb2,
     run_service_pb2,
+    schedule_pb2,
     step_service_pb2,
     worker_pb2,
     worker_service_pb2,
@@ -26,6 +28,7 @@ from baton.worker.v1 import work_pb2
 from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import BatonError
 from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.updates import Update
@@ -241,6 +244,56 @@ class Workers(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What became of one firing of a backfill: its run and whether that was there, or why it was refused."""
+
+    fire_time: int
+    run_id: UUID | None = None
+    existing: bool = False
+    refused: BatonError | None = None
+
+
+class Schedules(Protocol):
+    """Schedules of the caller's namespace."""
+
+    async def apply(
+        self, caller: Caller, schedule: schedule_pb2.Schedule, validate_only: bool
+    ) -> tuple[schedule_pb2.StoredSchedule, bool]:
+        """Checks and stores a schedule; answers whether its content was there already."""
+        ...
+
+    async def get(self, caller: Caller, schedule: str, next_count: int) -> schedule_pb2.StoredSchedule:
+        """Reads a schedule with so many of its next times; 0 means the usual number."""
+        ...
+
+    async def list(self, caller: Caller, after: str, limit: int) -> Sequence[schedule_pb2.StoredSchedule]:
+        """Lists schedules with names above `after`."""
+        ...
+
+    async def delete(self, caller: Caller, schedule: str) -> schedule_pb2.StoredSchedule:
+        """Deletes a schedule; answers it as it was."""
+        ...
+
+    async def pause(self, caller: Caller, schedule: str, note: str) -> schedule_pb2.StoredSchedule:
+        """Stops a schedule from firing."""
+        ...
+
+    async def resume(self, caller: Caller, schedule: str) -> schedule_pb2.StoredSchedule:
+        """Lets a schedule fire again."""
+        ...
+
+    async def trigger(self, caller: Caller, schedule: str, request_id: str) -> tuple[UUID, bool]:
+        """Starts a run now; answers it, and whether it was there already."""
+        ...
+
+    async def backfill(
+        self, caller: Caller, schedule: str, start_time: int, end_time: int, validate_only: bool
+    ) -> Sequence[Backfilled]:
+        """Starts the runs of times from `start_time` on, before `end_time`."""
+        ...
+
+
 class Doors(Protocol):
     """All that the engine offers, a class for each service."""
 
@@ -267,4 +320,9 @@ class Doors(Protocol):
     @property
     def workers(self) -> Workers:
         """For WorkerService, AttachService and reflection."""
+        ...
+
+    @property
+    def schedules(self) -> Schedules:
+        """For ScheduleService."""
         ...

@@ -22,6 +22,7 @@ from orchestrator.engine.delegate import ReadStepToken, Steps
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
+from orchestrator.engine.firing import Firing
 from orchestrator.engine.fork import Forker
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
@@ -43,6 +44,9 @@ from orchestrator.engine.ports import (
     WorkflowStore,
 )
 from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.schedule_ports import ScheduleStore
+from orchestrator.engine.scheduled_runs import ScheduledRuns
+from orchestrator.engine.schedules import Schedules
 from orchestrator.engine.signals import Signals
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
@@ -65,6 +69,7 @@ class Stores:
     workflows: WorkflowStore
     workers: WorkerStore
     approvals: ApprovalStore
+    schedules: ScheduleStore
 
 
 class Runs:
@@ -117,7 +122,8 @@ class Workers:
 
 
 class Engine:
-    """One replica's engine. `runs`, `steps`, `approvals`, `workflows` and `workers` are its doors (api.py)."""
+    """One replica's engine. `runs`, `steps`, `approvals`, `workflows`, `workers` and `schedules` are its doors: see
+    api.py."""
 
     def __init__(
         self,
@@ -192,6 +198,9 @@ class Engine:
         )
         self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
         self._driver.on_end = self._run_ended
+        scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
+        self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer)
+        self.schedules = Schedules(stores.schedules, scheduled, self._clock, limits, self._firing.wake)
         self._changed: asyncio.Queue[str] = asyncio.Queue()
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None
@@ -220,6 +229,7 @@ class Engine:
     async def drain(self) -> None:
         """Takes no new work, lets calls in flight end for a while, and makes durable what they gave."""
         self._submitter.accepting = False
+        self._firing.paused = True
         self._driver.admission.paused = True
         self._reader.draining.set()
         for live in list(self._driver.runs.values()):
@@ -272,6 +282,7 @@ class Engine:
                     group.create_task(self._parker.run(replica_id))
                     group.create_task(self._ends.run(replica_id))
                     group.create_task(self._children.run())
+                    group.create_task(self._firing.run(replica_id))
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())
                     group.create_task(self._attachments.sweep())

@@ -13,6 +13,7 @@ class EngineLimits:
     """What one replica takes on, and how long it waits.
 
     Times are seconds. `max_queued_events` bounds what waits for the journal: submissions beyond it are refused.
+    `max_schedules` is for each namespace.
     """
 
     max_active_runs: int = 20_000
@@ -24,6 +25,9 @@ class EngineLimits:
     adoption_interval_seconds: float = 1.0
     adoption_batch: int = 200
     park_seconds: float = 5.0
+    schedule_interval_seconds: float = 1.0
+    schedule_batch: int = 32
+    max_schedules: int = 10_000
     drain_seconds: float = 10.0
     attached_stale_seconds: float = 60.0
     watch_progress_seconds: float = 15.0

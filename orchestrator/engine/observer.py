@@ -18,6 +18,7 @@ from orchestrator.domain.ids import EndpointKey, RunKey
 from orchestrator.domain.run import Run
 
 CircuitState = Literal["closed", "open", "half_open"]
+FiringOutcome = Literal["started", "existing", "waiting", "skipped", "missed", "refused", "delayed", "failed"]
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -44,6 +45,10 @@ class Observer(Protocol):
         """The replica let go of a run; `why` is a fixed word such as ended, fenced or parked."""
         ...
 
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
+        """A firing of a schedule was dealt with; `why` is the run that it has, or why it has none."""
+        ...
+
     def loop_stalled(self, seconds: float) -> None:
         """The event loop did not turn for so long."""
         ...
@@ -64,6 +69,9 @@ class NullObserver:
         """Does nothing."""
 
     def run_forgotten(self, key: RunKey, why: str) -> None:
+        """Does nothing."""
+
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
         """Does nothing."""
 
     def loop_stalled(self, seconds: float) -> None:
@@ -97,6 +105,10 @@ class Observers:
     def run_forgotten(self, key: RunKey, why: str) -> None:
         """Passes it on."""
         self._tell(lambda observer: observer.run_forgotten(key, why))
+
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
+        """Passes it on."""
+        self._tell(lambda observer: observer.firing_ended(namespace, schedule, fire_time, outcome, why))
 
     def loop_stalled(self, seconds: float) -> None:
         """Passes it on."""
@@ -153,13 +165,24 @@ class RunForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class FiringEnded:
+    """See Observer.firing_ended."""
+
+    namespace: str
+    schedule: str
+    fire_time: int
+    outcome: FiringOutcome
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class LoopStalled:
     """See Observer.loop_stalled."""
 
     seconds: float
 
 
-Fact = Committed | CircuitChanged | JournalFlushed | RunForgotten | LoopStalled
+Fact = Committed | CircuitChanged | JournalFlushed | RunForgotten | FiringEnded | LoopStalled
 
 FACTS_LIMIT = 1_000_000
 """Facts that a RecordingObserver keeps; more than any test has is a fault of the test."""
@@ -188,6 +211,10 @@ class RecordingObserver:
     def run_forgotten(self, key: RunKey, why: str) -> None:
         """Keeps it."""
         self._keep(RunForgotten(key, why))
+
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
+        """Keeps it."""
+        self._keep(FiringEnded(namespace, schedule, fire_time, outcome, why))
 
     def loop_stalled(self, seconds: float) -> None:
         """Keeps it."""

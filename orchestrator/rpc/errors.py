@@ -76,6 +76,9 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "SUBSTITUTE_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "OUTPUT_NEEDED": grpc.StatusCode.FAILED_PRECONDITION,
     "MEND_LIMIT": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "SCHEDULE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "INVALID_SCHEDULE": grpc.StatusCode.INVALID_ARGUMENT,
+    "TOO_MANY_SCHEDULES": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The gRPC code of each reason in baton.v1.ErrorReason that a call can be answered with."""
 

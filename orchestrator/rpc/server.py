@@ -11,6 +11,8 @@ from baton.v1 import (
     approval_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
+    schedule_service_pb2,
+    schedule_service_pb2_grpc,
     step_service_pb2,
     step_service_pb2_grpc,
     worker_service_pb2,
@@ -32,6 +34,7 @@ from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.run_service import RunService
+from orchestrator.rpc.schedule_service import ScheduleService
 from orchestrator.rpc.step_service import StepService
 from orchestrator.rpc.submissions import Submissions
 from orchestrator.rpc.validation import RequestValidator, ValidationLayer
@@ -48,6 +51,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     run_service_pb2.DESCRIPTOR.services_by_name["RunService"],
     step_service_pb2.DESCRIPTOR.services_by_name["StepService"],
     approval_service_pb2.DESCRIPTOR.services_by_name["ApprovalService"],
+    schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
     work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
@@ -190,6 +194,7 @@ class RpcServer:
             WorkflowService(self._doors.workflows, self._validator), server
         )
         worker_service_pb2_grpc.add_WorkerServiceServicer_to_server(WorkerService(self._doors.workers), server)
+        schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleService(self._doors.schedules), server)
         work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._doors.workers, self._validator), server)
         work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._doors.workers), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)

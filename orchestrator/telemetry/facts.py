@@ -9,7 +9,7 @@ from uuid import UUID
 from orchestrator.domain.events import Event
 from orchestrator.domain.ids import EndpointKey, RunKey
 from orchestrator.domain.run import Run
-from orchestrator.engine.observer import CircuitState
+from orchestrator.engine.observer import CircuitState, FiringOutcome
 
 
 class LogObserver:
@@ -33,6 +33,18 @@ class LogObserver:
     def run_forgotten(self, key: RunKey, why: str) -> None:
         """Logs a run that this replica gave up."""
         self._log.warning("run forgotten", extra={"namespace": key.namespace, "run": str(key.run_id), "why": why})
+
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
+        """Logs firings that started no run because something is wrong; the others are in the schedule's view."""
+        if outcome in ("missed", "refused", "delayed", "failed"):
+            told = {
+                "namespace": namespace,
+                "schedule": schedule,
+                "fire_time": fire_time,
+                "outcome": outcome,
+                "why": why,
+            }
+            self._log.warning("schedule did not fire", extra=told)
 
     def loop_stalled(self, seconds: float) -> None:
         """Logs an event loop that was busy for too long."""

@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.migrate import migrate
+from tests.acceptance import test_schedules as schedules
 from tests.acceptance.contracts import Contract
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_kills import Submitter, diamond, require_sound
@@ -81,6 +82,34 @@ async def test_runs_go_on_after_the_database_was_killed(
     submitter.acknowledged["impatient"] = given
     await baton.end(given)
     await require_sound(server.dsn, submitter.acknowledged, lab_process)
+
+
+async def test_no_firing_is_lost_or_doubled_over_deaths_of_the_database(
+    own_postgres: EmbeddedPostgres,
+    server: ServerProcess,
+    connect: Connect,
+    contract: Contract,
+    lab_process: LabProcess,
+) -> None:
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    await schedules.apply_workflow(baton, contract)
+    names = [f"tick-{number}" for number in range(5)]
+    for name in names:
+        await schedules.apply(baton, contract, name, overlap_policy="OVERLAP_POLICY_ALLOW")
+    for fired in (1, 5, 9):
+        for name in names:
+            await schedules.has_fired(baton, name, fired)
+        kill(own_postgres)
+        own_postgres.start()
+    await schedules.has_fired(baton, names[0], 13)
+    for name in names:
+        await schedules.pause(baton, name)
+    for name in names:
+        times = await schedules.fire_times(baton, name)
+        assert times == schedules.every_second(times), name
+    assert server.process is not None
+    assert server.process.returncode is None
 
 
 async def test_reads_say_that_the_database_is_away(

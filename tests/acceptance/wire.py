@@ -17,6 +17,7 @@ from baton.v1 import (
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
+    schedule_service_pb2_grpc,
     step_service_pb2,
     step_service_pb2_grpc,
     worker_pb2,
@@ -68,6 +69,7 @@ class Baton:
         self.address = address
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)
+        self.schedules: Any = schedule_service_pb2_grpc.ScheduleServiceStub(self.channel)
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
         self.steps_of_workers: Any = step_service_pb2_grpc.StepServiceStub(self.channel)
         self.approvals: Any = approval_service_pb2_grpc.ApprovalServiceStub(self.channel)

@@ -13,7 +13,16 @@ from .programs import COMMAND_SECONDS, ROOT, Answer, Program, environment
 
 BASE_ONLY = Path(__file__).parent / "base_only.py"
 
-SERVER_ONLY = ("asyncpg", "cel_expr_python", "opentelemetry", "protovalidate", "pybreaker", "uuid_utils", "uvloop")
+SERVER_ONLY = (
+    "asyncpg",
+    "cel_expr_python",
+    "cronsim",
+    "opentelemetry",
+    "protovalidate",
+    "pybreaker",
+    "uuid_utils",
+    "uvloop",
+)
 
 LEFT_OUT = {
     "cel_expr_python.cel",  # until a workflow has an expression

@@ -17,16 +17,21 @@ import pytest
 import typer
 import yaml
 from baton.cli.application import app
+from baton.cli.schedule_files import read_schedules
 from baton.v1 import error_reason_pb2, run_pb2, workflow_pb2
 from google.protobuf import json_format
 from google.protobuf.descriptor import FileDescriptor
-from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 from shop.v1 import inventory_pb2, notifications_pb2, payments_pb2, shipping_pb2
 
 from orchestrator import config
 from orchestrator.contracts.children import Applied
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import Contract, read_contract
+from orchestrator.engine.schedule_ports import ScheduleKey
+from orchestrator.engine.schedule_rules import ScheduleRules
 from orchestrator.rpc.errors import CODES
 from tests.contracts.corpus import contract_of
 from tests.docs.pages import DOCS, ROOT, anchors, blocks, files_named, headings, links, pages, prose, rows
@@ -118,7 +123,7 @@ def test_decisions_have_their_three_parts() -> None:
 
 @pytest.mark.parametrize(
     "block",
-    [block for page in OWN for block in blocks(page) if block.language == "yaml"],
+    [block for page in OWN for block in blocks(page) if block.language == "yaml" and page.name != "schedules.md"],
     ids=lambda block: f"{block.page}:{block.line}",
 )
 def test_workflows_are_valid(block: object) -> None:
@@ -139,6 +144,22 @@ def applied() -> Applied:
     compiled = check_workflow(workflow, [("shop", shop())]).compiled
     assert compiled is not None
     return {(workflow.name, ""): compiled}
+
+
+def test_schedules_are_valid(tmp_path: Path) -> None:
+    workflows = {block.file: block.text for block in blocks(DOCS / "quickstart.md") if block.language == "yaml"}
+    found = [block for block in blocks(DOCS / "schedules.md") if block.language == "yaml"]
+    assert found
+    for block in found:
+        (tmp_path / block.file).write_text(block.text)
+        (source,) = read_schedules(str(tmp_path / block.file))
+        ScheduleRules(ScheduleKey("default", source.schedule.name), source.schedule)
+        definition = yaml.safe_load(workflows[f"{source.schedule.run.workflow}.yaml"])
+        pool = DescriptorPool()
+        for file in FileDescriptorSet.FromString(contract_in("quickstart.md", "greeter.proto").files).file:
+            pool.Add(file)
+        message = GetMessageClass(pool.FindMessageTypeByName(definition["input_type"]))()
+        json_format.ParseDict(source.written_input, message)
 
 
 def test_python_can_be_read() -> None:

@@ -14,6 +14,7 @@ from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.pool import CLAIM_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
+from orchestrator.postgres.schedules import PostgresScheduleStore
 from tests.conformance.approval_store import ApprovalStoreMaker
 from tests.conformance.journal_store import Stores
 
@@ -59,6 +60,12 @@ def stores(pools: Pools) -> Stores:
 def approvals(pools: Pools) -> ApprovalStoreMaker:
     """Makes stores of approvals that look at so many requests a page, and give so many bytes."""
     return lambda looked_at=LOOKED_AT, page_bytes=PAGE_BYTES: PostgresApprovalStore(pools.reads, looked_at, page_bytes)
+
+
+@pytest.fixture
+def schedules(pools: Pools) -> PostgresScheduleStore:
+    """Schedules over the pools."""
+    return PostgresScheduleStore(pools.reads, pools.claims)
 
 
 @pytest.fixture

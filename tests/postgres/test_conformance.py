@@ -6,6 +6,7 @@ from tests.conformance.approval_store import ApprovalStoreConformance
 from tests.conformance.journal_store import JournalStoreConformance
 from tests.conformance.replica_store import ReplicaStoreConformance
 from tests.conformance.run_store import RunStoreConformance
+from tests.conformance.schedule_store import ScheduleStoreConformance
 
 
 class TestPostgresJournalStore(JournalStoreConformance):
@@ -22,3 +23,7 @@ class TestPostgresRunStore(RunStoreConformance):
 
 class TestPostgresApprovalStore(ApprovalStoreConformance):
     """Requests that wait for people, in Postgres."""
+
+
+class TestPostgresScheduleStore(ScheduleStoreConformance):
+    """Schedules in Postgres."""

@@ -9,8 +9,10 @@ from uuid_utils.compat import uuid7
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey
 from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
+from orchestrator.engine.schedule_ports import Progress, ScheduleKey, ScheduleRow
 from orchestrator.postgres.errors import RoleError
 from orchestrator.postgres.pool import Pool, PoolSettings, Role
+from orchestrator.postgres.schedules import PostgresScheduleStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
 from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, submission
@@ -37,6 +39,9 @@ async def fill(stores: Stores, pools: Pools, namespace: str) -> RunKey:
     await workers.put_endpoint(EndpointKey(namespace, "pay", "h:1"), None, ContractRow("d", b"files", ("S",)), Reach())
     revision = RevisionRow(RevisionKey(namespace, "fulfil-order", "r1"), b"definition", ("d",), 1)
     await PostgresWorkflowStore(pools.reads).put_revision(revision)
+    schedules, schedule = PostgresScheduleStore(pools.reads, pools.claims), ScheduleKey(namespace, "nightly")
+    assert await schedules.insert(ScheduleRow(schedule, b"definition", b"input", "ada", 1, 1, 1, Progress(5), 5))
+    await schedules.add_run(schedule, key.run_id, 5, triggered=False)
     return key
 
 
@@ -46,7 +51,7 @@ async def test_the_api_sees_one_namespace_on_every_table(
     await fill(stores, pools, "shop")
     await fill(stores, pools, "bank")
     names = await tables(administrator, "rp") - SHARED
-    assert len(names) == 9
+    assert len(names) == 11
     for name in names:
         counts = f"SELECT namespace, count(*) AS rows FROM {name} GROUP BY namespace"
         assert {row["namespace"] for row in await administrator.fetch(counts)} == {"shop", "bank"}, name
@@ -95,13 +100,18 @@ async def test_rights_are_narrow(pools: Pools, administrator: asyncpg.Connection
     assert granted == {
         **{("baton_api", name): read for name in ("runs", "requests", "events", "schema_migrations")},
         **{("baton_api", name): edit for name in ("catalogues", "workflows", "workflow_revisions")},
-        **{("baton_api", name): everything for name in ("workers", "endpoints")},
+        **{("baton_api", name): everything for name in ("workers", "endpoints", "schedules", "schedule_runs")},
         ("baton_api", "contracts"): append,
         ("baton_engine", "replicas"): everything,
         ("baton_engine", "runs"): edit,
         **{("baton_engine", name): append for name in ("requests", "events", "signing_keys")},
-        **{("baton_engine", name): read for name in ("catalogues", "schema_migrations")},
+        **{("baton_engine", name): read for name in ("catalogues", "schema_migrations", "schedules", "schedule_runs")},
     }
+    rows = await administrator.fetch(
+        "SELECT table_name, column_name FROM information_schema.role_column_grants"
+        " WHERE grantee = 'baton_engine' AND privilege_type = 'UPDATE' AND table_name LIKE 'schedule%'"
+    )
+    assert {tuple(row) for row in rows} == {("schedules", "claim_replica"), ("schedules", "claim_expire_time")}
     rows = await administrator.fetch("SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r'")
     assert len(rows) >= 10
     for row in rows:

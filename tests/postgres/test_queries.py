@@ -16,9 +16,16 @@ from orchestrator.postgres.sql import load
 from tests.conformance.journal_store import run_key
 from tests.postgres.conftest import Pools
 
-FILES = ("approvals", "catalogue", "journal", "replicas", "runs")
+FILES = ("approvals", "catalogue", "journal", "replicas", "runs", "schedules")
 _FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
-OF_ENGINE = {"list_namespaces", "put_signing_key", "get_signing_key"}
+OF_ENGINE = {
+    "list_namespaces",
+    "put_signing_key",
+    "get_signing_key",
+    "claim_due",
+    "next_due_time",
+    "list_to_cancel",
+}
 
 
 def test_every_file_is_prepared_here() -> None:
@@ -105,6 +112,19 @@ async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_table
                 assert f"Index Cond: ((namespace = ANY (ARRAY[{row}.namespace])) AND (run_id = {row}.run_id))" in plan
             plan = await plan_of(connection, f"claim_{vacuumed}", load("replicas")["claim"])
             assert "Index Cond: ((namespace = $2) AND (run_id = $3))" in plan
+
+
+async def test_schedules_that_are_due_are_found_by_their_index(pools: Pools) -> None:
+    async with pools.claims.lend() as connection:
+        plans = {
+            name: await plan_of(connection, name, load("schedules")[name])
+            for name in ("claim_due", "next_due_time", "list_to_cancel")
+        }
+    assert "Index Scan using schedules_by_due_time" in plans["claim_due"]
+    assert "Index Cond: ((namespace = ANY (ARRAY[d.namespace])) AND (schedule = d.schedule))" in plans["claim_due"]
+    assert "schedules_by_due_time" in plans["next_due_time"]
+    assert "schedule_runs_to_cancel" in plans["list_to_cancel"]
+    assert "Seq Scan" not in "".join(plans.values())
 
 
 async def test_ends_are_found_by_their_index_under_row_level_security(pools: Pools) -> None:

@@ -18,6 +18,7 @@ from baton.v1 import (
     event_pb2,
     run_pb2,
     run_service_pb2,
+    schedule_pb2,
     step_service_pb2,
     worker_pb2,
     worker_service_pb2,
@@ -30,6 +31,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
+from orchestrator.engine.api import Backfilled
 from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import ApprovalPosition, FilterTerm
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
@@ -39,7 +41,7 @@ NOBODY = Caller("", "", "")
 
 
 class FakeEngine:
-    """Runs, Workflows and Workers by its attributes of these names."""
+    """Runs, Workflows, Workers and Schedules by its attributes of these names."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, Caller, tuple[Any, ...]]] = []
@@ -57,12 +59,15 @@ class FakeEngine:
         self.more_approvals: ApprovalPosition | None = None
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
+        self.schedule_list: list[schedule_pb2.StoredSchedule] = []
+        self.backfilled: list[Backfilled] = []
         self.files: list[descriptor_pb2.FileDescriptorProto] = []
         self.runs = FakeRuns(self)
         self.workflows = FakeWorkflows(self)
         self.workers = FakeWorkers(self)
         self.steps = FakeSteps(self)
         self.approvals = FakeApprovals(self)
+        self.schedules = FakeSchedules(self)
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""
@@ -322,6 +327,54 @@ class FakeWorkers:
         if self._engine.error is not None:
             raise self._engine.error
         return self._engine.files
+
+
+class FakeSchedules:
+    """See engine.api.Schedules."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def apply(
+        self, caller: Caller, schedule: schedule_pb2.Schedule, validate_only: bool
+    ) -> tuple[schedule_pb2.StoredSchedule, bool]:
+        await self._engine.record("apply_schedule", caller, schedule, validate_only)
+        return schedule_pb2.StoredSchedule(schedule=schedule), True
+
+    async def get(self, caller: Caller, schedule: str, next_count: int) -> schedule_pb2.StoredSchedule:
+        await self._engine.record("get_schedule", caller, schedule, next_count)
+        return named(schedule)
+
+    async def list(self, caller: Caller, after: str, limit: int) -> builtins.list[schedule_pb2.StoredSchedule]:
+        await self._engine.record("list_schedules", caller, after, limit)
+        return [each for each in self._engine.schedule_list if each.schedule.name > after][:limit]
+
+    async def delete(self, caller: Caller, schedule: str) -> schedule_pb2.StoredSchedule:
+        await self._engine.record("delete_schedule", caller, schedule)
+        return named(schedule)
+
+    async def pause(self, caller: Caller, schedule: str, note: str) -> schedule_pb2.StoredSchedule:
+        await self._engine.record("pause", caller, schedule, note)
+        return named(schedule)
+
+    async def resume(self, caller: Caller, schedule: str) -> schedule_pb2.StoredSchedule:
+        await self._engine.record("resume", caller, schedule)
+        return named(schedule)
+
+    async def trigger(self, caller: Caller, schedule: str, request_id: str) -> tuple[UUID, bool]:
+        await self._engine.record("trigger", caller, schedule, request_id)
+        return UUID(int=7), bool(request_id)
+
+    async def backfill(
+        self, caller: Caller, schedule: str, start_time: int, end_time: int, validate_only: bool
+    ) -> builtins.list[Backfilled]:
+        await self._engine.record("backfill", caller, schedule, start_time, end_time, validate_only)
+        return self._engine.backfilled
+
+
+def named(schedule: str) -> schedule_pb2.StoredSchedule:
+    """A stored schedule of this name."""
+    return schedule_pb2.StoredSchedule(schedule=schedule_pb2.Schedule(name=schedule))
 
 
 @dataclass(slots=True)

@@ -63,6 +63,13 @@ def valid_request(input_type: Any) -> Any:
         elif (field.name, field.containing_type.name) == ("filter", "MendRunsRequest"):
             request.filter = "state = FAILED"
             request.pause.SetInParent()
+        elif field.name == "schedule" and field.message_type is None:
+            request.schedule = "nightly"
+        elif field.name == "schedule":
+            request.schedule.name, request.schedule.cron = "nightly", "@daily"
+            request.schedule.run.workflow = "orders"
+        elif field.name in ("start_time", "end_time"):
+            getattr(request, field.name).FromSeconds(1 if field.name == "start_time" else 2)
         elif field.name == "requests":
             request.requests.add(workflow="orders")
         elif field.name in VALID_TEXTS:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from baton import Binding, Workflow, WorkflowDefinition, bind, default, delegate, expression, fallback, workflow
+from baton import (
+    Binding,
+    Workflow,
+    WorkflowDefinition,
+    bind,
+    default,
+    delegate,
+    expression,
+    fallback,
+    schedule,
+    workflow,
+)
 from teabank.v1.money_pb2 import ChargeRequest, Money
 from teashop.v1.teashop_pb2 import ChargeResponse, OrderInput, OrderOutput, ReleaseRequest, ReserveRequest
 from teashop.v1.teashop_pb2_grpc import InventoryServiceServicer as Inventory
@@ -73,3 +84,7 @@ async def agent(request: OrderInput) -> str:
     reserved = await delegate(Inventory.Reserve, ReserveRequest(sku=request.sku))
     print(reserved.payment_id)  # wrong: field of another message
     return await delegate(Payments.Charge, ChargeRequest())  # wrong: a message is no text
+
+
+schedule("nightly", steps, OrderOutput(), cron="@daily")  # wrong: input of another type
+schedule("nightly", steps, OrderInput())  # wrong: no times

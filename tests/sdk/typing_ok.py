@@ -11,6 +11,7 @@ from baton import (
     ApprovalRule,
     Binding,
     Delivery,
+    Overlap,
     Retry,
     Workflow,
     WorkflowDefinition,
@@ -24,6 +25,7 @@ from baton import (
     expr,
     expression,
     fallback,
+    schedule,
     workflow,
 )
 from google.protobuf.duration_pb2 import Duration
@@ -108,6 +110,8 @@ def reserve_only(wf: Workflow[ReserveRequest, ReserveResponse]) -> ReserveRespon
 
 
 definition: WorkflowDefinition[OrderInput, OrderOutput] = fulfil
+nightly = schedule("nightly", fulfil, OrderInput(order_id="a"), cron="@daily", overlap=Overlap.ALLOW, jitter=60)
+by_name = schedule("by-name", "fulfil-order", cron="@daily", catch_up_window=timedelta(hours=1))
 
 
 @workflow(OrderInput, OrderOutput)

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from baton.references import expr as expr
     from baton.references import expression as expression
     from baton.runs import RunHandle as RunHandle
+    from baton.schedules import Backfilled as Backfilled
+    from baton.schedules import Overlap as Overlap
+    from baton.schedules import schedule as schedule
     from baton.steps import CallStep as CallStep
     from baton.steps import EntriesOutput as EntriesOutput
     from baton.steps import MapOutput as MapOutput
@@ -82,6 +85,7 @@ _HOMES = {
     "payloads": ("OutputTypeError",),
     "references": ("default", "expr", "expression"),
     "runs": ("RunHandle",),
+    "schedules": ("Backfilled", "Overlap", "schedule"),
     "worker": ("Worker",),
     "steps": ("CallStep", "EntriesOutput", "MapOutput", "Step"),
     "workflows": ("Workflow", "workflow"),

@@ -1,4 +1,4 @@
-"""Calls about workflows and workers; client.py has those about runs."""
+"""Calls about workflows and workers; client.py has those about runs, schedules.py those about schedules."""
 
 from __future__ import annotations
 

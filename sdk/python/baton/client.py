@@ -21,6 +21,7 @@ from baton.errors import WaitTimeout
 from baton.payloads import pack
 from baton.policies import Seconds
 from baton.runs import RunHandle, Told
+from baton.schedules import ScheduleCalls
 from baton.submissions import Submissions
 from baton.v1 import approval_pb2, approval_service_pb2, event_pb2, run_pb2, run_service_pb2
 
@@ -36,7 +37,7 @@ _EXECUTE_WAIT_SECONDS = 60.0
 _WAIT_LIMIT_SECONDS = 600.0
 
 
-class Client(Catalogue):
+class Client(Catalogue, ScheduleCalls):
     """Talks to Baton: `async with Client() as client: …`.
 
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a

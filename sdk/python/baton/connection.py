@@ -23,6 +23,7 @@ from baton.status import error_of
 from baton.v1 import (
     approval_service_pb2_grpc,
     run_service_pb2_grpc,
+    schedule_service_pb2_grpc,
     step_service_pb2_grpc,
     worker_service_pb2_grpc,
     workflow_service_pb2_grpc,
@@ -31,6 +32,7 @@ from baton.v1 import (
 if TYPE_CHECKING:
     from baton.v1.approval_service_pb2_grpc import ApprovalServiceAsyncStub
     from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub
+    from baton.v1.schedule_service_pb2_grpc import ScheduleServiceAsyncStub
     from baton.v1.step_service_pb2_grpc import StepServiceAsyncStub
     from baton.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
     from baton.v1.workflow_service_pb2_grpc import WorkflowServiceAsyncStub
@@ -71,6 +73,7 @@ class Link:
     workers: WorkerServiceAsyncStub
     steps: StepServiceAsyncStub
     approvals: ApprovalServiceAsyncStub
+    schedules: ScheduleServiceAsyncStub
     in_use: int = 0
 
 
@@ -221,6 +224,7 @@ def _link(channel: grpc.aio.Channel) -> Link:
         worker_service_pb2_grpc.WorkerServiceStub(channel),
         step_service_pb2_grpc.StepServiceStub(channel),
         approval_service_pb2_grpc.ApprovalServiceStub(channel),
+        schedule_service_pb2_grpc.ScheduleServiceStub(channel),
     )
 
 

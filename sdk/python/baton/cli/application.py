@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from baton.cli import approval, health, run, server, worker, workflow
+from baton.cli import approval, health, run, schedule, server, worker, workflow
 from baton.cli.outcomes import Choices, OutputForm
 from baton.cli.session import OutputOption, PrincipalOption, ServerOption
 
@@ -22,14 +22,14 @@ Exit codes:
   3  the run ended as FAILED    (run submit --wait or --watch, run wait, run watch)
   4  the run ended as CANCELLED (likewise)
   5  the wait was over before the run
-  6  no worker, workflow, revision or run of this name
+  6  no worker, workflow, revision, run or schedule of this name
 \b
 Start with: baton dev
 """
 
 app = typer.Typer(
     name="baton",
-    help="Typed gRPC orchestration: workflows, workers and runs.",
+    help="Typed gRPC orchestration: workflows, workers, runs and schedules.",
     epilog=_EPILOG,
     no_args_is_help=True,
     add_completion=False,
@@ -57,7 +57,7 @@ def choose(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    """Typed gRPC orchestration: workflows, workers and runs.
+    """Typed gRPC orchestration: workflows, workers, runs and schedules.
 
     Every command takes --server and --output too. Data goes to standard output, everything else to standard error.
     """
@@ -70,3 +70,4 @@ app.add_typer(worker.app, name="worker")
 app.add_typer(workflow.app, name="workflow")
 app.add_typer(run.app, name="run")
 app.add_typer(approval.app, name="approval")
+app.add_typer(schedule.app, name="schedule")

@@ -33,6 +33,8 @@ _COLOURS = {
     "SKIPPED": "dim",
     "PENDING": "dim",
     "ACTIVE": "green",
+    "PAUSED": "yellow",
+    "ENDED": "dim",
     "DRAINING": "yellow",
     "SERVING": "green",
     "NOT_SERVING": "yellow",

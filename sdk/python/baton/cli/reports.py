@@ -25,6 +25,7 @@ _CURES = {
     "WORKFLOW_NOT_FOUND": "see the names with `baton workflow ls`",
     "REVISION_NOT_FOUND": "see the revisions with `baton workflow revisions NAME`",
     "WORKER_NOT_FOUND": "see the names with `baton worker ls`",
+    "SCHEDULE_NOT_FOUND": "see the names with `baton schedule ls`",
     "RUN_NOT_FOUND": "see the runs with `baton run ls`",
     "RUN_ENDED": "see how it ended with `baton run get RUN`",
     "REQUEST_ID_REUSED": "give another --request-id, or the same input",
@@ -41,6 +42,10 @@ _CURES = {
     "APPROVER_NOT_ALLOWED": "somebody else must decide; on a development server, --principal says who you are",
     "INTERNAL": "look for the error_id in the server's log",
 }
+
+
+_FAULTY = {"WORKFLOW_INVALID": "the workflow", "INVALID_SCHEDULE": "the schedule"}
+"""Reasons whose faults are told one by one, and what has them."""
 
 
 def report_error(error: Exception, chosen: Choices, *, source: str = "", locate: Locate | None = None) -> ExitCode:
@@ -60,8 +65,8 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
         _write(chosen, message=f"what answers at {_address(chosen)} is not a Baton of this version", cure=_REACH)
         return ExitCode.FAILED
     message = error.message
-    if error.reason == "WORKFLOW_INVALID":
-        message = f"{source or 'the workflow'} is not valid"  # its faults follow, each with its path
+    if error.reason in _FAULTY:
+        message = f"{source or _FAULTY[error.reason]} is not valid"  # its faults follow, each with its path
     _write(
         chosen,
         message=message,
@@ -151,5 +156,5 @@ def violation_as_json(violation: Violation, locate: Locate | None) -> dict[str, 
 
 
 def _path(violation: Violation) -> str:
-    """The path into the file: a fault of the request that carries the workflow begins with `workflow.`."""
-    return violation.path.removeprefix("workflow.") or "(workflow)"
+    """The path into the file: a fault of the request that carries it begins with `workflow.` or `schedule.`."""
+    return violation.path.removeprefix("workflow.").removeprefix("schedule.") or "(workflow)"

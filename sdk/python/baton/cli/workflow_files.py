@@ -13,26 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from google.protobuf import json_format
 
 from baton.cli.outcomes import CommandFailed
-from baton.cli.yaml_fields import check_fields
+from baton.cli.yaml_documents import Document, line_of, read_documents
 from baton.v1 import workflow_pb2
 
-FILE_LIMIT_BYTES = 16 * 1024 * 1024
-
 _PYTHON = re.compile(r"(?P<file>.+\.py)(?::(?P<name>\w+))?")
-_TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|(\w+)')
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as JSON has it: dates stay text, and a key stands once."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,16 +31,7 @@ class WorkflowSource:
 
     def line(self, path: str) -> int | None:
         """Returns the line of what `path` names, such as `steps[2].request["amount"]`, or of its nearest parent."""
-        if self.node is None:
-            return None
-        node = self.node
-        line = node.start_mark.line
-        for quoted, plain in _TOKEN.findall(path.removeprefix("workflow.")):
-            found = _child(node, quoted or plain)
-            if found is None:
-                break
-            line, node = found
-        return int(line) + 1
+        return line_of(self.node, path.removeprefix("workflow."))
 
 
 def read_workflows(name: str) -> Iterator[WorkflowSource]:
@@ -63,25 +40,10 @@ def read_workflows(name: str) -> Iterator[WorkflowSource]:
     if python is not None:
         yield from _from_python(Path(python["file"]), python["name"])
         return
-    text = _text_of(name)
-    loader = _Loader(text)
     count = 0
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
-                continue  # an empty document, such as after a closing `---`
-            count += 1
-            yield _from_node(name, loader, node)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise CommandFailed(f"{name}:{line}: {error.problem or 'not YAML'}") from None
-    except yaml.YAMLError:
-        raise CommandFailed(f"{name}: not YAML: it holds a character that YAML forbids") from None
-    except RecursionError:
-        raise CommandFailed(f"{name}: nested too deeply") from None
-    finally:
-        loader.dispose()
+    for document in read_documents(name):
+        count += 1
+        yield _from_document(name, document)
     if not count:
         raise CommandFailed(f"{name}: holds no workflow")
 
@@ -94,53 +56,11 @@ def read_workflow(name: str) -> WorkflowSource:
     return found[0]
 
 
-def _text_of(name: str) -> str:
-    try:
-        if name == "-":
-            return sys.stdin.read()
-        path = Path(name)
-        if path.stat().st_size > FILE_LIMIT_BYTES:
-            raise CommandFailed(f"{name}: larger than {FILE_LIMIT_BYTES >> 20} MiB")
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise CommandFailed(f"cannot read {name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CommandFailed(f"cannot read {name}: it is not UTF-8") from None
-
-
-def _from_node(name: str, loader: _Loader, node: yaml.Node) -> WorkflowSource:
-    check_fields(name, node, workflow_pb2.Workflow.DESCRIPTOR)
-    document = loader.construct_document(node)
-    if not isinstance(document, dict):
-        raise CommandFailed(f"{name}:{node.start_mark.line + 1}: a workflow is a mapping with `name`, `steps`, …")
+def _from_document(name: str, document: Document) -> WorkflowSource:
     workflow = workflow_pb2.Workflow()
-    source = WorkflowSource(name, workflow, node)
-    try:
-        json_format.ParseDict(document, workflow)
-    except json_format.ParseError as error:
-        raise CommandFailed(_parse_fault(source, str(error))) from None
-    return source
-
-
-def _parse_fault(source: WorkflowSource, text: str) -> str:
-    """Names the line of what protobuf could not read, where its text has a path such as `Workflow.steps[0].when`."""
-    path = re.search(r"at \"?Workflow\.([\w.\[\]]+?)[.\"]*$", text)
-    said = text.rpartition(" field: ")[2].partition(" at Workflow")[0]
-    where = path[1] if path is not None else ""
-    return f"{source.file}:{source.line(where) or 1}: {where}: {said}"
-
-
-def _child(node: yaml.Node, token: str) -> tuple[int, yaml.Node] | None:
-    """Finds a child by field name, key or index: the line it begins on, and the child."""
-    if isinstance(node, yaml.SequenceNode) and token.isdigit() and int(token) < len(node.value):
-        child: yaml.Node = node.value[int(token)]
-        return child.start_mark.line, child
-    if isinstance(node, yaml.MappingNode):
-        camel = re.sub(r"_([a-z0-9])", lambda match: match[1].upper(), token)
-        for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in (token, camel):
-                return key.start_mark.line, value
-    return None
+    content = document.content(workflow.DESCRIPTOR, "a workflow is a mapping with `name`, `steps`, …")
+    document.parse(content, workflow)
+    return WorkflowSource(name, workflow, document.node)
 
 
 def _from_python(path: Path, name: str | None) -> Iterator[WorkflowSource]:

@@ -158,6 +158,12 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Violation: a field that is set or read has another number or form on the wire than in the contract before."""
     ERROR_REASON_IDEMPOTENCY_LOST: _ErrorReason.ValueType  # 107
     """Violation: the method may be called twice no more, which the contract before allowed."""
+    ERROR_REASON_SCHEDULE_NOT_FOUND: _ErrorReason.ValueType  # 100
+    """NOT_FOUND: no schedule of this name."""
+    ERROR_REASON_INVALID_SCHEDULE: _ErrorReason.ValueType  # 101
+    """INVALID_ARGUMENT: the schedule has faults; a BadRequest names each by path."""
+    ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 102
+    """RESOURCE_EXHAUSTED: the namespace has as many schedules as it may have."""
     ERROR_REASON_OWNER_UNAVAILABLE: _ErrorReason.ValueType  # 115
     """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
     ERROR_REASON_FORWARDING_REFUSED: _ErrorReason.ValueType  # 116
@@ -338,6 +344,12 @@ ERROR_REASON_FIELD_CHANGED: ErrorReason.ValueType  # 106
 """Violation: a field that is set or read has another number or form on the wire than in the contract before."""
 ERROR_REASON_IDEMPOTENCY_LOST: ErrorReason.ValueType  # 107
 """Violation: the method may be called twice no more, which the contract before allowed."""
+ERROR_REASON_SCHEDULE_NOT_FOUND: ErrorReason.ValueType  # 100
+"""NOT_FOUND: no schedule of this name."""
+ERROR_REASON_INVALID_SCHEDULE: ErrorReason.ValueType  # 101
+"""INVALID_ARGUMENT: the schedule has faults; a BadRequest names each by path."""
+ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 102
+"""RESOURCE_EXHAUSTED: the namespace has as many schedules as it may have."""
 ERROR_REASON_OWNER_UNAVAILABLE: ErrorReason.ValueType  # 115
 """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
 ERROR_REASON_FORWARDING_REFUSED: ErrorReason.ValueType  # 116
