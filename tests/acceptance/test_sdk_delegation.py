@@ -91,7 +91,7 @@ async def test_delegated_steps_are_nested_in_the_run(start_server: StartServer, 
     baton = connect(server)
     async with serving(server.address, AsyncPlanner(together), Searcher(Shelf().query)):
         run = await plan(baton, "a", "b")
-    assert [(step.step, step.parent, step.role) for step in run.steps] == [
+    assert sorted((step.step, step.parent, step.role) for step in run.steps) == [
         ("plan", "", run_pb2.STEP_ROLE_UNSPECIFIED),
         ("plan/a", "plan", run_pb2.STEP_ROLE_DELEGATED),
         ("plan/b", "plan", run_pb2.STEP_ROLE_DELEGATED),
