@@ -18,6 +18,7 @@ from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
 from baton.errors import WaitTimeout
+from baton.mending import Mending
 from baton.payloads import pack
 from baton.policies import Seconds
 from baton.runs import RunHandle, Told
@@ -37,7 +38,7 @@ _EXECUTE_WAIT_SECONDS = 60.0
 _WAIT_LIMIT_SECONDS = 600.0
 
 
-class Client(Catalogue, ScheduleCalls):
+class Client(Catalogue, ScheduleCalls, Mending):
     """Talks to Baton: `async with Client() as client: …`.
 
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a

@@ -28,6 +28,10 @@ _CURES = {
     "SCHEDULE_NOT_FOUND": "see the names with `baton schedule ls`",
     "RUN_NOT_FOUND": "see the runs with `baton run ls`",
     "RUN_ENDED": "see how it ended with `baton run get RUN`",
+    "RUN_ACTIVE": "wait for its end with `baton run wait RUN`, or cancel it",
+    "RUN_SUCCEEDED": "begin a new run at one of its steps with `baton run fork RUN STEP`",
+    "STEP_NOT_FOUND": "see the steps with `baton run get RUN`",
+    "OUTPUT_NEEDED": "give an output with --type and -i",
     "REQUEST_ID_REUSED": "give another --request-id, or the same input",
     "REFLECTION_UNAVAILABLE": "give the contract with --descriptor-set FILE "
     "(protoc --include_imports --descriptor_set_out=FILE …)",

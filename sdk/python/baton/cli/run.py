@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.cli.mend import fork, mend, pause, resume, retry, skip
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 from baton.cli.signal import signal
 from baton.cli.submit import submit
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Submit runs, follow them and look at them.", no_args_is_help=True, rich_markup_mode=None)
 app.command()(submit)
 app.command()(signal)
+for command in (retry, skip, fork, pause, resume, mend):
+    app.command()(command)
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 
