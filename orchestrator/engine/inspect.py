@@ -26,9 +26,12 @@ from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, R
 from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Joined, Update, UpdatePages, encode_cursor
-from orchestrator.engine.view import drop_steps, render, render_row, render_steps, render_without_steps
+from orchestrator.engine.view import MAX_STEPS, drop_steps, render, render_row, render_steps, render_without_steps
 
 FULL = run_service_pb2.RUN_VIEW_FULL
+
+FOLDED_SECONDS = 5.0
+"""How long a large run that was rebuilt for a page of it is kept for the next page."""
 
 OWNED_ELSEWHERE = Wait(
     run_pb2.WAIT_KIND_OWNER,
@@ -84,6 +87,7 @@ class RunReader:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
         self._pages, self._joined, self._turns = UpdatePages(journal), Joined(), Turns(driver.is_busy)
+        self._folded: tuple[tuple[RunKey, int, bool], Run] | None = None
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
 
@@ -245,6 +249,7 @@ class RunReader:
                 # The row first: what it tells of an ended run was durable before the journal is looked at.
                 row = await self._row(key)
                 if await self._journal.read(key, sequence, 1, False):
+                    self._pages.forget(key, sequence)
                     return True
                 if row.state in ENDED_RUN:
                     if sequence < row.next_sequence - 1:
@@ -281,6 +286,21 @@ class RunReader:
         return message
 
     async def _fold(self, row: RunRow, view: int) -> Run | None:
+        """Rebuilds a run. What was rebuilt last is kept for a moment: a run of many steps is read page by page."""
+        name = (row.key, row.next_sequence, view == FULL)
+        if self._folded is not None and self._folded[0] == name:
+            return self._folded[1]
+        run = await self._read_run(row, view)
+        if run is not None and len(run.steps) > MAX_STEPS:
+            self._folded = kept = (name, run)
+            asyncio.get_running_loop().call_later(FOLDED_SECONDS, self._forget_folded, kept)
+        return run
+
+    def _forget_folded(self, kept: tuple[object, Run]) -> None:
+        if self._folded is kept:
+            self._folded = None
+
+    async def _read_run(self, row: RunRow, view: int) -> Run | None:
         return await read_run(self._journal, row, self._catalogue, view == FULL)
 
     def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:

@@ -110,7 +110,7 @@ def _varint(value: int) -> bytes:
 class UpdatePages:
     """Updates from the journal, for watchers who are further behind than memory reaches.
 
-    Pages that no event can be added to are kept for a moment.
+    Pages that no event can be added to, but by reopening their run, are kept for a moment.
     """
 
     def __init__(self, journal: JournalStore) -> None:
@@ -123,12 +123,18 @@ class UpdatePages:
         first = sequence - sequence % PAGE_ROWS
         name = (key, first, payloads)
         page = self._pages.get(name)
-        if page is None or (len(page) < PAGE_ROWS and sequence >= page[-1].sequence):  # It may have been reopened.
+        if page is None:
             rows = await self._journal.read(key, first, PAGE_ROWS, payloads)
             page = [encode_update(key.run_id, row, payloads) for row in rows]
             if page and (len(page) == PAGE_ROWS or page[-1].is_last):
                 self._keep(name, page)
         return [update for update in page if update.sequence > sequence]
+
+    def forget(self, key: RunKey, sequence: int) -> None:
+        """Reads the events after `sequence` anew when they are asked for next: an ended run was reopened."""
+        first = sequence - sequence % PAGE_ROWS
+        for payloads in (False, True):
+            self._drop((key, first, payloads))
 
     def _keep(self, name: tuple[RunKey, int, bool], page: Sequence[Update]) -> None:
         self._drop(name)

@@ -13,7 +13,7 @@ import pytest
 from baton.v1 import event_pb2, run_service_pb2
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.states import EventKind
+from orchestrator.domain.states import EventKind, RunState
 from orchestrator.engine import live as live_module
 from orchestrator.engine import updates as updates_module
 from orchestrator.engine.inspect import RunReader
@@ -58,7 +58,9 @@ class Journal:
 
 def reader_of(live: LiveRun, journal: Journal) -> tuple[RunReader, Any]:
     """A reader of one run that is driven here, and who may read it."""
-    rows: Any = SimpleNamespace(get_run=lambda key: asyncio.sleep(0, SimpleNamespace(next_sequence=10)))
+    rows: Any = SimpleNamespace(
+        get_run=lambda key: asyncio.sleep(0, SimpleNamespace(next_sequence=10, state=RunState.SUCCEEDED))
+    )
     driver: Any = SimpleNamespace(runs={live.key: live}, is_busy=lambda: False)
     nothing: Any = SimpleNamespace()
     reader = RunReader(driver, nothing, rows, cast(Any, journal), nothing, EngineLimits())
