@@ -10,7 +10,7 @@ from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import RunAwaited
-from orchestrator.domain.workflow import REPEATABLE_CODES, SAFE_CODES, FailureMatch, Graph, Step
+from orchestrator.domain.workflow import REPEATABLE_CODES, SAFE_CODES, FailureMatch, Graph, Step, StepRole
 
 EVALUATION_FAILED = Failure(Code.INVALID_ARGUMENT, "EVALUATION_FAILED", "division by zero", Origin.ORCHESTRATOR)
 
@@ -83,8 +83,9 @@ class FixedConditions:
         self.ended[step] = state
 
     def reopened(self) -> None:
-        """Keeps the ends of the steps that the run has kept."""
-        self.ended = {new: self.ended[old] for old, new in self.run.moved.items() if old in self.ended}
+        """Keeps the ends of the steps that the run has kept; undo calls may be made again."""
+        kept = {old: new for old, new in self.run.moved.items() if self.run.steps[new].spec.role is not StepRole.UNDO}
+        self.ended = {new: self.ended[old] for old, new in kept.items() if old in self.ended}
 
     def holds(self, step: int) -> bool | Failure:
         """Gives the answer for the step."""
