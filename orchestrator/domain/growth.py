@@ -221,7 +221,8 @@ def child_ended(run: Run, index: int, event: StepSucceeded | StepFailed | StepSk
     parent.ended_children += 1
     if isinstance(event, StepFailed):
         parent.failed_children += 1
-    if isinstance(parent.wait, ItemsAwaited) and parent.children and not isinstance(event, StepCancelled):
+    has_begun = step.ready_time is not None
+    if isinstance(parent.wait, ItemsAwaited) and parent.children and has_begun and not isinstance(event, StepCancelled):
         while parent.next_child < len(parent.children):
             item = parent.children[parent.next_child]
             parent.next_child += 1

@@ -6,6 +6,8 @@ import enum
 from dataclasses import dataclass, field
 
 from orchestrator.domain.failures import Failure
+from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited, Wait
 from orchestrator.domain.workflow import Delivery, Graph, Step, StepRole, Target
 
@@ -23,6 +25,17 @@ class Stand(enum.Enum):
     SKIPPED = enum.auto()
     CANCELLED = enum.auto()
 
+
+STANDS = {
+    StepState.BLOCKED: Stand.WAITS,
+    StepState.READY: Stand.WAITS,
+    StepState.RUNNING: Stand.RUNS,
+    StepState.WAITING: Stand.IDLES,
+    StepState.SUCCEEDED: Stand.SUCCEEDED,
+    StepState.FAILED: Stand.FAILED,
+    StepState.SKIPPED: Stand.SKIPPED,
+    StepState.CANCELLED: Stand.CANCELLED,
+}
 
 ENDED = frozenset({Stand.SUCCEEDED, Stand.FAILED, Stand.SKIPPED, Stand.CANCELLED})
 
@@ -55,15 +68,24 @@ class Account:
     delivered: int = 0
     expire_time: int = 0
     ready_time: int | None = None
-    end_sequence: int = 0
+    end_time: int = 0
     approved: bool = False
     handled: bool = True
     unknown: bool = False
+    earlier: int = 0
+    """Attempts of rounds before."""
+    kept: bool = False
+    """Whether the step has ended in a round before."""
 
     @property
     def ended(self) -> bool:
         """Whether the step has ended."""
         return self.stand in ENDED
+
+    @property
+    def has_no_turn(self) -> bool:
+        """Whether the step has ended without one: in a round before, or because somebody gave an output for it."""
+        return self.kept or (self.ended and self.ready_time is None)
 
     @property
     def repeatable(self) -> bool:
@@ -78,6 +100,7 @@ class Accounts:
         self.answers = answers
         self.chosen: set[int] = set()
         self.undone: list[int] = []
+        self.former: dict[str, int] = {}
         self.undoing = False
         self.run_expire_time = 0
         self.all: list[Account] = []
@@ -132,8 +155,9 @@ class Accounts:
         undone = self.all[parent]
         assert undone.spec.undo is not None
         undo, name = undone.spec.undo, f"{undone.id}/undo"
+        made = next((step for step in self.all if step.id == name), None)
         account = Account(
-            len(self.all),
+            len(self.all) if made is None else made.index,
             name,
             StepRole.UNDO,
             parent,
@@ -142,11 +166,52 @@ class Accounts:
             (undo.target,),
             timeout_us=undo.timeout_us,
         )
-        self.all.append(account)
+        account.attempt = account.earlier = self.former.get(name, 0)
+        if made is None:
+            self.all.append(account)
+        else:
+            assert made.ended
+            self.all[made.index] = account
         self.undone.append(account.index)
         return account
 
+    def take_over(self, before: Accounts, run: Run) -> None:
+        """Opens the accounts of another round, from how the run stands where it was reopened. Those of steps that it
+        has dropped are known where such a step comes again."""
+        self.former = {**before.former, **{step.id: step.attempt for step in before.all}}
+        self.chosen = {index for index, step in enumerate(run.steps) if step.chosen}
+        self.undone, self.undoing, self.run_expire_time = [], False, run.expire_time
+        undone = {step.spec.parent for step in run.steps if _was_undone(step)}
+        self.all = []
+        for index, step in enumerate(run.steps):
+            spec = step.spec
+            whole = spec if spec.parent < 0 else self.all[spec.parent].spec
+            own_undo = spec.is_undone and not step.substituted_by and index not in undone
+            account = Account(
+                index,
+                spec.id,
+                spec.role,
+                spec.parent,
+                spec.number,
+                whole,
+                spec.targets,
+                spec.delivery,
+                spec.step_timeout_us,
+                step.is_handed_over,
+                own_undo,
+                STANDS[step.state],
+                children=list(step.children or ()),
+                attempt=step.attempt,
+                ready_time=step.ready_time,
+                end_time=step.end_time or 0,
+                earlier=step.attempt,
+                kept=step.state in ENDED_STEP,
+            )
+            assert account.kept or (step.target, step.target_attempts, step.wait) == (0, 0, None)
+            self.all.append(account)
+
     def _add(self, account: Account) -> Account:
+        account.attempt = account.earlier = self.former.get(account.id, 0)
         self.all.append(account)
         self.all[account.parent].children.append(account.index)
         return account
@@ -166,13 +231,15 @@ class Accounts:
             case StepRole.ITEM:
                 whole = self.all[step.parent]
                 assert step.spec.map is not None
-                ended = sum(self.all[item].ended for item in whole.children)
-                return isinstance(whole.wait, ItemsAwaited) and step.number < step.spec.map.max_parallel + ended
+                items = [self.all[item] for item in whole.children if not self.all[item].has_no_turn]
+                before = sum(item.number < step.number for item in items)
+                ended = sum(item.ended for item in items)
+                return isinstance(whole.wait, ItemsAwaited) and before < step.spec.map.max_parallel + ended
             case StepRole.ITERATION:
                 whole = self.all[step.parent]
-                before = [self.all[other].stand for other in whole.children if self.all[other].number < step.number]
+                stands = [self.all[other].stand for other in whole.children if self.all[other].number < step.number]
                 is_waited_for = isinstance(whole.wait, IterationsAwaited)
-                return is_waited_for and all(stand is Stand.SUCCEEDED for stand in before)
+                return is_waited_for and all(stand is Stand.SUCCEEDED for stand in stands)
             case StepRole.UNDO:
                 return all(self.all[before].ended for before in self.undone[: step.number])
             case StepRole.DELEGATED:
@@ -229,3 +296,7 @@ class Accounts:
         """Gives the answer for an iteration."""
         answer = self.answers.done_after.get(whole, 2)
         return answer if isinstance(answer, Failure) else number >= answer
+
+
+def _was_undone(step: StepRun) -> bool:
+    return step.spec.role is StepRole.UNDO and step.state is StepState.SUCCEEDED

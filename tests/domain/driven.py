@@ -10,7 +10,7 @@ from orchestrator.domain.plan import decide, queue_expire_time, step_expire_time
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.waits import ApprovalAwaited, RunAwaited, SignalAwaited
-from orchestrator.domain.workflow import Graph
+from orchestrator.domain.workflow import Graph, StepRole
 
 from .graphs import OUTPUT, Answers, FixedConditions, contents, replay
 from .witness import Witness
@@ -56,7 +56,8 @@ class Driven:
         self.witness.see(given, self.now, decision, self.run)
         for index, step in enumerate(self.run.steps):
             told = self.conditions.ended.get(index)
-            assert told is (step.state if step.state in ENDED_BY_ITSELF else None)
+            is_kept_undo = step.spec.role is StepRole.UNDO and told is None
+            assert is_kept_undo or told is (step.state if step.state in ENDED_BY_ITSELF else None)
 
     def submit(self, run_timeout_us: int) -> None:
         """Submits the run."""
@@ -66,12 +67,32 @@ class Driven:
             inputs.Submission("order", "r1", expire_time, "ann", "grpc", "w", labels, {"k": "v"}, "t", "q", OUTPUT)
         )
 
+    def reopen(self, again: list[int], substituted: int | None, payload: Payload | None, *, undo: bool) -> None:
+        """Reopens the run: with these steps of the workflow begun anew, or with the undo calls that failed."""
+        count = len(self.graph.steps)
+        places = [index % count for index in again]
+        substitution = None
+        if substituted is not None:
+            places.append(substituted % count)
+            substitution = inputs.Substitution(substituted % count, OUTPUT, "bob")
+        failed = [self.run.steps[index] for index in self.run.undone]
+        parents = tuple(step.spec.parent for step in failed if undo and step.state is StepState.FAILED)
+        substitution = None if parents else substitution
+        expire_time = self.now + 3_600_000_000
+        self.give(inputs.Reopening(tuple(places), parents, substitution, "r1", expire_time, "bob", "again", payload))
+
     def admit(self, step: int) -> None:
         """Admits a step."""
         self.give(inputs.StepAdmitted(step, "worker", "worker:1"))
 
     def due(self) -> list[int]:
         """Returns the steps that are queued and may start."""
+        if self.run.paused:
+            return [
+                index
+                for index, step in enumerate(self.run.steps)
+                if index in self.witness.queued and step.state is StepState.RUNNING
+            ]
         return sorted(index for index in self.witness.queued if (self.run.steps[index].queue_time or 0) <= self.now)
 
     def running(self) -> list[tuple[int, int]]:

@@ -83,8 +83,9 @@ class FixedConditions:
         self.ended[step] = state
 
     def reopened(self) -> None:
-        """Keeps the ends of the steps that the run has kept; undo calls may be made again."""
-        kept = {old: new for old, new in self.run.moved.items() if self.run.steps[new].spec.role is not StepRole.UNDO}
+        """Keeps the ends of the steps that the run has kept. Undo calls may be made anew in their places."""
+        steps = self.run.steps
+        kept = {old: new for old, new in self.run.moved.items() if steps[new].spec.role is not StepRole.UNDO}
         self.ended = {new: self.ended[old] for old, new in kept.items() if old in self.ended}
 
     def holds(self, step: int) -> bool | Failure:

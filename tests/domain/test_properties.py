@@ -247,6 +247,23 @@ class RunMachine(RuleBasedStateMachine):
     def signal(self, signal: str, request_id: str) -> None:
         self.driven.give(inputs.Signal(signal, "ann", request_id, OUTPUT))
 
+    # --- mending
+
+    @rule(pause=st.booleans())
+    def pause_or_resume(self, pause: bool) -> None:
+        self.driven.give(inputs.PauseRequest("ann", "look") if pause else inputs.ResumeRequest("ann"))
+
+    @rule(place=st.integers(0, 20), skip=st.booleans())
+    def substitute(self, place: int, skip: bool) -> None:
+        step = self.any_step(place)
+        skip = skip and step < len(self.driven.graph.steps)
+        self.driven.give(inputs.Substitution(step, None if skip else OUTPUT, "ann"))
+
+    @precondition(lambda self: self.driven.run.state in (RunState.FAILED, RunState.CANCELLED))
+    @rule(again=st.lists(STEP, max_size=2), substituted=st.none() | STEP, undo=st.booleans(), changed=st.booleans())
+    def reopen(self, again: list[int], substituted: int | None, undo: bool, changed: bool) -> None:
+        self.driven.reopen(again, substituted, OUTPUT if changed else None, undo=undo)
+
     # --- owners, and what does not fit
 
     @rule()
@@ -367,6 +384,9 @@ class RunMachine(RuleBasedStateMachine):
             if hasattr(self, "driven"):
                 self.driven.submit(self.run_timeout_us)
                 self.driven.drive(self.answer, self.wake)
+                if self.driven.run.state is not RunState.SUCCEEDED:
+                    self.driven.reopen([], None, None, undo=self.random.random() < 0.2)
+                    self.driven.drive(self.answer, self.wake)
         finally:
             limits.MAX_EVENTS = MAX_EVENTS
 

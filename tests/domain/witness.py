@@ -18,20 +18,9 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import Graph, StepRole
 
-from .accounts import Account, Accounts, Stand
+from .accounts import STANDS, Account, Accounts, Stand
 from .graphs import Answers
 from .witness_waits import Waits
-
-STANDS = {
-    StepState.BLOCKED: Stand.WAITS,
-    StepState.READY: Stand.WAITS,
-    StepState.RUNNING: Stand.RUNS,
-    StepState.WAITING: Stand.IDLES,
-    StepState.SUCCEEDED: Stand.SUCCEEDED,
-    StepState.FAILED: Stand.FAILED,
-    StepState.SKIPPED: Stand.SKIPPED,
-    StepState.CANCELLED: Stand.CANCELLED,
-}
 
 TOLD = inputs.CallSucceeded | inputs.CallFailed | inputs.CallLost | inputs.CallSuspended
 
@@ -51,6 +40,8 @@ class Witness:
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.graph, self.answers)
         self.waits = Waits(self.accounts)
+        self.shadow = Run(self.graph)
+        self.paused = False
 
     def see(self, given: Input, now: int, decision: Decision, run: Run) -> None:
         """Checks one decision. `run` is how the run stands after it."""
@@ -77,13 +68,13 @@ class Witness:
         """Checks that the run stands as its events tell, and that what has its turn, and nothing else, is ready."""
         assert len(run.steps) == len(self.accounts.all)
         for account, step in zip(self.accounts.all, run.steps, strict=True):
+            account.ready_time = step.ready_time
+        for account, step in zip(self.accounts.all, run.steps, strict=True):
             assert account.id == step.spec.id
             assert STANDS[step.state] is account.stand
             assert step.wait == account.wait
             if account.stand is Stand.WAITS and run.sequence:
                 assert (step.state is StepState.READY) is self.accounts.has_its_turn(account.index)
-            if account.ready_time is None:
-                account.ready_time = step.ready_time
             if account.spec.map is not None and account.role is StepRole.WORKFLOW:
                 begun = [run.steps[item].state not in (StepState.BLOCKED, *ENDED) for item in account.children]
                 assert sum(begun) <= account.spec.map.max_parallel, "so many items are open at a time"
@@ -125,7 +116,8 @@ class Witness:
                 assert failed or left
 
     def _see_event(self, event: Event, given: Input, now: int) -> None:
-        assert not self.ended, "nothing follows a terminal event"
+        reopened = isinstance(event, ev.RunReopened)
+        assert self.ended is reopened, "nothing follows a terminal event, but another round"
         assert event.sequence == len(self.events) + 1 <= self.event_limit
         assert event.time >= now
         if self.events:
@@ -133,6 +125,7 @@ class Witness:
         else:
             assert isinstance(event, ev.RunSubmitted)
         self.events.append(event)
+        self.shadow.apply(event)
         failure = getattr(event, "failure", None)
         if isinstance(failure, Failure):
             assert len(failure.message.encode()) <= MESSAGE_LIMIT_BYTES
@@ -152,11 +145,16 @@ class Witness:
             case ev.StepFailed():
                 self._step_failed(event, given, now)
             case ev.StepSkipped():
-                self._step_skipped(event)
+                self._step_skipped(event, given)
             case ev.StepCancelled():
                 self._end(event.step, event, Stand.CANCELLED)
             case ev.RunUndoing():
                 self._run_undoing(event, given, now)
+            case ev.RunPaused() | ev.RunResumed():
+                assert self.paused is isinstance(event, ev.RunResumed)
+                self.paused = not self.paused
+            case ev.RunReopened():
+                self._run_reopened(event, given)
             case ev.RunSucceeded() | ev.RunFailed() | ev.RunCancelled():
                 self._run_ended(event, given, now)
             case _:
@@ -173,6 +171,7 @@ class Witness:
         step = self.accounts[event.step]
         assert step.stand is Stand.WAITS
         assert self.accounts.may_call(event.step)
+        assert not self.paused, "no attempt of a paused run starts"
         assert event.attempt == step.attempt + 1
         assert event.target == step.target
         step.stand, step.attempt, step.delivered = Stand.RUNS, event.attempt, 1
@@ -245,7 +244,10 @@ class Witness:
         step = self.accounts[event.step]
         assert step.attempt == event.attempt
         assert not self.accounts.open_below(event.step, handed_over=False), "what was not handed over ends before it"
-        if step.stand is Stand.IDLES:
+        if event.substituted_by:
+            self._see_substitution(event.step, given)
+            step.own_undo = False
+        elif step.stand is Stand.IDLES:
             self.waits.succeed(step, event, given, now)
         else:
             assert step.stand is Stand.RUNS
@@ -269,11 +271,17 @@ class Witness:
             self.accounts.chosen.add(event.branch)
         self._end(event.step, event, Stand.FAILED)
 
-    def _step_skipped(self, event: ev.StepSkipped) -> None:
+    def _step_skipped(self, event: ev.StepSkipped, given: Input) -> None:
         step = self.accounts[event.step]
+        if event.skipped_by:
+            assert event.reason is SkipReason.REQUESTED
+            assert not self.accounts.open_below(event.step, handed_over=True)
+            self._see_substitution(event.step, given)
+            self._end(event.step, event, Stand.SKIPPED)
+            return
         assert step.stand is Stand.WAITS
         assert step.role is StepRole.WORKFLOW
-        assert step.attempt == 0
+        assert step.attempt == step.earlier
         assert self.accounts.has_its_turn(event.step)
         not_chosen = bool(step.spec.handles) and event.step not in self.accounts.chosen
         assert event.reason is (SkipReason.BRANCH_NOT_TAKEN if not_chosen else SkipReason.CONDITION)
@@ -284,14 +292,46 @@ class Witness:
         step = self.accounts[index]
         assert not step.ended
         self.waits.left(step)
-        step.stand, step.wait, step.end_sequence = stand, None, event.sequence
+        step.stand, step.wait, step.end_time = stand, None, event.time
         if step.role is StepRole.DELEGATED:
             self.waits.child_ended(step)
         self.queued.discard(index)
 
+    def _see_substitution(self, index: int, given: Input) -> None:
+        wish = given.substitution if isinstance(given, inputs.Reopening) else given
+        assert isinstance(wish, inputs.Substitution)
+        assert self.shadow.steps[index].spec.id == self.accounts[index].id
+        assert isinstance(given, inputs.Reopening) or wish.step == index
+
+    def _run_reopened(self, event: ev.RunReopened, given: Input) -> None:
+        """Checks what is kept, and opens the accounts of the next round."""
+        before, reset = self.accounts, set(event.reset)
+        assert isinstance(given, inputs.Reopening)
+        undo = [step for step in before.all if step.role is StepRole.UNDO and step.attempt and not given.undo]
+        attempted = {before[step.parent].id for step in undo}
+        known = {step.id: step for step in before.all}
+        assert event.round == self.shadow.round
+        assert before.run_expire_time or event.expire_time
+        after = Accounts(self.graph, self.answers)
+        after.take_over(before, self.shadow)
+        for step in after.all:
+            assert step.kept or step.role is not StepRole.WORKFLOW or step.id in reset
+            if step.kept and step.role is not StepRole.UNDO:
+                assert step.id not in reset
+                old = known[step.id]
+                assert old.stand is step.stand
+                assert step.id not in attempted or step.stand is not Stand.SUCCEEDED, "what may be undone is not kept"
+                assert step.stand is not Stand.CANCELLED or step.parent >= 0
+            elif step.id in known:
+                assert step.attempt == known[step.id].attempt, "attempts are counted on"
+        self.accounts, self.undoing, self.paused = after, None, False
+        self.waits.take_over(after, self.shadow)
+        self.queued.clear()
+        self.watched.clear()
+
     def _to_undo(self) -> list[int]:
         done = [step for step in self.accounts.all if step.own_undo and step.stand is Stand.SUCCEEDED]
-        return [step.index for step in sorted(done, key=lambda step: -step.end_sequence)]
+        return [step.index for step in sorted(done, key=lambda step: -step.end_time)]
 
     def _run_undoing(self, event: ev.RunUndoing, given: Input, now: int) -> None:
         assert self.undoing is None, "a run is undone once"

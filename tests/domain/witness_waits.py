@@ -7,6 +7,7 @@ from orchestrator.domain import inputs
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.inputs import Input
+from orchestrator.domain.run import Run
 from orchestrator.domain.waits import (
     ApprovalAwaited,
     ItemsAwaited,
@@ -34,6 +35,11 @@ class Waits:
         self.request_ids: set[str] = set()
         self.kept: dict[str, list[Payload]] = {}
         self.waiters: dict[str, list[int]] = {}
+
+    def take_over(self, accounts: Accounts, run: Run) -> None:
+        """Begins another round. What was sent and not taken is kept."""
+        self.accounts, self.waiters = accounts, {}
+        self.keys = {(step.spec.parent, step.delegated.key) for step in run.steps if step.delegated is not None}
 
     def see(self, event: Event, given: Input, now: int) -> None:
         """Checks an event that begins or ends something other than an attempt or a step."""
@@ -69,7 +75,7 @@ class Waits:
             assert now >= step.wait.until_time
         else:
             assert step.stand is Stand.WAITS
-            assert step.attempt == 0
+            assert step.attempt == step.earlier
             assert self.accounts.may_begin(event.step)
         limit = self.accounts.limit(event.step, event.time)
         whole = step.role is StepRole.WORKFLOW
@@ -86,7 +92,7 @@ class Waits:
                 assert whole
                 assert step.spec.map is not None
                 assert event.wait.count == self.accounts.answers.items.get(event.step, 3)
-                for number in range(event.wait.count):
+                for number in range(len(step.children), event.wait.count):
                     self.accounts.add_part(event.step, StepRole.ITEM, number)
             case IterationsAwaited():
                 assert whole
@@ -131,7 +137,7 @@ class Waits:
         assert isinstance(step.wait, IterationsAwaited)
         assert repeat is not None
         assert event.iteration == len(step.children) + 1 <= repeat.max_iterations
-        begins_at_once = event.iteration == 1
+        begins_at_once = event.iteration == 1 or self.accounts[step.children[-1]].kept
         assert event.ready_time == event.time + (0 if begins_at_once else repeat.interval_us)
         if not begins_at_once:
             last = self.accounts[step.children[-1]]

@@ -25,7 +25,7 @@ def admit(plan: Planner, given: StepAdmitted) -> None:
     again = step.state is StepState.RUNNING
     if again and (step.attempts[-1].deliveries >= MAX_DELIVERIES or _at_most_once(plan, given.step)):
         return
-    if not again and step.state is not StepState.READY:
+    if not again and (step.state is not StepState.READY or plan.run.paused):
         return
     first_undo = step.spec.role is StepRole.UNDO and not step.attempt
     if not first_undo and not plan.has_room():

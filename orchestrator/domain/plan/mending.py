@@ -12,7 +12,7 @@ from orchestrator.domain.plan import children, decision
 from orchestrator.domain.reopening import dependents, taken_back
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
-from orchestrator.domain.workflow import Graph
+from orchestrator.domain.workflow import Graph, StepRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan.planner import Planner
@@ -130,7 +130,8 @@ def _has_room(run: Run, reset: Iterable[str]) -> bool:
 def substitute(plan: Planner, given: Substitution) -> None:
     """Ends a step by the wish of a caller, with an output or without."""
     step = plan.run.steps[given.step]
-    if step.state in ENDED_STEP:
+    its_turn_comes = step.spec.role is StepRole.UNDO and step.state is StepState.BLOCKED
+    if step.state in ENDED_STEP or its_turn_comes:
         return
     if step.state is StepState.RUNNING:
         plan.decision.cancelled.append((given.step, step.attempt))
