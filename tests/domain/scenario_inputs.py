@@ -14,7 +14,7 @@ from .scenario_graph import Settings, duration_us, settings_of, take_delivery, t
 
 def input_of(run: Run, verb: str, words: list[str], now: int) -> inputs.Input:
     """Reads an input."""
-    given = _of_run(verb, words, now)
+    given = _of_run(verb, words, now) or _of_mending(run, verb, words, now)
     if given is not None:
         return given
     step, plain, settings = run.indexes[words[0]], words[1:], settings_of(words[1:])
@@ -40,6 +40,24 @@ def _of_run(verb: str, words: list[str], now: int) -> inputs.Input | None:
         case "signal":
             request_id = words[2] if len(words) > 2 else ""
             return inputs.Signal(words[0], "ann", request_id, Payload("shop.v1.Signal", words[1].encode()))
+    return None
+
+
+def _of_mending(run: Run, verb: str, words: list[str], now: int) -> inputs.Input | None:
+    match verb:
+        case "pause":
+            return inputs.PauseRequest("ann", "look")
+        case "unpause":
+            return inputs.ResumeRequest("ann")
+        case "substitute":
+            return inputs.Substitution(run.indexes[words[0]], Payload("shop.v1.Output", words[1].encode()), "bob")
+        case "skip":
+            return inputs.Substitution(run.indexes[words[0]], None, "bob")
+        case "reopen" | "undo_again":
+            places = tuple(run.indexes[word] for word in words)
+            again, undo = (places, ()) if verb == "reopen" else ((), places)
+            expire_time = now + duration_us("1h")
+            return inputs.Reopening(again, undo, None, run.revision, expire_time, "bob", "", None)
     return None
 
 
