@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import pytest
 from baton.v1 import run_pb2, run_service_pb2, schedule_pb2
 from google.protobuf import json_format
@@ -227,6 +228,22 @@ async def test_a_run_that_another_replica_drives_is_cancelled_by_that_one(lab: L
     assert lab.door.cancelled == await heir.runs()
     assert await heir.at(NOON + 2 * MINUTE + SECOND) == ["started 2"]
     assert heir.door.cancelled == []
+
+
+async def test_a_run_that_is_mended_after_it_was_cancelled_goes_on(
+    lab: Lab, administrator: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await lab.apply()
+    await lab.at(NOON + MINUTE)
+    runs = await lab.runs()
+    await lab.store.ask_cancel(ScheduleKey("shop", "tick"), runs)
+    assert [key.run_id for key, _ in await lab.store.list_to_cancel(lab.me, 10)] == runs
+    await lab.door.end(runs[0])
+    await administrator.execute(
+        "UPDATE runs SET round = 2, state = 2, end_time = NULL, owner_replica = $1 WHERE run_id = $2", lab.me, runs[0]
+    )
+    assert await lab.store.list_to_cancel(lab.me, 10) == []
+    assert await lab.at(NOON + 2 * MINUTE) == ["skipped 2"]
 
 
 async def test_what_is_later_than_the_window_is_counted_and_dropped(lab: Lab) -> None:

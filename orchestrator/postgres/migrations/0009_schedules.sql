@@ -47,13 +47,13 @@ CREATE TABLE schedule_runs (
     run_id uuid NOT NULL,
     fire_time timestamptz NOT NULL,
     triggered boolean NOT NULL,
-    -- When it was asked that the run be cancelled.
-    cancel_time timestamptz,
+    -- The round of the run that is to be cancelled; one that is mended afterwards goes on.
+    cancel_round integer,
     PRIMARY KEY (namespace, schedule, run_id),
     FOREIGN KEY (namespace, schedule) REFERENCES schedules (namespace, schedule) ON DELETE CASCADE
 );
 
-CREATE INDEX schedule_runs_to_cancel ON schedule_runs (namespace, run_id) WHERE cancel_time IS NOT NULL;
+CREATE INDEX schedule_runs_to_cancel ON schedule_runs (namespace, run_id) WHERE cancel_round IS NOT NULL;
 
 ALTER TABLE schedules ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 ALTER TABLE schedule_runs ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;

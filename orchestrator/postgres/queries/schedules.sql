@@ -109,9 +109,9 @@ WITH ended AS MATERIALIZED (
 ),
 settled AS (
     UPDATE schedule_runs AS s
-    SET cancel_time = NULL
+    SET cancel_round = NULL
     FROM ended AS e
-    WHERE s.namespace = $1 AND s.schedule = $2 AND s.run_id = e.run_id AND NOT e.old AND s.cancel_time IS NOT NULL
+    WHERE s.namespace = $1 AND s.schedule = $2 AND s.run_id = e.run_id AND NOT e.old AND s.cancel_round IS NOT NULL
 )
 DELETE FROM schedule_runs AS s
 USING ended AS e
@@ -134,14 +134,16 @@ ORDER BY s.run_id DESC
 LIMIT $3
 
 -- name: ask_cancel
--- Notes that runs of a schedule are to be cancelled.
-UPDATE schedule_runs
-SET cancel_time = clock_timestamp()
-WHERE namespace = $1 AND schedule = $2 AND run_id = ANY ($3::uuid[]) AND cancel_time IS NULL
+-- Notes that runs of a schedule are to be cancelled, in the round in which they are.
+UPDATE schedule_runs AS s
+SET cancel_round = r.round
+FROM runs AS r
+WHERE s.namespace = $1 AND s.schedule = $2 AND s.run_id = ANY ($3::uuid[])
+    AND r.namespace = $1 AND r.run_id = s.run_id AND r.end_time IS NULL
 
 -- name: list_to_cancel
 -- Lists runs that a replica drives and that are to be cancelled.
 SELECT s.namespace, s.run_id, s.schedule
 FROM schedule_runs AS s JOIN runs AS r USING (namespace, run_id)
-WHERE s.cancel_time IS NOT NULL AND r.end_time IS NULL AND r.owner_replica = $1
+WHERE s.cancel_round IS NOT NULL AND s.cancel_round = r.round AND r.end_time IS NULL AND r.owner_replica = $1
 LIMIT $2
