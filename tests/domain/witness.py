@@ -321,7 +321,7 @@ class Witness:
                 old = known[step.id]
                 assert old.stand is step.stand
                 assert step.id not in attempted or step.stand is not Stand.SUCCEEDED, "what may be undone is not kept"
-                assert step.stand is not Stand.CANCELLED or step.parent >= 0
+                assert given.undo or step.stand is not Stand.CANCELLED or step.parent >= 0
             elif step.id in known:
                 assert step.attempt == known[step.id].attempt, "attempts are counted on"
         self.accounts, self.undoing, self.paused = after, None, False
