@@ -272,9 +272,9 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RetryStep(self, request, context):
-        """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
-        not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
-        (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+        """RetryStep runs one step again, with all that depends on it, also one that succeeded. It reopens an ended run as
+        RetryRun does, and what that would run begins anew too. An undo call that failed (`STEP/undo`) is made once more,
+        alone, and the run then ends as it had.
 
         Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
         """

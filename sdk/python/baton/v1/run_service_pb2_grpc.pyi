@@ -125,9 +125,9 @@ class RunServiceStub:
     PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
     """
     RetryStep: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.RetryStepRequest, _run_service_pb2.RetryStepResponse]
-    """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
-    not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
-    (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+    """RetryStep runs one step again, with all that depends on it, also one that succeeded. It reopens an ended run as
+    RetryRun does, and what that would run begins anew too. An undo call that failed (`STEP/undo`) is made once more,
+    alone, and the run then ends as it had.
 
     Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
     """
@@ -265,9 +265,9 @@ class RunServiceAsyncStub(RunServiceStub):
     PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
     """
     RetryStep: _aio.UnaryUnaryMultiCallable[_run_service_pb2.RetryStepRequest, _run_service_pb2.RetryStepResponse]  # type: ignore[assignment]
-    """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
-    not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
-    (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+    """RetryStep runs one step again, with all that depends on it, also one that succeeded. It reopens an ended run as
+    RetryRun does, and what that would run begins anew too. An undo call that failed (`STEP/undo`) is made once more,
+    alone, and the run then ends as it had.
 
     Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
     """
@@ -480,9 +480,9 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.RetryStepRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.RetryStepResponse, _abc.Awaitable[_run_service_pb2.RetryStepResponse]]:
-        """RetryStep runs one step again, with all that depends on it. It reopens an ended run as RetryRun does, and what could
-        not go on otherwise begins anew with it; other steps that failed for good stay so. An undo call that failed
-        (`STEP/undo`) is made once more, alone, and the run then ends as it had.
+        """RetryStep runs one step again, with all that depends on it, also one that succeeded. It reopens an ended run as
+        RetryRun does, and what that would run begins anew too. An undo call that failed (`STEP/undo`) is made once more,
+        alone, and the run then ends as it had.
 
         Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
         """
