@@ -46,7 +46,8 @@ def taken_back(run: Run) -> set[int]:
 def begin_anew(run: Run, index: int, spec: Step) -> None:
     """Puts a step that has not begun into the place of one that ended. Its attempts are counted on."""
     before = run.steps[index]
-    run.steps[index] = before.anew(spec)
+    run.steps[index] = step = before.anew(spec)
+    step.round = run.round
     run.unfinished += before.state in ENDED_STEP
 
 
@@ -180,6 +181,7 @@ class _Reopening:
         """Counts what the run and its steps count."""
         run, steps = self.run, self.steps
         for step in steps:
+            step.round = step.round if step.state in ENDED_STEP else run.round
             step.open_children = step.ended_children = step.failed_children = 0
             step.chosen = False
         for step in reversed(steps):  # What belongs to a step comes after it.

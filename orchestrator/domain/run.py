@@ -82,7 +82,8 @@ class StepRun:
     added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
     ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
     `request` is set where a person decides on it or the step was delegated, and `decided` once a person has.
-    `earlier_attempts` counts those of rounds before. `substituted_by` is who gave the output in place of the step.
+    `round` is the one that the step began in,
+    `earlier_attempts` counts attempts of rounds before. `substituted_by` is who gave the output in place of the step.
     """
 
     __slots__ = (
@@ -105,6 +106,7 @@ class StepRun:
         "queue_time",
         "ready_time",
         "request",
+        "round",
         "skip_reason",
         "spec",
         "state",
@@ -137,6 +139,7 @@ class StepRun:
         self.checkpoint: Payload | None = None
         self.child_run_id = ""
         self.earlier_attempts = 0
+        self.round = 1
         self.substituted_by = ""
 
     @property
@@ -271,6 +274,7 @@ class Run:
         if self.former:
             step.attempts = self.former.pop(spec.id, step.attempts)
             step.earlier_attempts = len(step.attempts)
+        step.round = self.round
         self.steps.append(step)
         self.unfinished += 1
         self.undoable += spec.is_undone

@@ -63,14 +63,14 @@ def is_sampled(traceparent: str) -> bool:
     return len(traceparent) >= 55 and traceparent[54] in "13579bdf"
 
 
-def run_span_id(run_id: UUID) -> bytes:
-    """Gives the id of a run's span, 8 bytes."""
-    return _span_id(run_id, "", 0, "run")
+def run_span_id(run_id: UUID, round_: int = 1) -> bytes:
+    """Gives the id of a run's span, 8 bytes. Each round has its own."""
+    return _span_id(run_id, "", round_ - 1, "run")
 
 
-def step_span_id(run_id: UUID, step_id: str) -> bytes:
-    """Gives the id of a step's span, 8 bytes."""
-    return _span_id(run_id, step_id, 0, "step")
+def step_span_id(run_id: UUID, step_id: str, round_: int = 1) -> bytes:
+    """Gives the id of a step's span, 8 bytes; `round_` is the one that the step began in."""
+    return _span_id(run_id, step_id, round_ - 1, "step")
 
 
 def attempt_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:

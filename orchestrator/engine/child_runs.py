@@ -267,4 +267,5 @@ def _traceparent(live: LiveRun, step: str) -> str:
     context = parse_traceparent(live.run.traceparent)
     if context is None:
         return ""
-    return format_traceparent(context._replace(span_id=step_span_id(live.key.run_id, step)))
+    begun = live.run.steps[live.run.indexes[step]].round
+    return format_traceparent(context._replace(span_id=step_span_id(live.key.run_id, step, begun)))

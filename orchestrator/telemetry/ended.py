@@ -18,11 +18,15 @@ from orchestrator.domain.workflow import Graph, Step, StepRole
 
 class EndedStep(NamedTuple):
     """A step that has ended; `parent` is the id of the step that its span belongs under, "" for the run. Its attempts
-    are those of the run, to which no more are added. Times as in StepRun."""
+    are those of its round, to which no more are added. The rounds are those that it, its parent and its predecessors
+    began in; of the latter none where all are 1. Times as in StepRun."""
 
     graph: Graph
     spec: Step
+    round: int
     parent: str
+    parent_round: int
+    predecessor_rounds: Sequence[int]
     state: StepState
     skip_reason: SkipReason | None
     ready_time: int | None
@@ -50,6 +54,7 @@ class Ended(NamedTuple):
     traceparent: str
     workflow: str
     revision: str
+    round: int
     steps: Sequence[EndedStep]
     run: EndedRun | None
 
@@ -66,6 +71,7 @@ def ended(namespace: str, run_id: UUID, run: Run, indices: Sequence[int]) -> End
         run.traceparent,
         run.workflow,
         run.revision,
+        run.round,
         [step for index in indices if (step := _step(run, index)) is not None],
         None if run.end_time is None else EndedRun(run.state, run.create_time, run.end_time, run.failure),
     )
@@ -82,16 +88,20 @@ def _step(run: Run, index: int) -> EndedStep | None:
     step = run.steps[index]
     if step.end_time is None:
         return None
+    parent = _parent(run, step.spec)
     return EndedStep(
         run.graph,
         step.spec,
-        _parent(run, step.spec),
+        step.round,
+        parent,
+        run.steps[step.spec.parent].round if parent else run.round,
+        [run.steps[before].round for before in step.spec.predecessors] if run.round > 1 else (),
         step.state,
         step.skip_reason,
         step.ready_time,
         step.queue_time,
         step.end_time,
         step.target,
-        step.attempts,
+        step.attempts[step.earlier_attempts :] if step.earlier_attempts else step.attempts,
         step.failure,
     )

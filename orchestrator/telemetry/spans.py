@@ -13,6 +13,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 from uuid import UUID
 
@@ -87,7 +88,7 @@ def spans_of(what: Ended) -> list[Span]:
     if what.workflow:
         attributes["baton.workflow.name"] = what.workflow
     attributes["baton.workflow.revision"] = what.revision
-    trace = RunTrace(what.run_id, context.trace_id, run_span_id(what.run_id), context.span_id, attributes)
+    trace = RunTrace(what.run_id, context.trace_id, run_span_id(what.run_id, what.round), context.span_id, attributes)
     spans = [span for step in what.steps for span in _step_spans(trace, step)]
     if what.run is not None:
         spans.append(_run_span(trace, what.workflow, what.run))
@@ -140,12 +141,17 @@ def _step_spans(trace: RunTrace, step: EndedStep) -> list[Span]:
         f"step {spec.id}",
         SpanKind.INTERNAL,
         trace.trace_id,
-        step_span_id(trace.run_id, spec.id),
-        step_span_id(trace.run_id, step.parent) if step.parent else trace.span_id,
+        step_span_id(trace.run_id, spec.id, step.round),
+        step_span_id(trace.run_id, step.parent, step.parent_round) if step.parent else trace.span_id,
         step.ready_time + 1,
         step.end_time,
         own,
-        tuple(step_span_id(trace.run_id, specs[before].id) for before in spec.predecessors[:LINKS_LIMIT]),
+        tuple(
+            step_span_id(trace.run_id, specs[before].id, round_)
+            for before, round_ in zip(
+                spec.predecessors[:LINKS_LIMIT], step.predecessor_rounds or repeat(1), strict=False
+            )
+        ),
         _code(step.failure),
     )
     if step.state is StepState.SKIPPED:

@@ -15,7 +15,7 @@ from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import ServerProcess
 from tests.acceptance.test_step_kinds import given, mapped, undone
-from tests.acceptance.wire import Baton, kinds, refused, step_of
+from tests.acceptance.wire import Baton, eventually, kinds, refused, step_of
 
 SUCCEEDED, FAILED, RUNNING = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_RUNNING
 
@@ -454,3 +454,23 @@ async def test_the_end_of_each_round_is_told_to_those_who_watch_many(
         if told and told[-1].round == 1:
             await retry(owner, run.run_id, round=1)
     assert [(each.run_id, each.state, each.round) for each in told[-1:]] == [(run.run_id, SUCCEEDED, 2)]
+
+
+async def test_a_paused_run_is_parked(
+    start_server: StartServer, connect: Connect, lab: LabWorker, database: str
+) -> None:
+    server = await start_server(BATON_PARK_SECONDS="0.2")
+    baton = connect(server)
+    await baton.register(name_of(lab), lab.address)
+    run = await baton.submit(chain(lab.contract))
+    await lab.arrived(text="first")
+    await pause(baton, run.run_id)
+    lab.gates["go"].set()
+
+    async def parked() -> bool:
+        return not (await invariants.read_runs(database))[run.run_id].owned
+
+    await eventually(parked)
+    assert (await baton.waiting(run.run_id, "second", run_pb2.WAIT_KIND_PAUSED)).message
+    await resume(baton, run.run_id)
+    assert (await baton.end(run.run_id)).state == SUCCEEDED

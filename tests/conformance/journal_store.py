@@ -21,6 +21,7 @@ from orchestrator.engine.ports import (
     JournalStore,
     LeaseLost,
     NewRun,
+    ReopenedRun,
     ReplicaStore,
     RunEntry,
     RunStore,
@@ -107,6 +108,13 @@ def submission(
 def step(key: RunKey, first: int, count: int = 1, *, epoch: int = 1, text: str = "event") -> RunEntry:
     """Makes the entry of a run that goes on."""
     return RunEntry(key, epoch, rows(first, count, text=text), RUNNING, 1_700_000_000_000_005, None)
+
+
+def reopening(key: RunKey, first: int, count: int = 1, *, epoch: int = 2, text: str = "event") -> RunEntry:
+    """Makes the first entry of a run's second round."""
+    reopened = ReopenedRun(2, "r2", 1_700_009_000_000_000, 2)
+    new_rows = rows(first, count, text=text)
+    return RunEntry(key, epoch, new_rows, RUNNING, 1_700_000_000_000_005, None, None, reopened)
 
 
 def ending(key: RunKey, first: int, *, epoch: int = 1) -> RunEntry:
@@ -294,6 +302,35 @@ class JournalStoreConformance:
         assert await states(stores, me, *batch) == [FENCED, WRITTEN, FENCED]
         assert await states(stores, me, step(mine, 3, epoch=2)) == [FENCED]
         assert await journal_of(stores, theirs) == rows(1)
+
+    async def test_an_ended_run_is_taken_with_the_first_events_of_another_round(self, stores: Stores) -> None:
+        me, other, key = await replica(stores), await replica(stores), run_key()
+        await states(stores, me, submission(key))
+        assert await states(stores, other, reopening(key, 2)) == [FENCED], "it has not ended"
+        await states(stores, me, ending(key, 2))
+        assert await states(stores, other, reopening(key, 3, epoch=3)) == [FENCED]
+        assert await states(stores, other, reopening(key, 2)) == [FENCED]
+        again = reopening(key, 3, count=2)
+        assert await states(stores, other, again, submission(run_key())) == [WRITTEN, WRITTEN]
+        assert await states(stores, other, again) == [WRITTEN], "the identical batch is found written"
+        assert await states(stores, me, reopening(key, 3, text="other")) == [FENCED]
+        row = await stores.runs.get_run(key)
+        assert row is not None
+        assert (row.state, row.end_time, row.round, row.epoch, row.revision.revision) == (RUNNING, None, 2, 2, "r2")
+        assert (row.expire_time, row.journal_format) == (1_700_009_000_000_000, 2)
+        assert await states(stores, other, ending(key, 5, epoch=2)) == [WRITTEN]
+        assert [each.sequence for each in await journal_of(stores, key)] == [1, 2, 3, 4, 5]
+
+    async def test_the_end_of_another_round_is_told_again(self, stores: Stores) -> None:
+        me, key = await replica(stores), run_key()
+        await states(stores, me, submission(key))
+        await states(stores, me, ending(key, 2))
+        position = await stores.runs.end_position()
+        await states(stores, me, reopening(key, 3))
+        assert not (await stores.runs.list_ended(key.namespace, (), position, 10, None)).rows
+        await states(stores, me, ending(key, 4, epoch=2))
+        (row,) = (await stores.runs.list_ended(key.namespace, (), position, 10, None)).rows
+        assert (row.key, row.round) == (key, 2)
 
     async def test_nothing_follows_the_end(self, stores: Stores) -> None:
         me, key = await replica(stores), run_key()

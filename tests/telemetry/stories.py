@@ -53,6 +53,9 @@ class _NoConditions:
     def step_ended(self, step: int, state: StepState, failure: Failure | None, payload: Payload | None) -> None:
         pass
 
+    def reopened(self) -> None:
+        pass
+
     def holds(self, step: int) -> bool | Failure:
         return True
 

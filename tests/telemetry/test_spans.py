@@ -8,6 +8,7 @@ import json
 import pytest
 
 from orchestrator.domain.failures import Code
+from orchestrator.domain.inputs import Reopening
 from orchestrator.domain.run import Run
 from orchestrator.domain.tracing import (
     attempt_span_id,
@@ -23,6 +24,7 @@ from orchestrator.telemetry.observer import SpanObserver
 from orchestrator.telemetry.spans import LINKS_LIMIT, Span, SpanKind, whole_run_spans
 from tests.telemetry.critical_path import critical_path
 from tests.telemetry.stories import (
+    CHAIN,
     DIAMOND,
     RUN_ID,
     SECRET,
@@ -297,3 +299,21 @@ def test_traceparents_are_read_as_w3c_says(text: str, sampled: bool | None) -> N
     if context is not None:
         assert is_sampled(text) == sampled
         assert new_traceparent(context.trace_id, context.span_id, context.sampled)[3:52] == text[3:52]
+
+
+def test_each_round_has_spans_of_its_own() -> None:
+    story = Story(CHAIN).start("reserve").succeed("reserve").start("charge").fail("charge", Code.INVALID_ARGUMENT)
+    first = {span.span_id for span in whole_run_spans("default", RUN_ID, story.run)}
+    expire_time = story.run.expire_time
+    story.given(Reopening((), (), None, story.run.revision, expire_time, "ann", "", None))
+    spans = whole_run_spans(
+        "default", RUN_ID, story.start("charge").succeed("charge").start("ship").succeed("ship").run
+    )
+    run, charge = named(spans, "run orders"), named(spans, "step charge")
+    assert run.span_id == run_span_id(RUN_ID, 2)
+    assert charge.span_id == step_span_id(RUN_ID, "charge", 2)
+    assert charge.links == (step_span_id(RUN_ID, "reserve"),), "it was kept from the first round"
+    new = [span for span in spans if span.span_id not in first]
+    assert {span.name for span in spans if span.span_id in first} & {"run orders", "step charge", "step ship"} == set()
+    assert attempt_span_id(RUN_ID, "charge", 2) in {span.span_id for span in new}
+    assert attempt_span_id(RUN_ID, "charge", 1) not in {span.span_id for span in spans}
