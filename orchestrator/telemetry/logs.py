@@ -100,7 +100,7 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _exception(record: logging.LogRecord) -> str:
-    if record.exc_info is None or record.exc_info[0] is None:
+    if not record.exc_info or record.exc_info[0] is None:  # asyncio gives False for none.
         return ""
     return "".join(traceback.format_exception(*record.exc_info)).rstrip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
@@ -27,6 +28,15 @@ def stream() -> Iterator[io.StringIO]:
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_what_asyncio_tells_without_an_exception_is_logged(stream: io.StringIO) -> None:
+    configure_logs(LogSettings(as_json=True, level=logging.INFO), stream)
+    loop = asyncio.new_event_loop()
+    loop.call_exception_handler({"message": "a connection was reset"})
+    loop.close()
+    (line,) = written(stream)
+    assert (line["level"], line["event"]) == ("error", "a connection was reset")
 
 
 def test_standard_logging_becomes_fields(stream: io.StringIO) -> None:
