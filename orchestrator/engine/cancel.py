@@ -10,6 +10,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import DatabaseUnavailable, RunEnded
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CancelRequest
+from orchestrator.domain.states import RunState
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.ownership import Ownership
@@ -31,13 +32,22 @@ class Canceller:
         live = await self._ownership.find(key)
         if live is not None and not live.run.ended:
             self._driver.advance(live, CancelRequest(reason, caller.principal))
-        if live is not None:
+        undoing = live.run.undoing if live is not None and live.run.state is RunState.UNDOING else None
+        if live is not None and undoing is None:
             run = await self._reader.wait_for_end(key, END_SECONDS, view)
+        elif live is not None and not await live.durable(live.run.sequence):
+            raise _unknown()
         else:
             run, _ = await self._reader.get(caller, run_id, view)
         if run.state in (run_pb2.RUN_STATE_PENDING, run_pb2.RUN_STATE_RUNNING):
-            raise DatabaseUnavailable("it is not known whether the run is cancelled; cancel it again")
-        if run.state == run_pb2.RUN_STATE_CANCELLED:
+            raise _unknown()
+        if run.state == run_pb2.RUN_STATE_CANCELLED or (undoing is not None and undoing.failure is None):
             return run
         name = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
+        if run.state == run_pb2.RUN_STATE_UNDOING:
+            raise RunEnded("the run has failed, and is being undone", metadata={"run_id": str(run_id), "state": name})
         raise RunEnded(f"the run has ended as {name}", metadata={"run_id": str(run_id), "state": name})
+
+
+def _unknown() -> DatabaseUnavailable:
+    return DatabaseUnavailable("it is not known whether the run is cancelled; cancel it again")

@@ -13,7 +13,7 @@ from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import ServerProcess
-from tests.acceptance.wire import Baton, kinds, step_of
+from tests.acceptance.wire import Baton, kinds, refused, step_of
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
@@ -163,6 +163,28 @@ async def test_what_succeeded_is_undone_when_the_run_is_cancelled(baton: Baton, 
     assert [note.text for note in registered.arrivals()][-2:] == ["undo pay", "undo book"]
 
 
+async def test_a_cancelled_run_is_answered_while_its_undo_calls_are_made(baton: Baton, registered: LabWorker) -> None:
+    definition = undone(registered.contract, {"hang": True})
+    definition["steps"][1]["undo"]["request"]["conduct"] = {"literal": {"gate": "undo"}}
+    run = await baton.submit(definition)
+    await registered.arrived(text="ship")
+    for _ in range(2):
+        assert (await baton.cancel(run.run_id, "changed my mind")).state == run_pb2.RUN_STATE_UNDOING
+    registered.gates["undo"].set()
+    assert (await baton.end(run.run_id)).state == CANCELLED
+
+
+async def test_the_undo_calls_of_a_failed_run_are_not_cancelled(baton: Baton, registered: LabWorker) -> None:
+    definition = undone(registered.contract, {"failures": 9, "code": 9, "reason": "NO_SHIP"})
+    definition["steps"][1]["undo"]["request"]["conduct"] = {"literal": {"gate": "undo"}}
+    run = await baton.submit(definition)
+    await registered.arrived(text="undo pay")
+    refusal = await refused(baton.cancel(run.run_id))
+    assert (refusal.reason, refusal.text) == ("RUN_ENDED", "the run has failed, and is being undone")
+    registered.gates["undo"].set()
+    assert (await baton.end(run.run_id)).state == FAILED
+
+
 async def test_a_sleep_lasts_as_long_as_it_says(baton: Baton, registered: LabWorker) -> None:
     do = registered.contract.method("Lab/Do")
     run = await baton.run(
@@ -252,3 +274,18 @@ async def test_a_child_run_goes_on_after_kill_9(
     assert (first.run, first.attempt, first.key) == (second.run, second.attempt, second.key)
     lab.gates["open"].set()
     assert (await baton.end(run.run_id)).state == SUCCEEDED
+
+
+async def test_the_child_runs_of_a_map_are_cancelled_with_it_however_far_they_are(
+    start_server: StartServer, connect: Callable[[ServerProcess], Baton], lab: LabWorker, database: str
+) -> None:
+    baton, contract, name = connect(await start_server()), lab.contract, name_for(lab)
+    await baton.register(name_of(lab), lab.address, max_in_flight=50)
+    await baton.apply(inner(contract, name, {"hang": True}))
+    definition = child_of(contract, name, map={"items": {"path": "input.results"}, "max_parallel": 300})
+    definition = {"input_type": contract.type("Task"), "steps": definition["steps"]}
+    run = await baton.submit(definition, given(contract, 300))
+    await lab.arrived(20)
+    await baton.cancel(run.run_id)
+    for child in (await invariants.read_runs(database)).values():
+        assert (await baton.end(child.run_id)).state == CANCELLED

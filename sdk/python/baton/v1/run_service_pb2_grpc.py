@@ -233,7 +233,8 @@ class RunServiceServicer:
 
     def CancelRun(self, request, context):
         """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
-        workers that are called. A run that is CANCELLED already is answered as it is.
+        workers that are called. A run that is CANCELLED already is answered as it is. One in which there is something
+        to undo is answered as UNDOING, and ends as CANCELLED after its undo calls.
 
         It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
         (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.

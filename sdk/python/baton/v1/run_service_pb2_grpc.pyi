@@ -98,7 +98,8 @@ class RunServiceStub:
     """
     CancelRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]
     """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
-    workers that are called. A run that is CANCELLED already is answered as it is.
+    workers that are called. A run that is CANCELLED already is answered as it is. One in which there is something
+    to undo is answered as UNDOING, and ends as CANCELLED after its undo calls.
 
     It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
     (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
@@ -238,7 +239,8 @@ class RunServiceAsyncStub(RunServiceStub):
     """
     CancelRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.CancelRunRequest, _run_service_pb2.CancelRunResponse]  # type: ignore[assignment]
     """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
-    workers that are called. A run that is CANCELLED already is answered as it is.
+    workers that are called. A run that is CANCELLED already is answered as it is. One in which there is something
+    to undo is answered as UNDOING, and ends as CANCELLED after its undo calls.
 
     It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
     (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
@@ -435,7 +437,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.CancelRunResponse, _abc.Awaitable[_run_service_pb2.CancelRunResponse]]:
         """CancelRun ends a run that has not ended: its steps are CANCELLED, atomically, and gRPC cancellation goes to the
-        workers that are called. A run that is CANCELLED already is answered as it is.
+        workers that are called. A run that is CANCELLED already is answered as it is. One in which there is something
+        to undo is answered as UNDOING, and ends as CANCELLED after its undo calls.
 
         It works at every replica. Errors: NOT_FOUND (RUN_NOT_FOUND), FAILED_PRECONDITION (RUN_ENDED), UNAVAILABLE
         (OWNER_UNAVAILABLE) while the replica that drives the run is gone and no other has it yet.
