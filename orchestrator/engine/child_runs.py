@@ -21,7 +21,7 @@ from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CancelRequest, ChildRunEnded
 from orchestrator.domain.plan import step_expire_time
-from orchestrator.domain.states import ENDED_RUN
+from orchestrator.domain.states import ENDED_RUN, ENDED_STEP
 from orchestrator.domain.tracing import format_traceparent, parse_traceparent, step_span_id
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.drive import Driver
@@ -42,6 +42,12 @@ LOOKS_AT_PARENTS = 5
 
 LOOKED_AT = 500
 """Children that are looked at in one turn; more have theirs in the next."""
+
+BEGUN_AT_ONCE = 16
+"""Children that are submitted side by side: their commits are shared."""
+
+TRIED_AGAIN = frozenset({Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
+"""Answers to a cancellation after which it is sent again."""
 
 REASON = "its step ended"
 """Reason that a child is cancelled for."""
@@ -73,7 +79,8 @@ class ChildRuns:
         self._ownership, self._cancel_elsewhere = ownership, cancel_elsewhere
         self._followed: dict[RunKey, _Followed] = {}
         self._begun: set[RunKey] = set()  # Known to be there.
-        self._to_begin: asyncio.Queue[_Followed] = asyncio.Queue()
+        self._beginning: set[RunKey] = set()  # Those in `_to_begin`, and those that were taken out last.
+        self._to_begin: asyncio.Queue[RunKey] = asyncio.Queue()
         self._to_cancel: dict[RunKey, Caller] = {}
         self._to_poke: list[RunKey] = []  # Parents that are parked, or driven elsewhere.
 
@@ -81,7 +88,7 @@ class ChildRuns:
         """Takes on a step that waits for its child run; its wait need not be durable yet."""
         followed = _Followed(live, step, RunKey(live.key.namespace, UUID(awaited.run_id)))
         self._followed[followed.child] = followed
-        self._to_begin.put_nowait(followed)
+        self._put_to_begin(followed.child)
 
     def leave(self, live: LiveRun, awaited: RunAwaited) -> None:
         """Cancels the child run of a step that ended before it; the step's end is durable."""
@@ -110,21 +117,27 @@ class ChildRuns:
         """Drops everything: the lease is lost."""
         self._followed.clear()
         self._begun.clear()
+        self._beginning.clear()
         self._to_cancel.clear()
         self._to_begin = asyncio.Queue()
 
     async def run(self) -> None:
         """Submits, looks and cancels for ever."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._begin_all())
+            for _ in range(BEGUN_AT_ONCE):
+                group.create_task(self._begin_all())
             group.create_task(self._look_for_ever())
 
     def _forget(self, key: RunKey) -> None:
         self._followed.pop(key, None)
         self._begun.discard(key)
 
+    def _drop(self, followed: _Followed) -> None:
+        if self._followed.get(followed.child) is followed:
+            self._forget(followed.child)
+
     def _tell(self, followed: _Followed, failure: Failure | None, payload: Payload | None) -> None:
-        self._forget(followed.child)
+        self._drop(followed)
         followed.live.children.pop(followed.step, None)
         if not followed.live.forgotten:
             given = ChildRunEnded(followed.step, str(followed.child.run_id), failure, payload)
@@ -132,29 +145,40 @@ class ChildRuns:
 
     # --- begin
 
+    def _put_to_begin(self, child: RunKey) -> None:
+        if child not in self._beginning:
+            self._beginning.add(child)
+            self._to_begin.put_nowait(child)
+
     async def _begin_all(self) -> None:
         while True:
-            followed = await self._to_begin.get()
-            try:
-                await self._begin(followed)
-            except (errors.DatabaseUnavailable, errors.TooManyRuns, errors.ShuttingDown):
-                pass  # Looked at again with the others.
-            except errors.BatonError as error:
-                text = f"the child run was refused: {error.message}"
-                failure = Failure(Code.FAILED_PRECONDITION, error.reason, text, Origin.ORCHESTRATOR)
-                self._tell(followed, failure, None)
-            except Exception:
-                _LOGGER.exception("run %s: its child run could not be submitted", followed.live.run_id)
-                failure = Failure(
-                    Code.INTERNAL, "INTERNAL", "the child run could not be submitted", Origin.ORCHESTRATOR
-                )
-                self._tell(followed, failure, None)
+            child = await self._to_begin.get()
+            followed = self._followed.get(child)
+            if followed is not None:
+                await self._try_to_begin(followed)
+            self._beginning.discard(child)
+            if self._followed.get(child) not in (None, followed):
+                self._put_to_begin(child)  # Its parent was parked and woken meanwhile.
+
+    async def _try_to_begin(self, followed: _Followed) -> None:
+        try:
+            await self._begin(followed)
+        except (errors.DatabaseUnavailable, errors.TooManyRuns, errors.ShuttingDown):
+            pass  # Looked at again with the others.
+        except errors.BatonError as error:
+            text = f"the child run was refused: {error.message}"
+            failure = Failure(Code.FAILED_PRECONDITION, error.reason, text, Origin.ORCHESTRATOR)
+            self._tell(followed, failure, None)
+        except Exception:
+            _LOGGER.exception("run %s: its child run could not be submitted", followed.live.run_id)
+            failure = Failure(Code.INTERNAL, "INTERNAL", "the child run could not be submitted", Origin.ORCHESTRATOR)
+            self._tell(followed, failure, None)
 
     async def _begin(self, followed: _Followed) -> None:
         live, step = followed.live, followed.live.run.steps[followed.step]
         awaited = step.wait
         if not isinstance(awaited, RunAwaited) or not await live.durable(live.run.sequence):
-            self._forget(followed.child)
+            self._drop(followed)
             return
         row = None if followed.child in self._driver.runs else await self._runs.get_run(followed.child)
         if followed.child in self._driver.runs or row is not None:
@@ -178,6 +202,8 @@ class ChildRuns:
             followed.child.run_id, live.run_id, step.spec.id, run.depth + 1, step_expire_time(run, followed.step)
         )
         await self._submitter.submit_child(caller, request, child)
+        if step.wait is not awaited and await live.durable(live.run.sequence):
+            self._to_cancel[followed.child] = caller  # The step ended when there was nothing to cancel yet.
 
     # --- look
 
@@ -194,18 +220,20 @@ class ChildRuns:
                     await self._look_at_parents()
             except errors.DatabaseUnavailable:
                 continue
+            except Exception:  # whatever is wrong with one run, the replica and its other runs go on
+                _LOGGER.exception("child runs could not be looked at")
 
     async def _look(self) -> None:
         """Looks at children that are not driven here: some have ended, some are not there yet."""
         elsewhere = [one for key, one in self._followed.items() if key not in self._driver.runs][:LOOKED_AT]
         for followed in elsewhere:
             if followed.live.forgotten:
-                self._forget(followed.child)
+                self._drop(followed)
                 continue
             row = await self._runs.get_run(followed.child)
             if row is None:
                 if followed.child not in self._begun:
-                    self._to_begin.put_nowait(followed)
+                    self._put_to_begin(followed.child)
                 continue
             self._begun.add(followed.child)
             if row.state in ENDED_RUN:
@@ -235,8 +263,11 @@ class ChildRuns:
                     await self._cancel_elsewhere(elsewhere.address, caller, key.run_id, REASON)
             except errors.OwnerUnavailable:
                 continue  # Tried again at the next look.
-            except (errors.RunNotFound, AnsweredElsewhere):
-                pass  # It was never submitted, or has ended.
+            except AnsweredElsewhere as answer:
+                if answer.code in TRIED_AGAIN:
+                    continue  # It moved on meanwhile.
+            except errors.RunNotFound:
+                pass  # It was never submitted.
             self._to_cancel.pop(key, None)
 
     async def _poke(self) -> None:
@@ -249,18 +280,28 @@ class ChildRuns:
                 raise
 
     async def _look_at_parents(self) -> None:
-        """Cancels children whose parent has ended without telling them: its replica died on the way."""
+        """Cancels children whose parent or its step has ended without telling them: its replica died on the way."""
         children = [
             live
             for live in self._driver.runs.values()
             if live.run.parent_run_id and not live.run.ended and live.key not in self._followed
         ]
         for live in children[:LOOKED_AT]:
-            parent = RunKey(live.key.namespace, UUID(live.run.parent_run_id))
-            if parent not in self._driver.runs:
-                row = await self._runs.get_run(parent)
-                if row is None or row.state in ENDED_RUN:
-                    self._driver.advance(live, CancelRequest("its parent ended", live.run.principal))
+            key = RunKey(live.key.namespace, UUID(live.run.parent_run_id))
+            parent = self._driver.runs.get(key)
+            if parent is not None:
+                ended = _has_left(parent, live.run.parent_step)
+            else:
+                row = await self._runs.get_run(key)
+                ended = row is None or row.state in ENDED_RUN
+            if ended:
+                self._driver.advance(live, CancelRequest("its parent ended", live.run.principal))
+
+
+def _has_left(parent: LiveRun, step: str) -> bool:
+    """Tells whether a step that runs a child has ended, durably."""
+    index = parent.run.indexes.get(step)
+    return index is not None and parent.settled and parent.run.steps[index].state in ENDED_STEP
 
 
 def _traceparent(live: LiveRun, step: str) -> str:
