@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
-from orchestrator.domain.inputs import CallSuspended, Delegation
+from orchestrator.domain.inputs import CallFailed, CallSuspended, Delegation
 from orchestrator.domain.plan import attempts, waits
 from orchestrator.domain.plan.decision import MAX_ADDED, MAX_DELEGATED, MAX_DEPTH, MAX_ITEMS
 from orchestrator.domain.plan.times import NEVER, step_expire_time
@@ -17,6 +17,15 @@ from orchestrator.domain.workflow import StepRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan.planner import Planner
+
+
+AWAITS_NOTHING = Failure(
+    Code.ABORTED,
+    "SUSPENDED",
+    "the attempt was suspended for steps that it has not delegated, or that had ended before it began",
+    Origin.WORKER,
+)
+"""What became of an attempt that was suspended for nothing."""
 
 
 # --- map
@@ -154,12 +163,17 @@ def _narrowed_timeout_us(run: Run, given: Delegation, time: int) -> int | None:
 
 
 def suspend(plan: Planner, given: CallSuspended) -> None:
-    """Ends an attempt that waits for steps that it has delegated. One that waits for none goes on at once."""
+    """Ends an attempt that waits for steps that it has delegated. It goes on at once where one of them ended meanwhile;
+    where all had ended before it began, or none is known, it has failed: else it would be called again for ever."""
     run = plan.run
     if not run.is_current(given.step, given.attempt):
         return
     found = [find_delegated(run, given.step, key) for key in given.awaited]
     awaited = tuple(index for index in found if index is not None)
+    start_time = run.steps[given.step].attempts[-1].start_time
+    if all((run.steps[index].end_time or NEVER) < start_time for index in awaited):
+        attempts.fail(plan, CallFailed(given.step, given.attempt, AWAITS_NOTHING, None, 0.0))
+        return
     sequence, time = plan.stamp()
     plan.emit(ev.AttemptSuspended(sequence, time, given.step, given.attempt, awaited))
     if run.steps[given.step].state is StepState.WAITING:

@@ -47,7 +47,8 @@ class StepServiceStub:
     While Delegate waits, the caller's call does not count against the limits of its worker. A caller that has waited
     long ends with ABORTED and an ErrorInfo of the reason SUSPENDED and the domain `baton`, whose metadata `awaited`
     holds the keys that it waits for, separated by commas: it is called again when one of them has ended, in another
-    attempt that uses up no retry.
+    attempt that uses up no retry. Where all of them had ended before the attempt began, or none is known, the attempt
+    has failed with that reason.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (METHOD_NOT_SERVED), ALREADY_EXISTS (DELEGATION_CONFLICT: the
     key was used with another method or request), RESOURCE_EXHAUSTED (DELEGATION_LIMIT, PAYLOAD_TOO_LARGE).
@@ -77,7 +78,8 @@ class StepServiceAsyncStub(StepServiceStub):
     While Delegate waits, the caller's call does not count against the limits of its worker. A caller that has waited
     long ends with ABORTED and an ErrorInfo of the reason SUSPENDED and the domain `baton`, whose metadata `awaited`
     holds the keys that it waits for, separated by commas: it is called again when one of them has ended, in another
-    attempt that uses up no retry.
+    attempt that uses up no retry. Where all of them had ended before the attempt began, or none is known, the attempt
+    has failed with that reason.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (METHOD_NOT_SERVED), ALREADY_EXISTS (DELEGATION_CONFLICT: the
     key was used with another method or request), RESOURCE_EXHAUSTED (DELEGATION_LIMIT, PAYLOAD_TOO_LARGE).
@@ -110,7 +112,8 @@ class StepServiceServicer(metaclass=_abc_1.ABCMeta):
         While Delegate waits, the caller's call does not count against the limits of its worker. A caller that has waited
         long ends with ABORTED and an ErrorInfo of the reason SUSPENDED and the domain `baton`, whose metadata `awaited`
         holds the keys that it waits for, separated by commas: it is called again when one of them has ended, in another
-        attempt that uses up no retry.
+        attempt that uses up no retry. Where all of them had ended before the attempt began, or none is known, the attempt
+        has failed with that reason.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST), NOT_FOUND (METHOD_NOT_SERVED), ALREADY_EXISTS (DELEGATION_CONFLICT: the
         key was used with another method or request), RESOURCE_EXHAUSTED (DELEGATION_LIMIT, PAYLOAD_TOO_LARGE).
