@@ -86,6 +86,10 @@ class RunData:
         """Takes note of what a delegated step calls, before the core hears of it."""
         self._delegated[index] = (step, contract_digest)
 
+    def unlearn(self, index: int) -> None:
+        """Forgets a delegated step that the core has refused: another step will have its index."""
+        self._delegated.pop(index, None)
+
     # --- what goes to a worker and comes back
 
     def build_request(self, index: int) -> bytes:

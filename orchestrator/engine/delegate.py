@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from baton.v1 import step_service_pb2
 from google.protobuf.any_pb2 import Any
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from orchestrator.contracts.compiled import CompiledStep
 from orchestrator.contracts.required import Requirements
@@ -69,11 +69,13 @@ class Steps:
             index = self._begin(live, parent, claim, request)
         else:
             _require_same(live, index, request)
-        if not await live.durable(live.run.sequence):
-            raise _moved()
         if request.HasField("wait_timeout"):
             await self._wait(live, parent, claim, index, duration_us(request.wait_timeout) / 1_000_000)
-        return step_service_pb2.DelegateResponse(step=self._reader.render_step(live, index, FULL), existing=existing)
+        # As it is now, and told once that is durable: in a busy run there is always something that is not yet.
+        step = self._reader.render_step(live, index, FULL)
+        if not await live.durable(live.run.sequence):
+            raise _moved()
+        return step_service_pb2.DelegateResponse(step=step, existing=existing)
 
     async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
         """See Heartbeat."""
@@ -120,6 +122,7 @@ class Steps:
             Payload(step.targets[0].request_class.DESCRIPTOR.full_name, request.request.value),
         )
         if not self._driver.advance(live, given).events:
+            live.data.unlearn(index)
             raise errors.DelegationLimit("the run has as many events as it may: no step can be added")
         return index
 
@@ -140,7 +143,7 @@ class Steps:
         loop = asyncio.get_running_loop()
         end_seconds = loop.time() + timeout_seconds
         with self._driver.lent(live, parent):
-            while not (live.run.steps[index].state in ENDED_STEP and live.settled):
+            while live.run.steps[index].state not in ENDED_STEP:
                 if not _is_current(live, parent, claim):
                     raise errors.StepNotRunning("step_token: the attempt has ended meanwhile; stop working on it")
                 if live.forgotten:
@@ -164,8 +167,8 @@ def _require_same(live: LiveRun, index: int, request: step_service_pb2.DelegateR
     same = (
         delegated is not None
         and delegated.target.method == request.method
-        and delegated.payload.data == request.request.value
         and delegated.detached == request.detached
+        and _means_the_same(live.data.target(index).request_class, delegated.payload.data, request.request.value)
     )
     if not same:
         method = delegated.target.method if delegated is not None else "another method"
@@ -174,6 +177,19 @@ def _require_same(live: LiveRun, index: int, request: step_service_pb2.DelegateR
             "step, and give the same request under the same key in each attempt",
             metadata={"key": request.key},
         )
+
+
+def _means_the_same(request_class: type[Message], one: bytes, two: bytes) -> bool:
+    """Tells whether two serialized requests are the same message. The bytes may differ: the entries of a map field come
+    in any order, in some languages in another one each time."""
+    if one == two:
+        return True
+    try:
+        return request_class.FromString(one).SerializeToString(deterministic=True) == request_class.FromString(
+            two
+        ).SerializeToString(deterministic=True)
+    except DecodeError:
+        return False
 
 
 def _check_request(step: CompiledStep, given: Any) -> None:

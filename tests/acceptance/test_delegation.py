@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import asyncpg
 import grpc
 import grpc.aio
 import pytest
-from baton.v1 import run_pb2
+from baton.v1 import run_pb2, step_service_pb2
 
 from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer, name_of
@@ -77,6 +78,20 @@ async def test_a_key_stands_for_one_request(baton: Baton, registered: LabWorker)
     assert "search" in other.text
     reserved = await refused(baton.delegate(token, "undo", method, task(contract)))
     assert (reserved.code, reserved.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    registered.gates["plan"].set()
+
+
+async def test_a_request_is_the_same_in_whatever_order_its_fields_come(baton: Baton, registered: LabWorker) -> None:
+    contract = registered.contract
+    await baton.submit(planner(contract))
+    token = (await registered.arrived(text="plan")).token
+    asked = step_service_pb2.DelegateRequest(step_token=token, key="search", method=contract.method("Lab/Do"))
+    asked.request.Pack(contract.of("Task")(text="child", number=7))
+    first = await baton.steps_of_workers.Delegate(asked, timeout=20)
+    text, number = contract.of("Task")(text="child"), contract.of("Task")(number=7)
+    asked.request.value = number.SerializeToString() + text.SerializeToString()
+    again = await baton.steps_of_workers.Delegate(asked, timeout=20)
+    assert (first.existing, again.existing) == (False, True)
     registered.gates["plan"].set()
 
 
@@ -180,6 +195,13 @@ async def test_a_suspended_attempt_goes_on_when_its_step_has_ended(baton: Baton,
     assert not step_of(ended, "plan").attempts[0].HasField("failure")
 
 
+async def test_an_attempt_that_is_suspended_for_nothing_has_failed(baton: Baton, registered: LabWorker) -> None:
+    contract = registered.contract
+    run = await baton.run(planner(contract, {"gate": "", "awaited": "unknown"}, retry={"max_attempts": 1}))
+    assert (run.state, run.failure.reason, run.failure.step) == (FAILED, "SUSPENDED", "plan")
+    assert len(registered.arrivals("plan")) == 1
+
+
 async def test_a_step_that_waits_for_its_own_gives_its_permit_back(baton: Baton, lab: LabWorker) -> None:
     contract = lab.contract
     await baton.register(name_of(lab), lab.address, max_in_flight=1)
@@ -220,3 +242,32 @@ async def test_delegated_steps_survive_kill_9_of_the_server(
     lab.gates["plan"].set()
     assert (await baton.end(run.run_id)).state == SUCCEEDED
     assert not invariants.journal_faults(await invariants.read_runs(database))
+
+
+async def test_the_output_of_a_delegated_step_is_told_once_it_is_durable(
+    start_server: StartServer, connect: Callable[[ServerProcess], Baton], lab: LabWorker, database: str
+) -> None:
+    server = await start_server(BATON_LEASE_SECONDS="30")
+    baton, contract = connect(server), lab.contract
+    await baton.register(name_of(lab), lab.address)
+    run = await baton.submit(planner(contract))
+    token = (await lab.arrived(text="plan")).token
+    method = contract.method("Lab/Do")
+    await baton.delegate(token, "slow", method, task(contract, gate="slow"))
+    await lab.arrived(text="child")
+    asked = step_service_pb2.DelegateRequest(step_token=token, key="slow", method=method)
+    asked.request.Pack(task(contract, gate="slow"))
+    asked.wait_timeout.FromMilliseconds(1_500)
+    connection = await asyncpg.connect(database)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE events IN SHARE MODE")  # Nothing can be journaled.
+        asking = baton.steps_of_workers.Delegate(asked, timeout=3)
+        lab.gates["slow"].set()
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await asking
+    await connection.close()
+    assert refusal.value.code() in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNAVAILABLE)
+    answer = await baton.delegate(token, "slow", method, task(contract, gate="slow"), wait_seconds=15)
+    assert answer.step.state == STEP_SUCCEEDED
+    lab.gates["plan"].set()
+    assert (await baton.end(run.run_id)).state == SUCCEEDED
