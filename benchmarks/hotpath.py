@@ -46,9 +46,11 @@ from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Described, Health, Sending
 from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.postgres.approvals import PostgresApprovalStore
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.migrate import migrate
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
@@ -153,14 +155,18 @@ class Server:
             PostgresWorkerStore(reads, claims),
             PostgresApprovalStore(reads),
             PostgresScheduleStore(reads, claims),
+            PostgresLimitStore(reads),
         )
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = EchoGateway(signer)
         self._stack.push_async_callback(gateway.close)
+        network = GrpcPermitNetwork(signer)
+        self._stack.push_async_callback(network.close)
         engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
             gateway,
+            network,
             EngineLimits(),
             fan_out([LogObserver()]),
             lambda live, flight: signer.sign(

@@ -20,9 +20,11 @@ from orchestrator.engine.live import Flight, LiveRun
 from orchestrator.engine.observer import Observer, fan_out
 from orchestrator.engine.ports import ReplicaStore
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.outbound.replicas import ReplicaRequests
 from orchestrator.postgres.approvals import PostgresApprovalStore
 from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
@@ -93,6 +95,8 @@ class Server:
         self._stack.push_async_callback(gateway.close)
         requests = ReplicaRequests()
         self._stack.push_async_callback(requests.close)
+        network = GrpcPermitNetwork(signer)
+        self._stack.push_async_callback(network.close)
         stores = Stores(
             PostgresJournalStore(journal, reads),
             PostgresRunStore(reads),
@@ -101,11 +105,13 @@ class Server:
             PostgresWorkerStore(reads, claims),
             PostgresApprovalStore(reads),
             PostgresScheduleStore(reads, claims),
+            PostgresLimitStore(reads),
         )
         self._engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
             gateway,
+            network,
             self._settings.limits,
             fan_out(observers),
             _step_token(signer),

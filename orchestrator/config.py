@@ -43,7 +43,22 @@ class Settings:
     limits: EngineLimits = field(default_factory=EngineLimits)
 
 
+def _weights(name: str, text: str) -> Mapping[str, float]:
+    weights: dict[str, float] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        namespace, _, number = part.partition("=")
+        try:
+            weights[namespace.strip()] = float(number)
+        except ValueError:
+            weights[namespace.strip()] = 0.0
+        if not (0 < weights[namespace.strip()] < math.inf) or not namespace.strip():
+            raise SettingInvalid(f"{name}={text!r}: {part!r} is not NAMESPACE=WEIGHT with a weight above 0")
+    return weights
+
+
 def _parse(name: str, text: str, kind: type) -> object:
+    if kind is dict:
+        return _weights(name, text)
     try:
         value: object = kind(text)
     except ValueError:

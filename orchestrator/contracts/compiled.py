@@ -20,6 +20,7 @@ from orchestrator.contracts.expressions import Expression
 from orchestrator.contracts.paths import UNSET
 from orchestrator.contracts.required import Requirements
 from orchestrator.contracts.scope import Scope
+from orchestrator.contracts.step_limits import CompiledLimit
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.workflow import Graph
 
@@ -170,6 +171,8 @@ class CompiledStep:
     undo: CompiledTarget | None = None
     child: CompiledChild | None = None
     sleep: CompiledSleep | None = None
+    limits: tuple[CompiledLimit, ...] = ()
+    priority: int = 0
 
     def condition(self, scope: Scope) -> bool:
         """Tells whether the step is to run; true without `when`. Raises EvaluationFailed."""

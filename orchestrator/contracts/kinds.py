@@ -38,6 +38,8 @@ _WITH_METHOD: Mapping[str, _Given] = {
     "approval": lambda step: step.HasField("approval"),
     "undo": lambda step: step.HasField("undo"),
     "heartbeat_timeout": lambda step: step.HasField("heartbeat_timeout"),
+    "limits": lambda step: bool(step.limits),
+    "priority": lambda step: bool(step.priority),
 }
 
 _WITH_REQUEST: Mapping[str, _Given] = {

@@ -31,6 +31,7 @@ from orchestrator.contracts.settings import (
     retry_policy,
     undo_retry_policy,
 )
+from orchestrator.contracts.step_limits import compile_limits
 from orchestrator.contracts.types import DURATION, TIMESTAMP
 from orchestrator.contracts.violations import Report
 from orchestrator.domain.workflow import RetryPolicy, StepKind
@@ -98,6 +99,7 @@ def uses_of(step: workflow_pb2.Step, index: int, visible: Visible) -> Iterator[U
         yield Use(step.when, index)
     if step.expect:
         yield Use(step.expect, index, visible.after_call)
+    yield from (Use(limit.key, index, visible.request) for limit in step.limits if limit.key)
     if is_repeated(step):
         yield Use(step.repeat.until, index, visible.until)
 
@@ -147,6 +149,8 @@ class StepCompiler:
             undo,
             child,
             sleep,
+            compile_limits(step, index, visible.request, self.bindings, self.wiring, self.report),
+            step.priority,
         )
         return Assembled(compiled, policies, undo_policy)
 

@@ -320,3 +320,21 @@ class TooManySchedules(BatonError):
     """The namespace has as many schedules as it may have."""
 
     reason = "TOO_MANY_SCHEDULES"
+
+
+class LimitNotFound(BatonError):
+    """No limit of this name."""
+
+    reason = "LIMIT_NOT_FOUND"
+
+
+class NamespaceQueueFull(BatonError):
+    """The namespace has as much under way or waiting as this replica takes of one."""
+
+    reason = "NAMESPACE_QUEUE_FULL"
+
+
+class TooManyLimits(BatonError):
+    """The namespace has as many limits as it may have."""
+
+    reason = "TOO_MANY_LIMITS"

@@ -62,6 +62,7 @@ class RunSubmitted:
     depth: int = 0
     forked_run_id: str = ""
     forked_step: str = ""
+    priority: int = 0
 
 
 @value

@@ -32,6 +32,7 @@ class Submission:
     forked_step: str = ""
     kept: tuple[tuple[int, Payload], ...] = ()
     """Steps of the run that this one is forked from which are taken over, with their outputs."""
+    priority: int = 0
 
 
 @value

@@ -191,6 +191,7 @@ class Run:
         "parent_step",
         "paused",
         "principal",
+        "priority",
         "request_id",
         "revision",
         "round",
@@ -223,6 +224,7 @@ class Run:
         self.workflow = ""
         self.revision = ""
         self.principal = ""
+        self.priority = 0
         self.channel = ""
         self.workspace = ""
         self.labels: tuple[str, ...] = ()
@@ -353,7 +355,7 @@ class Run:
         self.parent_run_id, self.parent_step, self.depth = event.parent_run_id, event.parent_step, event.depth
         self.forked_run_id, self.forked_step = event.forked_run_id, event.forked_step
         self.create_time, self.expire_time = event.time, event.expire_time
-        self.input = event.payload
+        self.input, self.priority = event.payload, event.priority
         roots = [step.index for step in self.graph.steps if not step.predecessors]
         for index in roots:
             self.make_ready(index, event.time)

@@ -1,72 +1,48 @@
 """Admission: which queued step goes to which endpoint, and why the others wait.
 
-For each method (and the revision of the run, which decides which contracts fit) there is one queue. Its head is
-admitted when an endpoint serves the method, is healthy, has a permit free and its circuit gives leave; all in memory,
-in the same tick. What is not admitted stays READY; the reason belongs to the queue and is never journaled.
+For each method, with the revision of the run (which decides which contracts fit), the priority and the limits that a
+step names, there is one queue. Its head is admitted when an endpoint serves the method, is healthy, has a permit free,
+its circuit gives leave, and the limits that bound the call give a permit. What is not admitted stays READY; the reason
+belongs to the queue and is never journaled.
 
-A permit that comes back goes to one queue, in turn. So each admission costs the same however many steps, queues and
-endpoints there are; only a change of an endpoint's health or circuit, or of a catalogue, looks at all whom it concerns.
+A permit that comes back goes to one queue, in turn, those of higher priority first; what the replica as a whole can
+take goes to the namespace that has the least of it for its weight. So each admission costs the same however many steps,
+queues and endpoints there are; only a change of an endpoint's health or circuit, or of a catalogue, looks at all whom
+it concerns.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from collections import defaultdict, deque
+from collections.abc import Callable, Mapping, Sequence
 
 from baton.v1 import run_pb2
 
 from orchestrator.domain.states import StepState
+from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.homes import Homes, Wish
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.permits import Kind, Permit
 from orchestrator.engine.ports import Clock
-from orchestrator.engine.timers import Timer, Timers
+from orchestrator.engine.queues import MethodQueue, QueueKey, Queues
+from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
+from orchestrator.engine.timers import Timers
+from orchestrator.engine.waits import Wait
 from orchestrator.engine.worker_ports import Ticket
 
-
-class QueueKey(NamedTuple):
-    """Steps under one key can be called at the same endpoints."""
-
-    namespace: str
-    method: str
-    pins: Pins
-
-
-@dataclass(frozen=True, slots=True)
-class Wait:
-    """Why a queue does not move; `kind` is a WaitKind, `until_time` when it is looked at again."""
-
-    kind: run_pb2.WaitKind.ValueType
-    message: str
-    until_time: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class MethodQueue:
-    """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice;
-    `waits_for` the groups in whose line it stands."""
-
-    key: QueueKey
-    steps: deque[tuple[LiveRun, int]] = field(default_factory=deque)
-    queued: set[tuple[LiveRun, int]] = field(default_factory=set)
-    wait: Wait | None = None
-    timer: Timer | None = None
-    waits_for: list[EndpointGroup] = field(default_factory=list)
-
-
-Line = dict[MethodQueue, None]
-"""Queues that wait for the same, in the order in which they are served."""
+MAX_WANTED = 100
+"""Permits of limits that one queue asks for at a time."""
 
 
 class Admission:
     """Queues steps and gives them to endpoints.
 
-    `admit` is called for each admitted step with its endpoint and ticket, and tells whether it took them;
+    `admit` is called for each admitted step with its endpoint, ticket and permit, and tells whether it took them;
     `circuit_open` for a step whose every endpoint has an open circuit, and tells whether the step left the queue.
+    `weights` are those of namespaces; others have 1.
     """
 
     def __init__(
@@ -74,19 +50,21 @@ class Admission:
         clock: Clock,
         timers: Timers,
         max_calls_in_flight: int,
-        admit: Callable[[LiveRun, int, Endpoint, Ticket], bool],
+        weights: Mapping[str, float],
+        admit: Callable[[LiveRun, int, Endpoint, Ticket, Permit | None], bool],
         circuit_open: Callable[[LiveRun, int], bool],
     ) -> None:
         self._clock, self._timers, self._max_calls = clock, timers, max_calls_in_flight
         self._admit, self._circuit_open = admit, circuit_open
-        self._queues: dict[QueueKey, MethodQueue] = {}
-        self._by_namespace: dict[str, Line] = {}
-        self._lines: dict[EndpointGroup, Line] = {}
-        self._line_of_replica: Line = {}  # Queues that wait for the replica's own limit.
+        self._weights = weights
+        self._queues = Queues(self._load)
         self._to_pump: deque[MethodQueue] = deque()
         self._to_serve: deque[EndpointGroup] = deque()
         self._working = False
+        self._line_of_replica = self._queues.of_replica
+        self._in_flight_of: defaultdict[str, int] = defaultdict(int)
         self.catalogue: Catalogue
+        self.homes: Homes
         self.in_flight = 0
         self.paused = False
         """While draining: nothing is admitted."""
@@ -94,32 +72,38 @@ class Admission:
     def enqueue(self, live: LiveRun, step: int) -> None:
         """Queues a step that may start now, or a running one whose call is to be sent again."""
         key = self._key(live, step)
-        if key not in self._queues and not self._working and self._start_at_once(key, live, step):
+        queues = self._queues.by_key
+        if not (self._working or (queues and key in queues)) and self._start_at_once(key, live, step):
             return
-        queue = self._queue(key)
-        if (live, step) in queue.queued:
+        queue = self._queues.make(key)
+        if not self._queues.add(queue, (live, step)):
             return
-        queue.queued.add((live, step))
-        queue.steps.append((live, step))
         if queue.wait is None:
             self._pump_soon(queue)
         elif queue.wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             # What the others wait for, this one does too; but it may have a fallback.
             self._offer_fallback(queue, live, step)
 
+    def queued_steps(self, namespace: str) -> int:
+        """Steps of a namespace that wait here."""
+        return self._queues.steps_of.get(namespace, 0)
+
     def wait_of(self, live: LiveRun, step: int) -> Wait | None:
         """Tells why a queued step waits; None where it is in no queue."""
-        queue = self._queues.get(self._key(live, step))
-        if queue is None or (live, step) not in queue.queued:
+        queue = self._queues.by_key.get(self._key(live, step))
+        if queue is None or (live, step) not in queue.queued or queue.wait is None:
             return None
-        return queue.wait
+        before = queue.before((live, step))
+        if queue.wait is waits.FOR_PERMIT and queue.wish is not None:
+            return waits.no_permit(self.homes.refusal(queue.wish), before)
+        return waits.behind(queue.wait, before)
 
     def released(self, endpoint: Endpoint) -> None:
         """Takes note of a permit that came back."""
         group = self.catalogue.group_of(endpoint)
         if group is not None:
             group.look(endpoint)
-            if group in self._lines:
+            if self._queues.of_group(group) is not None:
                 self._to_serve.append(group)
                 self._work()
 
@@ -128,40 +112,46 @@ class Admission:
         group = self.catalogue.group_of(endpoint)
         if group is not None:
             group.look(endpoint)
-            self._to_pump.extend(self._lines.get(group, ()))
+            self._to_pump.extend(self._queues.of_group(group) or ())
             self._work()
 
     def namespace_changed(self, namespace: str) -> None:
         """Looks again at every queue of a namespace: its catalogue changed."""
-        self._to_pump.extend(self._by_namespace.get(namespace, ()))
+        self._to_pump.extend(self._queues.of_namespace(namespace))
         self._work()
 
-    def call_ended(self, endpoint: Endpoint) -> None:
-        """Takes back the permits of a call."""
+    def call_ended(self, endpoint: Endpoint, permit: Permit | None, unused: bool = False) -> None:
+        """Takes back the permits of a call; `unused`: none was made."""
         self.in_flight -= 1
+        namespace = endpoint.key.namespace
+        self._in_flight_of[namespace] -= 1
+        if self._line_of_replica.lines:
+            self._line_of_replica.eased(namespace)
+        # First the endpoint: those in its line were there before whoever gets the permit now.
         endpoint.give_back()
+        if permit is not None:
+            self.homes.give_back(permit.namespace, permit.kind, unused)
         self._work()
 
-    def call_lent(self, endpoint: Endpoint) -> None:
+    def call_lent(self, endpoint: Endpoint, permit: Permit | None) -> None:
         """Takes back the permits of a call that waits for what it has delegated."""
         endpoint.lent += 1
-        self.call_ended(endpoint)
+        self.call_ended(endpoint, permit)
 
-    def call_resumed(self, endpoint: Endpoint, *, over: bool) -> None:
+    def call_resumed(self, endpoint: Endpoint, permit: Permit | None, *, over: bool) -> None:
         """Gives the permits of such a call again, whatever the limits, or not where it is `over` by now."""
         endpoint.lent -= 1
         if not over:
             self.in_flight += 1
+            self._in_flight_of[endpoint.key.namespace] += 1
             endpoint.in_flight += 1
+            if permit is not None:
+                self.homes.take_again(permit.namespace, permit.kind)
         self.endpoint_changed(endpoint)
 
     def forget(self) -> None:
         """Drops every queue."""
-        for queue in self._queues.values():
-            if queue.timer is not None:
-                queue.timer.cancel()
-        for known in (self._queues, self._by_namespace, self._lines, self._line_of_replica):
-            known.clear()
+        self._queues.clear()
         self._to_pump.clear()
         self._to_serve.clear()
 
@@ -169,32 +159,22 @@ class Admission:
 
     @staticmethod
     def _key(live: LiveRun, step: int) -> QueueKey:
-        run_step = live.run.steps[step]
-        method = run_step.spec.targets[run_step.target].method
-        return QueueKey(live.key.namespace, method, live.data.pins(step))
+        run_step, data = live.run.steps[step], live.data
+        bounding = data.step(data.bounding_step(step))
+        return QueueKey(
+            live.key.namespace,
+            run_step.spec.targets[run_step.target].method,
+            data.pins(step),
+            live.run.priority + bounding.priority,
+            live.limit_pools.get(step, ()) if bounding.limits else (),
+        )
 
-    def _queue(self, key: QueueKey) -> MethodQueue:
-        queue = self._queues.get(key)
-        if queue is None:
-            queue = self._queues[key] = MethodQueue(key)
-            self._by_namespace.setdefault(key.namespace, {})[queue] = None
-        return queue
+    def _load(self, namespace: str) -> float:
+        return self._in_flight_of[namespace] / self._weights.get(namespace, 1.0)
 
     def _drop(self, queue: MethodQueue) -> None:
-        self._leave_lines(queue)
-        if self._queues.get(queue.key) is queue:
-            del self._queues[queue.key]
-            _leave(self._by_namespace, queue.key.namespace, queue)
-
-    def _leave_lines(self, queue: MethodQueue) -> None:
-        queue.wait = None
-        if queue.timer is not None:
-            queue.timer.cancel()
-            queue.timer = None
-        self._line_of_replica.pop(queue, None)
-        for group in queue.waits_for:
-            _leave(self._lines, group, queue)
-        queue.waits_for = []
+        self._queues.drop(queue)
+        self._wish_nothing(queue)
 
     # --- the pump
 
@@ -205,12 +185,26 @@ class Admission:
             return True
         if self.in_flight >= self._max_calls:
             return False
-        found = self._find(key)
+        permit, worker = None, None
+        limits = self._limits(key)
+        if limits is not None:
+            able = self._able(self._fitting(key))
+            workers, kinds = self._kinds(key, limits, able)
+            if not able or limits.fault(key.pools) or self.paused:
+                return False
+            if any(kinds):
+                kind = self.homes.take_now(key.namespace, kinds)
+                if kind is None:
+                    return False
+                permit, worker = Permit(key.namespace, kinds[kind]), workers[kind]
+        found = self._find(key, worker)
         if isinstance(found, Wait):
+            if permit is not None:
+                self.homes.give_back(permit.namespace, permit.kind, unused=True)
             return False
         self._working = True
         try:
-            self._give(live, step, *found)
+            self._give(live, step, *found, permit)
         finally:
             self._working = False
         self._work()
@@ -231,10 +225,11 @@ class Admission:
                     self._pump(self._to_pump.popleft())
                 elif self._to_serve:
                     self._serve(self._to_serve.popleft())
-                elif self._line_of_replica and self.in_flight < self._max_calls:
-                    queue = next(iter(self._line_of_replica))
-                    self._leave_lines(queue)
-                    self._pump(queue)
+                elif self._line_of_replica.lines and self.in_flight < self._max_calls:
+                    queue = self._line_of_replica.first()
+                    self._queues.leave_lines(queue)
+                    if self._pump(queue, 1) and queue.steps:
+                        self._wait_for_replica(queue)  # For its next turn, after the others.
                 else:
                     return
         finally:
@@ -242,18 +237,17 @@ class Admission:
 
     def _serve(self, group: EndpointGroup) -> None:
         """Gives what a group can take to the queues that wait for it, one step each in turn."""
-        line = self._lines.get(group)
-        if not line or group.first() is None:
+        line = self._queues.of_group(group)
+        if line is None or group.first() is None:
             return
-        queue = next(iter(line))
-        if self._line_of_replica:
+        queue = line.first()
+        if self._line_of_replica.lines:
             # Others wait for the replica's own limit: whoever takes a call now is the first of all of them.
             self._wait_for_replica(queue)
             return
         # To the end of the line first: what the pump finds out stands.
-        del line[queue]
-        line[queue] = None
-        if self._pump(queue, 1):
+        line.next_turn(queue)
+        if self._pump(queue, 1) or group not in queue.waits_for:
             self._to_serve.append(group)
 
     def _pump(self, queue: MethodQueue, most: int | None = None) -> bool:
@@ -262,32 +256,48 @@ class Admission:
         while queue.steps:
             live, step = queue.steps[0]
             if not self._may_start(live, step) or self._key(live, step) != queue.key:
-                self._pop(queue)
+                self._queues.pop(queue)
                 continue
             if admitted == most:
                 return True
             if self.in_flight >= self._max_calls and not self.paused:
                 self._wait_for_replica(queue)
                 return False
-            found = self._find(queue.key)
-            if isinstance(found, Wait):
-                self._hold(queue, found)
+            if not self._admit_first(queue, live, step):
                 return False
-            self._pop(queue)
             admitted += 1
-            self._give(live, step, *found)
         self._drop(queue)
         return True
 
-    @staticmethod
-    def _pop(queue: MethodQueue) -> None:
-        queue.queued.discard(queue.steps.popleft())
+    def _admit_first(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
+        """Admits the first step of a queue, or lets the queue wait."""
+        permit, worker = None, None
+        limits = self._limits(queue.key)
+        if limits is not None:
+            taken = self._take_permit(queue, limits)
+            if isinstance(taken, Wait):
+                self._hold(queue, taken)
+                return False
+            permit, worker = taken
+        elif queue.wish is not None:
+            self._wish_nothing(queue)
+        found = self._find(queue.key, worker)
+        if isinstance(found, Wait):
+            if permit is not None and queue.wish is not None:
+                self.homes.put_back(queue.wish, permit.kind)
+            self._hold(queue, found)
+            return False
+        self._queues.pop(queue)
+        self._give(live, step, *found, permit)
+        return True
 
-    def _give(self, live: LiveRun, step: int, endpoint: Endpoint, ticket: Ticket) -> None:
+    def _give(self, live: LiveRun, step: int, endpoint: Endpoint, ticket: Ticket, permit: Permit | None) -> None:
         self.in_flight += 1
-        if not self._admit(live, step, endpoint, ticket):
+        namespace = endpoint.key.namespace
+        self._in_flight_of[namespace] += 1
+        if not self._admit(live, step, endpoint, ticket, permit):
             ticket.released()
-            self.call_ended(endpoint)
+            self.call_ended(endpoint, permit, unused=True)
 
     @staticmethod
     def _may_start(live: LiveRun, step: int) -> bool:
@@ -298,13 +308,87 @@ class Admission:
         state = live.run.steps[step].state
         return state is StepState.RUNNING or (state is StepState.READY and not live.run.paused)
 
-    def _find(self, key: QueueKey) -> tuple[Endpoint, Ticket] | Wait:
-        """Takes the least busy endpoint that can take a call now, or says why none can."""
-        if self.paused:
-            return Wait(run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over")
+    # --- limits
+
+    def _limits(self, key: QueueKey) -> NamespaceLimits | None:
+        """The limits of a namespace, None where they cannot bound a step."""
+        limits = self.catalogue.limits(key.namespace)
+        return NO_LIMITS if limits is None and key.pools else limits
+
+    def _take_permit(self, queue: MethodQueue, limits: NamespaceLimits) -> tuple[Permit | None, str | None] | Wait:
+        """Takes a permit of the limits that bound the next call of a queue, with the worker that it is for, None for
+        any; or says why there is none, or why no call can be made whatever the limits."""
+        key = queue.key
+        fault = limits.fault(key.pools)
+        if fault:
+            self._wish_nothing(queue)
+            return Wait(run_pb2.WAIT_KIND_LIMIT, fault)
         groups = self._fitting(key)
+        able = self._able(groups)
+        if self.paused or not able:
+            return waits.DRAINING if self.paused else self._refused(key, groups)
+        workers, kinds = self._kinds(key, limits, able)
+        if not any(kinds):
+            self._wish_nothing(queue)
+            return None, None
+        if queue.wish is None or queue.wish.kinds != kinds:
+            self._wish_nothing(queue)
+            queue.wish = Wish(key.namespace, kinds, key.priority, lambda: self._granted(queue))
+        room = sum(group.room for group in groups)
+        kind = self.homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
+        return waits.FOR_PERMIT if kind is None else (Permit(key.namespace, kinds[kind]), workers[kind])
+
+    @staticmethod
+    def _able(groups: Sequence[EndpointGroup]) -> list[EndpointGroup]:
+        """The groups that can take a call now, the least busy endpoint's first."""
+        able = [(first, group) for group in groups if (first := group.first()) is not None]
+        if len(able) > 1:
+            able.sort(key=lambda one: one[0])
+        return [group for _, group in able]
+
+    @staticmethod
+    def _kinds(
+        key: QueueKey, limits: NamespaceLimits, able: Sequence[EndpointGroup]
+    ) -> tuple[list[str], tuple[Kind, ...]]:
+        """What a call counts in, for each worker with limits of its own that could take it; "" for all others."""
+        workers = list(dict.fromkeys(group.worker for group in able))
+        return workers, tuple(limits.kind(key.method, key.pools, worker) for worker in workers)
+
+    def _granted(self, queue: MethodQueue) -> None:
+        """There is a permit for a queue: it waited for one, or waits for an endpoint now."""
+        if queue.wait is waits.FOR_PERMIT:
+            self._queues.leave_lines(queue)
+        if queue.wait is None:
+            self._pump_soon(queue)
+        else:
+            self._keep_in_hand(queue)
+
+    def _keep_in_hand(self, queue: MethodQueue) -> None:
+        """Gives back what a queue cannot use. While every endpoint is busy it may keep one permit until its turn comes:
+        else the permit could be gone whenever an endpoint is free, and the other way round."""
+        if queue.wish is None or queue.wait is waits.FOR_PERMIT:
+            return
+        if queue.wait is None or queue.wait.kind != run_pb2.WAIT_KIND_LIMIT:
+            self._wish_nothing(queue)
+        else:
+            self.homes.keep(queue.wish, int(self._queues.reserve(queue, bool(queue.wish.in_hand))))
+
+    def _wish_nothing(self, queue: MethodQueue) -> None:
+        if queue.wish is not None:
+            wish, queue.wish = queue.wish, None
+            self.homes.withdraw(wish)
+
+    # --- endpoints
+
+    def _find(self, key: QueueKey, worker: str | None = None) -> tuple[Endpoint, Ticket] | Wait:
+        """Takes the least busy endpoint that can take a call now, or says why none can. With `worker` it is one of its
+        groups."""
+        if self.paused:
+            return waits.DRAINING
+        groups = self._fitting(key)
+        wanted = groups if worker is None else [group for group in groups if group.worker == worker]
         # One without a connection is called where there is no other: its circuit decides then.
-        while candidates := [first for group in groups if (first := group.first()) is not None]:
+        while candidates := [first for group in wanted if (first := group.first()) is not None]:
             endpoint = min(candidates).endpoint
             group = self.catalogue.group_of(endpoint)
             ticket = endpoint.take()
@@ -313,16 +397,21 @@ class Admission:
                 group.look(endpoint)
                 return endpoint, ticket
             group.set_aside(endpoint)
+        return self._refused(key, groups)
+
+    def _refused(self, key: QueueKey, groups: list[EndpointGroup]) -> Wait:
+        """Says why no endpoint can take a call now."""
         if not groups:
-            return self._nobody(key)
+            unfit = self.catalogue.groups(key.namespace, key.method)
+            why = self.catalogue.misfit(unfit[0].contract_digest, key.pins, key.method) if unfit else ""
+            return waits.nobody(key.method, why)
         able, limit = sum(group.able for group in groups), sum(group.limit for group in groups)
         if not able:
-            return self._none_serving(key, groups)
+            return waits.none_serving(key.method, groups)
         tripped = sum(len(group.tripped) for group in groups)
         if tripped == able:
-            return self._all_open([one for group in groups for one in group.tripped])
-        text = f"the endpoints that serve {key.method} have as many calls in flight as they take, {limit} in all"
-        return Wait(run_pb2.WAIT_KIND_LIMIT, text)
+            return waits.all_open([one for group in groups for one in group.tripped])
+        return waits.endpoints_are_full(key.method, limit)
 
     def _fitting(self, key: QueueKey) -> list[EndpointGroup]:
         return [
@@ -331,48 +420,21 @@ class Admission:
             if self.catalogue.fits(group.contract_digest, key.pins, key.method)
         ]
 
-    @staticmethod
-    def _none_serving(key: QueueKey, groups: list[EndpointGroup]) -> Wait:
-        fitting = [one for group in groups for one in group.endpoints]
-        names = ", ".join(sorted({one.key.worker for one in fitting}))
-        states = {"draining" if one.draining else "NOT_SERVING" for one in fitting}
-        text = f"every endpoint that serves {key.method} (worker {names}) is {' or '.join(sorted(states))}"
-        return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
-
-    def _nobody(self, key: QueueKey) -> Wait:
-        groups = self.catalogue.groups(key.namespace, key.method)
-        if groups:
-            why = self.catalogue.misfit(groups[0].contract_digest, key.pins, key.method)
-            text = f"workers serve {key.method}, but with contracts that this run's revision cannot use: {why}"
-        else:
-            text = f"no registered worker serves {key.method}; register one with RegisterWorker"
-        return Wait(run_pb2.WAIT_KIND_NO_WORKER, text)
-
-    @staticmethod
-    def _all_open(endpoints: list[Endpoint]) -> Wait:
-        until_times = [time for one in endpoints if (time := one.circuit.until_time) is not None]
-        until_time = min(until_times, default=None)
-        addresses = ", ".join(sorted(one.key.address for one in endpoints)[:3])
-        if until_time is None:
-            text = f"the circuit of {addresses} is half-open: one trial call decides"
-        else:
-            text = f"the circuit of {addresses} is open after failed calls; a trial call follows"
-        return Wait(run_pb2.WAIT_KIND_CIRCUIT_OPEN, text, until_time)
-
     def _hold(self, queue: MethodQueue, wait: Wait) -> None:
         """Lets a queue wait, in the lines of all that may end its wait."""
-        waits_for = self._fitting(queue.key)
-        if waits_for != queue.waits_for:
-            self._leave_lines(queue)
-            queue.waits_for = waits_for
-            for group in waits_for:
-                self._lines.setdefault(group, {})[queue] = None
+        groups = self._fitting(queue.key)
+        if wait is waits.FOR_PERMIT:
+            # Those that can take a call now are not waited for, but the others are: theirs may be another limit.
+            groups = [group for group in groups if group.first() is None]
+            self._queues.leave_lines(queue)
+        self._queues.stand(queue, groups)
         queue.wait = wait
         if queue.timer is not None:
             queue.timer.cancel()
             queue.timer = None
         if wait.until_time is not None:
             queue.timer = self._timers.at(wait.until_time, lambda: self._pump_soon(queue))
+        self._keep_in_hand(queue)
         if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             for live, step in list(queue.steps):
                 self._offer_fallback(queue, live, step)
@@ -382,23 +444,14 @@ class Admission:
 
     def _wait_for_replica(self, queue: MethodQueue) -> None:
         """Lets a queue wait, at the end of the line, until the replica has fewer calls in flight than it takes."""
-        self._leave_lines(queue)
-        text = f"the replica has {self._max_calls} calls in flight, its limit"
-        queue.wait = Wait(run_pb2.WAIT_KIND_LIMIT, text)
-        self._line_of_replica[queue] = None
+        self._queues.leave_lines(queue)
+        queue.wait = waits.replica_is_full(self._max_calls)
+        self._line_of_replica.add(queue)
+        self._wish_nothing(queue)
 
     def _offer_fallback(self, queue: MethodQueue, live: LiveRun, step: int) -> None:
         if len(live.run.steps[step].spec.targets) > 1:
             # Out of the queue first: a fallback may call the same method, and be queued here again.
-            queue.queued.discard((live, step))
+            number = self._queues.take_out(queue, (live, step))
             if not self._circuit_open(live, step):
-                queue.queued.add((live, step))
-
-
-def _leave(lines: dict[Any, Line], key: object, queue: MethodQueue) -> None:
-    """Takes a queue out of one of several lines, and the line away where it was the last."""
-    line = lines.get(key)
-    if line is not None:
-        line.pop(queue, None)
-        if not line:
-            del lines[key]
+                self._queues.put_back(queue, (live, step), number)

@@ -15,6 +15,7 @@ from baton.v1 import (
     approval_pb2,
     approval_service_pb2,
     event_pb2,
+    limit_pb2,
     run_pb2,
     run_service_pb2,
     schedule_pb2,
@@ -31,6 +32,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError
 from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import ApprovalPosition, FilterTerm
+from orchestrator.engine.replica_ports import ReadAsked, WriteGiven
 from orchestrator.engine.updates import Update
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
 
@@ -294,6 +296,38 @@ class Schedules(Protocol):
         ...
 
 
+class Limits(Protocol):
+    """Limits of the caller's namespace."""
+
+    async def apply(self, caller: Caller, limit: limit_pb2.Limit) -> limit_pb2.Limit:
+        """Stores a limit under its name."""
+        ...
+
+    async def get(self, caller: Caller, limit: str) -> tuple[limit_pb2.Limit, limit_pb2.LimitUse]:
+        """Reads a limit and how much of it is in use."""
+        ...
+
+    async def list(self, caller: Caller, after: str, size: int) -> Sequence[limit_pb2.Limit]:
+        """Lists limits with names above `after`."""
+        ...
+
+    async def delete(self, caller: Caller, limit: str) -> limit_pb2.Limit:
+        """Removes a limit; answers it as it was."""
+        ...
+
+
+class Permits(Protocol):
+    """What replicas ask each other for; `token` shows that a replica asks."""
+
+    async def exchange(self, token: str, read: ReadAsked, write: WriteGiven) -> None:
+        """Carries the stream of another replica to its end."""
+        ...
+
+    async def look(self, token: str, namespace: str, limit: str) -> limit_pb2.LimitUse:
+        """Tells how much of a limit that is at home here is in use."""
+        ...
+
+
 class Doors(Protocol):
     """All that the engine offers, a class for each service."""
 
@@ -325,4 +359,14 @@ class Doors(Protocol):
     @property
     def schedules(self) -> Schedules:
         """For ScheduleService."""
+        ...
+
+    @property
+    def limits(self) -> Limits:
+        """For LimitService."""
+        ...
+
+    @property
+    def permits(self) -> Permits:
+        """For PermitService."""
         ...

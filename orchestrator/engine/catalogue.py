@@ -27,7 +27,8 @@ from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Fitting, Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
+from orchestrator.engine.ports import ContractRow, LimitRow, LimitStore, WorkerRow, WorkerStore, WorkflowStore
+from orchestrator.engine.quotas import NamespaceLimits
 from orchestrator.engine.worker_ports import WorkerGateway
 
 _LOGGER = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class _Namespace:
         "group_of",
         "groups",
         "indexed",
+        "limits",
         "newest",
         "read",
         "refreshing",
@@ -62,10 +64,11 @@ class _Namespace:
     def __init__(self) -> None:
         self.workers: dict[str, WorkerRow] = {}
         self.endpoints: dict[EndpointKey, Endpoint] = {}
-        self.groups: dict[str, EndpointGroup] = {}
+        self.limits: NamespaceLimits | None = None
+        self.groups: dict[tuple[str, str], EndpointGroup] = {}
         self.group_of: dict[Endpoint, EndpointGroup] = {}
         self.by_method: dict[str, list[EndpointGroup]] = {}
-        self.indexed: frozenset[str] = frozenset()
+        self.indexed: frozenset[tuple[str, str]] = frozenset()
         self.newest: dict[str, RevisionKey] = {}
         self.version = 0
         self.refreshing = asyncio.Lock()
@@ -79,6 +82,7 @@ class Catalogue:
         self,
         workers: WorkerStore,
         workflows: WorkflowStore,
+        limits: LimitStore,
         gateway: WorkerGateway,
         on_free: Callable[[Endpoint], None],
         on_endpoint: Callable[[Endpoint], None],
@@ -87,7 +91,7 @@ class Catalogue:
         now: Callable[[], int],
         observer: Observer,
     ) -> None:
-        self._workers, self._workflows, self._gateway = workers, workflows, gateway
+        self._workers, self._workflows, self._limits, self._gateway = workers, workflows, limits, gateway
         self._on_free, self._on_endpoint, self._on_change = on_free, on_endpoint, on_change
         self._namespaces: dict[str, _Namespace] = {}
         self._contracts: dict[str, Contract] = {}
@@ -105,6 +109,10 @@ class Catalogue:
         entry = self._namespaces.get(namespace)
         if entry is None or not entry.read:
             await self.refresh(namespace)
+
+    def expect(self, namespace: str) -> bool:
+        """Has a namespace followed from now on; tells whether it has yet to be read."""
+        return not self._namespaces.setdefault(namespace, _Namespace()).read
 
     async def follow(self, namespace: str) -> None:
         """Reads a namespace's catalogue again because it changed; one that nobody has met is left for later."""
@@ -128,6 +136,8 @@ class Catalogue:
                 return  # Who waited here together is served by one reading that began after all had asked.
             read = entry.asked
             rows = await self._workers.list_workers(namespace)
+            limits = await self._limits.list_limits(namespace)
+            entry.limits = NamespaceLimits(limits) if limits else None
             digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
             await self.load_contracts(namespace, digests)
             self._replace(entry, rows)
@@ -157,16 +167,18 @@ class Catalogue:
         for endpoint in known.values():
             endpoint.remove()
             entry.group_of.pop(endpoint).remove(endpoint)
-        entry.groups = {digest: group for digest, group in entry.groups.items() if group.endpoints}
+        entry.groups = {key: group for key, group in entry.groups.items() if group.endpoints}
         self._index(entry)
         entry.newest.clear()
         entry.version += 1
 
     def _put(self, entry: _Namespace, endpoint: Endpoint) -> None:
-        """Puts an endpoint into the group of its contract."""
-        group = entry.groups.get(endpoint.contract_digest)
+        """Puts an endpoint into the group of its contract, and of its worker where a limit bounds that."""
+        worker = endpoint.key.worker if entry.limits is not None and entry.limits.bounds(endpoint.key.worker) else ""
+        key = endpoint.contract_digest, worker
+        group = entry.groups.get(key)
         if group is None:
-            group = entry.groups[endpoint.contract_digest] = EndpointGroup(endpoint.contract_digest, self._now)
+            group = entry.groups[key] = EndpointGroup(endpoint.contract_digest, self._now, worker)
         before = entry.group_of.get(endpoint)
         if before is group:
             group.look(endpoint)
@@ -189,13 +201,13 @@ class Catalogue:
 
     def _index(self, entry: _Namespace) -> None:
         """Notes which groups serve which method, where these are others than before."""
-        indexed = frozenset(digest for digest in entry.groups if digest in self._contracts)
+        indexed = frozenset(key for key in entry.groups if key[0] in self._contracts)
         if indexed == entry.indexed:
             return
         entry.indexed, entry.by_method = indexed, {}
-        for digest in sorted(indexed):
-            for method, _ in self._contracts[digest].methods():
-                entry.by_method.setdefault(method, []).append(entry.groups[digest])
+        for key in sorted(indexed):
+            for method, _ in self._contracts[key[0]].methods():
+                entry.by_method.setdefault(method, []).append(entry.groups[key])
 
     def version(self, namespace: str) -> int:
         """Returns a number that rises with every change that could alter the outcome of a check."""
@@ -206,6 +218,16 @@ class Catalogue:
         """Returns the groups of endpoints that serve `package.Service/Method`, whatever their health."""
         entry = self._namespaces.get(namespace)
         return entry.by_method.get(method, ()) if entry is not None else ()
+
+    def limits(self, namespace: str) -> NamespaceLimits | None:
+        """Returns the limits of a namespace; None where it has none."""
+        entry = self._namespaces.get(namespace)
+        return entry.limits if entry is not None else None
+
+    def limit(self, namespace: str, name: str) -> LimitRow | None:
+        """Finds one limit."""
+        limits = self.limits(namespace)
+        return limits.by_name.get(name) if limits is not None else None
 
     def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
         """Finds the group that an endpoint belongs to; None where it has left the catalogue."""

@@ -194,6 +194,7 @@ class ChildRuns:
             attributes=run.attributes,
             workspace=run.workspace,
             labels=run.labels,
+            priority=run.priority,
         )
         if step.request is not None:
             request.input.CopyFrom(to_any(step.request))

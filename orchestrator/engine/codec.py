@@ -88,6 +88,7 @@ def _encode_submitted(event: ev.RunSubmitted, submitted: event_pb2.RunSubmitted)
     submitted.principal, submitted.channel, submitted.workspace = event.principal, event.channel, event.workspace
     submitted.traceparent, submitted.request_id = event.traceparent, event.request_id
     set_timestamp(submitted.expire_time, event.expire_time)
+    submitted.priority = event.priority
     submitted.labels.extend(event.labels)
     submitted.attributes.update(event.attributes)
     submitted.parent_run_id, submitted.parent_step = event.parent_run_id, event.parent_step
@@ -189,6 +190,7 @@ def _decode_submitted(message: event_pb2.RunEvent, payload: Payload | None) -> e
         submitted.depth,
         submitted.forked_run_id,
         submitted.forked_step,
+        submitted.priority,
     )
 
 

@@ -82,6 +82,13 @@ class RunData:
             return self.pins(self._run.steps[index].spec.parent)
         return pins_of(self.compiled)
 
+    def bounding_step(self, index: int) -> int:
+        """Returns the step whose limits and priority hold for the calls of a step: of a delegated one, who delegated
+        it."""
+        while index in self._delegated:
+            index = self._run.steps[index].spec.parent
+        return index
+
     def learn(self, index: int, step: CompiledStep, contract_digest: str) -> None:
         """Takes note of what a delegated step calls, before the core hears of it."""
         self._delegated[index] = (step, contract_digest)

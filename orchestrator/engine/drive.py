@@ -43,10 +43,12 @@ from orchestrator.engine.dispatch import Dispatcher, Outcome
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
-from orchestrator.engine.live import Flight, LiveRun, Staged, TimerKey, TimerKind
+from orchestrator.engine.live import Flight, LiveRun, LiveRuns, Staged, TimerKey, TimerKind
 from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.observer import Observer
+from orchestrator.engine.permits import Permit
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
+from orchestrator.engine.quotas import read_pools
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.worker_ports import Ticket
 
@@ -70,9 +72,11 @@ class Driver:
         self._clock, self._timers, self._observer = clock, timers, observer
         self._dispatcher = dispatcher
         dispatcher.on_answer = self.record
-        self.runs: dict[RunKey, LiveRun] = {}
+        self.runs = LiveRuns()
         self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
-        self.admission = Admission(clock, timers, limits.max_calls_in_flight, self._admit, self._circuit_open)
+        self.admission = Admission(
+            clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
+        )
         self.liveness = Liveness(clock, self.advance, self.set_timer)
         dispatcher.on_progress = self.liveness.heard
         self.on_end: Callable[[LiveRun], None] = lambda _: None
@@ -144,6 +148,8 @@ class Driver:
     def _queue(self, live: LiveRun, index: int) -> None:
         """Puts a step into admission now, or at the end of its backoff, and watches its timeouts."""
         step = live.run.steps[index]
+        if live.data.step(live.data.bounding_step(index)).limits and not self._read_pools(live, index):
+            return
         self._time_whole_step(live, index)
         if step.state is StepState.RUNNING:
             self._time_step(live, TimerKind.ATTEMPT, index, redelivery_expire_time(live.run, index, self._clock.now()))
@@ -159,6 +165,15 @@ class Driver:
             )
         else:
             self.admission.enqueue(live, index)
+
+    def _read_pools(self, live: LiveRun, index: int) -> bool:
+        """Reads what the calls of a step count in; False where that fails, as the request of the step would."""
+        try:
+            live.limit_pools[index] = read_pools(live, index)
+        except EvaluationFailed as error:
+            self.advance(live, RequestUnbuildable(index, evaluation_failure(error)))
+            return False
+        return True
 
     def _await(self, live: LiveRun, index: int) -> None:
         """Watches the time of a step that waits."""
@@ -205,7 +220,7 @@ class Driver:
 
     # --- admission
 
-    def _admit(self, live: LiveRun, index: int, endpoint: Endpoint, ticket: Ticket) -> bool:
+    def _admit(self, live: LiveRun, index: int, endpoint: Endpoint, ticket: Ticket, permit: Permit | None) -> bool:
         """Builds the request of a step and starts its attempt, or delivers its running one again."""
         try:
             request = live.data.build_request(index)
@@ -225,7 +240,7 @@ class Driver:
         if not decision.events or step.state is not StepState.RUNNING:
             return False
         method = step.spec.targets[step.target].method
-        live.flights[index] = Flight(index, step.attempt, endpoint, ticket, request, method)
+        live.flights[index] = Flight(index, step.attempt, endpoint, ticket, request, method, permit)
         live.cancel_timer(TimerKind.BACKOFF, index)
         live.cancel_timer(TimerKind.QUEUE, index)
         return True
@@ -297,7 +312,7 @@ class Driver:
         if flight.heard_time:
             live.cancel_timer(TimerKind.HEARTBEAT, flight.step)
         if not flight.lent:
-            self.admission.call_ended(flight.endpoint)
+            self.admission.call_ended(flight.endpoint, flight.permit)
 
     @contextmanager
     def lent(self, live: LiveRun, index: int) -> Iterator[None]:
@@ -309,13 +324,13 @@ class Driver:
             return
         flight.lent += 1
         if flight.lent == 1:
-            self.admission.call_lent(flight.endpoint)
+            self.admission.call_lent(flight.endpoint, flight.permit)
         try:
             yield
         finally:
             flight.lent -= 1
             if flight.lent == 0:
-                self.admission.call_resumed(flight.endpoint, over=live.flights.get(index) is not flight)
+                self.admission.call_resumed(flight.endpoint, flight.permit, over=live.flights.get(index) is not flight)
 
     # --- record
 
@@ -327,7 +342,7 @@ class Driver:
         self.liveness.end(live, flight)
         del live.flights[flight.step]
         if not flight.lent:
-            self.admission.call_ended(flight.endpoint)
+            self.admission.call_ended(flight.endpoint, flight.permit)
         if not live.run.is_current(flight.step, flight.attempt):
             return
         live.cancel_timer(TimerKind.ATTEMPT, flight.step)

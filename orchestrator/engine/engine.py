@@ -24,8 +24,10 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
 from orchestrator.engine.firing import Firing
 from orchestrator.engine.fork import Forker
+from orchestrator.engine.homes import Homes
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
+from orchestrator.engine.limit_catalogue import LimitCatalogue
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender
@@ -33,10 +35,12 @@ from orchestrator.engine.mend_many import AskElsewhere, ManyMender
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ownership import CancelElsewhere, Ownership
 from orchestrator.engine.park import Parker
+from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.ports import (
     ApprovalStore,
     JournalStore,
     LeaseLost,
+    LimitStore,
     Renewal,
     ReplicaStore,
     RunStore,
@@ -44,6 +48,7 @@ from orchestrator.engine.ports import (
     WorkflowStore,
 )
 from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.replica_ports import PermitNetwork
 from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.engine.scheduled_runs import ScheduledRuns
 from orchestrator.engine.schedules import Schedules
@@ -70,6 +75,7 @@ class Stores:
     workers: WorkerStore
     approvals: ApprovalStore
     schedules: ScheduleStore
+    limits: LimitStore
 
 
 class Runs:
@@ -122,14 +128,15 @@ class Workers:
 
 
 class Engine:
-    """One replica's engine. `runs`, `steps`, `approvals`, `workflows`, `workers` and `schedules` are its doors: see
-    api.py."""
+    """One replica's engine. `runs`, `steps`, `approvals`, `workflows`, `workers`, `schedules`, `limits` and `permits`
+    are its doors: see api.py."""
 
     def __init__(
         self,
         stores: Stores,
         open_replica_store: OpenReplicaStore,
         gateway: WorkerGateway,
+        network: PermitNetwork,
         limits: EngineLimits,
         observer: Observer,
         step_token: StepToken,
@@ -145,20 +152,29 @@ class Engine:
         self._gateway = gateway
         self._clock = DatabaseClock()
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
-        self._driver = Driver(self._clock, Timers(self._clock), limits, observer, stores.journal, self._dispatcher)
+        timers = Timers(self._clock)
+        self._driver = Driver(self._clock, timers, limits, observer, stores.journal, self._dispatcher)
         admission = self._driver.admission
         self._catalogue = Catalogue(
             stores.workers,
             stores.workflows,
+            stores.limits,
             gateway,
             admission.released,
             admission.endpoint_changed,
-            admission.namespace_changed,
+            self._namespace_changed,
             limits.revision_cache,
             self._clock.now,
             observer,
         )
         admission.catalogue = self._catalogue
+        self._replica_id: UUID | None = None
+        self._homes = Homes(
+            self._clock, timers, network, self._catalogue.limit, self._know_limits, limits.lease_seconds
+        )
+        admission.homes = self._homes
+        self.permits = PermitDoor(self._homes, network, lambda: self._replica_id)
+        self.limits = LimitCatalogue(self._catalogue, stores.limits, self.permits)
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
         changes = ContractChanges(self._catalogue, stores.workflows, stores.runs)
@@ -250,6 +266,7 @@ class Engine:
         await self._attachments.close()
         self._driver.forget_all("")
         self._dispatcher.close()
+        await self._homes.close()
         self._catalogue.close()
         if self._lease is not None:
             await self._lease.stop()
@@ -262,6 +279,8 @@ class Engine:
 
     async def _take_lease(self) -> UUID:
         replica_id = UUID(int=uuid_utils.compat.uuid7().int)
+        self._replica_id = replica_id
+        self._homes.begin(replica_id)
         self._lost = asyncio.Event()
         self._lease = LeaseKeeper(
             self._open_replica_store, self._clock, self._limits.lease_seconds, self._renewed, self._lost.set
@@ -269,7 +288,18 @@ class Engine:
         await self._lease.start(replica_id, self._address)
         return replica_id
 
+    def _namespace_changed(self, namespace: str) -> None:
+        self._homes.own.limits_changed(namespace)
+        self._driver.admission.namespace_changed(namespace)
+
+    def _know_limits(self, namespace: str) -> None:
+        """Reads the catalogue of a namespace whose limits are at home here, though no run of it may be."""
+        if self._catalogue.expect(namespace):
+            self._changed.put_nowait(namespace)
+
     def _renewed(self, renewal: Renewal) -> None:
+        if renewal.replicas is not None:
+            self._homes.set_replicas(renewal.replicas)
         for namespace in renewal.changed_namespaces:
             self._changed.put_nowait(namespace)
 
@@ -286,6 +316,7 @@ class Engine:
                     group.create_task(self._follow_catalogue())
                     group.create_task(self._watch_loop())
                     group.create_task(self._attachments.sweep())
+                    group.create_task(self.permits.run())
                     group.create_task(self._watch_lease())
             except* LeaseLost:
                 pass

@@ -76,6 +76,7 @@ def _submission(source: LiveRun, request: run_service_pb2.ForkRunRequest) -> run
         attributes=run.attributes,
         workspace=run.workspace,
         labels=run.labels,
+        priority=run.priority,
         view=run_service_pb2.RUN_VIEW_BASIC,
     )
     if request.HasField("input"):

@@ -1,7 +1,8 @@
 """Groups of endpoints: which one takes the next call, found without looking at all of them.
 
 The endpoints of a namespace that serve the same contract serve the same methods, so that each endpoint belongs to one
-group, however many methods it has. What may not enter: queues, and why steps wait (admission.py).
+group, however many methods it has; those of a worker with a limit of its own are a group of their own. What may not
+enter: queues, and why steps wait (admission.py).
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ class EndpointGroup:
     """Endpoints of one contract. `look` is to be called with an endpoint after each change of it.
 
     `endpoints` holds all; of those that are neither draining nor NOT_SERVING, `able` counts how many there are, `limit`
-    the calls that they take together, and `tripped` holds those whose circuit is not closed.
+    the calls that they take together, `room` how many of these are free, and `tripped` holds those whose circuit is not
+    closed. `worker` is set where a limit bounds that worker, whose endpoints are then apart from those of others.
+    `reserved` counts queues in line that have a permit of limits in hand, of at most `most_reserved`.
     """
 
-    def __init__(self, contract_digest: str, now: Callable[[], int]) -> None:
-        self.contract_digest = contract_digest
+    def __init__(self, contract_digest: str, now: Callable[[], int], worker: str = "") -> None:
+        self.contract_digest, self.worker = contract_digest, worker
         self.endpoints: dict[Endpoint, None] = {}
-        self.able = self.limit = 0
+        self.able = self.limit = self.room = self.reserved = 0
         self.tripped: dict[Endpoint, None] = {}
         self._now = now
-        self._limits: dict[Endpoint, int] = {}
+        self._limits: dict[Endpoint, tuple[int, int]] = {}
         self._candidates: dict[Endpoint, Candidate] = {}
         self._order: list[Candidate] = []  # A heap; entries that are not in _candidates are outdated.
         self._trials: list[tuple[int, int, Endpoint]] = []  # A heap of when open circuits may be tried.
@@ -115,12 +118,20 @@ class EndpointGroup:
                 del self._trial_times[endpoint]
                 self.look(endpoint)
 
+    @property
+    def most_reserved(self) -> int:
+        """Queues that may keep a permit in hand while they wait for an endpoint of the group: enough to be ready."""
+        return max(self.limit // 10, 1)
+
     def _set_limit(self, endpoint: Endpoint, limit: int | None) -> None:
         known = self._limits.pop(endpoint, None)
         if known is not None:
             self.able -= 1
-            self.limit -= known
+            self.limit -= known[0]
+            self.room -= known[1]
         if limit is not None:
-            self._limits[endpoint] = limit
+            room = max(limit - endpoint.in_flight, 0)
+            self._limits[endpoint] = limit, room
             self.able += 1
             self.limit += limit
+            self.room += room

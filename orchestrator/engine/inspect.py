@@ -15,7 +15,7 @@ from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
-from orchestrator.engine.admission import Admission, Wait
+from orchestrator.engine.admission import Admission
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_message
 from orchestrator.engine.drive import Driver
@@ -27,6 +27,7 @@ from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Joined, Update, UpdatePages, encode_cursor
 from orchestrator.engine.view import MAX_STEPS, drop_steps, render, render_row, render_steps, render_without_steps
+from orchestrator.engine.waits import Wait
 
 FULL = run_service_pb2.RUN_VIEW_FULL
 

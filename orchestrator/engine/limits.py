@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 MAX_PAYLOAD_BYTES = 1 << 20
 """Largest input or output of a run or a step."""
@@ -14,6 +15,8 @@ class EngineLimits:
 
     Times are seconds. `max_queued_events` bounds what waits for the journal: submissions beyond it are refused.
     `max_schedules` is for each namespace.
+    `namespace_weights` are those of namespaces that have another than 1; the other `namespace_` limits bound what one
+    of them may have here, so that others find room.
     """
 
     max_active_runs: int = 20_000
@@ -36,3 +39,6 @@ class EngineLimits:
     flush_max_bytes: int = 4 << 20
     flush_max_events_of_run: int = 256
     revision_cache: int = 1_000
+    namespace_weights: Mapping[str, float] = field(default_factory=dict)
+    namespace_max_active_runs: int = 18_000
+    namespace_max_queued_steps: int = 100_000

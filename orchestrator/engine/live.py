@@ -21,6 +21,7 @@ from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.data import RunData
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.ports import JournalRow, NewRun, ReopenedRun, WriteResult
 from orchestrator.engine.timers import Timer
 from orchestrator.engine.turns import Turns
@@ -58,7 +59,8 @@ class TimerKey(NamedTuple):
 
 @dataclass(slots=True)
 class Flight:
-    """A call from its admission to its end. It holds one permit of its endpoint and one ticket of its circuit."""
+    """A call from its admission to its end. It holds one permit of its endpoint and one ticket of its circuit, and one
+    permit of the limits that bound it."""
 
     step: int
     attempt: int
@@ -66,6 +68,7 @@ class Flight:
     ticket: Ticket
     request: bytes
     method: str
+    permit: Permit | None = None
     sending: Sending | None = None
     progress: tuple[float, str, int] | None = None
     """The newest that the worker told: percent, what it does, and when."""
@@ -120,6 +123,8 @@ class LiveRun:
         self.staged: list[Staged] = []
         self.in_journal_queue = False
         self.flights: dict[int, Flight] = {}
+        self.limit_pools: dict[int, tuple[Pool, ...]] = {}
+        """Of steps that name limits, what their calls count in; read when the step is queued."""
         self.run_timer: Timer | None = None
         self.children: dict[int, RunAwaited] = {}
         """Steps that wait for their child runs."""
@@ -235,3 +240,28 @@ class LiveRun:
         for timer in self.timers.values():
             timer.cancel()
         self.timers.clear()
+
+
+class LiveRuns(dict[RunKey, LiveRun]):
+    """The live runs of a replica, and how many each namespace has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._active: dict[str, int] = {}
+
+    def active(self, namespace: str) -> int:
+        """Tells how many there are of a namespace."""
+        return self._active.get(namespace, 0)
+
+    def __setitem__(self, key: RunKey, live: LiveRun) -> None:
+        if key not in self:
+            self._active[key.namespace] = self._active.get(key.namespace, 0) + 1
+        super().__setitem__(key, live)
+
+    def __delitem__(self, key: RunKey) -> None:
+        super().__delitem__(key)
+        left = self._active[key.namespace] - 1
+        if left:
+            self._active[key.namespace] = left
+        else:
+            del self._active[key.namespace]

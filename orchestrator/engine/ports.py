@@ -273,13 +273,29 @@ class RunStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaSet:
+    """The replicas that may hold permits of limits, and where they are reached.
+
+    `generation` rises with every change, and names one set. A replica is in it from before it gets its first permit
+    until its lease is over. `leave_time` is when one left last, `loss_time` when one did last that had not left in good
+    order; None for never.
+    """
+
+    generation: int
+    members: Mapping[UUID, str]
+    leave_time: int | None = None
+    loss_time: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Renewal:
-    """Answer of a lease renewal: the database's time just read, the end of the lease, and namespaces whose catalogue
-    changed since the last renewal, with their versions."""
+    """Answer of a lease renewal: the database's time just read, the end of the lease, namespaces whose catalogue
+    changed since the last renewal, with their versions, and the replicas there are."""
 
     database_time: int
     lease_expire_time: int
     changed_namespaces: Mapping[str, int] = field(default_factory=dict)
+    replicas: ReplicaSet | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -470,6 +486,51 @@ class WorkerStore(Protocol):
 
     async def list_namespaces(self, limit: int) -> Mapping[str, int]:
         """Lists namespaces with anything in their catalogue, those that changed last, with its version."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How many calls start: `count` in `per_us`, and `burst` at once."""
+
+    count: int
+    per_us: int
+    burst: int
+
+    @property
+    def interval_us(self) -> float:
+        """The time that the rate has for one call."""
+        return self.per_us / self.count
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRow:
+    """A stored limit. `scope` is a LimitScope; `max_in_flight` is 0 where it does not bound that."""
+
+    namespace: str
+    name: str
+    scope: int
+    target: str
+    max_in_flight: int
+    rate: Rate | None
+    create_time: int
+    change_time: int
+
+
+class LimitStore(Protocol):
+    """Keeps limits. Every change raises the namespace's catalogue version."""
+
+    async def put_limit(self, row: LimitRow, most: int) -> LimitRow | None:
+        """Stores a limit in place of the one of its name, with the database's times; None where that would make more
+        than `most` in its namespace."""
+        ...
+
+    async def list_limits(self, namespace: str) -> list[LimitRow]:
+        """Lists the limits of a namespace, by name."""
+        ...
+
+    async def delete_limit(self, namespace: str, name: str) -> LimitRow | None:
+        """Deletes a limit; answers it as it was."""
         ...
 
 

@@ -209,7 +209,7 @@ class Submitter:
         key = self._key(live, request, live.accepted.result)
         assert live.new is not None
         run = (
-            render_new(key.run_id, live.new, live.run.traceparent)
+            render_new(key.run_id, live.new, live.run.traceparent, live.run.priority)
             if key == live.key
             else await self._reader.read_row(key)
         )
@@ -223,6 +223,7 @@ class Submitter:
         """Checks a submission and stages its run; None where it was to be checked alone."""
         _require_storable(request)
         self.require_room()
+        self._require_room_of(caller.namespace)
         revision, compiled = await self._revision(caller, request)
         run_input = self._input(compiled, request)
         if request.validate_only:
@@ -263,6 +264,19 @@ class Submitter:
                 f"{queued} events wait for the database; the replica lets {self._limits.max_queued_events} wait",
                 retry_delay_seconds=0.5,
             )
+
+    def _require_room_of(self, namespace: str) -> None:
+        """Holds one namespace to its part, so that others find room. Errors: NamespaceQueueFull."""
+        active, waiting = self._driver.runs.active(namespace), self._driver.admission.queued_steps(namespace)
+        if active >= self._limits.namespace_max_active_runs:
+            most = self._limits.namespace_max_active_runs
+            text = f"the namespace has {active} active runs here; the replica takes {most} of one namespace"
+        elif waiting >= self._limits.namespace_max_queued_steps:
+            most = self._limits.namespace_max_queued_steps
+            text = f"{waiting} steps of the namespace wait here; the replica lets {most} of one namespace wait"
+        else:
+            return
+        raise errors.NamespaceQueueFull(text, metadata={"limit": str(most)}, retry_delay_seconds=0.5)
 
     async def _revision(
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest
@@ -386,7 +400,8 @@ class Submitter:
             child.parent_run_id,
             child.parent_step,
             child.depth,
-            *((fork.run_id, fork.step, fork.kept) if fork is not None else ()),
+            *((fork.run_id, fork.step, fork.kept) if fork is not None else ("", "", ())),
+            request.priority,
         )
         self._driver.runs[key] = live
         self._driver.advance(live, submission, now)

@@ -11,9 +11,9 @@ from orchestrator.domain import waits
 from orchestrator.domain.run import AttemptRecord, Run, StepRun
 from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.tracing import attempt_span_id, parse_traceparent
-from orchestrator.engine.admission import Wait
 from orchestrator.engine.messages import set_any, set_timestamp, to_failure, to_timestamp
 from orchestrator.engine.ports import NewRun, RunRow
+from orchestrator.engine.waits import Wait
 
 MAX_WAIT_STEPS = 100
 """Most steps that a wait reason names."""
@@ -63,6 +63,7 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
         trace_id=_trace_id(run.traceparent),
         round=run.round,
         last_sequence=run.sequence,
+        priority=run.priority,
     )
     message.labels.extend(run.labels)
     message.attributes.update(run.attributes)
@@ -81,7 +82,7 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
     return message
 
 
-def render_new(run_id: UUID, new: NewRun, traceparent: str) -> run_pb2.Run:
+def render_new(run_id: UUID, new: NewRun, traceparent: str, priority: int) -> run_pb2.Run:
     """Renders a new run after its first event, which is durable once the run is, wherever it has gone by now."""
     return run_pb2.Run(
         run_id=str(run_id),
@@ -98,6 +99,7 @@ def render_new(run_id: UUID, new: NewRun, traceparent: str) -> run_pb2.Run:
         trace_id=_trace_id(traceparent),
         round=1,
         last_sequence=1,
+        priority=priority,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, RunOwner, RunRow
+from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, ReplicaSet, RunOwner, RunRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.runs import run_row
 from orchestrator.postgres.sql import load
@@ -28,6 +28,7 @@ class PostgresReplicaStore:
         """See ReplicaStore.register."""
         await self._claims.fetch(_QUERIES["forget"])
         (row,) = await self._claims.fetch(_QUERIES["register"], replica_id, address, lease_seconds)
+        await self._claims.fetch(_QUERIES["join_set"], replica_id)
         return Renewal(row["database_time"], row["lease_expire_time"])
 
     async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
@@ -39,16 +40,22 @@ class PostgresReplicaStore:
             namespace: version for namespace, version in rows[0]["changes"] if self._reported.get(namespace) != version
         }
         self._reported |= changed
-        return Renewal(rows[0]["database_time"], rows[0]["lease_expire_time"], changed)
+        row = rows[0]
+        members = dict(row["members"])
+        replicas = ReplicaSet(row["generation"], members, row["leave_time"], row["loss_time"])
+        return Renewal(row["database_time"], row["lease_expire_time"], changed, replicas)
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""
+        # First, while its row is not marked: others do not take it for one that was lost.
+        await self._claims.fetch(_QUERIES["leave_set"], replica_id)
         await self._claims.fetch(_QUERIES["release"], replica_id)
 
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
+        await self._claims.fetch(_QUERIES["leave_dead"])
         return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:

@@ -79,6 +79,9 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "SCHEDULE_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "INVALID_SCHEDULE": grpc.StatusCode.INVALID_ARGUMENT,
     "TOO_MANY_SCHEDULES": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LIMIT_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "NAMESPACE_QUEUE_FULL": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TOO_MANY_LIMITS": grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 """The gRPC code of each reason in baton.v1.ErrorReason that a call can be answered with."""
 
@@ -87,6 +90,7 @@ DEFAULT_RETRY_DELAY_SECONDS: Mapping[str, float] = {
     "OWNER_UNAVAILABLE": 1.0,
     "SHUTTING_DOWN": 1.0,
     "TOO_MANY_RUNS": 1.0,
+    "NAMESPACE_QUEUE_FULL": 1.0,
 }
 """RetryInfo of the reasons that always carry one, where the error itself does not say."""
 

@@ -6,9 +6,12 @@ import asyncio
 from collections.abc import Iterator
 
 import grpc
+from baton.internal.v1 import permits_pb2, permits_pb2_grpc
 from baton.v1 import (
     approval_service_pb2,
     approval_service_pb2_grpc,
+    limit_service_pb2,
+    limit_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
     schedule_service_pb2,
@@ -32,7 +35,9 @@ from orchestrator.rpc.approval_service import ApprovalService
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.forwarding import Forwarding
 from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
+from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
+from orchestrator.rpc.permit_service import PermitService
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.schedule_service import ScheduleService
 from orchestrator.rpc.step_service import StepService
@@ -52,6 +57,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     step_service_pb2.DESCRIPTOR.services_by_name["StepService"],
     approval_service_pb2.DESCRIPTOR.services_by_name["ApprovalService"],
     schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
+    limit_service_pb2.DESCRIPTOR.services_by_name["LimitService"],
     work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
@@ -81,6 +87,7 @@ CONCURRENT_CALLS_LIMIT = 20_000
 """Calls served at once, streams included; grpc refuses more with RESOURCE_EXHAUSTED."""
 
 _BACKGROUND_SERVICES = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
+_PERMIT_SERVICE = permits_pb2.DESCRIPTOR.services_by_name["PermitService"].full_name
 
 
 class AddressUnavailable(OSError):
@@ -113,7 +120,9 @@ class RpcServer:
         self._health = health.aio.HealthServicer()
         self._validator = RequestValidator(_request_types())
         self._interceptor = LayerInterceptor(
-            self._layers(), _BACKGROUND_SERVICES, forwarding.forward if forwarding is not None else None
+            self._layers(),
+            _BACKGROUND_SERVICES | {_PERMIT_SERVICE},
+            forwarding.forward if forwarding is not None else None,
         )
         self._server: grpc.aio.Server | None = None
 
@@ -197,6 +206,8 @@ class RpcServer:
         schedule_service_pb2_grpc.add_ScheduleServiceServicer_to_server(ScheduleService(self._doors.schedules), server)
         work_pb2_grpc.add_AttachServiceServicer_to_server(AttachService(self._doors.workers, self._validator), server)
         work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._doors.workers), server)
+        limit_service_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(self._doors.limits), server)
+        permits_pb2_grpc.add_PermitServiceServicer_to_server(PermitService(self._doors.permits), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],

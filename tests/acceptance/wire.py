@@ -14,6 +14,9 @@ from baton.v1 import (
     approval_service_pb2,
     approval_service_pb2_grpc,
     event_pb2,
+    limit_pb2,
+    limit_service_pb2,
+    limit_service_pb2_grpc,
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
@@ -73,6 +76,7 @@ class Baton:
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
         self.steps_of_workers: Any = step_service_pb2_grpc.StepServiceStub(self.channel)
         self.approvals: Any = approval_service_pb2_grpc.ApprovalServiceStub(self.channel)
+        self.limits: Any = limit_service_pb2_grpc.LimitServiceStub(self.channel)
 
     async def close(self) -> None:
         """Closes the connection."""
@@ -91,6 +95,17 @@ class Baton:
         """Applies a workflow."""
         request = workflow_service_pb2.ApplyWorkflowRequest(workflow=workflow(definition))
         return (await self.workflows.ApplyWorkflow(request, timeout=20, wait_for_ready=True)).revision
+
+    async def limit(self, name: str, scope: str, target: str = "", **fields: Any) -> limit_pb2.Limit:
+        """Applies a limit; `scope` is KEY, METHOD, WORKER or NAMESPACE."""
+        limit = limit_pb2.Limit(name=name, scope=limit_pb2.LimitScope.Value(f"LIMIT_SCOPE_{scope}"), target=target)
+        json_format.ParseDict(fields, limit)
+        request = limit_service_pb2.ApplyLimitRequest(limit=limit)
+        return (await self.limits.ApplyLimit(request, timeout=20, wait_for_ready=True)).limit
+
+    async def limit_use(self, name: str) -> limit_pb2.LimitUse:
+        """Reads how much of a limit is in use."""
+        return (await self.limits.GetLimit(limit_service_pb2.GetLimitRequest(limit=name), timeout=20)).use
 
     async def submit(
         self,

@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import LeaseLost, ParkedRun, RunOwner
+from orchestrator.engine.ports import LeaseLost, ParkedRun, ReplicaSet, RunOwner
 from tests.conformance.journal_store import (
     FENCED,
     LEASE_SECONDS,
@@ -207,6 +207,37 @@ class ReplicaStoreConformance:
         # What another had locked is found by the next look.
         woken += [row.key for row in await stores.replicas.wake(me, 100, 0.0)]
         assert sorted(map(str, woken)) == sorted(map(str, keys))
+
+    async def test_the_set_of_replicas_knows_who_comes_and_who_goes(self, stores: Stores) -> None:
+        store = stores.replicas
+        first = await replica(stores)
+
+        async def seen() -> ReplicaSet:
+            found = (await store.renew(first, LEASE_SECONDS)).replicas
+            assert found is not None
+            return found
+
+        alone = await seen()
+        assert set(alone.members) == {first}
+        second, third = uuid7(), uuid7()
+        await store.register(second, "127.0.0.1:7002", LEASE_SECONDS)
+        await store.register(third, "127.0.0.1:7003", 0.05)
+        three = await seen()
+        assert three.generation == alone.generation + 2
+        assert three.members == {**alone.members, second: "127.0.0.1:7002", third: "127.0.0.1:7003"}
+        assert await seen() == three
+        await store.release(second)
+        two = await seen()
+        assert (two.generation, set(two.members)) == (three.generation + 1, {first, third})
+        assert two.leave_time is not None
+        assert two.loss_time is None
+        async with asyncio.timeout(10):
+            # Its lease ends by itself, and nobody is taken out before.
+            while third in (last := await seen()).members:
+                await store.adopt(first, 1)
+        assert (last.generation, set(last.members)) == (two.generation + 1, {first})
+        assert last.loss_time is not None
+        assert last.loss_time == last.leave_time
 
 
 HOUR_US = 3_600_000_000

@@ -255,3 +255,43 @@ def test_the_revision_depends_on_content_and_contracts_only() -> None:
     assert len(first.revision) == 16
     assert compiled(ORDER | {"description": "other"}).revision != first.revision
     assert len(first.contract_digests) == 1
+
+
+def test_keys_of_limits_are_read_from_the_input_and_from_outputs() -> None:
+    limits = [{"limit": "orders", "key": "input.order_id"}, {"limit": "all"}]
+    reading = [{"limit": "reservations", "key": "'r-' + steps.reserve.output.reservation_id"}]
+    workflow = compiled(
+        {
+            "inputType": "shop.v1.OrderInput",
+            "steps": [
+                {"id": "reserve", "method": "shop.v1.Inventory/Reserve", "limits": limits, "priority": 7},
+                {"id": "reader", "method": "shop.v1.Shipping/Ship", "limits": reading},
+            ],
+        }
+    )
+    assert workflow.graph.steps[1].predecessors == (0,)
+    assert (workflow.step(0).priority, workflow.step(1).priority) == (7, 0)
+    scope = Scope(2, message(workflow, "shop.v1.OrderInput", {"order_id": "o1"}))
+    assert [(one.limit, one.key(scope)) for one in workflow.step(0).limits] == [("orders", "o1"), ("all", "")]
+    scope.set_succeeded(0, response(workflow, 0, reservation_id="9"))
+    assert [(one.limit, one.key(scope)) for one in workflow.step(1).limits] == [("reservations", "r-9")]
+
+
+def test_keys_of_limits_of_a_map_read_the_item() -> None:
+    workflow = compiled(
+        {
+            "inputType": "shop.v1.OrderInput",
+            "steps": [
+                {
+                    "id": "each",
+                    "method": "shop.v1.Inventory/Reserve",
+                    "map": {"items": {"path": "input.items"}},
+                    "limits": [{"limit": "items", "key": "item.sku"}],
+                }
+            ],
+        }
+    )
+    given: Any = message(workflow, "shop.v1.OrderInput", {"items": [{"sku": "a"}, {"sku": "b"}]})
+    scope = Scope(1, given)
+    (limit,) = workflow.step(0).limits
+    assert [limit.key(scope.for_part(item=item, index=0, key=None)) for item in given.items] == ["a", "b"]

@@ -216,6 +216,24 @@ WRONG_GRAPHS: Wrong = {
         ),
         [('steps[0].fallback[0].request["amount"]', "TYPE_MISMATCH")],
     ),
+    "limit that is named twice": (
+        flow(RESERVE | {"limits": [{"limit": "few"}, {"limit": "few", "key": "input.order_id"}]}),
+        [("steps[0].limits[1].limit", "INVALID_SETTING")],
+    ),
+    "key of a limit that is no string": (
+        flow(RESERVE | {"limits": [{"limit": "few", "key": "input.express"}]}),
+        [("steps[0].limits[0].key", "TYPE_MISMATCH")],
+    ),
+    "key of a limit that reads what is not there": (
+        flow(RESERVE | {"limits": [{"limit": "few", "key": "input.nothing"}]}),
+        [("steps[0].limits[0].key", "INVALID_EXPRESSION")],
+    ),
+    "key of a limit that may be missing": (
+        flow(
+            MAYBE, notify(text=lit("x")) | {"limits": [{"limit": "few", "key": "steps.reserve.output.reservation_id"}]}
+        ),
+        [("steps[1].limits[0].key", "OUTPUT_MAY_BE_MISSING")],
+    ),
     "backoffs that contradict": (
         flow(RESERVE | {"retry": {"initialBackoff": "5s", "maxBackoff": "1s"}}),
         [("steps[0].retry.max_backoff", "INVALID_SETTING")],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -50,51 +50,59 @@ class Circuit:
 class Run:
     """What admission sees of a run: `methods` by step, all of them ready."""
 
-    def __init__(self, methods: Sequence[tuple[str, ...]]) -> None:
-        self.key = SimpleNamespace(namespace="default")
+    def __init__(self, methods: Sequence[tuple[str, ...]], namespace: str = "default", priority: int = 0) -> None:
+        self.key = SimpleNamespace(namespace=namespace)
         self.flights: dict[int, Endpoint] = {}
         self.forgotten = False
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
         steps = [SimpleNamespace(target=0, state=StepState.READY, spec=spec) for spec in specs]
-        self.run = SimpleNamespace(ended=False, paused=False, steps=steps)
-        self.data = SimpleNamespace(pins=lambda step: Pins(("contract",)))
+        self.run = SimpleNamespace(priority=priority, ended=False, paused=False, steps=steps)
+        bounding = SimpleNamespace(priority=0, limits=())
+        self.data = SimpleNamespace(
+            pins=lambda step: Pins(("contract",)), bounding_step=lambda step: step, step=lambda step: bounding
+        )
+        self.limit_pools: dict[int, Any] = {}
 
 
 class Place:
     """Admission with a catalogue of one contract, without a driver, a database or workers."""
 
-    def __init__(self, max_calls: int = 1_000_000) -> None:
+    def __init__(self, max_calls: int = 1_000_000, weights: Mapping[str, float] | None = None) -> None:
         self.now = 0
         self.timers: list[tuple[int, Any]] = []
         self.catalogue_looks = 0
         self.admitted: list[tuple[Any, int, Endpoint]] = []
-        self.group = EndpointGroup("contract", lambda: self.now)
+        self.groups_of = defaultdict[str, EndpointGroup](lambda: EndpointGroup("contract", lambda: self.now))
         self.endpoints: list[Endpoint] = []
         timers: Any = SimpleNamespace(at=self._at)
         clock: Any = SimpleNamespace(now=lambda: self.now)
-        self.admission = Admission(clock, timers, max_calls, self._admit, self._circuit_open)
+        self.admission = Admission(clock, timers, max_calls, weights or {}, self._admit, self._circuit_open)
         self.admission.catalogue = cast(Any, self)
 
     # What admission asks of the catalogue.
 
     def groups(self, namespace: str, method: str) -> list[EndpointGroup]:
         self.catalogue_looks += 1
-        return [self.group]
+        return [self.groups_of[namespace]]
+
+    def limits(self, namespace: str) -> None:
+        return None
 
     def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
-        return self.group if endpoint in self.group.endpoints else None
+        group = self.groups_of[endpoint.key.namespace]
+        return group if endpoint in group.endpoints else None
 
     def fits(self, digest: str, pins: object, method: str) -> bool:
         return True
 
     # What the test does.
 
-    def add(self, max_in_flight: int) -> Endpoint:
+    def add(self, max_in_flight: int, namespace: str = "default") -> Endpoint:
         gateway: Any = SimpleNamespace(
             circuit=lambda key, on_change, now: Circuit(on_change), follow=lambda row, on_change: lambda: None
         )
         row = EndpointRow(
-            EndpointKey("default", "worker", f"host:{len(self.endpoints)}"), "contract", False, 0, Reach()
+            EndpointKey(namespace, "worker", f"host:{len(self.endpoints)}"), "contract", False, 0, Reach()
         )
         endpoint = Endpoint(
             row,
@@ -106,8 +114,8 @@ class Place:
             NullObserver(),
         )
         self.endpoints.append(endpoint)
-        self.group.add(endpoint)
-        self.admission.namespace_changed("default")
+        self.groups_of[namespace].add(endpoint)
+        self.admission.namespace_changed(namespace)
         return endpoint
 
     def enqueue(self, run: Run, step: int) -> None:
@@ -116,7 +124,7 @@ class Place:
     def end(self, run: Any, step: int) -> None:
         endpoint = run.flights.pop(step)
         run.run.steps[step].state = StepState.SUCCEEDED
-        self.admission.call_ended(endpoint)
+        self.admission.call_ended(endpoint, None)
 
     def pass_time(self, until: int) -> None:
         self.now = until
@@ -133,7 +141,7 @@ class Place:
         self.timers.append(entry)
         return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
 
-    def _admit(self, live: Any, step: int, endpoint: Endpoint, ticket: Any) -> bool:
+    def _admit(self, live: Any, step: int, endpoint: Endpoint, ticket: Any, permit: Any) -> bool:
         live.flights[step] = endpoint
         live.run.steps[step].state = StepState.RUNNING
         self.admitted.append((live, step, endpoint))
@@ -209,6 +217,55 @@ def test_queues_take_turns_at_the_limit_of_the_replica() -> None:
     for count in range(6, 30, 3):
         served = Counter(step % 3 for _, step, _ in place.admitted[:count])
         assert max(served.values()) - min(served.values()) <= 2, served
+
+
+def test_steps_of_a_higher_priority_are_served_first_and_equals_in_turn() -> None:
+    place = Place()
+    place.add(1)
+    runs = {name: Run([(f"Do{name}",)] * 3, priority=priority) for name, priority in (("a", 0), ("b", 5), ("c", 5))}
+    for step in range(3):
+        for run in runs.values():
+            place.enqueue(run, step)
+    while place.admission.in_flight:
+        place.end(*place.admitted[-1][:2])
+    names = [next(name for name, run in runs.items() if run is admitted) for admitted, _, _ in place.admitted]
+    assert names == ["a", "b", "c", "b", "c", "b", "c", "a", "a"]
+
+
+@pytest.mark.parametrize(("weight", "share"), [(1.0, 10), (3.0, 15), (1 / 3, 5)])
+def test_a_flood_of_slow_calls_leaves_another_namespace_its_part(weight: float, share: int) -> None:
+    place = Place(max_calls=20, weights={"quick": weight})
+    place.add(1_000, "flood")
+    place.add(1_000, "quick")
+    flood, quick = Run([("Do",)] * 200, "flood"), Run([("Do",)] * 1_000, "quick")
+    for step in range(200):
+        place.enqueue(flood, step)
+    for step in range(1_000):
+        place.enqueue(quick, step)
+    assert len(flood.flights) == 20
+    for _ in range(20):
+        # The calls of the flood end one by one, those of the other all at once.
+        place.end(flood, next(iter(flood.flights)))
+        for step in list(quick.flights):
+            place.end(quick, step)
+        assert place.admission.in_flight == 20
+    assert len(quick.flights) == share
+    assert place.admission.queued_steps("quick") == 1_000 - sum(1 for run, _, _ in place.admitted if run is quick)
+
+
+@pytest.mark.parametrize("namespaces", [2, 500])
+def test_a_call_that_ends_looks_at_one_namespace_of_many(namespaces: int) -> None:
+    place = Place(max_calls=1)
+    runs = []
+    for number in range(namespaces):
+        place.add(5, str(number))
+        runs.append(Run([("Do",)] * 20, str(number)))
+        for step in range(20):
+            place.enqueue(runs[-1], step)
+    looks = place.catalogue_looks
+    for _ in range(20):
+        place.end(*place.admitted[-1][:2])
+    assert place.catalogue_looks - looks <= 2 * 20
 
 
 def test_steps_that_wait_take_their_fallback_when_the_last_circuit_opens() -> None:

@@ -18,7 +18,7 @@ from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
 from orchestrator.engine.fitting import pins_of
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
+from orchestrator.engine.ports import ContractRow, EndpointRow, LimitRow, Reach, RevisionRow, WorkerRow
 
 
 def contract_row(package: str, digest: str) -> ContractRow:
@@ -45,6 +45,9 @@ class Stored:
         self.listed.append(namespace)
         await asyncio.sleep(0)
         return [self._worker("good", "a" * 64), self._worker("spoilt", "b" * 64)]
+
+    async def list_limits(self, namespace: str) -> list[LimitRow]:
+        return []
 
     async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
         rows = {"a" * 64: contract_row("good", "a" * 64), "b" * 64: ContractRow("b" * 64, b"", ("none.Such",))}
@@ -83,7 +86,7 @@ async def catalogue(stored: Stored) -> Catalogue:
 
 
 def made_of(stored: Any) -> Catalogue:
-    return Catalogue(stored, stored, cast(Any, Gateway()), *[lambda _: None] * 3, 10, lambda: 0, NullObserver())
+    return Catalogue(stored, stored, stored, cast(Any, Gateway()), *[lambda _: None] * 3, 10, lambda: 0, NullObserver())
 
 
 async def test_a_stored_contract_that_is_refused_leaves_the_other_workers_alone(catalogue: Catalogue) -> None:
@@ -135,3 +138,13 @@ async def test_a_change_in_one_namespace_leaves_the_checks_of_others_remembered(
     assert catalogue.version("default") == before
     await catalogue.refresh("default")
     assert catalogue.version("default") > before
+
+
+async def test_a_namespace_that_is_expected_is_followed_before_it_is_met(stored: Stored) -> None:
+    catalogue = made_of(stored)
+    await catalogue.follow("elsewhere")
+    assert stored.listed == []
+    assert catalogue.expect("elsewhere")
+    await catalogue.follow("elsewhere")
+    assert stored.listed == ["elsewhere"]
+    assert not catalogue.expect("elsewhere")

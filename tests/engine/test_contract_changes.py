@@ -50,9 +50,12 @@ class Place:
         )
         stores = cast(Any, self)
         catalogue = Catalogue(
-            stores, stores, cast(Any, gateway), *[lambda _: None] * 3, 1_000, lambda: 0, NullObserver()
+            stores, stores, stores, cast(Any, gateway), *[lambda _: None] * 3, 1_000, lambda: 0, NullObserver()
         )
         self.changes = ContractChanges(catalogue, stores, stores)
+
+    async def list_limits(self, namespace: str) -> list[LimitRow]:
+        return []
 
     def serve(self, contract: Contract, worker: str = "till", address: str = "till:1", draining: bool = False) -> None:
         self.endpoints[EndpointKey("shop", worker, address)] = contract, draining

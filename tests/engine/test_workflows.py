@@ -17,7 +17,7 @@ from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
+from orchestrator.engine.ports import ContractRow, EndpointRow, LimitRow, Reach, RevisionRow, WorkerRow
 from orchestrator.engine.workflows import WorkflowCatalogue
 
 CALLER = Caller("default", "ann", "test")
@@ -34,6 +34,9 @@ class Stored:
     async def list_workers(self, namespace: str) -> list[WorkerRow]:
         endpoint = EndpointRow(EndpointKey("default", "w", "127.0.0.1:1"), DIGEST, False, 0, Reach())
         return [WorkerRow(WorkerKey("default", "w"), 1, 0, (endpoint,))]
+
+    async def list_limits(self, namespace: str) -> list[LimitRow]:
+        return []
 
     async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
         file = descriptor_pb2.FileDescriptorProto(name="p.proto", package="p", syntax="proto3")
@@ -70,7 +73,9 @@ def stored() -> Stored:
 
 def opened(stored: Stored) -> tuple[Catalogue, WorkflowCatalogue]:
     store = cast(Any, stored)
-    catalogue = Catalogue(store, store, cast(Any, Gateway()), *[lambda _: None] * 3, 100, lambda: 0, NullObserver())
+    catalogue = Catalogue(
+        store, store, store, cast(Any, Gateway()), *[lambda _: None] * 3, 100, lambda: 0, NullObserver()
+    )
     return catalogue, WorkflowCatalogue(catalogue, store, cast(Any, SimpleNamespace(now=lambda: 0)))
 
 

@@ -8,9 +8,10 @@ from uuid_utils.compat import uuid7
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey
-from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
+from orchestrator.engine.ports import ContractRow, LimitRow, Reach, RevisionRow
 from orchestrator.engine.schedule_ports import Progress, ScheduleKey, ScheduleRow
 from orchestrator.postgres.errors import RoleError
+from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.pool import Pool, PoolSettings, Role
 from orchestrator.postgres.schedules import PostgresScheduleStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
@@ -18,7 +19,7 @@ from orchestrator.postgres.workflows import PostgresWorkflowStore
 from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, submission
 from tests.postgres.conftest import Pools
 
-SHARED = {"replicas", "schema_migrations", "signing_keys"}
+SHARED = {"replicas", "replica_sets", "schema_migrations", "signing_keys"}
 """Tables that belong to no namespace."""
 
 
@@ -42,6 +43,7 @@ async def fill(stores: Stores, pools: Pools, namespace: str) -> RunKey:
     schedules, schedule = PostgresScheduleStore(pools.reads, pools.claims), ScheduleKey(namespace, "nightly")
     assert await schedules.insert(ScheduleRow(schedule, b"definition", b"input", "ada", 1, 1, 1, Progress(5), 5))
     await schedules.add_run(schedule, key.run_id, 5, triggered=False)
+    await PostgresLimitStore(pools.reads).put_limit(LimitRow(namespace, "few", 3, "", 1, None, 0, 0), 10)
     return key
 
 
@@ -51,7 +53,7 @@ async def test_the_api_sees_one_namespace_on_every_table(
     await fill(stores, pools, "shop")
     await fill(stores, pools, "bank")
     names = await tables(administrator, "rp") - SHARED
-    assert len(names) == 11
+    assert len(names) == 12
     for name in names:
         counts = f"SELECT namespace, count(*) AS rows FROM {name} GROUP BY namespace"
         assert {row["namespace"] for row in await administrator.fetch(counts)} == {"shop", "bank"}, name
@@ -100,10 +102,13 @@ async def test_rights_are_narrow(pools: Pools, administrator: asyncpg.Connection
     assert granted == {
         **{("baton_api", name): read for name in ("runs", "requests", "events", "schema_migrations")},
         **{("baton_api", name): edit for name in ("catalogues", "workflows", "workflow_revisions")},
-        **{("baton_api", name): everything for name in ("workers", "endpoints", "schedules", "schedule_runs")},
+        **{
+            ("baton_api", name): everything for name in ("workers", "endpoints", "limits", "schedules", "schedule_runs")
+        },
         ("baton_api", "contracts"): append,
         ("baton_engine", "replicas"): everything,
         ("baton_engine", "runs"): edit,
+        ("baton_engine", "replica_sets"): "SELECT UPDATE",
         **{("baton_engine", name): append for name in ("requests", "events", "signing_keys")},
         **{("baton_engine", name): read for name in ("catalogues", "schema_migrations", "schedules", "schedule_runs")},
     }

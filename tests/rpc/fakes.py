@@ -16,6 +16,7 @@ from baton.v1 import (
     approval_pb2,
     approval_service_pb2,
     event_pb2,
+    limit_pb2,
     run_pb2,
     run_service_pb2,
     schedule_pb2,
@@ -57,6 +58,7 @@ class FakeEngine:
         self.refusals: dict[str, BaseException] = {}
         self.approval_list: list[tuple[approval_pb2.Approval, ApprovalPosition]] = []
         self.more_approvals: ApprovalPosition | None = None
+        self.limit_list: list[limit_pb2.Limit] = []
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
         self.schedule_list: list[schedule_pb2.StoredSchedule] = []
@@ -68,6 +70,8 @@ class FakeEngine:
         self.steps = FakeSteps(self)
         self.approvals = FakeApprovals(self)
         self.schedules = FakeSchedules(self)
+        self.limits = FakeLimits(self)
+        self.permits = object()
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""
@@ -420,3 +424,26 @@ def told(error: grpc.aio.AioRpcError) -> Told:
             if detail.Unpack(message):
                 setattr(answer, name, message)
     return answer
+
+
+class FakeLimits:
+    """Limits that answer what the engine's attributes hold."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def apply(self, caller: Caller, limit: limit_pb2.Limit) -> limit_pb2.Limit:
+        await self._engine.record("apply", caller, limit)
+        return limit
+
+    async def get(self, caller: Caller, limit: str) -> tuple[limit_pb2.Limit, limit_pb2.LimitUse]:
+        await self._engine.record("get", caller, limit)
+        return limit_pb2.Limit(name=limit), limit_pb2.LimitUse(in_flight=3)
+
+    async def list(self, caller: Caller, after: str, size: int) -> Sequence[limit_pb2.Limit]:
+        await self._engine.record("list", caller, after, size)
+        return [limit for limit in self._engine.limit_list if limit.name > after][:size]
+
+    async def delete(self, caller: Caller, limit: str) -> limit_pb2.Limit:
+        await self._engine.record("delete", caller, limit)
+        return limit_pb2.Limit(name=limit)

@@ -70,6 +70,10 @@ def valid_request(input_type: Any) -> Any:
             request.schedule.run.workflow = "orders"
         elif field.name in ("start_time", "end_time"):
             getattr(request, field.name).FromSeconds(1 if field.name == "start_time" else 2)
+        elif field.name == "limit" and field.message_type is None:
+            request.limit = "doing"
+        elif field.name == "limit":
+            request.limit.name, request.limit.scope, request.limit.max_in_flight = "doing", 3, 1
         elif field.name == "requests":
             request.requests.add(workflow="orders")
         elif field.name in VALID_TEXTS:

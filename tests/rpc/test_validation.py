@@ -6,7 +6,14 @@ import re
 from typing import Any
 
 import pytest
-from baton.v1 import run_service_pb2, worker_service_pb2, workflow_pb2, workflow_service_pb2
+from baton.v1 import (
+    limit_pb2,
+    limit_service_pb2,
+    run_service_pb2,
+    worker_service_pb2,
+    workflow_pb2,
+    workflow_service_pb2,
+)
 from google.protobuf.message_factory import GetMessageClass
 
 from orchestrator.rpc.server import SERVICES
@@ -87,3 +94,16 @@ def test_no_rule_answers_with_a_regular_expression() -> None:
     for each in (_registered("-", "-"), _applied(id="-", method="-"), run_service_pb2.WaitRunRequest(run_id="-")):
         for fault in VALIDATOR.faults(each):
             assert not re.search(r"regex|\^|\[a-z", fault.message), fault
+
+
+@pytest.mark.parametrize(
+    ("limit", "cure"),
+    [
+        (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_KEY"), "give max_in_flight, rate or both"),  # type: ignore[arg-type]
+        (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_METHOD", max_in_flight=1), "give target for the scopes"),  # type: ignore[arg-type]
+        (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_KEY", target="x", max_in_flight=1), "leave it out"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_limit_that_bounds_nothing_is_refused_with_its_cure(limit: limit_pb2.Limit, cure: str) -> None:
+    (fault,) = VALIDATOR.faults(limit_service_pb2.ApplyLimitRequest(limit=limit))
+    assert cure in fault.message

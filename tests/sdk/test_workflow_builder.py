@@ -545,6 +545,23 @@ def test_the_typed_example_runs() -> None:
     assert typing_ok.fulfil.definition.steps[3].method == "teashop.v1.PaymentsService/Charge"
 
 
+def test_limits_are_named_with_their_keys() -> None:
+    def limited(wf: Recorder) -> Any:
+        keys = {"orders": wf.input.order_id, "halves": expr("{} + '!'", wf.input.order_id), "all": None}
+        wf.step(Inventory.Reserve, bind(ReserveRequest), limits=keys, priority=-3)
+        with pytest.raises(BindError, match="differs from run to run"):
+            wf.step(Inventory.Release, bind(ReleaseRequest), limits={"orders": "constant"})
+        return bind(OrderOutput)
+
+    step = definition_of(limited).steps[0]
+    assert [(one.limit, one.key) for one in step.limits] == [
+        ("orders", "input.order_id"),
+        ("halves", "input.order_id + '!'"),
+        ("all", ""),
+    ]
+    assert step.priority == -3
+
+
 def test_steps_of_every_kind_are_the_messages_written_by_hand() -> None:
     from . import typing_ok
 

@@ -140,6 +140,7 @@ class Planner:
                 given.depth,
                 given.forked_run_id,
                 given.forked_step,
+                given.priority,
             )
         )
         for index, payload in given.kept:

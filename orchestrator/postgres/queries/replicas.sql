@@ -8,10 +8,40 @@ RETURNING lease_expire_time, clock_timestamp() AS database_time
 -- Deletes replicas that ended more than an hour ago and own nothing unfinished.
 DELETE FROM replicas AS r
 WHERE r.end_time < clock_timestamp() - interval '1 hour'
+    AND NOT EXISTS (SELECT FROM replica_sets AS s WHERE s.purpose = 'limits' AND r.replica_id = ANY (s.members))
     AND NOT EXISTS (
         SELECT FROM runs
         WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = r.replica_id AND end_time IS NULL
     )
+
+-- name: join_set
+-- Takes a new replica process into the set. It is in it before it holds a permit.
+UPDATE replica_sets
+SET generation = generation + 1, members = members || $1::uuid
+WHERE purpose = 'limits' AND NOT $1::uuid = ANY (members)
+
+-- name: leave_set
+-- Takes a replica that leaves in good order, and holds nothing any more, out of the set.
+UPDATE replica_sets
+SET generation = generation + 1, members = array_remove(members, $1::uuid), leave_time = clock_timestamp()
+WHERE purpose = 'limits' AND $1::uuid = ANY (members)
+
+-- name: leave_dead
+-- Takes replicas out of the set that are seen to be marked: nothing more can come from them. One whose row is not seen
+-- may have just joined, and stays.
+UPDATE replica_sets AS s
+SET generation = s.generation + 1,
+    members = ARRAY(
+        SELECT m.replica_id
+        FROM unnest(s.members) AS m (replica_id)
+        WHERE NOT EXISTS (
+            SELECT FROM replicas AS r WHERE r.replica_id = m.replica_id AND r.end_time IS NOT NULL
+        )
+    ),
+    leave_time = clock_timestamp(),
+    loss_time = clock_timestamp()
+WHERE s.purpose = 'limits'
+    AND EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = ANY (s.members) AND r.end_time IS NOT NULL)
 
 -- name: renew
 -- Extends a lease that is alive, and tells which catalogues changed lately: since the renewal before, and some more
@@ -29,8 +59,15 @@ SELECT
         SELECT (namespace, version)
         FROM catalogues
         WHERE change_time > clock_timestamp() - make_interval(secs => $2::float8 + $3::float8)
-    ) AS changes
-FROM renewed
+    ) AS changes,
+    s.generation,
+    s.leave_time,
+    s.loss_time,
+    ARRAY(
+        SELECT (r.replica_id, r.address) FROM replicas AS r WHERE r.replica_id = ANY (s.members) ORDER BY r.replica_id
+    ) AS members
+FROM renewed CROSS JOIN replica_sets AS s
+WHERE s.purpose = 'limits'
 
 -- name: release
 -- Ends a lease at once.

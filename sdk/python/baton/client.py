@@ -18,6 +18,7 @@ from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
 from baton.errors import WaitTimeout
+from baton.limits import Limits
 from baton.mending import Mending
 from baton.payloads import pack
 from baton.policies import Seconds
@@ -38,7 +39,7 @@ _EXECUTE_WAIT_SECONDS = 60.0
 _WAIT_LIMIT_SECONDS = 600.0
 
 
-class Client(Catalogue, ScheduleCalls, Mending):
+class Client(Catalogue, ScheduleCalls, Mending, Limits):
     """Talks to Baton: `async with Client() as client: …`.
 
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a
@@ -95,6 +96,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
         attributes: Mapping[str, str] | None = None,
         workspace: str = "",
         labels: Iterable[str] = (),
+        priority: int = 0,
         run_timeout: Seconds | None = None,
         wait_timeout: Seconds | None = None,
     ) -> RunHandle[Out]: ...
@@ -111,6 +113,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
         attributes: Mapping[str, str] | None = None,
         workspace: str = "",
         labels: Iterable[str] = (),
+        priority: int = 0,
         run_timeout: Seconds | None = None,
         wait_timeout: Seconds | None = None,
     ) -> RunHandle[Out]: ...
@@ -126,6 +129,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
         attributes: Mapping[str, str] | None = None,
         workspace: str = "",
         labels: Iterable[str] = (),
+        priority: int = 0,
         run_timeout: Seconds | None = None,
         wait_timeout: Seconds | None = None,
     ) -> RunHandle[Message]: ...
@@ -142,6 +146,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
         attributes: Mapping[str, str] | None = None,
         workspace: str = "",
         labels: Iterable[str] = (),
+        priority: int = 0,
         run_timeout: Seconds | None = None,
         wait_timeout: Seconds | None = None,
     ) -> RunHandle[Any]:
@@ -149,6 +154,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
 
         `request_id` (by default a new one) makes the submission safe to repeat: the same id gives the same run.
         `attributes` can be searched by; `workspace` and `labels` go with the run; `run_timeout` limits it.
+        `priority`, from -100 to 100, says which runs' steps come first where steps wait.
         `wait_timeout`, at most 10 minutes, lets this one call also wait for the end of the run. Many submissions at
         once share calls and are waited for by one stream; `run` of their handles shows less until they have ended.
 
@@ -164,6 +170,7 @@ class Client(Catalogue, ScheduleCalls, Mending):
             attributes=attributes,
             workspace=workspace,
             labels=labels,
+            priority=priority,
             run_timeout=run_timeout,
         )
         return await self._submit(request, output_class, _seconds(wait_timeout or 0.0), steps=True)
@@ -363,6 +370,7 @@ def _submission(
     attributes: Mapping[str, str] | None = None,
     workspace: str = "",
     labels: Iterable[str] = (),
+    priority: int = 0,
     run_timeout: Seconds | None = None,
 ) -> tuple[run_service_pb2.SubmitRunRequest, type[Message] | None]:
     """Makes a submission, and tells the class of its output where that is known."""
@@ -372,6 +380,7 @@ def _submission(
         attributes=attributes,
         workspace=workspace,
         labels=labels,
+        priority=priority,
     )
     if isinstance(workflow, str):
         request.workflow = workflow

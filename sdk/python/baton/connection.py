@@ -22,6 +22,7 @@ from baton.errors import BatonError
 from baton.status import error_of
 from baton.v1 import (
     approval_service_pb2_grpc,
+    limit_service_pb2_grpc,
     run_service_pb2_grpc,
     schedule_service_pb2_grpc,
     step_service_pb2_grpc,
@@ -31,6 +32,7 @@ from baton.v1 import (
 
 if TYPE_CHECKING:
     from baton.v1.approval_service_pb2_grpc import ApprovalServiceAsyncStub
+    from baton.v1.limit_service_pb2_grpc import LimitServiceAsyncStub
     from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from baton.v1.schedule_service_pb2_grpc import ScheduleServiceAsyncStub
     from baton.v1.step_service_pb2_grpc import StepServiceAsyncStub
@@ -74,6 +76,7 @@ class Link:
     steps: StepServiceAsyncStub
     approvals: ApprovalServiceAsyncStub
     schedules: ScheduleServiceAsyncStub
+    limits: LimitServiceAsyncStub
     in_use: int = 0
 
 
@@ -225,6 +228,7 @@ def _link(channel: grpc.aio.Channel) -> Link:
         step_service_pb2_grpc.StepServiceStub(channel),
         approval_service_pb2_grpc.ApprovalServiceStub(channel),
         schedule_service_pb2_grpc.ScheduleServiceStub(channel),
+        limit_service_pb2_grpc.LimitServiceStub(channel),
     )
 
 

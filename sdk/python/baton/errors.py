@@ -76,7 +76,7 @@ class InvalidRequest(BatonError):
 
 
 class NotFound(BatonError):
-    """NOT_FOUND: no worker, workflow, revision or run of this name."""
+    """NOT_FOUND: no worker, workflow, revision, run or limit of this name."""
 
 
 class Conflict(BatonError):

@@ -174,6 +174,16 @@ def default(reference: T, value: T) -> T:
     return cast("T", Reference(replace(source, default=value)))
 
 
+def key_text(key: object, where: str) -> str:
+    """Returns the CEL text of a key; raises BindError, naming `where`, for anything but a reference or expression."""
+    source = source_of(key)
+    if source is None:
+        raise BindError(f"{where}: a key is a reference or expr(…), which differs from run to run, not {key!r}")
+    if source.default is not ABSENT:
+        raise BindError(f"{where}: {source.text} has a default; use expr(…) with a test of the step's state instead")
+    return source.text
+
+
 def unknown_field(descriptor: Descriptor, name: str, where: str = "") -> str:
     """Returns the text for a field that a message does not have, with the closest one that it has."""
     names = [field.name for field in descriptor.fields]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
 from google.protobuf.message import Message
@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from baton.conditions import When, condition_text
 from baton.errors import BindError
 from baton.policies import ApprovalRule, Branch, Delivery, Fallback, Retry, Seconds, duration
+from baton.references import key_text
 from baton.v1 import workflow_pb2
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class PartSettings(StepSettings, Generic[Resp], total=False):
 
     `expect` false, over its own `output`, fails the attempt. `queue_timeout` limits the wait for a worker,
     `attempt_timeout` one attempt, `heartbeat_timeout` the time between two signs of life of one. `fallback` are other
-    methods for the same output.
+    methods for the same output. `limits` names limits of the scope KEY that its calls count in, each with its key: a
+    reference or an expression of a string, or None for one that all share. `priority`, from -100 to 100, is added to
+    the run's.
     """
 
     expect: When | None
@@ -51,6 +54,8 @@ class PartSettings(StepSettings, Generic[Resp], total=False):
     delivery: Delivery | None
     fallback: Iterable[Fallback[Resp]]
     heartbeat_timeout: Seconds | None
+    limits: Mapping[str, str | None]
+    priority: int
 
 
 class CallSettings(PartSettings[Resp], Generic[Resp], total=False):
@@ -73,7 +78,9 @@ def check_names(settings: dict[str, Any], known: Any) -> None:
 def write_settings(message: workflow_pb2.Step, settings: dict[str, Any], target: MethodDescriptor | None) -> None:
     """Writes settings into the step's message, but for those that name other steps: `id`, `after`, `on_failure`."""
     where = f"step {message.id!r}"
-    message.description = settings.get("description", "")
+    message.description, message.priority = settings.get("description", ""), settings.get("priority", 0)
+    for limit, key in settings.get("limits", {}).items():
+        message.limits.add(limit=limit, key="" if key is None else key_text(key, f"{where}: limits"))
     for name in ("when", "expect"):
         if settings.get(name) is not None:
             setattr(message, name, condition_text(settings[name], f"{where}: {name}"))

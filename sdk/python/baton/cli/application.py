@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from baton.cli import approval, health, run, schedule, server, worker, workflow
+from baton.cli import approval, health, limit, run, schedule, server, worker, workflow
 from baton.cli.outcomes import Choices, OutputForm
 from baton.cli.session import OutputOption, PrincipalOption, ServerOption
 
@@ -22,7 +22,7 @@ Exit codes:
   3  the run ended as FAILED    (run submit --wait or --watch, run wait, run watch)
   4  the run ended as CANCELLED (likewise)
   5  the wait was over before the run
-  6  no worker, workflow, revision, run or schedule of this name
+  6  no worker, workflow, revision, run, schedule or limit of this name
 \b
 Start with: baton dev
 """
@@ -71,3 +71,4 @@ app.add_typer(workflow.app, name="workflow")
 app.add_typer(run.app, name="run")
 app.add_typer(approval.app, name="approval")
 app.add_typer(schedule.app, name="schedule")
+app.add_typer(limit.app, name="limit")

@@ -43,6 +43,9 @@ def submit(
     ] = None,
     workspace: Annotated[str, typer.Option(metavar="NAME", help="Context boundary inside the namespace.")] = "",
     run_timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Time the run may take, such as 90s.")] = None,
+    priority: Annotated[
+        int, typer.Option(metavar="N", min=-100, max=100, help="Steps of runs with higher ones come first.")
+    ] = 0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for the end and show the output.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the run until it ends.")] = False,
     timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Longest wait with --wait.")] = None,
@@ -77,6 +80,7 @@ def submit(
             labels=label or (),
             workspace=workspace,
             validate_only=check_only,
+            priority=priority,
         )
         if run_timeout:
             request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))

@@ -164,6 +164,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the schedule has faults; a BadRequest names each by path."""
     ERROR_REASON_TOO_MANY_SCHEDULES: _ErrorReason.ValueType  # 102
     """RESOURCE_EXHAUSTED: the namespace has as many schedules as it may have."""
+    ERROR_REASON_LIMIT_NOT_FOUND: _ErrorReason.ValueType  # 110
+    """NOT_FOUND: no limit of this name."""
+    ERROR_REASON_NAMESPACE_QUEUE_FULL: _ErrorReason.ValueType  # 111
+    """RESOURCE_EXHAUSTED: the namespace has as many runs under way, or steps waiting, as a replica takes of one; RetryInfo
+    says when to try again.
+    """
+    ERROR_REASON_TOO_MANY_LIMITS: _ErrorReason.ValueType  # 112
+    """RESOURCE_EXHAUSTED: the namespace has as many limits as it may have; delete some."""
     ERROR_REASON_OWNER_UNAVAILABLE: _ErrorReason.ValueType  # 115
     """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
     ERROR_REASON_FORWARDING_REFUSED: _ErrorReason.ValueType  # 116
@@ -350,6 +358,14 @@ ERROR_REASON_INVALID_SCHEDULE: ErrorReason.ValueType  # 101
 """INVALID_ARGUMENT: the schedule has faults; a BadRequest names each by path."""
 ERROR_REASON_TOO_MANY_SCHEDULES: ErrorReason.ValueType  # 102
 """RESOURCE_EXHAUSTED: the namespace has as many schedules as it may have."""
+ERROR_REASON_LIMIT_NOT_FOUND: ErrorReason.ValueType  # 110
+"""NOT_FOUND: no limit of this name."""
+ERROR_REASON_NAMESPACE_QUEUE_FULL: ErrorReason.ValueType  # 111
+"""RESOURCE_EXHAUSTED: the namespace has as many runs under way, or steps waiting, as a replica takes of one; RetryInfo
+says when to try again.
+"""
+ERROR_REASON_TOO_MANY_LIMITS: ErrorReason.ValueType  # 112
+"""RESOURCE_EXHAUSTED: the namespace has as many limits as it may have; delete some."""
 ERROR_REASON_OWNER_UNAVAILABLE: ErrorReason.ValueType  # 115
 """UNAVAILABLE: the replica that drives the run cannot be asked at this moment; RetryInfo says when to try again."""
 ERROR_REASON_FORWARDING_REFUSED: ErrorReason.ValueType  # 116

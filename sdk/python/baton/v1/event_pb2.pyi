@@ -281,6 +281,7 @@ class RunSubmitted(_message.Message):
     DEPTH_FIELD_NUMBER: _builtins.int
     FORKED_RUN_ID_FIELD_NUMBER: _builtins.int
     FORKED_STEP_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of the workflow; empty for an inline workflow."""
     revision: _builtins.str
@@ -305,6 +306,8 @@ class RunSubmitted(_message.Message):
     """Run that this one was forked from; empty for none."""
     forked_step: _builtins.str
     """Step that it was forked at."""
+    priority: _builtins.int
+    """Priority of the run."""
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Time at which the run fails unless it has ended."""
@@ -335,10 +338,11 @@ class RunSubmitted(_message.Message):
         depth: _builtins.int = ...,
         forked_run_id: _builtins.str = ...,
         forked_step: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "depth", b"depth", "expire_time", b"expire_time", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "depth", b"depth", "expire_time", b"expire_time", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "labels", b"labels", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "principal", b"principal", "priority", b"priority", "request_id", b"request_id", "revision", b"revision", "traceparent", b"traceparent", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -161,7 +161,7 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     WAIT_KIND_BACKOFF: _WaitKind.ValueType  # 5
     """The wait between two attempts."""
     WAIT_KIND_LIMIT: _WaitKind.ValueType  # 6
-    """A limit on calls in flight is reached."""
+    """A limit is reached: of a Limit, of the endpoints that serve the method, or of the replica. The message names it."""
     WAIT_KIND_JOURNAL: _WaitKind.ValueType  # 7
     """Admitted: its entry is being made durable."""
     WAIT_KIND_OWNER: _WaitKind.ValueType  # 8
@@ -197,7 +197,7 @@ WAIT_KIND_CIRCUIT_OPEN: WaitKind.ValueType  # 4
 WAIT_KIND_BACKOFF: WaitKind.ValueType  # 5
 """The wait between two attempts."""
 WAIT_KIND_LIMIT: WaitKind.ValueType  # 6
-"""A limit on calls in flight is reached."""
+"""A limit is reached: of a Limit, of the endpoints that serve the method, or of the replica. The message names it."""
 WAIT_KIND_JOURNAL: WaitKind.ValueType  # 7
 """Admitted: its entry is being made durable."""
 WAIT_KIND_OWNER: WaitKind.ValueType  # 8
@@ -270,6 +270,7 @@ class Run(_message.Message):
     PAUSED_FIELD_NUMBER: _builtins.int
     FORKED_RUN_ID_FIELD_NUMBER: _builtins.int
     FORKED_STEP_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run, a UUIDv7 given by the server."""
     workflow: _builtins.str
@@ -302,6 +303,8 @@ class Run(_message.Message):
     """Run that this one was forked from; empty for none."""
     forked_step: _builtins.str
     """Step that it was forked at."""
+    priority: _builtins.int
+    """Priority given at submission; left out of lists."""
     @_builtins.property
     def input(self) -> _any_pb2.Any:
         """Typed input; in the view FULL."""
@@ -373,10 +376,11 @@ class Run(_message.Message):
         paused: _builtins.bool = ...,
         forked_run_id: _builtins.str = ...,
         forked_step: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "input", b"input", "output", b"output", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "paused", b"paused", "principal", b"principal", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "channel", b"channel", "create_time", b"create_time", "end_time", b"end_time", "expire_time", b"expire_time", "failure", b"failure", "forked_run_id", b"forked_run_id", "forked_step", b"forked_step", "input", b"input", "labels", b"labels", "last_sequence", b"last_sequence", "output", b"output", "parent_run_id", b"parent_run_id", "parent_step", b"parent_step", "paused", b"paused", "principal", b"principal", "priority", b"priority", "revision", b"revision", "round", b"round", "run_id", b"run_id", "start_time", b"start_time", "state", b"state", "step_count", b"step_count", "steps", b"steps", "trace_id", b"trace_id", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

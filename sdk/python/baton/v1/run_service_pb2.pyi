@@ -90,6 +90,7 @@ class SubmitRunRequest(_message.Message):
     VIEW_FIELD_NUMBER: _builtins.int
     CLIENT_ID_FIELD_NUMBER: _builtins.int
     TRACEPARENT_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     workflow: _builtins.str
     """Name of an applied workflow."""
     revision: _builtins.str
@@ -108,6 +109,8 @@ class SubmitRunRequest(_message.Message):
     """
     traceparent: _builtins.str
     """W3C trace context of this submission alone, in place of the call's metadata; for SubmitRuns. A wrong one is ignored."""
+    priority: _builtins.int
+    """Of the steps of a namespace that wait for the same, those of runs with higher priorities come first."""
     @_builtins.property
     def inline_workflow(self) -> _workflow_pb2.Workflow:
         """A workflow that is not stored under a name; instead of `workflow`."""
@@ -149,10 +152,11 @@ class SubmitRunRequest(_message.Message):
         view: Global___RunView.ValueType = ...,
         client_id: _builtins.str = ...,
         traceparent: _builtins.str = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["inline_workflow", b"inline_workflow", "input", b"input", "run_timeout", b"run_timeout", "wait_timeout", b"wait_timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "client_id", b"client_id", "inline_workflow", b"inline_workflow", "input", b"input", "labels", b"labels", "request_id", b"request_id", "revision", b"revision", "run_timeout", b"run_timeout", "traceparent", b"traceparent", "validate_only", b"validate_only", "view", b"view", "wait_timeout", b"wait_timeout", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "client_id", b"client_id", "inline_workflow", b"inline_workflow", "input", b"input", "labels", b"labels", "priority", b"priority", "request_id", b"request_id", "revision", b"revision", "run_timeout", b"run_timeout", "traceparent", b"traceparent", "validate_only", b"validate_only", "view", b"view", "wait_timeout", b"wait_timeout", "workflow", b"workflow", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,8 +140,8 @@ class RunServiceServicer:
         ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
-        RetryInfo).
+        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS and
+        NAMESPACE_QUEUE_FULL, with RetryInfo).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

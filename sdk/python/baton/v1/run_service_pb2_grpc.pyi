@@ -41,8 +41,8 @@ class RunServiceStub:
     ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
-    RetryInfo).
+    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS and
+    NAMESPACE_QUEUE_FULL, with RetryInfo).
     """
     SubmitRuns: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.SubmitRunsRequest, _run_service_pb2.SubmitRunsResponse]
     """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
@@ -182,8 +182,8 @@ class RunServiceAsyncStub(RunServiceStub):
     ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
     Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
-    RetryInfo).
+    REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS and
+    NAMESPACE_QUEUE_FULL, with RetryInfo).
     """
     SubmitRuns: _aio.UnaryUnaryMultiCallable[_run_service_pb2.SubmitRunsRequest, _run_service_pb2.SubmitRunsResponse]  # type: ignore[assignment]
     """SubmitRuns submits many runs in one call and answers once each that was accepted is durable. Each is checked and
@@ -326,8 +326,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         ended or that time is over. The same `request_id` with the same content gives the same run, and waits for it.
 
         Errors: INVALID_ARGUMENT (INVALID_REQUEST, WORKFLOW_INVALID, INPUT_INVALID), NOT_FOUND (WORKFLOW_NOT_FOUND,
-        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with
-        RetryInfo).
+        REVISION_NOT_FOUND), ALREADY_EXISTS (REQUEST_ID_REUSED), RESOURCE_EXHAUSTED (PAYLOAD_TOO_LARGE; TOO_MANY_RUNS and
+        NAMESPACE_QUEUE_FULL, with RetryInfo).
         """
 
     @_abc_1.abstractmethod

@@ -200,6 +200,8 @@ class Step(_message.Message):
     APPROVAL_FIELD_NUMBER: _builtins.int
     UNDO_FIELD_NUMBER: _builtins.int
     HEARTBEAT_TIMEOUT_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """Id of the step, unique in the workflow; lower-case letters, digits and underscores."""
     method: _builtins.str
@@ -214,6 +216,8 @@ class Step(_message.Message):
     """What to do where it is unknown whether the method took effect."""
     description: _builtins.str
     """What the step is for, in a sentence."""
+    priority: _builtins.int
+    """Added to the priority of the run. Of the steps of a namespace that wait for the same, the highest come first."""
     @_builtins.property
     def request(self) -> _containers.MessageMap[_builtins.str, Global___Binding]:
         """Bindings of the request message, or of the input of `run_workflow`, by field name."""
@@ -288,6 +292,12 @@ class Step(_message.Message):
         sign the attempt fails with the reason HEARTBEAT_TIMEOUT. Default: none are asked for.
         """
 
+    @_builtins.property
+    def limits(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepLimit]:
+        """Limits of the scope KEY that the step's calls count in, beside those that hold for its method, its worker and its
+        namespace in any case.
+        """
+
     def __init__(
         self,
         *,
@@ -314,10 +324,12 @@ class Step(_message.Message):
         approval: Global___ApprovalRule | None = ...,
         undo: Global___Undo | None = ...,
         heartbeat_timeout: _duration_pb2.Duration | None = ...,
+        limits: _abc.Iterable[Global___StepLimit] | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["approval", b"approval", "attempt_timeout", b"attempt_timeout", "heartbeat_timeout", b"heartbeat_timeout", "map", b"map", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "retry", b"retry", "run_workflow", b"run_workflow", "sleep", b"sleep", "step_timeout", b"step_timeout", "undo", b"undo", "wait_signal", b"wait_signal", "whole_request", b"whole_request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "approval", b"approval", "attempt_timeout", b"attempt_timeout", "delivery", b"delivery", "description", b"description", "expect", b"expect", "fallback", b"fallback", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "map", b"map", "method", b"method", "on_failure", b"on_failure", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "request", b"request", "retry", b"retry", "run_workflow", b"run_workflow", "sleep", b"sleep", "step_timeout", b"step_timeout", "undo", b"undo", "wait_signal", b"wait_signal", "when", b"when", "whole_request", b"whole_request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "approval", b"approval", "attempt_timeout", b"attempt_timeout", "delivery", b"delivery", "description", b"description", "expect", b"expect", "fallback", b"fallback", "heartbeat_timeout", b"heartbeat_timeout", "id", b"id", "limits", b"limits", "map", b"map", "method", b"method", "on_failure", b"on_failure", "priority", b"priority", "queue_timeout", b"queue_timeout", "repeat", b"repeat", "request", b"request", "retry", b"retry", "run_workflow", b"run_workflow", "sleep", b"sleep", "step_timeout", b"step_timeout", "undo", b"undo", "wait_signal", b"wait_signal", "when", b"when", "whole_request", b"whole_request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -600,6 +612,34 @@ class Undo(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Undo: _TypeAlias = Undo  # noqa: Y015
+
+@_typing.final
+class StepLimit(_message.Message):
+    """StepLimit names a limit that the calls of a step count in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LIMIT_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    limit: _builtins.str
+    """Name of a limit of the scope KEY. While there is none of the name, the step waits."""
+    key: _builtins.str
+    """The key, a CEL expression of type string over `input` and `steps`, such as `input.customer_id`. Each value has
+    permits of its own. Empty: all steps that name the limit without a key share them.
+    """
+    def __init__(
+        self,
+        *,
+        limit: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepLimit: _TypeAlias = StepLimit  # noqa: Y015
 
 @_typing.final
 class Binding(_message.Message):

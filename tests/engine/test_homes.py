@@ -1,0 +1,317 @@
+"""Homes of limits in a network that is slow, breaks, and loses replicas: a limit holds, and nothing hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from baton.internal.v1 import permits_pb2
+from baton.v1 import limit_pb2
+
+from orchestrator.engine.homes import Homes, Wish, home_of
+from orchestrator.engine.limit_home import Peer
+from orchestrator.engine.permit_door import PermitDoor
+from orchestrator.engine.permits import Kind, Pool
+from orchestrator.engine.ports import LimitRow, ReplicaSet
+from orchestrator.engine.replica_ports import ReplicaUnreachable
+
+MOST = 4
+KIND: Kind = (Pool("few"),)
+LIMIT = LimitRow("default", "few", 3, "", MOST, None, 0, 0)
+
+
+class Stream:
+    """One stream between two replicas, whose frames take their time."""
+
+    def __init__(self, world: World, target: Replica) -> None:
+        self._world, self._target = world, target
+        self._there: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._back: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.broken = False
+        self._serving = asyncio.ensure_future(self._serve())
+        world.streams.append(self)
+
+    async def _serve(self) -> None:
+        async def read() -> permits_pb2.ExchangeRequest | None:
+            await self._world.delay()
+            data = await self._there.get()
+            return permits_pb2.ExchangeRequest.FromString(data) if data is not None else None
+
+        async def write(frame: permits_pb2.ExchangeResponse) -> None:
+            await self._world.delay()
+            self._back.put_nowait(frame.SerializeToString())
+
+        try:
+            await self._target.door.exchange("token", read, write)
+        finally:
+            self._back.put_nowait(None)
+
+    async def read(self) -> permits_pb2.ExchangeResponse | None:
+        await self._world.delay()
+        data = await self._back.get()
+        if self.broken:
+            raise ReplicaUnreachable
+        return permits_pb2.ExchangeResponse.FromString(data) if data is not None else None
+
+    async def write(self, frame: permits_pb2.ExchangeRequest) -> None:
+        await self._world.delay()
+        if self.broken:
+            raise ReplicaUnreachable
+        self._there.put_nowait(frame.SerializeToString())
+
+    def break_off(self) -> None:
+        """Breaks in the middle: what is under way may arrive or not, and the other side may notice late."""
+        self.broken = True
+        self._back.put_nowait(None)
+        if self._world.draw.random() < 0.5:
+            self._there.put_nowait(None)
+
+    def cancel(self) -> None:
+        self._there.put_nowait(None)
+
+    async def close(self) -> None:
+        self._serving.cancel()
+        await asyncio.gather(self._serving, return_exceptions=True)
+
+
+class Replica:
+    """A replica that wants permits, uses them for a while, and gives them back."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.id = world, UUID(int=world.draw.getrandbits(128))
+        self.dead = False
+        clock: Any = SimpleNamespace(now=lambda: world.now, error_us=0)
+        timers: Any = SimpleNamespace(at=world.at)
+        network: Any = SimpleNamespace(exchange=self._exchange, admits=lambda replica_id, token: True)
+        self.homes = Homes(clock, timers, network, lambda namespace, name: LIMIT, lambda namespace: None, 1.0)
+        self.homes.begin(self.id)
+        self.door = PermitDoor(self.homes, network, lambda: self.id)
+        self.wish = Wish("default", [KIND], 0, self._granted)
+        self.wanted = self.done = self.using = 0
+
+    def _exchange(self, replica_id: UUID, address: str) -> Stream:
+        target = self.world.replicas[replica_id]
+        if target.dead or self.dead:
+            raise ReplicaUnreachable
+        return Stream(self.world, target)
+
+    def want(self, count: int) -> None:
+        """Wants permits for more calls."""
+        self.wanted += count
+        self._granted()
+
+    def _granted(self) -> None:
+        while self.wanted and not self.dead:
+            kind = self.homes.take(self.wish, self.wanted)
+            if kind is None:
+                return
+            self.wanted -= 1
+            self.using += 1
+            self.world.check()
+            self.world.later(self._end)
+
+    def _end(self) -> None:
+        if not self.dead:
+            self.using -= 1
+            self.done += 1
+            self.homes.give_back("default", KIND)
+
+
+class World:
+    """Replicas, the set they are in, and everything that can go wrong between them."""
+
+    def __init__(self, seed: int) -> None:
+        self.draw = random.Random(seed)
+        self.now = 1_000_000
+        self.replicas: dict[UUID, Replica] = {}
+        self.streams: list[Stream] = []
+        self.set = ReplicaSet(1, {})
+        self.most = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def delay(self) -> None:
+        for _ in range(self.draw.randint(0, 4)):
+            await asyncio.sleep(0)
+
+    async def until(self, seen: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            for _ in itertools.takewhile(lambda _: not seen(), itertools.count()):
+                await asyncio.sleep(0)
+
+    def later(self, what: Any) -> None:
+        async def wait() -> None:
+            for _ in range(self.draw.randint(1, 40)):
+                await asyncio.sleep(0)
+            what()
+
+        task = asyncio.ensure_future(wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def at(self, due_time: int, fire: Any) -> Any:
+        async def wait() -> None:
+            await asyncio.sleep(0)
+            self.now = max(self.now, due_time)
+            fire()
+
+        task = asyncio.ensure_future(wait())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def check(self) -> None:
+        """A replica that was killed has its calls cut off when its lease is over, which is when it leaves the set."""
+        using = sum(replica.using for replica in self.replicas.values())
+        self.most = max(self.most, using)
+        assert using <= MOST, f"{using} calls with a limit of {MOST}"
+
+    def change(self, members: dict[UUID, str], lost: bool = False) -> None:
+        loss_time = self.now if lost else self.set.loss_time
+        self.set = ReplicaSet(self.set.generation + 1, members, self.now, loss_time)
+        for replica in self.replicas.values():
+            if not replica.dead and replica.id in members:
+                # Each hears of it in its own time.
+                self.later(lambda replica=replica, known=self.set: replica.dead or replica.homes.set_replicas(known))
+
+    def add(self) -> None:
+        replica = Replica(self)
+        self.replicas[replica.id] = replica
+        self.change({**self.set.members, replica.id: f"at {replica.id}"})
+
+    def kill(self, replica: Replica) -> None:
+        replica.dead = True
+        replica.homes._close_links()
+        for stream in self.streams:
+            stream.break_off()
+
+    def bury(self, replica: Replica) -> None:
+        """Its lease is over: what it was at has ended."""
+        replica.using = 0
+        self.change({key: address for key, address in self.set.members.items() if key != replica.id}, lost=True)
+
+    async def close(self) -> None:
+        for replica in self.replicas.values():
+            await replica.homes.close()
+        for stream in self.streams:
+            await stream.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_a_limit_is_never_exceeded(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_PAUSE_SECONDS", "LONGEST_PAUSE_SECONDS"):
+        monkeypatch.setattr(f"orchestrator.engine.home_links.{name}", 0.0)
+    world = World(seed)
+    try:
+        for _ in range(3):
+            world.add()
+        dying: list[Replica] = []
+        for _ in range(150):
+            living = [replica for replica in world.replicas.values() if not replica.dead]
+            action = world.draw.randint(0, 24)
+            if action <= 12:
+                world.draw.choice(living).want(world.draw.randint(1, 4))
+            elif action == 13 and len(living) < 5:
+                world.add()
+            elif action == 14 and len(living) > 1:
+                victim = world.draw.choice(living)
+                world.kill(victim)
+                dying.append(victim)
+            elif action == 15 and dying:
+                world.bury(dying.pop())
+            elif action == 16 and world.streams:
+                world.draw.choice(world.streams).break_off()
+            for _ in range(world.draw.randint(0, 15)):
+                await asyncio.sleep(0)
+        for replica in dying:
+            world.bury(replica)
+        living = [replica for replica in world.replicas.values() if not replica.dead]
+        await world.until(lambda: not any(replica.wanted or replica.using for replica in living))
+        assert world.most == MOST
+        home = world.replicas[home_of(world.set.members, "default")]
+        await world.until(lambda: home.homes.own.use("default", "few") == limit_pb2.LimitUse())
+    finally:
+        await world.close()
+
+
+def test_most_namespaces_keep_their_home_when_a_replica_goes() -> None:
+    draw = random.Random(1)
+    members = [UUID(int=draw.getrandbits(128)) for _ in range(4)]
+    before = {name: home_of(members, name) for name in map(str, range(1_000))}
+    shares = Counter(before.values())
+    assert min(shares.values()) > 150
+    after = {name: home_of(members[1:], name) for name in before}
+    assert all(after[name] == home for name, home in before.items() if home != members[0])
+
+
+def test_a_home_drops_what_an_older_stream_still_says() -> None:
+    world = World(0)
+    replica = Replica(world)
+    other = UUID(int=7)
+    home = replica.homes.own
+    home.set_replicas(ReplicaSet(2, {replica.id: "a", other: "b"}), lambda _: True)
+    held = permits_pb2.Holding(namespace="default", pools=[permits_pb2.Pool(limit="few")], count=3)
+    opening = permits_pb2.Opening(replica_id=str(other), generation=2, holdings=[held])
+    old, new = Peer(lambda: None), Peer(lambda: None)
+    home.receive(other, old, permits_pb2.ExchangeRequest(opening=opening))
+    assert home.use("default", "few").in_flight == 3
+    home.receive(other, new, permits_pb2.ExchangeRequest(opening=opening))
+    returned = permits_pb2.Return(holding=held)
+    home.receive(other, old, permits_pb2.ExchangeRequest(returns=[returned]))
+    assert home.use("default", "few").in_flight == 3
+    home.receive(other, new, permits_pb2.ExchangeRequest(returns=[returned]))
+    assert home.use("default", "few").in_flight == 0
+
+
+async def test_a_call_that_goes_on_counts_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.engine.home_links.FIRST_PAUSE_SECONDS", 0.0)
+    world = World(3)
+    try:
+        for _ in range(2):
+            world.add()
+        home = world.replicas[home_of(world.set.members, "default")]
+        other = next(replica for replica in world.replicas.values() if replica is not home)
+
+        def in_flight() -> int:
+            return home.homes.own.use("default", "few").in_flight
+
+        for replica in (home, other):
+            before = in_flight()
+            monkeypatch.setattr(world, "later", lambda what: None)
+            replica.want(MOST - 1)
+            await world.until(lambda replica=replica: replica.using == MOST - 1)
+            replica.homes.give_back("default", KIND)
+            await world.until(lambda before=before: in_flight() == before + MOST - 2)
+            replica.homes.take_again("default", KIND)
+            await world.until(lambda before=before: in_flight() == before + MOST - 1)
+            for _ in range(MOST - 1):
+                replica.homes.give_back("default", KIND)
+            replica.using = 0
+            await world.until(lambda before=before: in_flight() == before)
+    finally:
+        await world.close()
+
+
+def test_what_is_taken_again_may_be_beyond_the_limit_and_nothing_new_is_given() -> None:
+    world = World(0)
+    replica = Replica(world)
+    replica.homes.set_replicas(ReplicaSet(2, {replica.id: "a"}))
+    replica.want(MOST)
+    replica.homes.give_back("default", KIND)
+    other = Wish("default", [KIND], 0, lambda: None)
+    assert replica.homes.take(other, 1) == 0
+    replica.homes.take_again("default", KIND)
+    assert replica.homes.own.use("default", "few").in_flight == MOST + 1
+    replica.homes.give_back("default", KIND)
+    assert replica.homes.take(other, 1) is None
+    replica.homes.give_back("default", KIND)
+    assert other.in_hand == [0]

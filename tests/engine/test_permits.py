@@ -1,0 +1,231 @@
+"""The book of permits: nothing beyond a limit is given, nothing lies idle while somebody waits, and turns are taken."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from orchestrator.engine import permits
+from orchestrator.engine.permits import Ask, Kind, PermitBook, Pool
+from orchestrator.engine.ports import LimitRow, Rate
+
+
+class Place:
+    """A book with a clock and timers of its own."""
+
+    def __init__(self, **limits: int | Rate | tuple[int, Rate]) -> None:
+        self.now = 1_000_000_000
+        self.timers: list[tuple[int, Any]] = []
+        self.rows: dict[str, LimitRow] = {}
+        for name, bound in limits.items():
+            self.set(name, bound)
+        timers: Any = SimpleNamespace(at=self._at)
+        self.book = PermitBook(self.rows.get, lambda: self.now, timers)
+        self.given: list[tuple[str, int]] = []
+
+    def set(self, name: str, bound: int | Rate | tuple[int, Rate]) -> None:
+        most, rate = bound if isinstance(bound, tuple) else (bound, None) if isinstance(bound, int) else (0, bound)
+        self.rows[name] = LimitRow("default", name, 4, "", most, rate, 0, 0)
+
+    def asks(self, name: str, *kinds: Kind, wanted: int = 1, priority: int = 0) -> Ask:
+        """Asks under a name that `given` then shows."""
+        ask = Ask(kinds, priority, lambda kind: self.given.append((name, kind)))
+        self.given += [(name, kind) for kind in self.book.ask(ask, wanted)]
+        return ask
+
+    def pass_time(self, microseconds: int) -> None:
+        end = self.now + microseconds
+        while due := [timer for timer in self.timers if timer[0] <= end]:
+            first = min(due, key=lambda timer: timer[0])
+            self.timers.remove(first)
+            self.now = max(self.now, first[0])
+            first[1]()
+        self.now = end
+
+    def _at(self, due_time: int, fire: Any) -> Any:
+        entry = (due_time, fire)
+        self.timers.append(entry)
+        return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
+
+
+def kind(*names: str) -> Kind:
+    return tuple(Pool(*name.split("/")) for name in names)
+
+
+def test_asks_take_turns_and_higher_priorities_come_first() -> None:
+    place = Place(few=1)
+    place.asks("held", kind("few"))
+    place.asks("a", kind("few"), wanted=2)
+    place.asks("b", kind("few"), wanted=2)
+    place.asks("high", kind("few"), wanted=1, priority=5)
+    for _ in range(6):
+        place.book.give_back(kind("few"), 1)
+    assert [name for name, _ in place.given] == ["held", "high", "a", "b", "a", "b"]
+
+
+def test_a_permit_is_given_in_all_its_pools_or_in_none() -> None:
+    place = Place(few=2, one=1)
+    place.asks("a", kind("few", "one"))
+    place.asks("b", kind("few", "one"))
+    place.asks("c", kind("few"), wanted=2)
+    # What b lacks is not held for it meanwhile: c has what it can use.
+    assert place.given == [("a", 0), ("c", 0)]
+    place.book.give_back(kind("few"), 1)
+    assert place.given[2:] == [("c", 0)]
+    place.book.give_back(kind("few", "one"), 1)
+    assert place.given[3:] == [("b", 0)]
+
+
+def test_another_kind_will_do() -> None:
+    place = Place(first=1, second=1)
+    place.asks("a", kind("first"), kind("second"), wanted=3)
+    assert place.given == [("a", 0), ("a", 1)]
+    place.book.give_back(kind("second"), 1)
+    assert place.given[2:] == [("a", 1)]
+
+
+def test_keys_are_apart() -> None:
+    place = Place(customers=1)
+    for name in ("anna", "bert", "anna"):
+        place.asks(name, kind(f"customers/{name}"))
+    assert [name for name, _ in place.given] == ["anna", "bert"]
+    assert place.book.use_of("customers") == {"anna": (1, 1), "bert": (1, 0)}
+
+
+def test_what_waits_is_told_what_is_before_it() -> None:
+    place = Place(few=1)
+    place.asks("held", kind("few"))
+    place.asks("a", kind("few"), wanted=7)
+    ask = place.asks("b", kind("few"))
+    refusal = place.book.refusal(ask)
+    assert (refusal.message, refusal.ahead) == ("the limit few has 1 of 1 calls in flight", 7)
+
+
+def test_a_rate_gives_its_burst_and_then_one_at_a_time() -> None:
+    place = Place(slow=Rate(10, 1_000_000, 3))
+    place.asks("a", kind("slow"), wanted=8)
+    assert len(place.given) == 3
+    for count in (4, 5, 6):
+        place.pass_time(100_001)
+        assert len(place.given) == count
+    refusal = place.book.refusal(place.asks("b", kind("slow")))
+    assert refusal.until_time is not None
+    assert place.now < refusal.until_time <= place.now + 300_000
+
+
+def test_a_permit_that_was_not_used_does_not_count_in_the_rate() -> None:
+    place = Place(slow=Rate(1, 60_000_000, 1))
+    place.asks("a", kind("slow"))
+    place.asks("b", kind("slow"))
+    assert len(place.given) == 1
+    place.book.give_back(kind("slow"), 1, unused=1)
+    assert place.given[1:] == [("b", 0)]
+
+
+def test_a_new_home_begins_with_empty_buckets_but_for_new_limits() -> None:
+    place = Place(slow=Rate(1, 1_000_000, 2))
+    place.book.empty_since = place.now
+    place.asks("a", kind("slow"), wanted=2)
+    assert place.given == []
+    place.pass_time(1_000_002)
+    assert len(place.given) == 1
+    place.rows["new"] = LimitRow("default", "new", 4, "", 0, Rate(1, 1_000_000, 2), 0, place.now)
+    place.asks("b", kind("new"), wanted=2)
+    assert place.given[1:] == [("b", 0), ("b", 0)]
+
+
+def test_what_is_held_beyond_a_limit_is_waited_for() -> None:
+    place = Place(few=2)
+    place.book.restore(iter([(kind("few"), 3)]))
+    place.asks("a", kind("few"))
+    place.book.give_back(kind("few"), 1)
+    assert place.given == []
+    place.book.give_back(kind("few"), 1)
+    assert place.given == [("a", 0)]
+
+
+def test_a_paused_book_gives_nothing_and_then_all_it_can() -> None:
+    place = Place(few=2)
+    place.book.paused = "because"
+    ask = place.asks("a", kind("few"), wanted=3)
+    place.asks("high", kind("few"), priority=1)
+    assert place.given == []
+    assert place.book.refusal(ask).message == "because"
+    place.book.paused = ""
+    place.book.restore(iter(()))
+    place.book.look_again()
+    assert place.given == [("high", 0), ("a", 0)]
+
+
+def test_there_is_a_most_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(permits, "MAX_POOLS", 3)
+    place = Place(customers=1)
+    asks = [place.asks(str(number), kind(f"customers/{number}")) for number in range(5)]
+    assert [name for name, _ in place.given] == ["0", "1", "2"]
+    assert "3 keys" in place.book.refusal(asks[3]).message
+    place.book.give_back(kind("customers/1"), 1)
+    place.pass_time(1_000_000)
+    assert [name for name, _ in place.given] == ["0", "1", "2", "3"]
+    place.book.ask(asks[4], 0)
+    place.book.give_back(kind("customers/0"), 1)
+    place.pass_time(1_000_000)
+    assert len(place.given) == 4
+
+
+def test_a_permit_costs_the_same_however_many_wait() -> None:
+    costs = []
+    for waiting in (10, 10_000):
+        place = Place(few=1)
+        looks = 0
+
+        def counted(name: str, place: Place = place) -> LimitRow | None:
+            nonlocal looks
+            looks += 1
+            return place.rows.get(name)
+
+        place.asks("held", kind("few"))
+        for _ in range(waiting):
+            place.asks("a", kind("few"), wanted=2)
+        place.book._limit_of = counted
+        for _ in range(10):
+            place.book.give_back(kind("few"), 1)
+        costs.append(looks)
+    assert costs[0] == costs[1]
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_nothing_is_exceeded_and_nothing_lies_idle(seed: int) -> None:
+    draw = random.Random(seed)
+    bounds = {name: draw.randint(1, 3) for name in "abc"}
+    place = Place(**bounds)
+    held: list[Kind] = []
+    open_asks: dict[int, Ask] = {}
+
+    def asked(number: int, kinds: list[Kind]) -> Ask:
+        return Ask(kinds, draw.randint(-1, 1), lambda given: held.append(kinds[given]))
+
+    for number in range(300):
+        action = draw.randint(0, 5)
+        if action <= 1:
+            kinds = [kind(*draw.sample("abc", draw.randint(1, 3))) for _ in range(draw.randint(1, 2))]
+            ask = open_asks[number] = asked(number, kinds)
+            held += [kinds[given] for given in place.book.ask(ask, draw.randint(1, 4))]
+        elif action <= 4 and held:
+            place.book.give_back(held.pop(draw.randrange(len(held))), 1)
+        elif open_asks and draw.random() < 0.3:
+            place.book.ask(open_asks.pop(draw.choice(list(open_asks))), 0)
+        used = Counter(pool.limit for one in held for pool in one)
+        assert all(used[name] <= most for name, most in bounds.items())
+        for ask in open_asks.values():
+            if ask.wanted:
+                for one in ask.kinds:
+                    assert any(used[pool.limit] >= bounds[pool.limit] for pool in one), "a permit lies idle"
+    for ask in open_asks.values():
+        place.book.ask(ask, 0)
+    while held:
+        place.book.give_back(held.pop(), 1)
+    assert all(place.book.use_of(name) == {} for name in bounds)
