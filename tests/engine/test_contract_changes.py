@@ -17,6 +17,7 @@ from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.ports import (
     ContractRow,
     EndpointRow,
+    LimitRow,
     Reach,
     RevisionRow,
     UnfinishedRuns,
