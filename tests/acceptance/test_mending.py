@@ -474,3 +474,32 @@ async def test_a_paused_run_is_parked(
     assert (await baton.waiting(run.run_id, "second", run_pb2.WAIT_KIND_PAUSED)).message
     await resume(baton, run.run_id)
     assert (await baton.end(run.run_id)).state == SUCCEEDED
+
+
+async def test_another_revision_and_input_stay_over_kill_9(
+    start_server: StartServer, connect: Connect, lab: LabWorker, database: str
+) -> None:
+    contract, name = lab.contract, "greeting"
+    server = await start_server(BATON_LEASE_SECONDS="1")
+    baton = connect(server)
+    await baton.register(name_of(lab), lab.address)
+    await baton.apply(greeting(contract, {"path": "input.text"}, name=name))
+    run = await baton.run(name, contract.pack("Task", {"text": "ann"}))  # type: ignore[arg-type]
+    other = greeting(contract, {"expression": "input.text + steps.look.output.text"}, name=name)
+    other["steps"][1]["request"]["conduct"] = {"literal": {"gate": "late"}}
+    other["steps"].insert(
+        0, {"id": "new", "method": contract.method("Lab/Do"), "request": {"text": {"literal": "new"}}}
+    )
+    revision = (await baton.apply(other)).revision
+    await retry(baton, run.run_id, revision=revision, input=contract.pack("Task", {"text": "bob"}))
+    await lab.arrived(text="bobann")
+    await lab.noted(lambda notes: any(note.what == "answered" and note.text == "new" for note in notes))
+    await server.kill()
+    await server.start()
+    lab.gates["late"].set()
+    ended = await baton.end(run.run_id)
+    assert (ended.state, ended.revision) == (SUCCEEDED, revision)
+    assert [step.step for step in ended.steps] == ["new", "look", "greet"]
+    assert contract.unpack("Result", ended.output).text == "bobann"
+    assert [note.text for note in lab.arrivals()].count("ann") == 2, "what was kept was not called again"
+    assert not invariants.journal_faults(await invariants.read_runs(database))
