@@ -19,6 +19,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import (
     BatonError,
     DatabaseUnavailable,
+    NamespaceQueueFull,
     OwnerUnavailable,
     RunEnded,
     RunNotFound,
@@ -297,7 +298,7 @@ class _Look:
             run_id, existing = await self._runs.submit(caller, self._key, self._schedule.run, fire_time, request_id)
         except DatabaseUnavailable:
             raise  # It may have been stored: the claim stays, and the next look finds out.
-        except (TooManyRuns, ShuttingDown) as error:
+        except (NamespaceQueueFull, TooManyRuns, ShuttingDown) as error:
             self._tell(fire_time, "delayed", error.reason)
             raise _Stop from None
         except BatonError as error:
