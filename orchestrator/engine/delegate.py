@@ -71,6 +71,7 @@ class Steps:
             _require_same(live, index, request)
         if request.HasField("wait_timeout"):
             await self._wait(live, parent, claim, index, duration_us(request.wait_timeout) / 1_000_000)
+            self._driver.liveness.heard(live, parent, 0.0, "", None)
         # As it is now, and told once that is durable: in a busy run there is always something that is not yet.
         step = self._reader.render_step(live, index, FULL)
         if not await live.durable(live.run.sequence):

@@ -109,3 +109,18 @@ async def test_a_checkpoint_survives_kill_9_of_the_server(
     assert await beat(baton, again.token) == "half"
     lab.gates["open"].set()
     assert (await baton.end(run.run_id)).state == SUCCEEDED
+
+
+async def test_to_delegate_and_to_wait_for_it_is_a_sign_of_life(baton: Baton, registered: LabWorker) -> None:
+    contract = registered.contract
+    run = await baton.submit(watched(contract, {"gate": "open"}, heartbeat_timeout="1s"))
+    token = (await registered.arrived()).token
+    child = contract.of("Task")(text="child")
+    child.conduct.delay.FromMilliseconds(700)
+    for number in range(4):
+        # The look at the end of the timeout falls into one of the waits, and the next one after it.
+        answer = await baton.delegate(token, f"child_{number}", contract.method("Lab/Do"), child, wait_seconds=20)
+        assert answer.step.state == run_pb2.STEP_STATE_SUCCEEDED
+    registered.gates["open"].set()
+    ended = await baton.end(run.run_id)
+    assert (ended.state, len(step_of(ended, "long").attempts)) == (SUCCEEDED, 1)

@@ -288,8 +288,9 @@ class Step(_message.Message):
 
     @_builtins.property
     def heartbeat_timeout(self) -> _duration_pb2.Duration:
-        """Longest time between two signs of life of a running attempt (Heartbeat, or progress on the work stream). Without a
-        sign the attempt fails with the reason HEARTBEAT_TIMEOUT. Default: none are asked for.
+        """Longest time between two signs of life of a running attempt (Heartbeat, progress on the work stream, or a Delegate,
+        for as long as it waits). Without a sign the attempt fails with the reason HEARTBEAT_TIMEOUT. Default: none are
+        asked for.
         """
 
     @_builtins.property
