@@ -29,7 +29,7 @@ from orchestrator.engine.inspect import FULL, RunReader
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import from_failure, to_any
 from orchestrator.engine.ownership import AnsweredElsewhere, CancelElsewhere, Ownership, RunElsewhere
-from orchestrator.engine.ports import ReplicaStore, RunStore
+from orchestrator.engine.ports import ReplicaStore, RunStore, WriteState
 from orchestrator.engine.submit import Child, Submitter
 
 _LOGGER = logging.getLogger(__name__)
@@ -202,7 +202,9 @@ class ChildRuns:
         child = Child(
             followed.child.run_id, live.run_id, step.spec.id, run.depth + 1, step_expire_time(run, followed.step)
         )
-        await self._submitter.submit_child(caller, request, child)
+        state = await self._submitter.submit_child(caller, request, child)
+        if state is WriteState.REQUEST_TAKEN and await self._runs.get_run(followed.child) is None:
+            raise errors.RequestIdReused(f"the request id {request.request_id} belongs to another run")
         if step.wait is not awaited and await live.durable(live.run.sequence):
             self._to_cancel[followed.child] = caller  # The step ended when there was nothing to cancel yet.
 
