@@ -85,7 +85,11 @@ class _Reopening:
         # Of these, what belongs to them was made from something else: nothing of it is kept.
         self.changed = set(self.reset)
         if event.payload is None and event.revision == run.revision:
-            self.changed = {i for i in self.reset if any(p in self.reset for p in self.old[i].spec.predecessors)}
+            self.changed = {
+                index
+                for index in self.reset
+                if self._is_complete(index) or any(other in self.reset for other in self.old[index].spec.predecessors)
+            }
         self.renewed = event.revision != run.revision
         self.steps: list[StepRun] = []
         self.place: dict[int, int] = {}
@@ -173,6 +177,12 @@ class _Reopening:
             if good < len(children):
                 kept.update(children[:good])
         return kept
+
+    def _is_complete(self, index: int) -> bool:
+        """Tells whether a map has nothing but good items: where it begins anew all the same, all of them do."""
+        step = self.old[index]
+        ended = step.spec.map is not None and step.state is StepState.SUCCEEDED
+        return ended and all(self._is_good(child) for child in step.children or ())
 
     def _is_good(self, index: int) -> bool:
         return self.old[index].state is StepState.SUCCEEDED and index not in self.spoilt

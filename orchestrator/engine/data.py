@@ -157,9 +157,10 @@ class RunData:
     def _output(self, index: int) -> Message:
         output = self._run.steps[index].output
         assert output is not None
-        return self._response_class(index).FromString(output.data)
+        return self.response_class(index).FromString(output.data)
 
-    def _response_class(self, index: int) -> type[Message]:
+    def response_class(self, index: int) -> type[Message]:
+        """Returns the class of what one call or child run of a step answers."""
         child = self.step(index).child
         if child is not None and self._run.steps[index].spec.role is not StepRole.UNDO:
             return child.output_class
@@ -184,7 +185,7 @@ class RunData:
     def _part_ended(self, index: int, state: StepState, answer: Message | None, payload: Payload | None) -> None:
         role = self._run.steps[index].spec.role
         if state is StepState.SUCCEEDED and role in (StepRole.ITEM, StepRole.ITERATION) and payload is not None:
-            self._parts[index] = answer if answer is not None else self._response_class(index).FromString(payload.data)
+            self._parts[index] = answer if answer is not None else self.response_class(index).FromString(payload.data)
 
     def _give(self, index: int, payload: Payload | None) -> Message:
         """Makes the output of a step, as bindings read it, that no call has just given."""

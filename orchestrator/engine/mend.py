@@ -189,7 +189,7 @@ class Mender:
                 await live.left(END_SECONDS)  # Until that is durable.
                 continue
             if live is not None:
-                if wish.round and live.run.round == wish.round + 1:
+                if wish.round and live.run.round > wish.round:
                     run, cursor = await self._reader.get(caller, run_id, BASIC)
                     return Mended(run, cursor)
                 if not wish.skip:
@@ -211,7 +211,7 @@ class Mender:
             return None
         live = await load_run(self._journal, row, self._catalogue)
         run = live.run
-        if wish.round and run.round == wish.round + 1:
+        if wish.round and run.round > wish.round:
             message, cursor = await self._reader.get(caller, key.run_id, BASIC)
             return Mended(message, cursor)
         mend_checks.require_reopenable(run)

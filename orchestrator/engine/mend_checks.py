@@ -105,7 +105,7 @@ def substitute(live: LiveRun, index: int, given: any_pb2.Any) -> Payload:
     if spec.role is StepRole.WORKFLOW:
         expected = output_class_of(live.compiled, index)
     else:
-        expected = live.data.target(index).response_class
+        expected = live.data.response_class(index)
     assert expected is not None
     name, told = expected.DESCRIPTOR.full_name, given.type_url.rpartition("/")[2]
     fault = ""

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import SkipReason
+from orchestrator.domain.failures import Failure
 from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, Substitution
 from orchestrator.domain.plan import children, decision
 from orchestrator.domain.reopening import dependents, taken_back
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
-from orchestrator.domain.workflow import Graph, StepRole
+from orchestrator.domain.workflow import Graph, Step, StepRole
 
 if TYPE_CHECKING:
     from orchestrator.domain.plan.planner import Planner
@@ -28,7 +29,8 @@ def steps_begun_anew(run: Run, graph: Graph, again: Iterable[int] = ()) -> tuple
     another revision: what failed, was cancelled or was taken back, the steps of `again`, and all that depends on them.
 
     A failure that a branch was taken for is an end like any other. A delegated step that was handed over begins anew
-    without its parent, unless the revision is another.
+    without its parent, unless the revision is another. A step that ended without an output begins anew where another
+    revision does not foresee that.
     """
     taken = taken_back(run)
     begun, handed_over = set(again), set()
@@ -44,11 +46,40 @@ def steps_begun_anew(run: Run, graph: Graph, again: Iterable[int] = ()) -> tuple
                 begun.update(run.graph.steps[root].successors)
             else:
                 begun.add(root)
+    if graph is not run.graph:
+        begun.update(_without_a_way_on(run, graph))
     begun = dependents(run.graph, begun)
     if graph is not run.graph:
         begun |= _begun_in(graph, run.graph, begun)
     kept = {index for index in handed_over if _root(run, index) not in begun}
     return tuple(run.steps[index].spec.id for index in sorted(begun | kept))
+
+
+def _without_a_way_on(run: Run, graph: Graph) -> set[int]:
+    """Returns steps that were skipped or failed, and whose readers count on an output in another graph: there, they
+    have no condition, or their failure leads elsewhere."""
+    found = set()
+    names = {step.id: step for step in graph.steps}
+    for before in run.graph.steps:
+        step, spec = run.steps[before.index], names.get(before.id)
+        if spec is None:
+            continue
+        if step.state is StepState.SKIPPED:
+            unforeseen = not (spec.has_condition or spec.handles)
+        elif step.failure is not None:
+            unforeseen = _way_on(run.graph, before, step.failure) != _way_on(graph, spec, step.failure)
+        else:
+            unforeseen = False
+        if unforeseen:
+            found.add(before.index)
+    return found
+
+
+def _way_on(graph: Graph, spec: Step, failure: Failure) -> tuple[bool, str]:
+    """Tells whether a step has a branch for its failure, and the id of the step that it leads to, if any."""
+    branch = next((one for one in spec.on_failure if one.match.matches(failure)), None)
+    leads_to = branch.step if branch is not None else None
+    return branch is not None, graph.steps[leads_to].id if leads_to is not None else ""
 
 
 def _begun_in(graph: Graph, before: Graph, begun: set[int]) -> set[int]:

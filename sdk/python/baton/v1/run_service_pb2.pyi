@@ -895,8 +895,8 @@ class RetryRunRequest(_message.Message):
     reason: _builtins.str
     """Why; kept in the journal."""
     round: _builtins.int
-    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
-    so that the call may be repeated. Default: whichever round it is in.
+    """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
+    so that the call may be repeated, however late. Default: whichever round it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
@@ -980,8 +980,8 @@ class RetryStepRequest(_message.Message):
     reason: _builtins.str
     """Why; kept in the journal."""
     round: _builtins.int
-    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
-    so that the call may be repeated. Default: whichever round it is in.
+    """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
+    so that the call may be repeated, however late. Default: whichever round it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
@@ -1061,8 +1061,8 @@ class SkipStepRequest(_message.Message):
     reason: _builtins.str
     """Why; kept in the journal."""
     round: _builtins.int
-    """Round that is to be mended, as Run.round tells it: where the run is in the next one already, it is answered as it is,
-    so that the call may be repeated. Default: whichever round it is in.
+    """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
+    so that the call may be repeated, however late. Default: whichever round it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
