@@ -48,27 +48,29 @@ async def read_runs(dsn: str) -> dict[str, StoredRun]:
     """Reads every run of a database."""
     connection = await asyncpg.connect(dsn)
     try:
-        rows = await connection.fetch("SELECT * FROM runs")
-        runs = {
-            str(row["run_id"]): StoredRun(
-                str(row["run_id"]),
-                row["state"],
-                row["epoch"],
-                row["next_sequence"],
-                row["request_id"],
-                row["owner_replica"] is not None,
-                row["end_time"] is not None,
-            )
-            for row in rows
-        }
-        for row in await connection.fetch(
-            "SELECT run_id, epoch, sequence, header FROM events ORDER BY run_id, sequence"
-        ):
-            run = runs[str(row["run_id"])]
-            event = event_pb2.RunEvent.FromString(row["header"])
-            event.sequence = row["sequence"]
-            run.events.append(event)
-            run.epochs.append(row["epoch"])
+        # One view of both tables: runs may begin meanwhile.
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            rows = await connection.fetch("SELECT * FROM runs")
+            runs = {
+                str(row["run_id"]): StoredRun(
+                    str(row["run_id"]),
+                    row["state"],
+                    row["epoch"],
+                    row["next_sequence"],
+                    row["request_id"],
+                    row["owner_replica"] is not None,
+                    row["end_time"] is not None,
+                )
+                for row in rows
+            }
+            for row in await connection.fetch(
+                "SELECT run_id, epoch, sequence, header FROM events ORDER BY run_id, sequence"
+            ):
+                run = runs[str(row["run_id"])]
+                event = event_pb2.RunEvent.FromString(row["header"])
+                event.sequence = row["sequence"]
+                run.events.append(event)
+                run.epochs.append(row["epoch"])
         return runs
     finally:
         await connection.close()

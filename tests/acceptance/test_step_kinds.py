@@ -13,7 +13,7 @@ from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import ServerProcess
-from tests.acceptance.wire import Baton, kinds, refused, step_of
+from tests.acceptance.wire import Baton, eventually, kinds, refused, step_of
 
 SUCCEEDED, FAILED, CANCELLED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_CANCELLED
 
@@ -287,5 +287,9 @@ async def test_the_child_runs_of_a_map_are_cancelled_with_it_however_far_they_ar
     run = await baton.submit(definition, given(contract, 300))
     await lab.arrived(20)
     await baton.cancel(run.run_id)
-    for child in (await invariants.read_runs(database)).values():
-        assert (await baton.end(child.run_id)).state == CANCELLED
+
+    async def ended() -> list[invariants.StoredRun]:
+        runs = list((await invariants.read_runs(database)).values())
+        return runs if all(each.ended for each in runs) else []
+
+    assert {invariants.kind(each.events[-1]) for each in await eventually(ended, 60)} == {"run_cancelled"}
