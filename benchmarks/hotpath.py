@@ -20,7 +20,6 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import grpc
 import uvloop
@@ -80,10 +79,6 @@ RUNS = {"W1": 500, "W2": 100, "W3": 60, "W4": 3000}
 
 async def _ask_nowhere(address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
     raise AssertionError("there is one replica")
-
-
-async def _cancel_nowhere(address: str, caller: Caller, run_id: UUID, reason: str) -> None:
-    """There is no other replica."""
 
 
 class EchoGateway(GrpcWorkerGateway):
@@ -181,7 +176,6 @@ class Server:
             signer.verify,
             False,
             lambda: "",
-            _cancel_nowhere,
             _ask_nowhere,
         )
         self._stack.push_async_callback(engine.stop)

@@ -9,7 +9,6 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from uuid import UUID
 
 from orchestrator.config import Settings
 from orchestrator.domain.caller import Caller, StepClaim
@@ -118,7 +117,6 @@ class Server:
             _read_step_token(signer),
             tracing is not None,
             _untraced,
-            self._cancel_elsewhere,
             self._ask_elsewhere,
         )
         self._forwarding = Forwarding(signer, requests.send, self._engine.now)
@@ -147,9 +145,6 @@ class Server:
         await self._engine.drain()
         await self._rpc.stop(self._settings.stop_grace_seconds)
         await self._stack.aclose()
-
-    async def _cancel_elsewhere(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
-        await self._forwarding.cancel_run(address, caller, run_id, reason)
 
     async def _ask_elsewhere(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
         return await self._forwarding.ask(address, caller, method, request, seconds)

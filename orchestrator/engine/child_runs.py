@@ -28,7 +28,7 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import FULL, RunReader
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import from_failure, to_any
-from orchestrator.engine.ownership import AnsweredElsewhere, CancelElsewhere, Ownership, RunElsewhere
+from orchestrator.engine.ownership import AnsweredElsewhere, AskElsewhere, Ownership, RunElsewhere
 from orchestrator.engine.ports import ReplicaStore, RunStore, WriteState
 from orchestrator.engine.submit import Child, Submitter
 
@@ -48,6 +48,10 @@ BEGUN_AT_ONCE = 16
 
 TRIED_AGAIN = frozenset({Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
 """Answers to a cancellation after which it is sent again."""
+
+CANCEL_METHOD = "/baton.v1.RunService/CancelRun"
+CANCEL_SECONDS = 15.0
+"""How a child that another replica drives is cancelled, and how long that may take."""
 
 REASON = "its step ended"
 """Reason that a child is cancelled for."""
@@ -72,11 +76,11 @@ class ChildRuns:
         runs: RunStore,
         replicas: ReplicaStore,
         ownership: Ownership,
-        cancel_elsewhere: CancelElsewhere,
+        ask_elsewhere: AskElsewhere,
     ) -> None:
         self._driver, self._submitter, self._reader, self._runs = driver, submitter, reader, runs
         self._replicas = replicas
-        self._ownership, self._cancel_elsewhere = ownership, cancel_elsewhere
+        self._ownership, self._ask_elsewhere = ownership, ask_elsewhere
         self._followed: dict[RunKey, _Followed] = {}
         self._begun: set[RunKey] = set()  # Known to be there.
         self._beginning: set[RunKey] = set()  # Those in `_to_begin`, and those that were taken out last.
@@ -263,7 +267,9 @@ class ChildRuns:
                     if live is not None:
                         self._driver.advance(live, CancelRequest(REASON, caller.principal))
                 except RunElsewhere as elsewhere:
-                    await self._cancel_elsewhere(elsewhere.address, caller, key.run_id, REASON)
+                    asked = run_service_pb2.CancelRunRequest(run_id=str(key.run_id), reason=REASON)
+                    raw = asked.SerializeToString()
+                    await self._ask_elsewhere(elsewhere.address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
             except errors.OwnerUnavailable:
                 continue  # Tried again at the next look.
             except AnsweredElsewhere as answer:

@@ -31,9 +31,9 @@ from orchestrator.engine.limit_catalogue import LimitCatalogue
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender
-from orchestrator.engine.mend_many import AskElsewhere, ManyMender
+from orchestrator.engine.mend_many import ManyMender
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ownership import CancelElsewhere, Ownership
+from orchestrator.engine.ownership import AskElsewhere, Ownership
 from orchestrator.engine.park import Parker
 from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.ports import (
@@ -143,7 +143,6 @@ class Engine:
         read_step_token: ReadStepToken,
         trace_calls: bool,
         new_trace: Callable[[], str],
-        cancel_elsewhere: CancelElsewhere,
         ask_elsewhere: AskElsewhere,
     ) -> None:
         self._stores, self._open_replica_store = stores, open_replica_store
@@ -155,19 +154,7 @@ class Engine:
         timers = Timers(self._clock)
         self._driver = Driver(self._clock, timers, limits, observer, stores.journal, self._dispatcher)
         admission = self._driver.admission
-        self._catalogue = Catalogue(
-            stores.workers,
-            stores.workflows,
-            stores.limits,
-            gateway,
-            admission.released,
-            admission.endpoint_changed,
-            self._namespace_changed,
-            limits.revision_cache,
-            self._clock.now,
-            observer,
-        )
-        admission.catalogue = self._catalogue
+        self._catalogue = admission.catalogue = self._new_catalogue()
         self._replica_id: UUID | None = None
         self._homes = Homes(
             self._clock, timers, network, self._catalogue.limit, self._know_limits, limits.lease_seconds
@@ -191,6 +178,39 @@ class Engine:
         )
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
+        self.runs = self._new_runs(transit, ask_elsewhere)
+        self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
+        self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
+        self._children = ChildRuns(
+            self._driver, self._submitter, self._reader, stores.runs, stores.replicas, self._ownership, ask_elsewhere
+        )
+        self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
+        self._driver.on_end = self._run_ended
+        scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
+        self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer)
+        self.schedules = Schedules(stores.schedules, scheduled, self._clock, limits, self._firing.wake)
+        self._changed: asyncio.Queue[str] = asyncio.Queue()
+        self._lost = asyncio.Event()
+        self._lease: LeaseKeeper | None = None
+        self._loops: asyncio.Task[None] | None = None
+
+    def _new_catalogue(self) -> Catalogue:
+        stores, admission = self._stores, self._driver.admission
+        return Catalogue(
+            stores.workers,
+            stores.workflows,
+            stores.limits,
+            self._gateway,
+            admission.released,
+            admission.endpoint_changed,
+            self._namespace_changed,
+            self._limits.revision_cache,
+            self._clock.now,
+            self._observer,
+        )
+
+    def _new_runs(self, transit: Transit, ask_elsewhere: AskElsewhere) -> Runs:
+        stores = self._stores
         canceller = Canceller(self._driver, self._reader, self._ownership)
         signals = Signals(self._driver, self._ownership, self._reader)
         mender = Mender(
@@ -206,21 +226,7 @@ class Engine:
         )
         forker = Forker(self._catalogue, self._submitter, stores.runs, stores.journal)
         many = ManyMender(mender, stores.runs, ask_elsewhere)
-        self.runs = Runs(self._reader, self._submitter, canceller, signals, self._ends, mender, forker, many)
-        self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
-        self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
-        self._children = ChildRuns(
-            self._driver, self._submitter, self._reader, stores.runs, stores.replicas, self._ownership, cancel_elsewhere
-        )
-        self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
-        self._driver.on_end = self._run_ended
-        scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
-        self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer)
-        self.schedules = Schedules(stores.schedules, scheduled, self._clock, limits, self._firing.wake)
-        self._changed: asyncio.Queue[str] = asyncio.Queue()
-        self._lost = asyncio.Event()
-        self._lease: LeaseKeeper | None = None
-        self._loops: asyncio.Task[None] | None = None
+        return Runs(self._reader, self._submitter, canceller, signals, self._ends, mender, forker, many)
 
     def _run_ended(self, live: LiveRun) -> None:
         self._ends.ended(live)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from uuid import UUID
 
 from baton.v1 import run_service_pb2
@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError
 from orchestrator.engine.mend import Mender
-from orchestrator.engine.ownership import AnsweredElsewhere, RunElsewhere
+from orchestrator.engine.ownership import AnsweredElsewhere, AskElsewhere, RunElsewhere
 from orchestrator.engine.ports import FilterTerm, RunStore
 
 MOST_SECONDS = 20.0
@@ -26,15 +26,6 @@ AT_ONCE = 8
 ASK_SECONDS = 15.0
 
 _SERVICE = "/baton.v1.RunService/"
-
-
-class AskElsewhere(Protocol):
-    """Asks the replica that drives a run."""
-
-    async def __call__(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
-        """Sends a unary request to `method` (`/package.Service/Method`) of the replica at `address`, on behalf of
-        `caller`; returns the answer. Errors: AnsweredElsewhere, OwnerUnavailable."""
-        ...
 
 
 Refused = BatonError | AnsweredElsewhere

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from typing import Protocol
-from uuid import UUID
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import OwnerUnavailable, RunNotFound
@@ -79,11 +78,12 @@ LOOK_SECONDS = 0.05
 """Time between two looks."""
 
 
-class CancelElsewhere(Protocol):
-    """Cancels a run that another replica drives."""
+class AskElsewhere(Protocol):
+    """Asks the replica that drives a run."""
 
-    async def __call__(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
-        """Sends CancelRun to the replica at `address`. Errors: AnsweredElsewhere, OwnerUnavailable."""
+    async def __call__(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
+        """Sends a unary request to `method` (`/package.Service/Method`) of the replica at `address`, on behalf of
+        `caller`; returns the answer. Errors: AnsweredElsewhere, OwnerUnavailable."""
         ...
 
 

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Protocol
-from uuid import UUID
-
-from baton.v1.run_service_pb2 import CancelRunRequest
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import ForwardingRefused
@@ -24,9 +21,6 @@ TOKEN_SECONDS = 30.0
 
 MAX_SECONDS = 660.0
 """Longest that a forwarded request without a deadline may take: a little longer than any call waits."""
-
-CANCEL_METHOD = "/baton.v1.RunService/CancelRun"
-CANCEL_SECONDS = 15.0
 
 _OWN_METADATA = "baton-"
 
@@ -66,13 +60,8 @@ class Forwarding:
         call.forwarded = True
         return caller
 
-    async def cancel_run(self, address: str, caller: Caller, run_id: UUID, reason: str) -> None:
-        """See ownership.CancelElsewhere."""
-        raw = CancelRunRequest(run_id=str(run_id), reason=reason).SerializeToString()
-        await self.ask(address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
-
     async def ask(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
-        """See mend_many.AskElsewhere."""
+        """See ownership.AskElsewhere."""
         token = self._tokens.sign_forward(caller, method, request, self._now() + round(TOKEN_SECONDS * 1_000_000))
         return await self._send(address, method, request, [(FORWARD_KEY, token)], seconds)
 
