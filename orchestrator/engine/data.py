@@ -20,6 +20,7 @@ from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import StepRole
 from orchestrator.engine.fitting import Pins, pins_of
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.messages import to_any
 
 
 def evaluation_failure(error: EvaluationFailed) -> Failure:
@@ -233,7 +234,10 @@ class RunData:
         self.compiled, self._count, self.scope = compiled, len(compiled.steps), scope
 
     def go_on_with(self, compiled: CompiledWorkflow, run_input: Message | None) -> None:
-        """Says what the run is reopened with, right before it is: its revision, and a new input or None."""
+        """Says what the run is reopened with, right before it is: its revision, and a new input or None. The input that
+        it has is read anew by another revision, whose types are its own. Errors: InputInvalid."""
+        if run_input is None and compiled is not self.compiled and self._run.input is not None:
+            run_input = compiled.parse_input(to_any(self._run.input))
         self._next = compiled, run_input
         self._run.next_graph = compiled.graph if compiled is not self.compiled else None
         self._named = {self._run.steps[index].spec.id: known for index, known in self._delegated.items()}

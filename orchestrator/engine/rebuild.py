@@ -89,8 +89,6 @@ async def _prepare(live: LiveRun, event: ev.RunReopened, catalogue: Catalogue) -
     if event.revision != live.run.revision:
         compiled = await catalogue.compiled(RevisionKey(live.key.namespace, live.run.workflow, event.revision))
     run_input = compiled.parse_input(to_any(event.payload)) if event.payload is not None else None
-    if run_input is None and live.run.input is not None:
-        run_input = compiled.parse_input(to_any(live.run.input))
     live.data.go_on_with(compiled, run_input)
 
 

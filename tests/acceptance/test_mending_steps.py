@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from baton.v1 import run_pb2
 
+from tests.acceptance.conftest import name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.test_contract_changes import STRING, changed
 from tests.acceptance.test_mending import retry, retry_step, skip
 from tests.acceptance.test_step_kinds import given, inner, mapped, name_for
 from tests.acceptance.wire import Baton
@@ -103,3 +106,30 @@ async def test_a_call_for_a_round_that_is_long_over_mends_nothing(baton: Baton, 
         assert (await baton.end(run.run_id)).round == number + 1
     late = await retry(baton, run.run_id, round=1)
     assert (late.run.state, late.run.round) == (FAILED, 3)
+
+
+@pytest.mark.parametrize("transport", ["unary"], indirect=True)
+async def test_the_input_is_read_by_the_types_of_another_revision(baton: Baton, lab: LabWorker) -> None:
+    def with_more(messages: dict[str, Any], _: Any) -> None:
+        messages["Task"].field.add(name="more", number=99, type=STRING, label=1)
+
+    contract = lab.contract
+    await baton.register(name_of(lab), lab.address)
+    name = f"types-{lab.stream}".lower()
+    first = looked_at(contract, name, WITH)
+    await baton.apply(first)
+    sent = changed(contract, with_more).pack("Task", {"text": "ann", "more": "bob"})
+    run = await baton.run(first["name"], sent)
+    assert (run.state, run.failure.step) == (FAILED, "tell")
+    port, newer = lab.port, LabWorker(changed(contract, with_more), stream=lab.stream)
+    await lab.stop()
+    await newer.start(port)
+    await baton.register(name_of(lab), newer.address)
+    other = looked_at(contract, name, {"path": "input.more"})
+    other["steps"].append({"id": "all", "method": contract.method("Lab/Do"), "whole_request": {"path": "input"}})
+    revision = (await baton.apply(other)).revision
+    assert list((await retry(baton, run.run_id, revision=revision)).reset) == ["tell"]
+    ended = await baton.end(run.run_id)
+    await newer.stop()
+    assert (ended.state, ended.failure.message) == (SUCCEEDED, "")
+    assert [note.text for note in newer.arrivals()].count("bob") == 1
