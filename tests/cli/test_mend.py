@@ -68,3 +68,5 @@ async def test_runs_are_mended_in_bulk(shop: Command, failed: str) -> None:
     refused = await shop("run", "mend", "pause", "--filter", terms)
     assert refused.code == 1
     assert f"{failed}  refused: the run has ended" in refused.out
+    mixed = await shop("run", "mend", "pause", "--filter", terms, "--revision", "0" * 16)
+    assert (mixed.code, "--revision goes with retry" in mixed.error) == (2, True), "it would be a retry"

@@ -164,6 +164,8 @@ def mend(
         raise typer.BadParameter("the action is retry, skip, pause or resume")
     if (action == "skip") != bool(step):
         raise typer.BadParameter("--step goes with skip, and skip with --step")
+    if revision and action != "retry":
+        raise typer.BadParameter("--revision goes with retry")
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> int:
