@@ -24,6 +24,7 @@ from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, Substitution
 from orchestrator.domain.plan import steps_begun_anew
 from orchestrator.domain.states import ENDED_RUN, ENDED_STEP, StepState
+from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import StepRole
 from orchestrator.engine import mend_checks
 from orchestrator.engine.catalogue import Catalogue
@@ -242,6 +243,7 @@ class Mender:
         live.data.go_on_with(compiled, run_input)
         accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
         live.accepted = accepted
+        left = _children_left(live)
         self._driver.runs[live.key] = live
         if not self._driver.advance(live, given).events:
             self._driver.forget(live, "")
@@ -255,7 +257,11 @@ class Mender:
             result = None
         if result is None:
             raise errors.DatabaseUnavailable("it is not known whether the run was reopened; look at it, and try again")
-        return result.state is WriteState.WRITTEN
+        if result.state is not WriteState.WRITTEN:
+            return False
+        for awaited in left:
+            self._driver.on_child_left(live, awaited)
+        return True
 
     async def _go_on_with(self, live: LiveRun, wish: Wish) -> tuple[CompiledWorkflow, Message | None, Payload | None]:
         """Returns the revision that a run goes on with, and its new input, read and as it is stored."""
@@ -299,6 +305,13 @@ class Mender:
         return Reopening(
             again, undo, substitution, compiled.revision, expire_time, caller.principal, wish.reason, payload
         )
+
+
+def _children_left(live: LiveRun) -> list[RunAwaited]:
+    """Returns the child runs of steps that ended before them: a replica that died may not have cancelled them, and none
+    would do so once their parent goes on."""
+    left = [step for step in live.run.steps if step.state in (StepState.CANCELLED, StepState.FAILED)]
+    return [RunAwaited(step.child_run_id, "", "") for step in left if step.child_run_id]
 
 
 def _timeout(
