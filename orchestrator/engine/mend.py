@@ -191,8 +191,11 @@ class Mender:
                 continue
             if live is not None:
                 if wish.round and live.run.round > wish.round:
+                    if not await live.durable(live.run.sequence):
+                        continue
                     run, cursor = await self._reader.get(caller, run_id, BASIC)
                     return Mended(run, cursor)
+                mend_checks.require_round(live.run, wish.round)
                 if not wish.skip:
                     raise errors.RunActive(
                         "the run has not ended: wait for its end, or cancel it", metadata={"run_id": str(run_id)}
@@ -215,6 +218,7 @@ class Mender:
         if wish.round and run.round > wish.round:
             message, cursor = await self._reader.get(caller, key.run_id, BASIC)
             return Mended(message, cursor)
+        mend_checks.require_round(run, wish.round)
         mend_checks.require_reopenable(run)
         compiled, run_input, payload = await self._go_on_with(live, wish)
         expire_time = self._submitter.expire_time(compiled, wish.run_timeout)

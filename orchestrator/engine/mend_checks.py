@@ -157,6 +157,13 @@ def require_step(live: LiveRun, index: int) -> None:
         raise errors.StepNotMendable(f"step: {spec.id} belongs to {parent}; name {parent}")
 
 
+def require_round(run: Run, wished: int) -> None:
+    """Refuses a round that a run has not come to. Errors: InvalidRequest."""
+    if wished > run.round:
+        text = f"the run is in round {run.round}; give that, or leave it out"
+        raise errors.InvalidRequest(f"round: {text}", faults=[errors.FieldFault("round", "INVALID_REQUEST", text)])
+
+
 def require_reopenable(run: Run) -> None:
     """Refuses a run that has succeeded, or belongs to another. Errors: RunSucceeded, ChildRun."""
     if run.failure is None:

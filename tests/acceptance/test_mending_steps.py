@@ -13,7 +13,7 @@ from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.test_contract_changes import STRING, changed
 from tests.acceptance.test_mending import retry, retry_step, skip
 from tests.acceptance.test_step_kinds import given, inner, mapped, name_for
-from tests.acceptance.wire import Baton
+from tests.acceptance.wire import Baton, refused
 
 SUCCEEDED, FAILED = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED
 
@@ -106,6 +106,9 @@ async def test_a_call_for_a_round_that_is_long_over_mends_nothing(baton: Baton, 
         assert (await baton.end(run.run_id)).round == number + 1
     late = await retry(baton, run.run_id, round=1)
     assert (late.run.state, late.run.round) == (FAILED, 3)
+    early = await refused(retry(baton, run.run_id, round=9))
+    assert early.reason == "INVALID_REQUEST"
+    assert set(early.paths) == {"round"}
 
 
 @pytest.mark.parametrize("transport", ["unary"], indirect=True)

@@ -137,7 +137,7 @@ async def test_runs_end_though_servers_are_killed_while_they_are_parked_and_woke
     first, second = (connect(server) for server in servers)
     await first.register("lab", lab_process.address)
     submitter = Submitter(first, contract)
-    definition = waiting(contract, "2.5s", ("b", "c"))
+    definition = waiting(contract, "6s", ("b", "c"))
     definition["input_type"] = contract.type("Task")
     await asyncio.gather(*(submitter.submit(number, definition) for number in range(60)))
 

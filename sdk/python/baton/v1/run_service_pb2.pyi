@@ -896,7 +896,7 @@ class RetryRunRequest(_message.Message):
     """Why; kept in the journal."""
     round: _builtins.int
     """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
-    so that the call may be repeated, however late. Default: whichever round it is in.
+    so that the call may be repeated, however late; a round that it has not come to is refused. Default: whichever it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
@@ -981,7 +981,7 @@ class RetryStepRequest(_message.Message):
     """Why; kept in the journal."""
     round: _builtins.int
     """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
-    so that the call may be repeated, however late. Default: whichever round it is in.
+    so that the call may be repeated, however late; a round that it has not come to is refused. Default: whichever it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
@@ -1062,7 +1062,7 @@ class SkipStepRequest(_message.Message):
     """Why; kept in the journal."""
     round: _builtins.int
     """Round that is to be mended, as Run.round tells it: where the run is in a later one already, it is answered as it is,
-    so that the call may be repeated, however late. Default: whichever round it is in.
+    so that the call may be repeated, however late; a round that it has not come to is refused. Default: whichever it is in.
     """
     validate_only: _builtins.bool
     """Makes every check and changes nothing; the answer holds the run as it is."""
