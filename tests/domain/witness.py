@@ -36,6 +36,7 @@ class Witness:
     queued: set[int] = field(default_factory=set)
     watched: set[int] = field(default_factory=set)
     undoing: ev.RunUndoing | None = None
+    undone_before: ev.RunUndoing | None = None
 
     def __post_init__(self) -> None:
         self.accounts = Accounts(self.graph, self.answers)
@@ -324,7 +325,7 @@ class Witness:
                 assert given.undo or step.stand is not Stand.CANCELLED or step.parent >= 0
             elif step.id in known:
                 assert step.attempt == known[step.id].attempt, "attempts are counted on"
-        self.accounts, self.undoing, self.paused = after, None, False
+        self.accounts, self.undone_before, self.undoing, self.paused = after, self.undoing, None, False
         self.waits.take_over(after, self.shadow)
         self.queued.clear()
         self.watched.clear()
@@ -337,11 +338,22 @@ class Witness:
         assert self.undoing is None, "a run is undone once"
         assert all(step.ended for step in self.accounts.all)
         assert event.steps
+        if isinstance(given, inputs.Reopening) and given.undo:
+            before = self.undone_before
+            assert before is not None
+            told = (event.failure, event.reason, event.principal)
+            assert told == (before.failure, before.reason, before.principal), "it ends as it was going to"
+            assert [index for index in self._to_undo() if index in event.steps] == list(event.steps)
+            self._begin_undoing(event)
+            return
         assert list(event.steps) == self._to_undo(), "each step that succeeded, the one that ended last first"
         if event.failure is not None:
             self._see_failure(event.failure, given, now)
         else:
             assert given == inputs.CancelRequest(event.reason, event.principal)
+        self._begin_undoing(event)
+
+    def _begin_undoing(self, event: ev.RunUndoing) -> None:
         self.undoing, self.accounts.undoing = event, True
         for number, index in enumerate(event.steps):
             self.accounts.add_undo(index, number)
