@@ -30,8 +30,9 @@ from google.protobuf import descriptor_pb2
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError
+from orchestrator.engine.approval_ports import ApprovalPosition
 from orchestrator.engine.mend_many import MendedMany
-from orchestrator.engine.ports import ApprovalPosition, FilterTerm
+from orchestrator.engine.ports import FilterTerm
 from orchestrator.engine.replica_ports import ReadAsked, WriteGiven
 from orchestrator.engine.updates import Update
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame

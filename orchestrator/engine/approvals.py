@@ -18,12 +18,13 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Decided
 from orchestrator.domain.run import Run
 from orchestrator.domain.waits import ApprovalAwaited
+from orchestrator.engine.approval_ports import ApprovalPosition, ApprovalRow, ApprovalStore
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import from_timestamp, set_any
 from orchestrator.engine.ownership import Ownership
-from orchestrator.engine.ports import ApprovalPosition, ApprovalRow, ApprovalStore, Clock
+from orchestrator.engine.ports import Clock
 
 Request = approval_service_pb2.DecideApprovalRequest
 

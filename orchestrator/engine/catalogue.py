@@ -26,8 +26,9 @@ from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Fitting, Pins
 from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.limit_ports import LimitRow, LimitStore
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import ContractRow, LimitRow, LimitStore, WorkerRow, WorkerStore, WorkflowStore
+from orchestrator.engine.ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
 from orchestrator.engine.quotas import NamespaceLimits
 from orchestrator.engine.worker_ports import WorkerGateway
 

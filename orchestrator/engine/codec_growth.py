@@ -203,6 +203,13 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
             return ev.IterationStarted(sequence, time, index, started.iteration, from_timestamp(started.ready_time))
         case EventKind.CHECKPOINT_RECORDED:
             return ev.CheckpointRecorded(sequence, time, index, message.attempt, _required(payload))
+        case _:
+            return _decode_of_run(kind, message, payload, run)
+
+
+def _decode_of_run(kind: EventKind, message: event_pb2.RunEvent, payload: Payload | None, run: Run) -> Event:
+    sequence, time = message.sequence, from_timestamp(message.time)
+    match kind:
         case EventKind.SIGNAL_RECEIVED:
             received = message.signal_received
             return ev.SignalReceived(

@@ -11,6 +11,7 @@ from uuid import UUID
 import uuid_utils.compat
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.approvals import Approvals
 from orchestrator.engine.attach import Attachments
 from orchestrator.engine.cancel import Canceller
@@ -28,6 +29,7 @@ from orchestrator.engine.homes import Homes
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
 from orchestrator.engine.limit_catalogue import LimitCatalogue
+from orchestrator.engine.limit_ports import LimitStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender
@@ -37,10 +39,8 @@ from orchestrator.engine.ownership import AskElsewhere, Ownership
 from orchestrator.engine.park import Parker
 from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.ports import (
-    ApprovalStore,
     JournalStore,
     LeaseLost,
-    LimitStore,
     Renewal,
     ReplicaStore,
     RunStore,

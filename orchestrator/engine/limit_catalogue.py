@@ -9,9 +9,9 @@ from baton.v1 import limit_pb2
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import LimitNotFound, TooManyLimits
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.limit_ports import LimitRow, LimitStore, Rate
 from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.permit_door import PermitDoor
-from orchestrator.engine.ports import LimitRow, LimitStore, Rate
 
 MAX_LIMITS = 1_000
 """Limits of a namespace."""

@@ -13,8 +13,9 @@ from uuid import UUID
 from baton.internal.v1 import permits_pb2
 from baton.v1 import limit_pb2
 
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.permits import Ask, Kind, PermitBook, Pool
-from orchestrator.engine.ports import Clock, LimitRow, ReplicaSet
+from orchestrator.engine.ports import Clock, ReplicaSet
 from orchestrator.engine.timers import Timer, Timers
 
 SHOWN_KEYS = 100

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.lines import Line
-from orchestrator.engine.ports import LimitRow
 from orchestrator.engine.timers import Timer, Timers
 
 MAX_POOLS = 100_000

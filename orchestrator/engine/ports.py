@@ -183,50 +183,6 @@ class EndedPage:
 
 
 @dataclass(frozen=True, slots=True)
-class ApprovalPosition:
-    """A place in the list of what waits for a decision: after an event of a run."""
-
-    run_id: UUID
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalRow:
-    """A request that waits for a decision: the event that asked for it, and what its run's row tells."""
-
-    key: RunKey
-    workflow: str
-    principal: str
-    event: JournalRow
-
-    @property
-    def position(self) -> ApprovalPosition:
-        """Where the list goes on after it."""
-        return ApprovalPosition(self.key.run_id, self.event.sequence)
-
-
-@dataclass(frozen=True, slots=True)
-class ApprovalPage:
-    """Requests that wait, and the position after all that were looked at; None where nothing is left."""
-
-    rows: Sequence[ApprovalRow]
-    after: ApprovalPosition | None
-
-
-class ApprovalStore(Protocol):
-    """Finds what waits for a person's decision within one namespace."""
-
-    async def list_approvals(
-        self, namespace: str, run_id: UUID | None, after: ApprovalPosition | None, limit: int
-    ) -> ApprovalPage:
-        """Lists at most `limit` requests after a position, of one run or of all: in the order of their runs, and within
-        a run in the order they were asked for. One that waits has been journaled, its run has not ended, and no later
-        event ends the wait; time may have. A page looks at a bounded number of requests and ends before its payloads
-        are large: it may be empty though there is more. Errors: DatabaseUnavailable."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
 class UnfinishedRuns:
     """How many runs of each revision have not ended, and how many revisions have such runs in all."""
 
@@ -486,51 +442,6 @@ class WorkerStore(Protocol):
 
     async def list_namespaces(self, limit: int) -> Mapping[str, int]:
         """Lists namespaces with anything in their catalogue, those that changed last, with its version."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """How many calls start: `count` in `per_us`, and `burst` at once."""
-
-    count: int
-    per_us: int
-    burst: int
-
-    @property
-    def interval_us(self) -> float:
-        """The time that the rate has for one call."""
-        return self.per_us / self.count
-
-
-@dataclass(frozen=True, slots=True)
-class LimitRow:
-    """A stored limit. `scope` is a LimitScope; `max_in_flight` is 0 where it does not bound that."""
-
-    namespace: str
-    name: str
-    scope: int
-    target: str
-    max_in_flight: int
-    rate: Rate | None
-    create_time: int
-    change_time: int
-
-
-class LimitStore(Protocol):
-    """Keeps limits. Every change raises the namespace's catalogue version."""
-
-    async def put_limit(self, row: LimitRow, most: int) -> LimitRow | None:
-        """Stores a limit in place of the one of its name, with the database's times; None where that would make more
-        than `most` in its namespace."""
-        ...
-
-    async def list_limits(self, namespace: str) -> list[LimitRow]:
-        """Lists the limits of a namespace, by name."""
-        ...
-
-    async def delete_limit(self, namespace: str, name: str) -> LimitRow | None:
-        """Deletes a limit; answers it as it was."""
         ...
 
 

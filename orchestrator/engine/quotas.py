@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from baton.v1 import limit_pb2
 
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.permits import Kind, Pool
-from orchestrator.engine.ports import LimitRow
 
 KEY_CHARACTERS = 128
 """Longest key that is kept as it is; of longer ones the hash stands for them."""

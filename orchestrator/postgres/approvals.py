@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import ApprovalPage, ApprovalPosition, ApprovalRow
+from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition, ApprovalRow
 from orchestrator.postgres.journal import journal_row
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load

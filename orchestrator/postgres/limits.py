@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncpg
 
-from orchestrator.engine.ports import LimitRow, Rate
+from orchestrator.engine.limit_ports import LimitRow, Rate
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 

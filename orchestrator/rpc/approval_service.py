@@ -9,7 +9,7 @@ from uuid import UUID
 from baton.v1 import approval_service_pb2, approval_service_pb2_grpc
 
 from orchestrator.engine.api import Approvals
-from orchestrator.engine.ports import ApprovalPosition
+from orchestrator.engine.approval_ports import ApprovalPosition
 from orchestrator.rpc.layers import current_caller
 from orchestrator.rpc.paging import Listing, cut_page, invalid_page_token, page_size
 

@@ -272,11 +272,14 @@ async def test_waiting_for_steps_of_its_own_is_a_sign_of_life(start_server: Star
     server = await start_server()
     baton = connect(server)
 
-    async def slow(request: Any) -> Any:
-        await asyncio.sleep(1)  # far above the timeout
-        return pb.QueryResponse(answer=request.question.upper())
-
+    shelf, nap = Shelf("slow"), {"id": "nap", "sleep": {"duration": {"literal": "1s"}}}  # far above the timeout
     step = WORKFLOW["steps"][0] | {"heartbeat_timeout": "0.3s", "retry": {"max_attempts": 1}}  # type: ignore[operator,index]
-    async with serving(server.address, AsyncPlanner(one_by_one), Searcher(slow)):
-        run = await baton.run(WORKFLOW | {"steps": [step]}, asked("a"))
-    assert answers(run) == ["A"]
+    async with serving(server.address, AsyncPlanner(one_by_one), Searcher(shelf.query)):
+        run = await baton.submit(WORKFLOW | {"steps": [step, nap]}, asked("slow"))
+
+        async def slept() -> bool:
+            return step_of(await baton.get(run.run_id), "nap").state == run_pb2.STEP_STATE_SUCCEEDED
+
+        await eventually(slept)
+        shelf.open("slow")
+        assert answers(await baton.end(run.run_id)) == ["SLOW"]

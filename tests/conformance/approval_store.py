@@ -12,7 +12,8 @@ import pytest
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import EventKind
-from orchestrator.engine.ports import ApprovalPage, ApprovalPosition, ApprovalStore, JournalRow, RunEntry
+from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition, ApprovalStore
+from orchestrator.engine.ports import JournalRow, RunEntry
 from tests.conformance.journal_store import RUNNING, Stores, ending, replica, run_key, states, submission
 
 UNDOING = 6

@@ -17,8 +17,9 @@ from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
 from orchestrator.engine.fitting import pins_of
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, LimitRow, Reach, RevisionRow, WorkerRow
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 
 
 def contract_row(package: str, digest: str) -> ContractRow:

@@ -13,16 +13,9 @@ from orchestrator.contracts.descriptors import Contract
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.contract_changes import BROKEN_LIMIT, VIOLATIONS_LIMIT, ContractChanges, refusal
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import (
-    ContractRow,
-    EndpointRow,
-    LimitRow,
-    Reach,
-    RevisionRow,
-    UnfinishedRuns,
-    WorkerRow,
-)
+from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, UnfinishedRuns, WorkerRow
 from tests.contracts.corpus import contract_of, workflow
 
 MONEY = "message Money { int64 units = 1; string note = 2; }"

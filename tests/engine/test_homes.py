@@ -17,9 +17,10 @@ from baton.v1 import limit_pb2
 
 from orchestrator.engine.homes import Homes, Wish, home_of
 from orchestrator.engine.limit_home import Peer
+from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.permits import Kind, Pool
-from orchestrator.engine.ports import LimitRow, ReplicaSet
+from orchestrator.engine.ports import ReplicaSet
 from orchestrator.engine.replica_ports import ReplicaUnreachable
 
 MOST = 4

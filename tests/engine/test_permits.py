@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from orchestrator.engine import permits
+from orchestrator.engine.limit_ports import LimitRow, Rate
 from orchestrator.engine.permits import Ask, Kind, PermitBook, Pool
-from orchestrator.engine.ports import LimitRow, Rate
 
 
 class Place:

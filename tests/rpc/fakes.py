@@ -33,8 +33,9 @@ from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
 from orchestrator.engine.api import Backfilled
+from orchestrator.engine.approval_ports import ApprovalPosition
 from orchestrator.engine.mend_many import MendedMany
-from orchestrator.engine.ports import ApprovalPosition, FilterTerm
+from orchestrator.engine.ports import FilterTerm
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 
 NOBODY = Caller("", "", "")

@@ -10,7 +10,7 @@ import pytest
 from baton.v1 import approval_pb2, approval_service_pb2, approval_service_pb2_grpc
 from google.protobuf.any_pb2 import Any
 
-from orchestrator.engine.ports import ApprovalPosition
+from orchestrator.engine.approval_ports import ApprovalPosition
 from orchestrator.rpc.paging import PAGE_LIMIT_BYTES
 from tests.rpc.fakes import FakeEngine
 from tests.rpc.test_services import RUN_ID, refusal

@@ -58,12 +58,7 @@ def submit(
     With --each many runs, in few calls: an id for each line, in their order; with --request-id ID they are ID-1, ID-2
     and so on by line, so that the same command can be repeated. Lines that are refused are told at the end.
     """
-    if (workflow is None) == (inline is None):
-        raise typer.BadParameter("give either the name of a workflow or --inline FILE")
-    if wait and watch:
-        raise typer.BadParameter("give --wait or --watch, not both")
-    if each is not None and (input_ is not None or wait or watch or check_only):
-        raise typer.BadParameter("--each goes without --input, --wait, --watch and --check-only")
+    _require_fitting(workflow, inline, each, wait and watch, bool(input_ is not None or wait or watch or check_only))
     chosen = choices(context, server, output)
     with errors_told(chosen):
         definition = _read_inline(inline, input_ if each is None else each)
@@ -94,6 +89,18 @@ def submit(
         return await _answer(client, chosen, answer, wait, watch, timeout, check_only)
 
     run_with_client(chosen, work)
+
+
+def _require_fitting(
+    workflow: str | None, inline: str | None, each: str | None, waits_twice: bool, is_for_one: bool
+) -> None:
+    """Refuses options that contradict each other. Errors: typer.BadParameter."""
+    if (workflow is None) == (inline is None):
+        raise typer.BadParameter("give either the name of a workflow or --inline FILE")
+    if waits_twice:
+        raise typer.BadParameter("give --wait or --watch, not both")
+    if each is not None and is_for_one:
+        raise typer.BadParameter("--each goes without --input, --wait, --watch and --check-only")
 
 
 def _read_inline(inline: str | None, input_: str | None) -> workflow_pb2.Workflow | None:
