@@ -247,13 +247,17 @@ async def test_batches_and_their_watch_outlive_kills_of_the_server(
     submitter = BatchSubmitter(baton, contract)
     batches = list(itertools.batched(range(300), 20)) if hasattr(itertools, "batched") else _parts(300, 20)
 
-    async def kill() -> None:
+    async def kill(ends: Ends) -> None:
+        struck: list[set[str]] = []
         for death in range(3):
 
             async def enough(goal: int = 60 + 80 * death) -> bool:
                 return len(submitter.acknowledged) >= goal
 
             await eventually(enough, 40)
+            if death == 2:  # a call that is in flight at three deaths ends with DELIVERY_LIMIT, as it should
+                await ends.until(struck[0])
+            struck.append(set(submitter.acknowledged.values()))
             await server.kill()
             await server.start()
 
@@ -262,7 +266,7 @@ async def test_batches_and_their_watch_outlive_kills_of_the_server(
             await submitter.submit_all(list(batch), diamond(contract), "me")
 
     async with Ends(baton, 'client_id = "me"') as ends:
-        await asyncio.gather(kill(), *(submit(first) for first in range(3)))
+        await asyncio.gather(kill(ends), *(submit(first) for first in range(3)))
         assert len(submitter.acknowledged) == 300
         # Every acknowledged run is told, though its server died and whoever adopted it.
         await ends.until(set(submitter.acknowledged.values()))
