@@ -1,6 +1,7 @@
 # Two commands do everything: `make demo` shows Baton at work, `make test` tests it. `make help` lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
+PROCESSES ?= auto
 BIN := $(VENV)/bin
 PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleapis
 export PYTHONPATH :=
@@ -23,8 +24,8 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup ## start Baton with workers, run the example workflows and show them
 	$(BIN)/python -m examples.demo
 
-test: setup ## run the tests
-	$(BIN)/python -m pytest
+test: setup ## run the tests, two processes a CPU; `make test PROCESSES=0` in one
+	$(BIN)/python -m pytest -n $(PROCESSES)
 
 check: lint types protos ## every check but the tests
 
