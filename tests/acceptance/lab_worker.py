@@ -201,9 +201,9 @@ class LabWorker:
     def _handler(self, method: str) -> Callable[[Any, Context], Any]:
         async def handle(request: Any, context: Context) -> Any:
             metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-            await self._note("arrived", method, request.text, metadata, context)
             with contextlib.suppress(LookupError):  # by a unary call, as while a stream is down
                 self._current = current()
+            await self._note("arrived", method, request.text, metadata, context)
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
             try:
