@@ -83,17 +83,17 @@ class Attachments:
                         await self._registry.detach(endpoint.key, replica_id)
 
     async def close(self) -> None:
-        """Takes every endpoint that is attached here from the catalogue: its worker attaches elsewhere."""
-        for key in {*self._attached, *self._leaving}:
-            await self._end(key)
-
-    async def _end(self, key: EndpointKey) -> None:
-        task = self._leaving.pop(key, None)
-        if task is not None:
+        """Ends here. Endpoints whose workers took their leave go from the catalogue. The others stay until their
+        workers attach elsewhere, so that what is submitted meanwhile finds its methods; another replica's `sweep` takes
+        those that never do."""
+        leaving = list(self._leaving.values())
+        for task in leaving:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-        with contextlib.suppress(DatabaseUnavailable):
-            await self._registry.detach(key, self._gateway.replica_id)
+        await asyncio.gather(*leaving, return_exceptions=True)
+        for key in {*self._attached, *self._leaving}:
+            if self._gateway.attached_left(key.address):
+                with contextlib.suppress(DatabaseUnavailable):
+                    await self._registry.detach(key, self._gateway.replica_id)
 
     async def _leave(self, key: EndpointKey) -> None:
         """Takes an endpoint from the catalogue unless its worker comes back in time, here or elsewhere."""

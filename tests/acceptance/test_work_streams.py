@@ -348,3 +348,16 @@ async def test_an_attached_worker_follows_a_replica_that_drains(
     assert await leaving.wait() == 0
     run = await baton.run(one_step(contract))
     assert run.state == SUCCEEDED
+
+
+async def test_what_is_submitted_between_two_replicas_of_an_attached_worker_waits_for_it(
+    start_server: StartServer, connect: Connect, contract: Contract, dialling: LabWorker
+) -> None:
+    leaving = await start_server()
+    await dialling.attach(leaving.address)
+    leaving.send(signal.SIGTERM)
+    assert await leaving.wait() == 0
+    baton = connect(await start_server())
+    run = await baton.submit(one_step(contract))
+    await leaving.start()
+    assert (await baton.end(run.run_id)).state == SUCCEEDED
