@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from orchestrator.engine.machine import Machine
 
 DRIFT_US_PER_SECOND = 100
 """Assumed drift of the two clocks against each other."""
@@ -11,20 +11,26 @@ DRIFT_US_PER_SECOND = 100
 class DatabaseClock:
     """Implements ports.Clock. Until the first `set` it follows this machine's own clock."""
 
-    def __init__(self) -> None:
-        self._offset_us = time.time_ns() // 1_000 - time.monotonic_ns() // 1_000
-        self._set_us = time.monotonic_ns() // 1_000
+    def __init__(self, machine: Machine | None = None) -> None:
+        machine = machine or Machine()
+        self._monotonic_ns = machine.monotonic_ns
+        self._set_us = self.monotonic_us()
+        self._offset_us = machine.wall_ns() // 1_000 - self._set_us
         self._read_error_us = 0
         self._has_reading = False
 
     def now(self) -> int:
         """Microseconds since the Unix epoch, as estimated."""
-        return time.monotonic_ns() // 1_000 + self._offset_us
+        return self._monotonic_ns() // 1_000 + self._offset_us
+
+    def monotonic_us(self) -> int:
+        """Microseconds of this machine's monotonic clock, as `set` takes them."""
+        return self._monotonic_ns() // 1_000
 
     @property
     def error_us(self) -> int:
         """How far `now` may be off: half of the round trip of the last reading, and drift since."""
-        since_us = time.monotonic_ns() // 1_000 - self._set_us
+        since_us = self._monotonic_ns() // 1_000 - self._set_us
         return self._read_error_us + since_us * DRIFT_US_PER_SECOND // 1_000_000
 
     def set(self, database_time: int, sent_us: int, received_us: int) -> None:

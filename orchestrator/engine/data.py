@@ -6,7 +6,6 @@ I/O.
 
 from __future__ import annotations
 
-import uuid_utils.compat
 from google.protobuf.message import Message
 
 from orchestrator.contracts.compiled import CompiledStep, CompiledTarget, CompiledWorkflow, Items
@@ -18,6 +17,7 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import StepRole
+from orchestrator.engine import machine
 from orchestrator.engine.fitting import Pins, pins_of
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
 from orchestrator.engine.messages import to_any
@@ -55,7 +55,6 @@ class RunData:
         self.answer: Message | None = None
         self._next: tuple[CompiledWorkflow, Message | None] = (compiled, None)
         self._named: dict[str, tuple[CompiledStep, str]] = {}
-        self._pins: Pins | None = None
 
     # --- what a step is
 
@@ -82,9 +81,7 @@ class RunData:
             if delegated is not None:
                 return Pins((delegated[1],))
             return self.pins(self._run.steps[index].spec.parent)
-        if self._pins is None or self._pins.compiled is not self.compiled:
-            self._pins = pins_of(self.compiled)
-        return self._pins
+        return pins_of(self.compiled)
 
     def bounding_step(self, index: int) -> int:
         """Returns the step whose limits and priority hold for the calls of a step: of a delegated one, who delegated
@@ -320,4 +317,4 @@ class RunData:
             if len(data) > MAX_PAYLOAD_BYTES:
                 return too_large("the input of the child run", len(data))
             payload = Payload(child.input_type, data)
-        return RunAwaited(str(uuid_utils.compat.uuid7()), child.workflow, child.revision), payload
+        return RunAwaited(str(machine.new_id()), child.workflow, child.revision), payload

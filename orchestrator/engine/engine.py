@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-import uuid_utils.compat
-
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine import machine
 from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.approvals import Approvals
 from orchestrator.engine.attach import Attachments
@@ -32,6 +31,7 @@ from orchestrator.engine.limit_catalogue import LimitCatalogue
 from orchestrator.engine.limit_ports import LimitStore
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.machine import Machine
 from orchestrator.engine.mend import Mender
 from orchestrator.engine.mend_many import ManyMender
 from orchestrator.engine.observer import Observer
@@ -144,12 +144,14 @@ class Engine:
         trace_calls: bool,
         new_trace: Callable[[], str],
         ask_elsewhere: AskElsewhere,
+        on: Machine | None = None,
     ) -> None:
+        self._machine = on or Machine()
         self._stores, self._open_replica_store = stores, open_replica_store
         self._limits, self._observer = limits, observer
         self._address = ""
         self._gateway = gateway
-        self._clock = DatabaseClock()
+        self._clock = DatabaseClock(self._machine)
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
         timers = Timers(self._clock)
         self._driver = Driver(self._clock, timers, limits, observer, stores.journal, self._dispatcher)
@@ -284,12 +286,17 @@ class Engine:
             await asyncio.shield(self._loops)
 
     async def _take_lease(self) -> UUID:
-        replica_id = UUID(int=uuid_utils.compat.uuid7().int)
+        replica_id = UUID(int=machine.new_id().int)
         self._replica_id = replica_id
         self._homes.begin(replica_id)
         self._lost = asyncio.Event()
         self._lease = LeaseKeeper(
-            self._open_replica_store, self._clock, self._limits.lease_seconds, self._renewed, self._lost.set
+            self._open_replica_store,
+            self._clock,
+            self._limits.lease_seconds,
+            self._renewed,
+            self._lost.set,
+            self._machine.apart(),
         )
         await self._lease.start(replica_id, self._address)
         return replica_id

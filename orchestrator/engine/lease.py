@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.machine import Apart
 from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
 
 OpenReplicaStore = Callable[[], AbstractAsyncContextManager[ReplicaStore]]
@@ -30,40 +29,34 @@ class LeaseKeeper:
         lease_seconds: float,
         on_renewal: Callable[[Renewal], None],
         on_lost: Callable[[], None],
+        apart: Apart,
     ) -> None:
         self._open_store, self._clock, self._lease_seconds = open_store, clock, lease_seconds
         self._on_renewal, self._on_lost = on_renewal, on_lost
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._apart = apart
         self._end_us = 0
 
     @property
     def holds(self) -> bool:
         """Whether the lease surely goes on at this moment, by this process's own clock."""
-        return time.monotonic_ns() // 1_000 < self._end_us
+        return self._clock.monotonic_us() < self._end_us
 
     async def start(self, replica_id: UUID, address: str) -> None:
         """Inserts the replica's row; its lease is then kept. Errors: DatabaseUnavailable."""
         loop = asyncio.get_running_loop()
         registered: asyncio.Future[None] = loop.create_future()
-        self._thread = threading.Thread(
-            target=self._run, args=(replica_id, address, loop, registered), name="baton-lease", daemon=True
-        )
-        self._thread.start()
+        self._apart.start(lambda: self._run(replica_id, address, loop, registered))
         await registered
 
     async def stop(self) -> None:
-        """Ends the thread; the lease is released, so that others adopt what is left at once."""
-        self._stop.set()
-        thread = self._thread
-        if thread is not None:
-            await asyncio.to_thread(thread.join)
+        """Has the renewals end; the lease is released, so that others adopt what is left at once."""
+        await self._apart.stop()
 
-    def _run(
+    async def _run(
         self, replica_id: UUID, address: str, loop: asyncio.AbstractEventLoop, registered: asyncio.Future[None]
     ) -> None:
         try:
-            asyncio.run(self._keep(replica_id, address, loop, registered))
+            await self._keep(replica_id, address, loop, registered)
         except Exception as error:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(_fail, registered, error, self._on_lost)
@@ -72,15 +65,15 @@ class LeaseKeeper:
         self, replica_id: UUID, address: str, loop: asyncio.AbstractEventLoop, registered: asyncio.Future[None]
     ) -> None:
         async with self._open_store() as store:
-            sent_us = time.monotonic_ns() // 1_000
+            sent_us = self._clock.monotonic_us()
             self._take(await store.register(replica_id, address, self._lease_seconds), sent_us, loop)
             # A connection's first statement is slow and tells the time badly; what is stamped next rests on it.
-            sent_us = time.monotonic_ns() // 1_000
+            sent_us = self._clock.monotonic_us()
             self._take(await store.renew(replica_id, self._lease_seconds), sent_us, loop)
             loop.call_soon_threadsafe(_succeed, registered)
             pause_seconds = self._lease_seconds / RENEWALS_A_LEASE
-            while not await asyncio.to_thread(self._stop.wait, pause_seconds):
-                sent_us = time.monotonic_ns() // 1_000
+            while not await self._apart.pause(pause_seconds):
+                sent_us = self._clock.monotonic_us()
                 try:
                     self._take(await store.renew(replica_id, self._lease_seconds), sent_us, loop)
                 except DatabaseUnavailable:
@@ -94,7 +87,7 @@ class LeaseKeeper:
                 return
 
     def _take(self, renewal: Renewal, sent_us: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._clock.set(renewal.database_time, sent_us, time.monotonic_ns() // 1_000)
+        self._clock.set(renewal.database_time, sent_us, self._clock.monotonic_us())
         # Counted from before the request: the database gave the lease later, so it ends there no sooner.
         self._end_us = sent_us + renewal.lease_expire_time - renewal.database_time
         loop.call_soon_threadsafe(self._on_renewal, renewal)

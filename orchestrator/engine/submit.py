@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import uuid_utils.compat
 from baton.v1 import run_service_pb2
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
@@ -21,6 +20,7 @@ from orchestrator.domain.events import JOURNAL_FORMAT, Payload
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.inputs import Submission
 from orchestrator.domain.plan import NEVER
+from orchestrator.engine import machine
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
@@ -89,13 +89,6 @@ class Fork:
 
 
 NO_CHILD = Child()
-
-
-async def _told(accepted: asyncio.Future[WriteResult]) -> WriteResult | None:
-    """Waits for what became of a submission; None where that is not known."""
-    if not accepted.done():
-        await asyncio.wait((accepted,))
-    return None if accepted.cancelled() else accepted.result()
 
 
 class _Batch:
@@ -172,7 +165,12 @@ class Submitter:
             # First for the end, which most runs reach in time: it comes after the acceptance, and to be woken for each
             # costs twice as much. A run that is not accepted is left too.
             await live.left(wait_seconds)
-        result = await _told(accepted)
+        try:
+            result: WriteResult | None = await asyncio.shield(accepted)
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            result = None
         key = self._key(live, request, result)
         return await self._answer(live, key, request, end_seconds - loop.time())
 
@@ -328,8 +326,12 @@ class Submitter:
         run_input = self._input(compiled, request)
         accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
         self._start(caller, request, revision, compiled, run_input, accepted, child)
-        result = await _told(accepted)
-        return result.state if result is not None else None
+        try:
+            return (await asyncio.shield(accepted)).state
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            return None
 
     async def submit_fork(
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest, fork: Fork
@@ -342,7 +344,12 @@ class Submitter:
         run_input = self._input(compiled, request)
         accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
         live = self._start(caller, request, revision, compiled, run_input, accepted, fork=fork)
-        result = await _told(accepted)
+        try:
+            result: WriteResult | None = await asyncio.shield(accepted)
+        except asyncio.CancelledError:
+            if not accepted.cancelled():
+                raise
+            result = None
         return await self._answer(live, self._key(live, request, result), request, 0.0)
 
     def _start(
@@ -374,7 +381,7 @@ class Submitter:
             JOURNAL_FORMAT,
             request.client_id,
         )
-        key = RunKey(caller.namespace, child.run_id or uuid_utils.compat.uuid7())
+        key = RunKey(caller.namespace, child.run_id or machine.new_id())
         live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
         live.accepted = accepted
         payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None

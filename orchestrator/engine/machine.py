@@ -1,0 +1,70 @@
+"""The machine that an engine runs on, as far as the engine may know it: clocks, new ids, a place apart for its lease.
+
+The defaults are the real ones. A simulation puts others in their place, and then nothing that the engine does depends
+on anything else: other randomness comes from the module `random`, other time from the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Protocol
+from uuid import UUID
+
+import uuid_utils.compat
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+new_id: Callable[[], UUID] = uuid_utils.compat.uuid7
+"""Makes a new id, in the order of time. Called by this name through the module, so that it can be another."""
+
+
+class Apart(Protocol):
+    """A place of its own for one piece of work, which a busy event loop does not hold up."""
+
+    def start(self, work: Work) -> None:
+        """Begins `work`, which raises nothing."""
+        ...
+
+    async def pause(self, seconds: float) -> bool:
+        """Called by the work: waits, and tells whether it is to end."""
+        ...
+
+    async def stop(self) -> None:
+        """Called from the event loop: has the work end, and waits for that."""
+        ...
+
+
+class OwnThread:
+    """Implements Apart: a thread with an event loop of its own."""
+
+    def __init__(self) -> None:
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, work: Work) -> None:
+        """See Apart.start."""
+        self._thread = threading.Thread(target=lambda: asyncio.run(work()), name="baton-lease", daemon=True)
+        self._thread.start()
+
+    async def pause(self, seconds: float) -> bool:
+        """See Apart.pause."""
+        return await asyncio.to_thread(self._stop.wait, seconds)
+
+    async def stop(self) -> None:
+        """See Apart.stop."""
+        self._stop.set()
+        if self._thread is not None:
+            await asyncio.to_thread(self._thread.join)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Clocks in nanoseconds, and a new place apart at each call of `apart`."""
+
+    monotonic_ns: Callable[[], int] = time.monotonic_ns
+    wall_ns: Callable[[], int] = time.time_ns
+    apart: Callable[[], Apart] = OwnThread
