@@ -293,7 +293,8 @@ class ReplicaStore(Protocol):
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch.
 
-        Errors: DatabaseUnavailable (it is not known which runs were taken over; `list_owned` tells).
+        Errors: DatabaseUnavailable (it is not known which runs were taken over, and some may be for as long as the
+        statement may be under way; `list_owned` tells).
         """
         ...
 

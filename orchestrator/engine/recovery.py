@@ -30,6 +30,9 @@ GIVEN_UP = Failure(
 REBUILD_RUNS = 8
 """Runs that are rebuilt at once."""
 
+UNDER_WAY_SECONDS = 8.0
+"""Longest that a statement which was not answered may be under way at the database, and give runs to this replica."""
+
 
 class Recovery:
     """Adopts orphaned runs and wakes parked ones, a bounded batch at a time, for as long as the replica lives.
@@ -50,27 +53,36 @@ class Recovery:
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer
         self._transit = transit
         self._doubtful = False
+        self._doubt_end_seconds: float | None = None
         self.replica_id: UUID | None = None
 
     def doubt(self) -> None:
-        """Takes note that this replica may own runs that it does not hold: the next look finds them."""
+        """Takes note that this replica may own runs that it does not hold, or will: the next look finds them, and one
+        more when nothing of what was sent can be under way any more."""
         self._doubtful = True
+        self._doubt_end_seconds = asyncio.get_running_loop().time() + UNDER_WAY_SECONDS
+
+    def _is_doubtful(self) -> bool:
+        end_seconds = self._doubt_end_seconds
+        if end_seconds is not None and asyncio.get_running_loop().time() >= end_seconds:
+            self._doubtful, self._doubt_end_seconds = True, None
+        doubtful, self._doubtful = self._doubtful, False
+        return doubtful
 
     async def run(self, replica_id: UUID) -> None:
         """Adopts and wakes for ever."""
-        self.replica_id, self._doubtful = replica_id, False
+        self.replica_id, self._doubtful, self._doubt_end_seconds = replica_id, False, None
         while True:
             adopted = 0
             try:
-                doubtful, self._doubtful = self._doubtful, False
-                rows = await (self._find_lost(replica_id) if doubtful else self._adopt(replica_id))
+                rows = await (self._find_lost(replica_id) if self._is_doubtful() else self._adopt(replica_id))
                 with self._transit.of([row.key for row in rows]):
                     for begin in range(0, len(rows), REBUILD_RUNS):
                         await self._resume_all(rows[begin : begin + REBUILD_RUNS])
                 await self._fail_refused()
                 adopted = len(rows)
             except DatabaseUnavailable:
-                self._doubtful = True
+                self.doubt()
             if adopted < self._limits.adoption_batch:
                 await asyncio.sleep(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0))
 
@@ -85,7 +97,7 @@ class Recovery:
                 return await self._resume(row) if row is not None else None
             except BaseException:
                 # The database may have given the run, also to a caller who has left.
-                self._doubtful = True
+                self.doubt()
                 raise
 
     async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
@@ -102,7 +114,7 @@ class Recovery:
         try:
             return [*rows, *await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)]
         except DatabaseUnavailable:
-            self._doubtful = True
+            self.doubt()
             return rows
 
     async def _find_lost(self, replica_id: UUID) -> Sequence[RunRow]:
