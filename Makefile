@@ -7,7 +7,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock lock clean
+.PHONY: help setup demo test simulate check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -26,6 +26,16 @@ demo: setup ## start Baton with workers, run the example workflows and show them
 
 test: setup ## run the tests, two processes a CPU; `make test PROCESSES=0` in one
 	$(BIN)/python -m pytest -n $(PROCESSES)
+
+SEEDS ?= 1000
+FIRST ?= 1
+simulate: setup ## run SEEDS simulated worlds, from the seed FIRST; see docs/reliability.md
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
+
+SEEDS ?= 1000
+FIRST ?= 1
+simulate: setup ## run SEEDS simulated worlds, from the seed FIRST; see docs/reliability.md
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
 check: lint types protos ## every check but the tests
 

@@ -1,0 +1,237 @@
+"""The judge: looks at each thing that is written, sent and told as it happens, and at the whole when it is over.
+
+What it finds is a breach of what must always hold (end of docs/architecture.md). It knows the truth of the database,
+and nothing of how the engine comes to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.plan import MAX_DELIVERIES
+from orchestrator.domain.run import Run as FoldedRun
+from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, EventKind, StepState
+from orchestrator.domain.waits import RunAwaited
+from orchestrator.engine.codec import decode, to_message
+from orchestrator.engine.ports import RunEntry
+from orchestrator.engine.worker_ports import Call
+from tests.simulation.database import Database, Run
+from tests.simulation.workflows import check
+
+if TYPE_CHECKING:
+    from tests.simulation.clients import Order, Watched
+    from tests.simulation.processes import Process
+
+DELIVERED = (EventKind.ATTEMPT_STARTED, EventKind.DELIVERY_STARTED)
+ONCE_AN_ATTEMPT = (EventKind.ATTEMPT_STARTED, EventKind.ATTEMPT_FAILED)
+STILL_SECONDS = 16.0
+"""Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
+ENDS_A_STEP = (EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_SKIPPED, EventKind.STEP_CANCELLED)
+
+
+class Judge:
+    """`breach` is told of each thing that must not be, with the name of what it breaks."""
+
+    def __init__(self, database: Database, breach: Callable[[str, str], None]) -> None:
+        self._database, self._breach = database, breach
+        self.watchers: list[Watched] = []
+        self.graphs: dict[tuple[str, str], Any] = {}
+        self.effects: Counter[tuple[str, str]] = Counter()
+        self.sent: Counter[tuple[str, str, int]] = Counter()
+        self._acknowledged: dict[tuple[str, str], UUID] = {}
+        self._moved: dict[RunKey, tuple[int, float]] = {}
+        database.on_written, database.on_taken_over = self.written, self.taken_over
+
+    # --- as it happens
+
+    def written(self, replica_id: UUID, entry: RunEntry) -> None:
+        """An entry is about to be written."""
+        run, replica = self._database.runs[entry.key], self._database.replicas.get(replica_id)
+        where = f"run {entry.key.run_id} from sequence {entry.rows[0].sequence}"
+        if replica is None or replica.end_time is not None:
+            self._breach("stale write", f"{where}: its writer was marked as dead")
+        if entry.new is None and (run.owner != replica_id or run.epoch != entry.epoch):
+            self._breach("stale write", f"{where}: by a former owner, in epoch {entry.epoch} of {run.epoch}")
+        if entry.rows[0].sequence != len(run.events) + 1:
+            self._breach("dense sequences", f"{where}: {len(run.events)} stand before it")
+        if run.events and run.events[-1].row.kind in TERMINAL_EVENTS and entry.reopened is None:
+            self._breach("one end", f"{where}: it follows the end")
+
+    def taken_over(self, run: Run, epoch_before: int) -> None:
+        """A run has got an owner."""
+        if run.epoch <= epoch_before:
+            self._breach("epochs rise", f"run {run.key.run_id} is taken over in epoch {run.epoch}")
+
+    def called(self, process: Process, call: Call) -> None:
+        """A call leaves a replica."""
+        where = f"call {call.run_id}/{call.step}/{call.attempt}.{call.delivery}"
+        run = self._run(call.endpoint.namespace, call.run_id)
+        rows = [event.row for event in run.events] if run is not None else []
+        durable = sum(row.kind in DELIVERED and (row.step, row.attempt) == (call.step, call.attempt) for row in rows)
+        if durable < call.delivery:
+            self._breach("durability before action", f"{where} leaves, of which {durable} entries are durable")
+        if process.replica_id is None or not self._database.has_lease(process.replica_id):
+            self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
+        self.sent[call.run_id, call.step, call.attempt] += 1
+        if call.delivery > MAX_DELIVERIES or self.sent[call.run_id, call.step, call.attempt] > MAX_DELIVERIES:
+            self._breach("bounded attempts", f"{where}: sent too often")
+
+    def effect(self, call: Call) -> None:
+        """A worker has got a call."""
+        self.effects[call.run_id, call.step] += 1
+
+    def acknowledged(self, order: Order, run_id: UUID) -> None:
+        """A replica is about to tell a client of its run."""
+        namespace = order.caller.namespace
+        if RunKey(namespace, run_id) not in self._database.runs:
+            self._breach("nothing acknowledged is lost", f"{order.request_id} is acknowledged and not durable")
+        known = self._acknowledged.setdefault((namespace, order.request_id), run_id)
+        if known != run_id:
+            self._breach("one run a request", f"{order.request_id} has {known} and {run_id}")
+
+    def seen(self, watched: Watched, message: Any) -> None:
+        """A watcher gets a message."""
+        where = f"a watcher of {watched.run_id}"
+        if message.HasField("snapshot"):
+            if watched.last_sequence:
+                self._breach("watch without gaps", f"{where} gets a second snapshot")
+            watched.last_sequence = message.snapshot.last_sequence
+        elif message.HasField("event"):
+            event = message.event
+            if event.sequence != watched.last_sequence + 1:
+                self._breach("watch without gaps", f"{where} gets {event.sequence} after {watched.last_sequence}")
+            watched.last_sequence = event.sequence
+            run = self._run(watched.caller.namespace, str(watched.run_id))
+            stored = run.events if run is not None else []
+            if event.sequence > len(stored):
+                self._breach("watch shows what is durable", f"{where} sees {event.sequence} of {len(stored)}")
+            elif to_message(stored[event.sequence - 1].row, False) != event:
+                self._breach("watch shows what is durable", f"{where} sees another event {event.sequence}")
+
+    def _run(self, namespace: str, run_id: str) -> Run | None:
+        return self._database.runs.get(RunKey(namespace, UUID(run_id)))
+
+    # --- while all is well
+
+    def look_for_progress(self, now: float) -> None:
+        """Looks for runs in which nothing happens, though nothing goes wrong and no step waits for so long."""
+        for key, run in self._database.unfinished().items():
+            length, since = self._moved.get(key, (0, now))
+            if length != len(run.events):
+                self._moved[key] = (len(run.events), now)
+            elif now - since > STILL_SECONDS and not self._waits_for_child(run):
+                self._breach("runs go on", f"run {key.run_id}: nothing after event {length} for {now - since:.1f} s")
+
+    def _waits_for_child(self, run: Run) -> bool:
+        """A parent goes on when its child has ended; where the poke for that was lost, at its next look (park.py)."""
+        return any(isinstance(step.wait, RunAwaited) for step in self._fold(run).steps)
+
+    # --- when it is over
+
+    def look_at_all(self, orders: list[Order]) -> None:
+        """Looks at everything, once all is still."""
+        for run in self._database.runs.values():
+            self._look_at(run)
+        for order in orders:
+            self._look_at_order(order)
+        for (namespace, request_id), (run_id, _) in self._database.requests.items():
+            if RunKey(namespace, run_id) not in self._database.runs:
+                self._breach("one run a request", f"{request_id} has no run")
+        requests = Counter(
+            (run.key.namespace, run.request_id) for run in self._database.runs.values() if run.request_id
+        )
+        for (_, request_id), count in requests.items():
+            if count > 1:
+                self._breach("one run a request", f"{request_id} has {count} runs")
+        for watched in self.watchers:
+            run = self._database.runs[RunKey(watched.caller.namespace, watched.run_id)]
+            if not watched.ended or watched.last_sequence != len(run.events):
+                self._breach(
+                    "watch without gaps", f"run {run.key.run_id}: seen {watched.last_sequence} of {len(run.events)}"
+                )
+
+    def _look_at_order(self, order: Order) -> None:
+        if len(order.runs) != order.copies:
+            self._breach("every client is told", f"{order.request_id}: told {len(order.runs)} of {order.copies}")
+        for run_id in order.runs:
+            run = self._database.runs.get(RunKey(order.caller.namespace, run_id))
+            if run is None:
+                self._breach("nothing acknowledged is lost", f"{order.request_id}: no run {run_id}")
+        if len(set(order.runs)) > 1:
+            self._breach("one run a request", f"{order.request_id} has {len(set(order.runs))}")
+        if order.signals and order.runs:
+            folded = self._fold(self._database.runs[RunKey(order.caller.namespace, order.runs[0])])
+            for request_id in order.signals:
+                if request_id not in folded.signal_request_ids:
+                    self._breach("nothing acknowledged is lost", f"the signal {request_id} is not in the journal")
+
+    def _look_at(self, run: Run) -> None:
+        where = f"run {run.key.run_id}"
+        rows = [event.row for event in run.events]
+        if [row.sequence for row in rows] != list(range(1, run.next_sequence)):
+            self._breach("dense sequences", where)
+        epochs = [event.epoch for event in run.events]
+        if epochs != sorted(epochs):
+            self._breach("stale write", f"{where}: epochs {epochs}")
+        if any(first.event_time >= second.event_time for first, second in pairwise(rows)):
+            self._breach("times rise", where)
+        ends = [row.sequence for row in rows if row.kind in TERMINAL_EVENTS]
+        if run.state not in ENDED_RUN:
+            self._breach("every run ends", f"{where}: {rows[-1].sequence} events, state {run.state}")
+        elif ends != [len(rows)]:
+            self._breach("one end", f"{where}: ends at {ends} of {len(rows)}")
+        self._look_for_doubles(where, rows)
+        try:
+            folded = self._fold(run)
+        except Exception as error:
+            self._breach("legal transitions", f"{where}: {type(error).__name__}: {error}")
+            return
+        self._look_at_steps(where, run, folded)
+
+    def _look_for_doubles(self, where: str, rows: list[Any]) -> None:
+        counts: Counter[tuple[int, str, int]] = Counter()
+        for row in rows:
+            if row.kind in ONCE_AN_ATTEMPT:
+                counts[row.kind, row.step, row.attempt] += 1
+            elif row.kind in ENDS_A_STEP:
+                counts[EventKind.STEP_SUCCEEDED, row.step, 0] += 1
+            elif row.kind == EventKind.DELIVERY_STARTED:
+                counts[row.kind, row.step, row.attempt] += 1
+        for (kind, step, attempt), count in counts.items():
+            most = MAX_DELIVERIES - 1 if kind == EventKind.DELIVERY_STARTED else 1
+            if count > most:
+                self._breach(
+                    "no double transition", f"{where}: {EventKind(kind).name} of {step}/{attempt} {count} times"
+                )
+
+    def _look_at_steps(self, where: str, run: Run, folded: FoldedRun) -> None:
+        if int(folded.state) != run.state or folded.end_time != run.end_time:
+            self._breach("legal transitions", f"{where}: its row and its journal differ")
+        failures = [folded.failure, *(step.failure for step in folded.steps)]
+        for failure in failures:
+            if failure is not None and failure.reason == "INTERNAL":
+                self._breach("no fault of ours", f"{where}: {failure.message}")
+        for step in folded.steps:
+            most = sum(target.retry.max_attempts for target in step.spec.targets) if step.spec.targets else 0
+            if step.attempt > most:
+                self._breach("bounded attempts", f"{where}: {step.spec.id} has {step.attempt} of {most} attempts")
+            if (
+                step.state is StepState.SUCCEEDED
+                and step.attempt
+                and not self.effects[str(run.key.run_id), step.spec.id]
+            ):
+                self._breach("no success without a call", f"{where}: {step.spec.id}")
+
+    def _fold(self, run: Run) -> FoldedRun:
+        folded = FoldedRun(self.graphs[run.revision.workflow, run.revision.revision])
+        for event in run.events:
+            folded.apply(decode(event.row, folded))
+        return folded
+
+
+__all__ = ["Judge", "check"]

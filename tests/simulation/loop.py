@@ -1,0 +1,240 @@
+"""An event loop on virtual time, whose schedule comes from a seed.
+
+Everything that runs belongs to an `Actor`: a replica's process, the thread of its lease, the network, a client. Within
+an actor callbacks run in the order that asyncio promises; which actor is next is drawn. An actor can be frozen, as a
+process is by SIGSTOP, and killed: then nothing of it runs any more, not even a `finally`. Time passes only when nobody
+has anything to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator
+from contextvars import Context, ContextVar, copy_context
+from random import Random
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MOST_CALLBACKS = 300_000
+"""Callbacks of one simulation; more than that is a loop that goes round and round."""
+
+BEGIN_SECONDS = 1_000.0
+
+
+class Stuck(Exception):
+    """Nothing can happen any more, or too much has."""
+
+
+class Actor:
+    """Whoever runs: what it has ready, and whether it may. What it hands over from thread to thread goes to `home`."""
+
+    __slots__ = ("_loop", "context", "dead", "frozen", "home", "name", "ready")
+
+    def __init__(self, loop: VirtualLoop, name: str, home: Actor | None = None) -> None:
+        self._loop, self.name, self.home = loop, name, home
+        self.ready: deque[asyncio.Handle] = deque()
+        self.frozen = self.dead = False
+        self.context: Context = copy_context()
+        self.context.run(_ACTOR.set, self)
+
+    def freeze(self) -> None:
+        """Runs nothing until `thaw`."""
+        if not self.frozen:
+            self.frozen = True
+            self._loop.rest(self)
+
+    def thaw(self) -> None:
+        """Goes on with all that has become due."""
+        if self.frozen:
+            self.frozen = False
+            self._loop.wake(self)
+
+    def kill(self) -> None:
+        """Drops all that it has to do, for ever."""
+        self.dead = True
+        self._loop.rest(self)
+        self.ready.clear()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts a task of this actor."""
+        return self._loop.create_task(work, context=self.context)
+
+    def later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
+        """Calls something as this actor, after a while."""
+        return self._loop.call_later(seconds, call, *arguments, context=self.context)
+
+
+_ACTOR: ContextVar[Actor] = ContextVar("actor")
+
+
+class NumberedFuture(asyncio.Future[Any]):
+    """A future whose place in a set does not depend on its address."""
+
+    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.number = number
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class NumberedTask(asyncio.Task[Any]):
+    """A task whose place in a set does not depend on its address."""
+
+    def __init__(self, number: int, work: Any, loop: asyncio.AbstractEventLoop, context: Context | None) -> None:
+        self.number = number
+        super().__init__(work, loop=loop, name=f"task-{number}", context=context)
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class VirtualLoop(asyncio.AbstractEventLoop):
+    """See the module. `on_fault` is told of exceptions that nobody caught."""
+
+    def __init__(self, draws: Random, on_fault: Callable[[str, BaseException | None], None]) -> None:
+        self._draws, self._on_fault = draws, on_fault
+        self._now = BEGIN_SECONDS
+        self._numbers = itertools.count(1)
+        self._timers: list[tuple[float, float, int, asyncio.TimerHandle]] = []
+        self._awake: list[Actor] = []
+        self._tasks: list[NumberedTask] = []
+        self._closed = False
+        self.callbacks = 0
+        self.main = Actor(self, "main")
+
+    # --- actors
+
+    def wake(self, actor: Actor) -> None:
+        """Lets an actor run that has something to do."""
+        if actor.ready and not actor.frozen and not actor.dead and actor not in self._awake:
+            self._awake.append(actor)
+
+    def rest(self, actor: Actor) -> None:
+        """Lets an actor run no more."""
+        if actor in self._awake:
+            self._awake.remove(actor)
+
+    def _put(self, handle: asyncio.Handle) -> None:
+        actor = handle._context.get(_ACTOR, self.main)  # type: ignore[attr-defined]
+        if actor.dead:
+            return
+        actor.ready.append(handle)
+        if len(actor.ready) == 1 and not actor.frozen:
+            self._awake.append(actor)
+
+    # --- running
+
+    def run_until(self, done: Callable[[], bool]) -> None:
+        """Runs until `done`. Errors: Stuck."""
+        awake, draw = self._awake, self._draws.random
+        asyncio._set_running_loop(self)
+        try:
+            while not done():
+                while not awake:
+                    self._pass_time()
+                at = int(draw() * len(awake)) if len(awake) > 1 else 0
+                actor = awake[at]
+                handle = actor.ready.popleft()
+                if not actor.ready:
+                    awake[at] = awake[-1]
+                    awake.pop()
+                if not handle.cancelled():
+                    self.callbacks += 1
+                    if self.callbacks > MOST_CALLBACKS:
+                        raise Stuck(f"{self.callbacks} callbacks, and no end")
+                    handle._run()
+        finally:
+            asyncio._set_running_loop(None)
+
+    def _pass_time(self) -> None:
+        if not self._timers:
+            raise Stuck("nobody waits for anything")
+        timers = self._timers
+        self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            handle = heapq.heappop(timers)[3]
+            if not handle.cancelled():
+                self._put(handle)
+
+    def drop(self) -> None:
+        """Ends everything that is left, so that no part of it waits for the garbage collector."""
+        self._closed = True
+        self._timers.clear()
+        asyncio._set_running_loop(self)
+        try:
+            for task in self._tasks:
+                if not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    try:
+                        task.get_coro().close()  # type: ignore[union-attr]
+                    except (RuntimeError, Exception):
+                        pass  # It waits for something in a `finally`.
+        finally:
+            asyncio._set_running_loop(None)
+        self._tasks.clear()
+        self._awake.clear()
+
+    # --- what asyncio asks of a loop
+
+    def time(self) -> float:
+        return self._now
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self._closed:
+            self._put(handle)
+        return handle
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        actor = _ACTOR.get(None)
+        if context is None and actor is not None and actor.home is not None:
+            context = actor.home.context
+        return self.call_soon(callback, *args, context=context)
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + max(delay, 0.0), callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        if not self._closed:
+            heapq.heappush(self._timers, (when, self._draws.random(), next(self._numbers), handle))
+        return handle
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return NumberedFuture(next(self._numbers), self)
+
+    def create_task(  # type: ignore[override]
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: object = None, context: Any = None
+    ) -> asyncio.Task[T]:
+        task = NumberedTask(next(self._numbers), coro, self, context)
+        self._tasks.append(task)
+        if len(self._tasks) > 4_000:
+            self._tasks = [each for each in self._tasks if not each.done()]
+        return task
+
+    def get_debug(self) -> bool:
+        return False
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return self._closed
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        if not self._closed:
+            self._on_fault(str(context.get("message")), context.get("exception"))

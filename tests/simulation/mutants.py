@@ -1,0 +1,238 @@
+"""Mutants: each switches one safeguard off. The simulation must find it out, or another safeguard is named that stands
+behind it.
+
+A mutant that survives where none may is a hole in the simulation; one that is found where another safeguard was thought
+to stand behind it is a hole in what we believe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest import mock
+from uuid import UUID
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.plan import attempts
+from orchestrator.domain.run import Run as FoldedRun
+from orchestrator.engine import recovery
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.engine import Engine
+from orchestrator.engine.journal import GroupCommit
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.park import Parker
+from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
+from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.submit import Submitter
+from tests.simulation.database import Database, Replica
+from tests.simulation.world import Breach, simulate
+
+SEEDS = 60
+"""Seeds in which a mutant has to be found."""
+
+Patch = tuple[Any, str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A safeguard that is switched off. `stress` is what goes wrong more often for it. `guard` is what stands behind
+    it, where it is not to be found."""
+
+    name: str
+    patches: Sequence[Patch]
+    stress: Sequence[str] = ()
+    guard: str = ""
+
+    @contextmanager
+    def switched_off(self) -> Iterator[None]:
+        """Switches the safeguard off."""
+        with ExitStack() as stack:
+            for target, attribute, replacement in self.patches:
+                stack.enter_context(mock.patch.object(target, attribute, replacement))
+            yield
+
+    def hunt(self, seeds: int = SEEDS) -> tuple[int, Breach] | None:
+        """Looks for the mutant; gives the first seed that finds it, and how."""
+        with self.switched_off():
+            for seed in range(1, seeds + 1):
+                outcome = simulate(seed, self.stress)
+                if outcome.breach is not None:
+                    return seed, outcome.breach
+        return None
+
+
+# --- the journal's fences
+
+
+def _owner_only_by_sequence(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
+    run = self.runs.get(entry.key)
+    return run is not None and run.unfinished and run.next_sequence == entry.rows[0].sequence
+
+
+def _owner_without_epoch(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
+    run = self.runs.get(entry.key)
+    return run is not None and (run.owner, run.next_sequence) == (replica_id, entry.rows[0].sequence)
+
+
+def _owner_without_sequence(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
+    run = self.runs.get(entry.key)
+    return run is not None and (run.owner, run.epoch) == (replica_id, entry.epoch)
+
+
+def _any_lease(self: Database, replica_id: UUID) -> None:
+    self.replicas.setdefault(replica_id, Replica("", 0)).locks += 1
+
+
+def _end_held_too(self: Database) -> None:
+    for replica in self.replicas.values():
+        if replica.end_time is None and replica.lease_expire_time <= self.now():
+            replica.end_time = self.now()
+
+
+def _claim_any_request(self: Database, namespace: str, request_id: str, run_id: UUID, body_hash: bytes) -> bool:
+    self.requests[namespace, request_id] = (run_id, body_hash)
+    return True
+
+
+def _park_unseen(self: Database, replica_id: UUID, runs: Sequence[Any]) -> None:
+    for parked in runs:
+        run = self.runs.get(parked.key)
+        if run is not None and run.unfinished:
+            run.owner, run.wake_time = None, parked.wake_time
+
+
+# --- group commit
+
+
+async def _write_once(self: Any, replica_id: UUID, batch: Sequence[Any], unknown: Callable[[int], Any]) -> Any:
+    try:
+        return await self._store.write(replica_id, [part.entry for part in batch])
+    except DatabaseUnavailable:
+        return unknown(len(batch))
+
+
+async def _taken_for_written(self: Any, replica_id: UUID, batch: Sequence[Any]) -> Any:
+    return await _write_once(self, replica_id, batch, lambda count: [WriteResult(WriteState.WRITTEN)] * count)
+
+
+async def _taken_for_refused(self: Any, replica_id: UUID, batch: Sequence[Any]) -> Any:
+    return await _write_once(self, replica_id, batch, lambda _: None)
+
+
+# --- the driver
+
+_admit, _record, _start, _resume = Driver._admit, Driver.record, Submitter._start, Recovery._resume
+
+
+def _admit_and_send(self: Any, live: LiveRun, index: int, endpoint: Any, ticket: Any, permit: Any) -> bool:
+    admitted = _admit(self, live, index, endpoint, ticket, permit)
+    if admitted:
+        self._dispatcher.send(live, live.flights[index])
+    return admitted
+
+
+def _record_any_flight(self: Any, live: LiveRun, flight: Any, outcome: Any) -> None:
+    known = live.flights.get(flight.step)
+    if known is not None and known is not flight:
+        self._land(live, known)
+    live.flights[flight.step] = flight
+    _record(self, live, flight, outcome)
+
+
+def _start_and_accept(self: Any, *arguments: Any) -> LiveRun:
+    live = _start(self, *arguments)
+    if live.accepted is not None:
+        live.accepted.set_result(WriteResult(WriteState.WRITTEN))
+    return live
+
+
+async def _resume_without_timers(self: Any, row: Any) -> LiveRun | None:
+    return await self._rebuild(row)  # type: ignore[no-any-return]
+
+
+def _nothing(*_: Any) -> None:
+    pass
+
+
+async def _wait_for_ever(*_: Any) -> None:
+    await asyncio.get_running_loop().create_future()
+
+
+def _empty(*_: Any) -> list[Any]:
+    return []
+
+
+def _yes(*_: Any) -> bool:
+    return True
+
+
+def _no(*_: Any) -> bool:
+    return False
+
+
+MUTANTS = (
+    Mutant("owner and epoch in the journal's fence", [(Database, "is_owner", _owner_only_by_sequence)], ("pause",)),
+    Mutant(
+        "the epoch in the journal's fence",
+        [(Database, "is_owner", _owner_without_epoch)],
+        ("pause",),
+        guard="the owner and the sequence in the same fence; a replica that lost its lease comes back under another id",
+    ),
+    Mutant(
+        "the sequence in the journal's fence",
+        [(Database, "is_owner", _owner_without_sequence)],
+        ("pause", "statements"),
+        guard="the key of the events",
+    ),
+    Mutant("the epoch rises with each owner", [(Database, "raised", staticmethod(lambda epoch: epoch))], ("crash",)),
+    Mutant("the lease in the journal's statement", [(Database, "lock", _any_lease)], ("pause", "slow")),
+    Mutant(
+        "no replica is marked whose statement is under way",
+        [(Database, "end_dead", _end_held_too)],
+        ("pause", "slow"),
+    ),
+    Mutant("one run a request id", [(Database, "claim_request", _claim_any_request)], ("statements",)),
+    Mutant("an identical batch is found written", [(Database, "stands", _no)], ("statements",)),
+    Mutant("what is parked was the replica's", [(Database, "park", _park_unseen)], ("pause",)),
+    Mutant(
+        "an ambiguous commit is written again",
+        [(GroupCommit, "_write_until_known", _taken_for_written)],
+        ("statements",),
+    ),
+    Mutant(
+        "an ambiguous commit is no refusal", [(GroupCommit, "_write_until_known", _taken_for_refused)], ("statements",)
+    ),
+    Mutant("an answer comes after the commit", [(Submitter, "_start", _start_and_accept)], ("outage",)),
+    Mutant(
+        "a call leaves after the commit",
+        [(Driver, "_admit", _admit_and_send), (Driver, "_dispatch", _nothing)],
+        ("slow",),
+    ),
+    Mutant("a call leaves under a lease", [(Engine, "_holds_lease", _yes)], ("pause", "slow")),
+    Mutant(
+        "the answer of a call that was given up is dropped",
+        [(Driver, "record", _record_any_flight)],
+        ("workers",),
+        guard="the attempt in record and in the core",
+    ),
+    Mutant(
+        "an answer counts for its own attempt",
+        [(Driver, "record", _record_any_flight), (FoldedRun, "is_current", _yes)],
+        ("workers",),
+    ),
+    Mutant("deliveries are bounded", [(attempts, "MAX_DELIVERIES", 99)], ("workers", "crash")),
+    Mutant("runs of dead replicas are adopted", [(Database, "adopt", _empty)], ("crash",)),
+    Mutant("parked runs are woken", [(Database, "wake", _empty)]),
+    Mutant("what was taken over is gone on with", [(Recovery, "_resume", _resume_without_timers)], ("crash",)),
+    Mutant("a poke lets the time of a parked run come", [(Database, "poke", _nothing)]),
+    Mutant("a replica looks for runs that it may own", [(Recovery, "_is_doubtful", _no)], ("statements",)),
+    Mutant("it looks again when nothing can be under way", [(recovery, "UNDER_WAY_SECONDS", 0.0)], ("statements",)),
+    Mutant("a replica that lost its lease forgets its runs", [(Driver, "forget_all", _nothing)], ("pause",)),
+    Mutant("the loss of a lease is noticed", [(Engine, "_watch_lease", _wait_for_ever)], ("pause",)),
+    Mutant("only what is durable is shown", [(LiveRun, "settled", property(_yes))], ("slow",)),
+    Mutant("only runs at rest are parked", [(Parker, "_wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
+)
+"""Every mutant."""

@@ -1,0 +1,184 @@
+"""What lies between replicas and the database: time, and everything that can go wrong with a statement."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any, TypeVar
+
+from orchestrator.domain.errors import BatonError, DatabaseUnavailable
+from orchestrator.engine.ports import LeaseLost, WriteRefused
+from tests.simulation.database import Locked
+from tests.simulation.loop import Actor
+
+T = TypeVar("T")
+
+TOLD = (LeaseLost, WriteRefused, BatonError)
+"""Errors that the database answers with; others are faults of the simulation."""
+
+
+@dataclass(slots=True)
+class Weather:
+    """How things are at the moment. Chances are parts of one, times are seconds."""
+
+    lost_before: float = 0.0
+    """A statement never comes to the database."""
+    lost_after: float = 0.0
+    """It is carried out, and the answer is lost."""
+    late: float = 0.0
+    """The connection is cut, which the one side learns at once, and the statement goes on for a while."""
+    slow: float = 1.0
+    """Factor of all times."""
+    outage_until: float = 0.0
+    """Until when the database is away."""
+
+
+class Trace:
+    """What happened, line by line."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.lines: list[str] = []
+
+    def __call__(self, who: str, what: str) -> None:
+        """Adds a line."""
+        self.lines.append(f"{self._now():.6f} {who}: {what}")
+
+
+class StatementLink:
+    """Implements stores.Link: the connection of one process to the database."""
+
+    def __init__(self, name: str, network: Actor, draws: Random, weather: Weather, trace: Trace) -> None:
+        self._name, self._network, self._draws = name, network, draws
+        self._weather, self._trace = weather, trace
+
+    async def ask(
+        self,
+        name: str,
+        begin: Callable[[], T],
+        commit: Callable[[], T] | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> T:
+        """See Link.ask."""
+        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        statement = _Statement(self, name, begin, commit, release, answer)
+        self._network.later(self.seconds(), statement.arrive)
+        return await answer
+
+    def seconds(self) -> float:
+        """How long one way takes."""
+        return (0.0005 + self._draws.random() * 0.006) * self._weather.slow
+
+    def answer(self, future: asyncio.Future[Any], outcome: Any) -> None:
+        """Sends an answer back."""
+        self._network.later(self.seconds(), _settle, future, outcome)
+
+    @property
+    def weather(self) -> Weather:
+        return self._weather
+
+    def draw(self) -> float:
+        """A number from 0 to 1."""
+        return self._draws.random()
+
+    def later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Calls something at the database's side."""
+        self._network.later(seconds, call)
+
+    def note(self, what: str) -> None:
+        """Adds to the trace."""
+        self._trace(self._name, what)
+
+
+class _Statement:
+    """One statement on its way."""
+
+    def __init__(
+        self,
+        link: StatementLink,
+        name: str,
+        begin: Callable[[], Any],
+        commit: Callable[[], Any] | None,
+        release: Callable[[], None] | None,
+        answer: asyncio.Future[Any],
+    ) -> None:
+        self._link, self._name, self._answer = link, name, answer
+        self._begin, self._commit, self._release = begin, commit, release
+        self._told = True
+
+    def arrive(self) -> None:
+        """The statement is at the database."""
+        link, weather = self._link, self._link.weather
+        draw = link.draw()
+        if asyncio.get_running_loop().time() < weather.outage_until or draw < weather.lost_before:
+            link.note(f"{self._name} is lost")
+            link.answer(self._answer, unavailable())
+            return
+        draw -= weather.lost_before
+        if draw < weather.lost_after:
+            self._told = False
+        elif draw < weather.lost_after + weather.late:
+            self._told = False
+            link.note(f"{self._name} is cut")
+            link.answer(self._answer, unavailable())
+            link.later(link.draw() * 1.5, self._carry_out)
+            return
+        self._carry_out()
+
+    def _carry_out(self) -> None:
+        try:
+            outcome = self._begin()
+        except Locked:
+            self._link.later(0.001 + self._link.draw() * 0.005, self._carry_out)
+            return
+        except TOLD as error:
+            self._tell(error)
+            return
+        if self._commit is None:
+            self._tell(outcome)
+        else:
+            self._link.later(self._link.seconds() / 2, self._end)
+
+    def _end(self) -> None:
+        assert self._commit is not None
+        try:
+            outcome = self._commit()
+        except TOLD as error:
+            outcome = error
+        finally:
+            if self._release is not None:
+                self._release()
+        self._tell(outcome)
+
+    def _tell(self, outcome: Any) -> None:
+        if self._link.weather is None or not isinstance(outcome, Exception):
+            shown = _shown(outcome)
+        else:
+            shown = type(outcome).__name__
+        if shown:
+            self._link.note(f"{self._name} {shown}" if self._told else f"{self._name} {shown}, which is not told")
+        if not self._answer.done():
+            self._link.answer(self._answer, outcome if self._told else unavailable())
+
+
+def unavailable() -> DatabaseUnavailable:
+    """What a replica is told where it is told nothing."""
+    return DatabaseUnavailable("the simulated database does not answer", retry_delay_seconds=0.1)
+
+
+def _shown(outcome: Any) -> str:
+    """What the trace says of an answer; nothing of those that tell nothing."""
+    if isinstance(outcome, list):
+        return f"gives {len(outcome)}" if outcome else ""
+    return ""
+
+
+def _settle(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

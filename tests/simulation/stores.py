@@ -1,0 +1,403 @@
+"""The stores of `engine/ports.py` over the simulated database, each statement sent over a `Link`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+from uuid import UUID
+
+from orchestrator.domain.errors import CursorExpired, InvalidFilter
+from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey, WorkerKey
+from orchestrator.domain.states import ENDED_RUN
+from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition
+from orchestrator.engine.engine import Stores
+from orchestrator.engine.limit_ports import LimitRow
+from orchestrator.engine.ports import (
+    Comparison,
+    ContractRow,
+    EndedPage,
+    FilterTerm,
+    JournalRow,
+    ParkedRun,
+    Reach,
+    Renewal,
+    RevisionRow,
+    RunEntry,
+    RunOwner,
+    RunRow,
+    UnfinishedRuns,
+    WorkerRow,
+    WriteRefused,
+    WriteResult,
+)
+from orchestrator.engine.schedule_ports import ClaimedSchedule, ScheduleKey, ScheduleRow, ScheduleRunRow
+from orchestrator.postgres.snapshots import Snapshot
+from tests.simulation.database import Database, Run
+
+T = TypeVar("T")
+
+_ATTRIBUTES = "attributes."
+_FIELDS: Mapping[str, Callable[[RunRow], Any]] = {
+    "workflow": lambda row: row.revision.workflow,
+    "revision": lambda row: row.revision.revision,
+    "state": lambda row: row.state,
+    "principal": lambda row: row.principal,
+    "channel": lambda row: row.channel,
+    "client_id": lambda row: row.client_id,
+    "workspace": lambda row: row.workspace,
+    "labels": lambda row: row.labels,
+    "create_time": lambda row: row.create_time,
+    "end_time": lambda row: row.end_time,
+}
+_OPERATORS: Mapping[Comparison, Callable[[Any, Any], bool]] = {
+    Comparison.EQUAL: operator.eq,
+    Comparison.LESS: operator.lt,
+    Comparison.LESS_EQUAL: operator.le,
+    Comparison.GREATER: operator.gt,
+    Comparison.GREATER_EQUAL: operator.ge,
+}
+
+
+class Link(Protocol):
+    """How statements come to the database and answers come back."""
+
+    async def ask(
+        self,
+        name: str,
+        begin: Callable[[], T],
+        commit: Callable[[], T] | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> T:
+        """Has `begin` happen at the database, and gives what it returns; with `commit`, that happens some time after
+        and gives the answer, and `release` in any case after `begin`. Errors: theirs, and DatabaseUnavailable."""
+        ...
+
+
+class Direct:
+    """Implements Link: nothing lies in between."""
+
+    async def ask(
+        self,
+        name: str,
+        begin: Callable[[], T],
+        commit: Callable[[], T] | None = None,
+        release: Callable[[], None] | None = None,
+    ) -> T:
+        """See Link.ask."""
+        answer = begin()
+        try:
+            return commit() if commit is not None else answer
+        finally:
+            if release is not None:
+                release()
+
+
+@dataclass(slots=True)
+class Catalogues:
+    """What the database keeps of workflows and workers; nothing of it changes during a simulation."""
+
+    revisions: dict[RevisionKey, RevisionRow] = field(default_factory=dict)
+    newest: dict[tuple[str, str], RevisionKey] = field(default_factory=dict)
+    workers: dict[str, list[WorkerRow]] = field(default_factory=dict)
+    contracts: dict[str, ContractRow] = field(default_factory=dict)
+
+
+class SimulatedJournal:
+    """JournalStore."""
+
+    def __init__(self, database: Database, link: Link) -> None:
+        self._database, self._link = database, link
+
+    async def write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
+        """See JournalStore.write."""
+        if not entries:
+            return []
+        database, batch = self._database, list(entries)
+
+        def commit() -> list[WriteResult]:
+            return database.write_batch(replica_id, batch)
+
+        return await self._link.ask(
+            "write", lambda: database.lock(replica_id) or [], commit, lambda: database.unlock(replica_id)
+        )
+
+    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
+        """See JournalStore.read."""
+        return await self._link.ask("read", lambda: self._database.read_events(key, after_sequence, limit, payloads))
+
+
+class SimulatedReplicas:
+    """ReplicaStore."""
+
+    def __init__(self, database: Database, link: Link) -> None:
+        self._database, self._link = database, link
+        self._reported: dict[str, int] = {}
+
+    async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
+        """See ReplicaStore.register."""
+        return await self._link.ask("register", lambda: self._database.register(replica_id, address, lease_seconds))
+
+    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+        """See ReplicaStore.renew."""
+        renewal = await self._link.ask("renew", lambda: self._database.renew(replica_id, lease_seconds))
+        changed = {
+            name: version for name, version in renewal.changed_namespaces.items() if self._reported.get(name) != version
+        }
+        self._reported |= changed
+        return Renewal(renewal.database_time, renewal.lease_expire_time, changed, renewal.replicas)
+
+    async def release(self, replica_id: UUID) -> None:
+        """See ReplicaStore.release."""
+        await self._link.ask("leave_set", lambda: self._database.leave_set(replica_id))
+        await self._link.ask("release", lambda: self._database.release(replica_id))
+
+    async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
+        """See ReplicaStore.adopt."""
+        await self._link.ask("end_dead", self._end_dead)
+        return await self._link.ask("adopt", lambda: self._database.adopt(replica_id, limit))
+
+    def _end_dead(self) -> None:
+        self._database.end_dead()
+        self._database.leave_dead()
+
+    async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
+        """See ReplicaStore.wake."""
+        return await self._link.ask("wake", lambda: self._database.wake(replica_id, limit, lead_seconds))
+
+    async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
+        """See ReplicaStore.claim."""
+        return await self._link.ask("claim", lambda: self._database.claim(replica_id, key))
+
+    async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
+        """See ReplicaStore.park."""
+        await self._link.ask("park", lambda: self._database.park(replica_id, runs))
+
+    async def poke(self, keys: Sequence[RunKey]) -> None:
+        """See ReplicaStore.poke."""
+        await self._link.ask("poke", lambda: self._database.poke(keys))
+
+    async def find_owner(self, key: RunKey) -> RunOwner | None:
+        """See ReplicaStore.find_owner."""
+        return await self._link.ask("find_owner", lambda: self._database.find_owner(key))
+
+    async def list_owned(self, replica_id: UUID) -> list[RunRow]:
+        """See ReplicaStore.list_owned."""
+        return await self._link.ask("list_owned", lambda: self._database.list_owned(replica_id))
+
+
+class SimulatedRuns:
+    """RunStore."""
+
+    def __init__(self, database: Database, link: Link) -> None:
+        self._database, self._link = database, link
+
+    async def get_run(self, key: RunKey) -> RunRow | None:
+        """See RunStore.get_run."""
+
+        def get() -> RunRow | None:
+            run = self._database.runs.get(key)
+            return run.row() if run is not None else None
+
+        return await self._link.ask("get_run", get)
+
+    async def list_runs(
+        self, namespace: str, terms: Sequence[FilterTerm], before: UUID | None, limit: int
+    ) -> list[RunRow]:
+        """See RunStore.list_runs."""
+        _require_terms(terms)
+
+        def find() -> list[RunRow]:
+            rows = [run.row() for run in self._database.runs.values() if run.key.namespace == namespace]
+            met = [row for row in rows if _meets(row, terms) and (before is None or row.key.run_id < before)]
+            return sorted(met, key=lambda row: row.key.run_id, reverse=True)[:limit]
+
+        return await self._link.ask("list_runs", find)
+
+    async def end_position(self) -> str:
+        """See RunStore.end_position."""
+        return await self._link.ask("end_position", lambda: str(self._snapshot()))
+
+    def _snapshot(self) -> Snapshot:
+        following = self._database.transaction + 1
+        return Snapshot(following, following, ())
+
+    async def list_ended(
+        self, namespace: str, terms: Sequence[FilterTerm], position: str, limit: int, but_of: UUID | None
+    ) -> EndedPage:
+        """See RunStore.list_ended."""
+        _require_terms(terms)
+        told = Snapshot.parse(position)
+        return await self._link.ask("list_ended", lambda: self._ended(namespace, terms, told, limit, but_of))
+
+    def _ended(
+        self, namespace: str, terms: Sequence[FilterTerm], told: Snapshot, limit: int, but_of: UUID | None
+    ) -> EndedPage:
+        now = self._snapshot()
+        if now.end < told.end:
+            raise CursorExpired("cursor: it was given by another database; watch again without a cursor")
+        found: list[tuple[int, Run]] = [
+            (run.end_transaction, run)
+            for run in self._database.runs.values()
+            if run.end_transaction is not None
+            and run.key.namespace == namespace
+            and (run.end_transaction >= told.end or run.end_transaction in told.open)
+            and (but_of is None or run.end_replica != but_of)
+            and _meets(run.row(), terms)
+        ]
+        found.sort(key=lambda one: one[0])
+        more = len(found) >= limit
+        if more:
+            last = found[limit - 1][0]
+            found = [one for one in found if one[0] <= last]
+        after = now.up_to(found[-1][0]) if more else now
+        return EndedPage([run.row() for _, run in found], str(after), more)
+
+    async def find_request(self, namespace: str, request_id: str) -> tuple[UUID, bytes] | None:
+        """See RunStore.find_request."""
+        return await self._link.ask("find_request", lambda: self._database.requests.get((namespace, request_id)))
+
+    async def count_unfinished(self, namespace: str, limit: int) -> UnfinishedRuns:
+        """See RunStore.count_unfinished."""
+
+        def count() -> UnfinishedRuns:
+            counts: dict[RevisionKey, int] = {}
+            for run in self._database.runs.values():
+                if run.key.namespace == namespace and run.state not in ENDED_RUN:
+                    counts[run.revision] = counts.get(run.revision, 0) + 1
+            most = sorted(counts.items(), key=lambda one: (-one[1], one[0]))
+            return UnfinishedRuns(dict(most[:limit]), len(counts))
+
+        return await self._link.ask("count_unfinished", count)
+
+
+def _require_terms(terms: Sequence[FilterTerm]) -> None:
+    for term in terms:
+        if not term.field.startswith(_ATTRIBUTES) and term.field not in _FIELDS:
+            raise InvalidFilter(f"{term.field} is not a field that runs can be filtered by")
+        if (term.field == "labels") != (term.comparison is Comparison.HAS):
+            raise InvalidFilter("the operator `:` is for labels, and labels have no other; write `labels:pii`")
+
+
+def _meets(row: RunRow, terms: Sequence[FilterTerm]) -> bool:
+    for term in terms:
+        if term.field.startswith(_ATTRIBUTES):
+            found: Any = row.attributes.get(term.field.removeprefix(_ATTRIBUTES))
+        else:
+            found = _FIELDS[term.field](row)
+        if term.comparison is Comparison.HAS:
+            holds = term.value in found
+        elif term.comparison is Comparison.NOT_EQUAL:
+            holds = found != term.value
+        else:
+            holds = found is not None and _OPERATORS[term.comparison](found, term.value)
+        if not holds:
+            return False
+    return True
+
+
+class SimulatedCatalogue:
+    """WorkflowStore, WorkerStore and LimitStore, as far as they are read."""
+
+    def __init__(self, catalogues: Catalogues, database: Database, link: Link) -> None:
+        self._catalogues, self._database, self._link = catalogues, database, link
+
+    async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
+        """See WorkflowStore.get_revision."""
+
+        def get() -> RevisionRow | None:
+            found = key if key.revision else self._catalogues.newest.get((key.namespace, key.workflow))
+            return self._catalogues.revisions.get(found) if found is not None else None
+
+        return await self._link.ask("get_revision", get)
+
+    async def list_workers(self, namespace: str) -> list[WorkerRow]:
+        """See WorkerStore.list_workers."""
+        return await self._link.ask("list_workers", lambda: self._catalogues.workers.get(namespace, []))
+
+    async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
+        """See WorkerStore.get_contracts."""
+        contracts = self._catalogues.contracts
+        return await self._link.ask(
+            "get_contracts", lambda: [contracts[digest] for digest in digests if digest in contracts]
+        )
+
+    async def list_namespaces(self, limit: int) -> Mapping[str, int]:
+        """See WorkerStore.list_namespaces."""
+        return await self._link.ask(
+            "list_namespaces", lambda: {name: version for name, (version, _) in self._database.catalogues.items()}
+        )
+
+    async def list_limits(self, namespace: str) -> list[LimitRow]:
+        """See LimitStore.list_limits."""
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the simulation has no {name}: its catalogue does not change")
+
+
+class NoApprovals:
+    """ApprovalStore of a database in which nothing is asked for."""
+
+    async def list_approvals(
+        self, namespace: str, run_id: UUID | None, after: ApprovalPosition | None, limit: int
+    ) -> ApprovalPage:
+        """See ApprovalStore.list_approvals."""
+        return ApprovalPage((), None)
+
+
+class NoSchedules:
+    """ScheduleStore of a database without schedules."""
+
+    async def claim(
+        self, replica_id: UUID, now: int, limit: int, claim_seconds: float, but_of: Collection[str] = ()
+    ) -> list[ClaimedSchedule]:
+        """See ScheduleStore.claim."""
+        return []
+
+    async def next_due_time(self, now: int) -> int | None:
+        """See ScheduleStore.next_due_time."""
+        return None
+
+    async def list_to_cancel(self, replica_id: UUID, limit: int) -> list[tuple[RunKey, str]]:
+        """See ScheduleStore.list_to_cancel."""
+        return []
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"the simulation has no {name}: it has no schedules")
+
+
+def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Stores:
+    """Makes the stores of one replica."""
+    catalogue: Any = SimulatedCatalogue(catalogues, database, link)
+    schedules: Any = NoSchedules()
+    return Stores(
+        SimulatedJournal(database, link),
+        SimulatedRuns(database, link),
+        SimulatedReplicas(database, link),
+        catalogue,
+        catalogue,
+        NoApprovals(),
+        schedules,
+        catalogue,
+    )
+
+
+__all__ = [
+    "Catalogues",
+    "ContractRow",
+    "Direct",
+    "EndpointKey",
+    "Link",
+    "Reach",
+    "ScheduleKey",
+    "ScheduleRow",
+    "ScheduleRunRow",
+    "SimulatedJournal",
+    "SimulatedReplicas",
+    "SimulatedRuns",
+    "WorkerKey",
+    "WriteRefused",
+    "stores_over",
+]

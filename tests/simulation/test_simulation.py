@@ -1,0 +1,46 @@
+"""The short part of the simulation: some hundreds of seeds, and that each gives the same wherever it runs."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.simulation.__main__ import report
+from tests.simulation.world import simulate
+
+SEEDS, PART = 240, 40
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("first", range(1, SEEDS, PART))
+def test_everything_holds_that_must_always_hold(first: int) -> None:
+    for seed in range(first, first + PART):
+        outcome = simulate(seed)
+        if outcome.breach is not None:
+            pytest.fail(report(outcome), pytrace=False)
+
+
+def test_a_seed_gives_the_same_trace_again() -> None:
+    for seed in range(1, 9):
+        assert simulate(seed).trace == simulate(seed).trace
+
+
+def test_a_seed_gives_the_same_trace_in_another_process_whatever_the_hashes_are() -> None:
+    seed = 5
+    told = {digest_in_a_process(seed, hash_seed) for hash_seed in ("0", "4242")}
+    assert told == {simulate(seed).digest[:16]}
+
+
+def digest_in_a_process(seed: int, hash_seed: str) -> str:
+    """What the command says of a seed."""
+    command = [sys.executable, "-m", "tests.simulation", "--first", str(seed), "--seeds", "1", "--trace"]
+    environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    found = re.search(r"trace ([0-9a-f]{16})", done.stdout)
+    assert found is not None
+    return found[1]

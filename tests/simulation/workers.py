@@ -1,0 +1,249 @@
+"""Simulated workers, and the gateway by which a replica reaches them.
+
+A worker answers, fails, hangs, answers late or twice, dies with what it holds, or cannot be reached. The gateway is
+less kind than the real one has to be: an answer may come after the call was cancelled, and come again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal
+from uuid import UUID
+
+from google.protobuf import descriptor_pool, message_factory
+
+from orchestrator.domain.failures import Code, Failure, Origin
+from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending, Ticket
+from tests.simulation.loop import Actor
+from tests.simulation.network import Trace
+from tests.simulation.workflows import DONE, _contract_files
+
+FAILURES_TO_OPEN = 5
+OPEN_SECONDS = 1.0
+
+_POOL = descriptor_pool.DescriptorPool()
+for _file in _contract_files():
+    _POOL.Add(_file)
+Done: Any = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(DONE))
+
+
+@dataclass(slots=True)
+class Mood:
+    """What workers do at the moment. Chances are parts of one."""
+
+    fail: float = 0.0
+    refuse: float = 0.0
+    """Fail for good."""
+    hang: float = 0.0
+    lose: float = 0.0
+    """The stream is gone, with the call."""
+    unreachable: float = 0.0
+    twice: float = 0.0
+    late: float = 0.0
+    """The answer comes though the call was given up."""
+    slow: float = 1.0
+    away: set[str] = field(default_factory=set)
+    """Addresses at which nobody is."""
+
+
+class SimulatedCircuit:
+    """Implements worker_ports.Circuit and its tickets: it opens after some failures in a row, for a while."""
+
+    def __init__(self, on_change: Callable[[], None], now: Callable[[], int]) -> None:
+        self._on_change, self._now = on_change, now
+        self._failures = 0
+        self._trying = False
+        self.until_time: int | None = None
+
+    @property
+    def state(self) -> Literal["closed", "open", "half_open"]:
+        if self.until_time is None:
+            return "closed"
+        return "open" if self._now() < self.until_time else "half_open"
+
+    def admit(self) -> Ticket | None:
+        state = self.state
+        if state == "open" or (state == "half_open" and self._trying):
+            return None
+        self._trying = state == "half_open"
+        return _CircuitTicket(self)
+
+    def settle(self, succeeded: bool | None) -> None:
+        """Takes note of how a call went; None tells nothing."""
+        if succeeded is None:
+            self._trying = False
+        elif succeeded:
+            self._failures, self._trying = 0, False
+            if self.until_time is not None:
+                self.until_time = None
+                self._on_change()
+        else:
+            self._failures += 1
+            if self._failures >= FAILURES_TO_OPEN or self._trying:
+                self._trying = False
+                self.until_time = self._now() + round(OPEN_SECONDS * 1_000_000)
+                asyncio.get_running_loop().call_later(OPEN_SECONDS + 0.001, self._on_change)
+                self._on_change()
+
+
+class _CircuitTicket:
+    """Leave for one call, settled once."""
+
+    __slots__ = ("_circuit",)
+
+    def __init__(self, circuit: SimulatedCircuit) -> None:
+        self._circuit: SimulatedCircuit | None = circuit
+
+    def _settle(self, succeeded: bool | None) -> None:
+        circuit, self._circuit = self._circuit, None
+        if circuit is not None:
+            circuit.settle(succeeded)
+
+    def succeeded(self) -> None:
+        self._settle(True)
+
+    def failed(self) -> None:
+        self._settle(False)
+
+    def released(self) -> None:
+        self._settle(None)
+
+
+class SimulatedSending:
+    """Implements worker_ports.Sending: a call under way from one replica."""
+
+    __slots__ = ("_given_up", "_listener", "_rude", "_timer", "name", "process")
+
+    def __init__(self, listener: CallListener, process: Actor, name: str, rude: bool) -> None:
+        self._listener, self.process, self.name, self._rude = listener, process, name, rude
+        self._given_up = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def cancel(self) -> None:
+        self._given_up = not self._rude
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def deadline(self, seconds: float) -> None:
+        """Ends the call by itself after a while."""
+        self._timer = self.process.later(seconds, self._too_late)
+
+    def _too_late(self) -> None:
+        failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "no answer in time", Origin.TIMEOUT)
+        self.tell(Answer(None, failure, against_circuit=True))
+
+    def tell(self, answer: Answer) -> None:
+        """Hands an answer on, in the replica."""
+        if self._given_up:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._rude:
+            self._given_up = True
+        self._listener.answered(answer)
+
+
+class SimulatedGateway:
+    """Implements WorkerGateway for one replica. `on_call` is told of each call that leaves it."""
+
+    def __init__(
+        self,
+        replica_id: UUID,
+        process: Actor,
+        network: Actor,
+        draws: Random,
+        mood: Mood,
+        trace: Trace,
+        on_call: Callable[[Call], None],
+        on_effect: Callable[[Call], None],
+    ) -> None:
+        self.replica_id = replica_id
+        self._process, self._network, self._draws, self._mood = process, network, draws, mood
+        self._trace, self._on_call, self._on_effect = trace, on_call, on_effect
+        self._followed: dict[EndpointKey, Callable[[Health, int | None], None]] = {}
+
+    def send(self, call: Call, listener: CallListener) -> Sending:
+        """See WorkerGateway.send."""
+        self._on_call(call)
+        name = f"{call.run_id[-6:]}/{call.step}/{call.attempt}.{call.delivery}"
+        mood = self._mood
+        sending = SimulatedSending(listener, self._process, name, self._draws.random() < mood.late)
+        sending.deadline(call.deadline_seconds)
+        self._trace(self._process.name, f"calls {call.endpoint.address} {call.method.rpartition('/')[2]} {name}")
+        self._network.later(self._seconds(), self._arrive, call, sending)
+        return sending
+
+    def _seconds(self) -> float:
+        return (0.001 + self._draws.random() * 0.01) * self._mood.slow
+
+    def _arrive(self, call: Call, sending: SimulatedSending) -> None:
+        mood, draw = self._mood, self._draws.random()
+        if call.endpoint.address in mood.away or draw < mood.unreachable:
+            failure = Failure(Code.UNAVAILABLE, "UNREACHABLE", "nobody is there", Origin.TRANSPORT)
+            self._answer(sending, Answer(None, failure, sent=False, against_circuit=True))
+            return
+        draw -= mood.unreachable
+        self._on_effect(call)
+        work_seconds = (0.005 + self._draws.random() ** 3 * 0.6) * mood.slow
+        if draw < mood.hang:
+            return
+        draw -= mood.hang
+        if draw < mood.lose:
+            self._network.later(work_seconds, self._answer, sending, Answer(None, lost=True))
+            return
+        draw -= mood.lose
+        answer = self._made(call, draw)
+        self._network.later(work_seconds, self._answer, sending, answer)
+        if self._draws.random() < mood.twice:
+            self._network.later(work_seconds + self._draws.random() * 3, self._answer, sending, answer)
+
+    def _made(self, call: Call, draw: float) -> Answer:
+        if draw < self._mood.fail:
+            failure = Failure(Code.UNAVAILABLE, "BUSY", "not now", Origin.WORKER)
+            return Answer(None, failure, retry_delay_us=200_000 if draw < self._mood.fail / 4 else None)
+        if draw < self._mood.fail + self._mood.refuse:
+            return Answer(None, Failure(Code.INVALID_ARGUMENT, "WRONG", "never", Origin.WORKER))
+        request = Done.FromString(call.payload)  # A Job has the same fields.
+        request.text = f"{request.text[:40]}+"
+        return Answer(request.SerializeToString(deterministic=True))
+
+    def _answer(self, sending: SimulatedSending, answer: Answer) -> None:
+        what = "answers" if answer.payload is not None else "loses" if answer.lost else "fails"
+        self._trace("worker", f"{what} {sending.name}")
+        self._process.later(self._seconds(), sending.tell, answer)
+
+    def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> SimulatedCircuit:
+        """See WorkerGateway.circuit."""
+        return SimulatedCircuit(on_change, now)
+
+    def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
+        """See WorkerGateway.follow."""
+        self._followed[row.key] = on_change
+        self._process.later(self._seconds(), self.look, row.key)
+        return lambda: self._followed.pop(row.key, None) and None
+
+    def look(self, key: EndpointKey) -> None:
+        """Tells the replica how an endpoint is."""
+        on_change = self._followed.get(key)
+        if on_change is not None:
+            on_change("unreachable" if key.address in self._mood.away else "serving", None)
+
+    def look_at_all(self) -> None:
+        """Tells the replica how every endpoint is."""
+        for key in list(self._followed):
+            self.look(key)
+
+    def leave(self) -> None:
+        """See WorkerGateway.leave."""
+
+    def attached_left(self, address: str) -> bool:
+        """See WorkerGateway.attached_left."""
+        return True
+
+    def forget_attached(self, address: str) -> None:
+        """See WorkerGateway.forget_attached."""

@@ -1,0 +1,372 @@
+"""One simulation: the world of a seed, what goes wrong in it, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import hashlib
+import logging
+import random
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from random import Random
+from unittest import mock
+from uuid import UUID
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.ids import EndpointKey, WorkerKey
+from orchestrator.engine import catalogue, machine, workflows
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.ports import EndpointRow, Reach, WorkerRow
+from tests.simulation.clients import Client, Order
+from tests.simulation.database import Database
+from tests.simulation.judge import Judge
+from tests.simulation.loop import Actor, Stuck, VirtualLoop
+from tests.simulation.network import Trace, Weather
+from tests.simulation.processes import Process
+from tests.simulation.stores import Catalogues
+from tests.simulation.workers import Mood
+from tests.simulation.workflows import (
+    LEAVES,
+    NAMESPACES,
+    POOL,
+    check,
+    checked,
+    contract_row,
+    leaf,
+    pooled,
+    restore,
+    revision_row,
+)
+
+EPOCH_US = 1_700_000_000_000_000
+QUIET_SECONDS = 150.0
+"""Time, once nothing goes wrong any more, in which every run has to end."""
+LOOK_SECONDS = 0.2
+KINDS = ("crash", "pause", "stall", "leave", "outage", "slow", "statements", "workers", "away")
+"""What can go wrong; see World._strike and World._disturb."""
+ROUGH_CHANCE, MILD_CHANCE = 0.55, 0.2
+"""How likely a kind is in a seed, and where others are wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breach:
+    """Something that must not be: which rule is broken, and how."""
+
+    rule: str
+    how: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.how}"
+
+
+class Broken(Exception):
+    """A breach was found; the simulation ends."""
+
+    def __init__(self, breach: Breach) -> None:
+        super().__init__(str(breach))
+        self.breach = breach
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a seed."""
+
+    seed: int
+    breach: Breach | None
+    trace: list[str]
+    digest: str
+    runs: int
+    events: int
+    virtual_seconds: float
+    callbacks: int
+
+
+class _Errors(logging.Handler):
+    """Takes an error in the log of the engine for a fault."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._world.fault(f"logged: {record.getMessage()}", error)
+
+
+class World:
+    """All there is in a simulation."""
+
+    def __init__(self, seed: int, stress: Collection[str] = ()) -> None:
+        self.seed, self._stress = seed, frozenset(stress)
+        self.draws = Random(f"world {seed}")
+        self.loop = VirtualLoop(Random(f"schedule {seed}"), self.fault)
+        self.trace = Trace(self.loop.time)
+        self.network, self.director = Actor(self.loop, "network"), Actor(self.loop, "director")
+        self.database = Database(self._database_now)
+        self.judge = Judge(self.database, self.breach)
+        self.weather, self.mood = Weather(), Mood()
+        self.found: Breach | None = None
+        self.catalogues = Catalogues()
+        self.processes: dict[int, Process] = {}
+        self.calm = self.over = False
+        self._ids = self._lives = 0
+        self._draw_world()
+
+    # --- time and ids
+
+    def _database_now(self) -> int:
+        return EPOCH_US + round(self.loop.time() * 1_000_000)
+
+    def wall_ns(self) -> int:
+        """The wall clock of a machine that has the right time."""
+        return self._database_now() * 1_000
+
+    def new_id(self) -> UUID:
+        """Makes an id of version 7 that depends on the seed alone."""
+        self._ids += 1
+        milliseconds = self._database_now() // 1_000
+        return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | self._ids)
+
+    # --- breaches
+
+    def breach(self, rule: str, how: str) -> None:
+        """Takes note of the first thing that must not be; the simulation ends with it."""
+        if self.found is None and not self.over:
+            self.found = Breach(rule, how)
+            self.trace("judge", str(self.found))
+
+    def fault(self, what: str, error: BaseException | None = None) -> None:
+        """Takes note of a fault of the engine: an exception where none may be."""
+        shown = f"{type(error).__name__}: {error}" if error is not None else ""
+        self.breach("no fault of ours", f"{what} {shown}".strip())
+
+    # --- what there is
+
+    def _draw_world(self) -> None:
+        draws = self.draws
+        self.busy_seconds = draws.choice((4.0, 8.0, 16.0))
+        self.limits = EngineLimits(
+            lease_seconds=draws.choice((2.0, 3.0)),
+            adoption_interval_seconds=draws.choice((0.5, 1.0)),
+            adoption_batch=draws.choice((1, 3, 200)),
+            park_seconds=draws.choice((1.0, 2.5)),
+            drain_seconds=draws.choice((0.5, 2.0)),
+            watch_progress_seconds=4.0,
+            flush_max_events=draws.choice((2, 8, 1_000)),
+            flush_max_events_of_run=draws.choice((1, 4, 256)),
+            revision_cache=draws.choice((1, 1_000)),
+            default_max_in_flight=draws.choice((1, 4, 100)),
+        )
+        used = [draws.randrange(POOL) for _ in range(3)]
+        self.orders = [
+            Order(
+                number,
+                Caller(NAMESPACES[number % 2], "ada", "grpc"),
+                draws.choice(used),
+                draws.choice((1, 1, 2, 3)),
+                f"request-{number}",
+            )
+            for number in range(draws.randint(2, 7))
+        ]
+        for namespace in NAMESPACES:
+            self._put_catalogue(namespace, used)
+        # How rough this seed is: some have one kind of fault alone, some all.
+        self.roughness = {
+            kind: draws.random() < (MILD_CHANCE if self._stress else ROUGH_CHANCE) or kind in self._stress
+            for kind in KINDS
+        }
+        self.count = draws.choice((1, 2, 3, 3))
+
+    def _put_catalogue(self, namespace: str, used: list[int]) -> None:
+        rows = [revision_row(namespace, number, True) for number in range(LEAVES)]
+        rows += [revision_row(namespace, number, False) for number in used]
+        for row in rows:
+            self.catalogues.revisions[row.key] = row
+            self.catalogues.newest[namespace, row.key.workflow] = row.key
+        contract = contract_row()
+        self.catalogues.contracts[contract.digest] = contract
+        endpoints = tuple(
+            EndpointRow(EndpointKey(namespace, "lab", address), contract.digest, False, 1, Reach())
+            for address in ("lab-1:1", "lab-2:1")
+        )
+        self.catalogues.workers[namespace] = [
+            WorkerRow(WorkerKey(namespace, "lab"), self.limits.default_max_in_flight, 1, endpoints)
+        ]
+        self.database.raise_version(namespace)
+        graphs = {}
+        for workflow in (*(leaf(number) for number in range(LEAVES)), *(pooled(number) for number in used)):
+            compiled = checked(workflow).compiled
+            assert compiled is not None
+            graphs[workflow.name, compiled.revision] = compiled.graph
+        self.judge.graphs = graphs
+
+    def start(self, number: int) -> None:
+        """Starts a process in the place of one that is gone."""
+        self._lives += 1
+        self.processes[number] = Process(self, number, self._lives)
+
+    def restart(self, process: Process) -> None:
+        """Starts a process anew that could not start, or is to go."""
+        process.crash()
+        if self.processes.get(process.number) is process and not self.over:
+            self.start(process.number)
+
+    def process_at(self, address: str) -> Process | None:
+        """Finds the process that listens at an address."""
+        return next((each for each in self.processes.values() if each.address == address), None)
+
+    def any_process(self) -> Process:
+        """Draws the process that a client's call comes to."""
+        return self.processes[self.draws.randrange(self.count)]
+
+    # --- what happens
+
+    def run(self) -> Outcome:
+        """Runs the simulation to its end."""
+        try:
+            for number in range(self.count):
+                self.start(number)
+            ending = self.director.run(self._direct())
+            self.loop.run_until(lambda: self.found is not None or ending.done())
+            if self.found is None:
+                ending.result()
+                self.judge.look_at_all(self.orders)
+        except Stuck as error:
+            self.breach("every run ends", str(error))
+        self.over = True
+        digest = hashlib.sha256("\n".join(self.trace.lines).encode()).hexdigest()
+        events = sum(len(run.events) for run in self.database.runs.values())
+        seconds, callbacks, runs = self.loop.time() - 1_000.0, self.loop.callbacks, len(self.database.runs)
+        self.loop.drop()
+        return Outcome(self.seed, self.found, self.trace.lines, digest, runs, events, seconds, callbacks)
+
+    async def _direct(self) -> None:
+        clients = [Actor(self.loop, f"client {order.number}").run(Client(self, order).live()) for order in self.orders]
+        disturbing = self.director.run(self._disturb())
+        await asyncio.sleep(self.busy_seconds + 4.0)
+        disturbing.cancel()
+        await asyncio.gather(disturbing, return_exceptions=True)
+        self._heal()
+        end_seconds = self.loop.time() + QUIET_SECONDS
+        while self.database.unfinished() or not all(client.done() for client in clients):
+            if self.loop.time() > end_seconds:
+                unfinished = ", ".join(str(key.run_id)[-6:] for key in self.database.unfinished())
+                waiting = sum(not client.done() for client in clients)
+                self.breach("every run ends", f"unfinished: {unfinished or 'none'}; {waiting} clients wait")
+                return
+            self.judge.look_for_progress(self.loop.time())
+            await asyncio.sleep(LOOK_SECONDS)
+        for client in clients:
+            error = client.exception()
+            if error is not None:
+                self.fault("a client was refused", error)
+
+    async def _disturb(self) -> None:
+        draws = self.draws
+        kinds = [kind for kind, on in self.roughness.items() if on]
+        if self.roughness["statements"]:
+            self.weather.lost_before = self.weather.lost_after = self.weather.late = (
+                0.12 if "statements" in self._stress else draws.choice((0.01, 0.05))
+            )
+        if self.roughness["workers"]:
+            mood = self.mood
+            mood.fail, mood.refuse, mood.unreachable = draws.choice((0.1, 0.4)), 0.03, 0.05
+            mood.hang = mood.lose = draws.choice((0.03, 0.1))
+            mood.twice = mood.late = 0.4 if "workers" in self._stress else draws.choice((0.03, 0.1))
+        while kinds:
+            await asyncio.sleep(draws.random() * 2.5)
+            await self._strike(draws.choice(kinds))
+
+    async def _strike(self, kind: str) -> None:
+        draws = self.draws
+        process = self.any_process()
+        self.trace("director", f"{kind} {process.name}")
+        if kind == "crash":
+            process.crash()
+            self.network.later(draws.random() * 3, self.restart, process)
+        elif kind == "pause":
+            process.main.freeze()
+            process.lease.freeze()
+            self.network.later(draws.choice((0.3, 1.5, 5.0, 9.0)) * draws.random() * 2, self._resume, process)
+        elif kind == "stall":
+            process.main.freeze()
+            self.network.later(draws.random() * 4, self._resume, process)
+        elif kind == "leave" and process.ready:
+            process.leave()
+            self.network.later(draws.choice((2.5, 4.0)), self.restart, process)
+        elif kind == "outage":
+            self.weather.outage_until = self.loop.time() + draws.choice((0.2, 1.0, 4.0)) * draws.random()
+        elif kind == "slow":
+            self.weather.slow = draws.choice((10.0, 60.0))
+            self.network.later(draws.random() * 3, self._speed_up)
+        elif kind == "away":
+            self.mood.away ^= {draws.choice(("lab-1:1", "lab-2:1"))}
+            self._tell_health()
+
+    def _resume(self, process: Process) -> None:
+        process.main.thaw()
+        process.lease.thaw()
+
+    def _speed_up(self) -> None:
+        self.weather.slow = 1.0
+
+    def _tell_health(self) -> None:
+        for process in self.processes.values():
+            if process.alive:
+                self.network.later(self.draws.random() * 0.3, _look_at_all, process)
+
+    def _heal(self) -> None:
+        """Lets nothing go wrong any more."""
+        self.trace("director", "all is well")
+        self.calm = True
+        weather, mood = self.weather, self.mood
+        weather.lost_before = weather.lost_after = weather.late = weather.outage_until = 0.0
+        weather.slow = mood.slow = 1.0
+        mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
+        mood.away.clear()
+        for process in self.processes.values():
+            self._resume(process)
+            if not process.alive:
+                self.restart(process)
+        self._tell_health()
+
+
+def _look_at_all(process: Process) -> None:
+    process.main.later(0.0, process.gateway.look_at_all)
+
+
+@contextlib.contextmanager
+def _in_place_of_the_world(world: World) -> Iterator[None]:
+    """Puts the simulation in the place of what the engine takes from elsewhere, and its log under watch."""
+    state, handler, logger = random.getstate(), _Errors(world), logging.getLogger("orchestrator")
+    propagated, level = logger.propagate, logger.level
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.setLevel(logging.ERROR)
+    random.seed(world.seed)
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with (
+            mock.patch.object(machine, "new_id", world.new_id),
+            mock.patch.object(catalogue, "check_workflow", check),
+            mock.patch.object(catalogue, "restore_contract", restore),
+            mock.patch.object(workflows, "check_workflow", check),
+        ):
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = propagated
+        logger.setLevel(level)
+        random.setstate(state)
+        if collecting:
+            gc.enable()
+
+
+def simulate(seed: int, stress: Collection[str] = ()) -> Outcome:
+    """Runs the simulation of one seed; what is in `stress` goes wrong for sure, and more often."""
+    world = World(seed, stress)
+    with _in_place_of_the_world(world):
+        return world.run()
