@@ -25,7 +25,7 @@ from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.homes import Homes, Wish
 from orchestrator.engine.live import LiveRun
-from orchestrator.engine.permits import Kind, Permit
+from orchestrator.engine.permits import Kind, Permit, Pool
 from orchestrator.engine.ports import Clock
 from orchestrator.engine.queues import MethodQueue, QueueKey, Queues
 from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
@@ -65,6 +65,10 @@ class Admission:
         self._in_flight_of: defaultdict[str, int] = defaultdict(int)
         self.catalogue: Catalogue
         self.homes: Homes
+        self.on_room: Callable[[Endpoint], None] = lambda _: None
+        """Told of an endpoint that may have room: calls that go on there come before those that start."""
+        self.on_limits: Callable[[str], None] = lambda _: None
+        """Told of a namespace whose limits may be others."""
         self.in_flight = 0
         self.paused = False
         """While draining: nothing is admitted."""
@@ -100,6 +104,7 @@ class Admission:
 
     def released(self, endpoint: Endpoint) -> None:
         """Takes note of a permit that came back."""
+        self.on_room(endpoint)
         group = self.catalogue.group_of(endpoint)
         if group is not None:
             group.look(endpoint)
@@ -109,6 +114,7 @@ class Admission:
 
     def endpoint_changed(self, endpoint: Endpoint) -> None:
         """Looks again at the queues that wait for an endpoint: its health, credit or circuit is another."""
+        self.on_room(endpoint)
         group = self.catalogue.group_of(endpoint)
         if group is not None:
             group.look(endpoint)
@@ -117,6 +123,7 @@ class Admission:
 
     def namespace_changed(self, namespace: str) -> None:
         """Looks again at every queue of a namespace: its catalogue changed."""
+        self.on_limits(namespace)
         self._to_pump.extend(self._queues.of_namespace(namespace))
         self._work()
 
@@ -138,15 +145,17 @@ class Admission:
         endpoint.lent += 1
         self.call_ended(endpoint, permit)
 
-    def call_resumed(self, endpoint: Endpoint, permit: Permit | None, *, over: bool) -> None:
-        """Gives the permits of such a call again, whatever the limits, or not where it is `over` by now."""
+    def call_resumed(self, endpoint: Endpoint) -> None:
+        """Counts such a call again, which has its permits of limits. In what the replica takes as a whole it counts at
+        once: nobody can wait for that while others wait for it."""
+        self.in_flight += 1
+        self._in_flight_of[endpoint.key.namespace] += 1
+        endpoint.in_flight += 1
+        self.lent_call_ended(endpoint)
+
+    def lent_call_ended(self, endpoint: Endpoint) -> None:
+        """Takes note that such a call waits no more."""
         endpoint.lent -= 1
-        if not over:
-            self.in_flight += 1
-            self._in_flight_of[endpoint.key.namespace] += 1
-            endpoint.in_flight += 1
-            if permit is not None:
-                self.homes.take_again(permit.namespace, permit.kind)
         self.endpoint_changed(endpoint)
 
     def forget(self) -> None:
@@ -186,7 +195,7 @@ class Admission:
         if self.in_flight >= self._max_calls:
             return False
         permit, worker = None, None
-        limits = self._limits(key)
+        limits = self.limits(key.namespace, key.pools)
         if limits is not None:
             able = self._able(self._fitting(key))
             workers, kinds = self._kinds(key, limits, able)
@@ -272,7 +281,7 @@ class Admission:
     def _admit_first(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
         """Admits the first step of a queue, or lets the queue wait."""
         permit, worker = None, None
-        limits = self._limits(queue.key)
+        limits = self.limits(queue.key.namespace, queue.key.pools)
         if limits is not None:
             taken = self._take_permit(queue, limits)
             if isinstance(taken, Wait):
@@ -310,10 +319,10 @@ class Admission:
 
     # --- limits
 
-    def _limits(self, key: QueueKey) -> NamespaceLimits | None:
-        """The limits of a namespace, None where they cannot bound a step."""
-        limits = self.catalogue.limits(key.namespace)
-        return NO_LIMITS if limits is None and key.pools else limits
+    def limits(self, namespace: str, pools: Sequence[Pool]) -> NamespaceLimits | None:
+        """The limits of a namespace, None where they cannot bound a step that names `pools`."""
+        limits = self.catalogue.limits(namespace)
+        return NO_LIMITS if limits is None and pools else limits
 
     def _take_permit(self, queue: MethodQueue, limits: NamespaceLimits) -> tuple[Permit | None, str | None] | Wait:
         """Takes a permit of the limits that bound the next call of a queue, with the worker that it is for, None for

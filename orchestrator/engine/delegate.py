@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from baton.v1 import step_service_pb2
+from baton.v1 import run_pb2, step_service_pb2
 from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
@@ -29,9 +29,10 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import FULL, RunReader
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
-from orchestrator.engine.live import LiveRun
+from orchestrator.engine.live import Flight, LiveRun
 from orchestrator.engine.messages import to_any
 from orchestrator.engine.ownership import Ownership
+from orchestrator.engine.view import render_wait
 
 MAX_CHECKPOINT_BYTES = 256 << 10
 
@@ -69,14 +70,15 @@ class Steps:
             index = self._begin(live, parent, claim, request)
         else:
             _require_same(live, index, request)
+        end_seconds = asyncio.get_running_loop().time()
         if request.HasField("wait_timeout"):
-            await self._wait(live, parent, claim, index, duration_us(request.wait_timeout) / 1_000_000)
-            self._driver.liveness.heard(live, parent, 0.0, "", None)
+            end_seconds += duration_us(request.wait_timeout) / 1_000_000
+        held = not await self._wait(live, parent, claim, index, end_seconds) and not request.detached
         # As it is now, and told once that is durable: in a busy run there is always something that is not yet.
-        step = self._reader.render_step(live, index, FULL)
+        step = self._held(live, parent, index) if held else self._reader.render_step(live, index, FULL)
         if not await live.durable(live.run.sequence):
             raise _moved()
-        return step_service_pb2.DelegateResponse(step=step, existing=existing)
+        return step_service_pb2.DelegateResponse(step=step, existing=existing, held=held)
 
     async def heartbeat(self, request: step_service_pb2.HeartbeatRequest) -> step_service_pb2.HeartbeatResponse:
         """See Heartbeat."""
@@ -139,20 +141,54 @@ class Steps:
             f"method: no registered worker serves {method} as a unary method; register one with RegisterWorker"
         )
 
-    async def _wait(self, live: LiveRun, parent: int, claim: StepClaim, index: int, timeout_seconds: float) -> None:
-        """Waits for the end of a delegated step. Meanwhile the attempt that waits takes no permit."""
-        loop = asyncio.get_running_loop()
-        end_seconds = loop.time() + timeout_seconds
-        with self._driver.lent(live, parent):
-            while live.run.steps[index].state not in ENDED_STEP:
-                if not _is_current(live, parent, claim):
-                    raise errors.StepNotRunning("step_token: the attempt has ended meanwhile; stop working on it")
-                if live.forgotten:
-                    raise _moved()
-                left_seconds = end_seconds - loop.time()
-                if left_seconds <= 0:
-                    return
-                await live.flushed(left_seconds)
+    async def _wait(self, live: LiveRun, parent: int, claim: StepClaim, index: int, end_seconds: float) -> bool:
+        """Waits for the end of a delegated step, meanwhile without the permits of the attempt that waits, and then for
+        these permits; False where it has to wait for them longer than until `end_seconds`."""
+        flight = self._flight(live, parent, claim)
+        if flight is None:
+            return True
+        flight.requests += 1
+        try:
+            if not _has_ended(live, index) and _left(end_seconds) > 0:
+                with self._driver.resumptions.lent(live, flight):
+                    while not _has_ended(live, index) and _left(end_seconds) > 0:
+                        await live.flushed(_left(end_seconds))
+                        self._flight(live, parent, claim)
+            # While another request of the attempt waits for its step, this one cannot wait for the permits.
+            while _has_ended(live, index) and (one := flight.resumption) is not None and not one.waits:
+                if _left(end_seconds) <= 0:
+                    return False
+                await one.changed.wait(_left(end_seconds))
+                self._flight(live, parent, claim)
+            self._driver.liveness.heard(live, parent, 0.0, "", None)
+        finally:
+            flight.requests -= 1
+        return True
+
+    @staticmethod
+    def _flight(live: LiveRun, parent: int, claim: StepClaim) -> Flight | None:
+        """The call of an attempt that is still under way. Errors: StepNotRunning, OwnerUnavailable."""
+        if not _is_current(live, parent, claim):
+            raise errors.StepNotRunning("step_token: the attempt has ended meanwhile; stop working on it")
+        if live.forgotten:
+            raise _moved()
+        return live.flights.get(parent)
+
+    def _held(self, live: LiveRun, parent: int, index: int) -> run_pb2.RunStep:
+        """What the caller is told of a step whose end it is not to hear of yet."""
+        step = run_pb2.RunStep(step=live.run.steps[index].spec.id)
+        wait = self._driver.resumptions.wait_of(live, parent)
+        if wait is not None:
+            step.wait_reason.CopyFrom(render_wait(wait))
+        return step
+
+
+def _left(end_seconds: float) -> float:
+    return end_seconds - asyncio.get_running_loop().time()
+
+
+def _has_ended(live: LiveRun, index: int) -> bool:
+    return live.run.steps[index].state in ENDED_STEP
 
 
 def _is_current(live: LiveRun, index: int, claim: StepClaim) -> bool:

@@ -7,8 +7,7 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain import events as ev
@@ -49,6 +48,7 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.permits import Permit
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
 from orchestrator.engine.quotas import read_pools
+from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.worker_ports import Ticket
 
@@ -77,6 +77,7 @@ class Driver:
         self.admission = Admission(
             clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
         )
+        self.resumptions = Resumptions(self.admission)
         self.liveness = Liveness(clock, self.advance, self.set_timer)
         dispatcher.on_progress = self.liveness.heard
         self.on_end: Callable[[LiveRun], None] = lambda _: None
@@ -311,26 +312,7 @@ class Driver:
         flight.ticket.released()
         if flight.heard_time:
             live.cancel_timer(TimerKind.HEARTBEAT, flight.step)
-        if not flight.lent:
-            self.admission.call_ended(flight.endpoint, flight.permit)
-
-    @contextmanager
-    def lent(self, live: LiveRun, index: int) -> Iterator[None]:
-        """Gives the permit of a running attempt back for as long as it waits for what it has delegated. Taken again
-        above the limit where need be: who waits for its own steps must not wait for a permit too."""
-        flight = live.flights.get(index)
-        if flight is None:
-            yield
-            return
-        flight.lent += 1
-        if flight.lent == 1:
-            self.admission.call_lent(flight.endpoint, flight.permit)
-        try:
-            yield
-        finally:
-            flight.lent -= 1
-            if flight.lent == 0:
-                self.admission.call_resumed(flight.endpoint, flight.permit, over=live.flights.get(index) is not flight)
+        self.resumptions.end(flight)
 
     # --- record
 
@@ -341,8 +323,7 @@ class Driver:
             return
         self.liveness.end(live, flight)
         del live.flights[flight.step]
-        if not flight.lent:
-            self.admission.call_ended(flight.endpoint, flight.permit)
+        self.resumptions.end(flight)
         if not live.run.is_current(flight.step, flight.attempt):
             return
         live.cancel_timer(TimerKind.ATTEMPT, flight.step)

@@ -65,6 +65,12 @@ class Endpoint:
             return self._registered_max
         return min(self._registered_max, max(0, self._credit - self.lent))
 
+    @property
+    def takes_back(self) -> bool:
+        """Whether a call that waited for what it delegated can go on there: where it takes no new ones, such as while
+        it drains, one at a time can."""
+        return self.gone or self.in_flight < max(self.max_in_flight, 1)
+
     def take(self) -> Ticket | None:
         """Takes a permit and leave of the circuit for one call; None where the circuit refuses."""
         ticket = self.circuit.admit()

@@ -51,7 +51,6 @@ class HomeLink:
         self._asks: dict[int, None] = {}
         self._returns: Counter[tuple[str, Kind]] = Counter()
         self._unused: Counter[tuple[str, Kind]] = Counter()
-        self._again: Counter[tuple[str, Kind]] = Counter()
         self._opens = True
         self._heard = False
         self._wake = asyncio.Event()
@@ -67,11 +66,6 @@ class HomeLink:
         self._returns[namespace, kind] += 1
         if unused:
             self._unused[namespace, kind] += 1
-        self._wake.set()
-
-    def take_again(self, namespace: str, kind: Kind) -> None:
-        """Tells of one permit that is held again."""
-        self._again[namespace, kind] += 1
         self._wake.set()
 
     def open_again(self) -> None:
@@ -123,23 +117,20 @@ class HomeLink:
             self._owner.received(self._replica_id, frame)
 
     def _next_frame(self) -> permits_pb2.ExchangeRequest | None:
-        if not (self._opens or self._asks or self._returns or self._again):
+        if not (self._opens or self._asks or self._returns):
             return None
         frame = permits_pb2.ExchangeRequest()
         if self._opens:
             self._opens = False
             self._returns.clear()
-            self._again.clear()
             frame.opening.CopyFrom(self._owner.opening(self._replica_id))
             self._asks = dict.fromkeys(self._owner.asked_of(self._replica_id))
-        frame.taken_again.extend(holdings_of(self._again))
         for holding in holdings_of(self._returns):
             frame.returns.add(holding=holding)
         for returned, unused in zip(frame.returns, map(self._unused.__getitem__, self._returns), strict=True):
             returned.unused = unused
         asks = map(self._owner.ask_message, self._asks)
         frame.asks.extend(ask for ask in asks if ask is not None)
-        self._again.clear()
         self._returns.clear()
         self._unused.clear()
         self._asks.clear()

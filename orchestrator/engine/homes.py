@@ -27,12 +27,32 @@ WORKER_HOLD_SECONDS = 5.5
 
 class Wish:
     """What one queue of steps waits for: permits of any of `kinds`. `in_hand` are those it was given and has not used,
-    by the index of their kind; `granted` is called when there are more."""
+    by the index of their kind; `granted` is called when there are more. `resumes` is as of an Ask."""
 
-    __slots__ = ("ask", "granted", "home", "in_hand", "kinds", "namespace", "number", "priority", "refusal", "wanted")
+    __slots__ = (
+        "ask",
+        "granted",
+        "home",
+        "in_hand",
+        "kinds",
+        "namespace",
+        "number",
+        "priority",
+        "refusal",
+        "resumes",
+        "wanted",
+    )
 
-    def __init__(self, namespace: str, kinds: Sequence[Kind], priority: int, granted: Callable[[], None]) -> None:
-        self.namespace, self.kinds, self.priority = namespace, tuple(kinds), priority
+    def __init__(
+        self,
+        namespace: str,
+        kinds: Sequence[Kind],
+        priority: int,
+        granted: Callable[[], None],
+        *,
+        resumes: bool = False,
+    ) -> None:
+        self.namespace, self.kinds, self.priority, self.resumes = namespace, tuple(kinds), priority, resumes
         self.granted = granted
         self.in_hand: list[int] = []
         self.wanted = 0
@@ -154,18 +174,18 @@ class Homes:
     def keep(self, wish: Wish, most: int) -> None:
         """Gives back what is in hand beyond `most`."""
         while len(wish.in_hand) > most:
-            self.give_back(wish.namespace, wish.kinds[wish.in_hand.pop()], unused=True)
+            self.give_back(wish.namespace, wish.kinds[wish.in_hand.pop()], unused=not wish.resumes)
 
     def withdraw(self, wish: Wish) -> None:
         """Waits for nothing any more, and gives back what is in hand."""
         self.keep(wish, 0)
-        wanted, wish.wanted = wish.wanted, 0
+        wish.wanted = 0
         if wish.ask is not None:
             self.own.book(wish.namespace).forget(wish.ask)
             wish.ask = None
             self._wishes.pop(wish.number, None)
-        elif wanted:
-            self._ask_there(wish)  # Stays known until the home has heard of it.
+        elif wish.number in self._wishes:
+            self._ask_there(wish)  # Both know it until the home has heard that nothing is wanted.
 
     def give_back(self, namespace: str, kind: Kind, unused: bool = False) -> None:
         """Gives a permit back: its call ended, or was never made."""
@@ -184,15 +204,6 @@ class Homes:
         elif home in self._links:
             self._links[home].give_back(namespace, kind, unused)
 
-    def take_again(self, namespace: str, kind: Kind) -> None:
-        """Takes a permit back that was given back, without waiting for it: its call goes on, whatever the limits."""
-        self._held[namespace, kind] += 1
-        home = self._home(namespace)
-        if home == self._me:
-            self.own.book(namespace).take_again(kind, 1)
-        elif home in self._links:
-            self._links[home].take_again(namespace, kind)
-
     def refusal(self, wish: Wish) -> Refusal:
         """Tells why a wish waits."""
         if wish.ask is not None:
@@ -207,7 +218,12 @@ class Homes:
     def _ask_here(self, wish: Wish, wanted: int) -> None:
         self._register(wish)
         if wish.ask is None:
-            wish.ask = Ask(wish.kinds, wish.priority, lambda kind: self._given(wish, kind, 1, tell=True))
+            wish.ask = Ask(
+                wish.kinds,
+                wish.priority,
+                lambda kind: self._given(wish, kind, 1, tell=True),
+                resumes=wish.resumes,
+            )
         wish.home, wish.wanted = self._me, wanted
         for kind in self.own.book(wish.namespace).ask(wish.ask, wanted):
             self._given(wish, kind, 1, tell=False)
@@ -262,7 +278,12 @@ class Homes:
             return None
         kinds = [permits_pb2.Kind(pools=pools_of(kind)) for kind in wish.kinds]
         return permits_pb2.Ask(
-            id=number, namespace=wish.namespace, kinds=kinds, priority=wish.priority, wanted=wish.wanted
+            id=number,
+            namespace=wish.namespace,
+            kinds=kinds,
+            priority=wish.priority,
+            wanted=wish.wanted,
+            resumes=wish.resumes,
         )
 
     def received(self, replica_id: UUID, frame: permits_pb2.ExchangeResponse) -> None:

@@ -26,7 +26,15 @@ from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, R
 from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Joined, Update, UpdatePages, encode_cursor
-from orchestrator.engine.view import MAX_STEPS, drop_steps, render, render_row, render_steps, render_without_steps
+from orchestrator.engine.view import (
+    MAX_STEPS,
+    drop_steps,
+    render,
+    render_row,
+    render_steps,
+    render_wait,
+    render_without_steps,
+)
 from orchestrator.engine.waits import Wait
 
 FULL = run_service_pb2.RUN_VIEW_FULL
@@ -120,7 +128,7 @@ class RunReader:
         if run is None:
             return ()
         steps = render_steps(run, run_id, after, limit, view, self._wait_reasons(key, run))
-        self._add_progress(key, steps, after)
+        self._add_flights(key, steps, after)
         return steps
 
     async def list_events(
@@ -283,7 +291,7 @@ class RunReader:
         if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
         message = render(run, key.run_id, view, self._wait_reasons(key, run))
-        self._add_progress(key, message.steps)
+        self._add_flights(key, message.steps)
         return message
 
     async def _fold(self, row: RunRow, view: int) -> Run | None:
@@ -316,14 +324,22 @@ class RunReader:
 
     def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
         message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key, live.run))
-        self._add_progress(live.key, message.steps)
+        self._add_flights(live.key, message.steps)
         return message
 
-    def _add_progress(self, key: RunKey, steps: Sequence[run_pb2.RunStep], after: int = 0) -> None:
-        """Adds how far running steps are, of those from the index `after` on; only who drives a run knows it."""
+    def _add_flights(self, key: RunKey, steps: Sequence[run_pb2.RunStep], after: int = 0) -> None:
+        """Adds how far running steps are, and why some are not at work, of those from the index `after` on; only who
+        drives a run knows it."""
         live = self._driver.runs.get(key)
-        for index, flight in live.flights.items() if live is not None else ():
-            if flight.progress is not None and after <= index < after + len(steps):
+        if live is None:
+            return
+        for index, flight in live.flights.items():
+            if not after <= index < after + len(steps):
+                continue
+            if flight.progress is not None:
                 percent, text, time = flight.progress
                 progress = run_pb2.StepProgress(percent=percent, message=text, time=to_timestamp(time))
                 steps[index - after].progress.CopyFrom(progress)
+            wait = self._driver.resumptions.wait_of(live, index)
+            if wait is not None and steps[index - after].state == run_pb2.STEP_STATE_RUNNING:
+                steps[index - after].wait_reason.CopyFrom(render_wait(wait))

@@ -212,10 +212,6 @@ class LimitHome:
             peer.early.append(frame)
 
     def _take_in(self, peer: Peer, frame: permits_pb2.ExchangeRequest) -> None:
-        for holding in frame.taken_again:
-            namespace, kind, count = _read_holding(holding)
-            peer.held[namespace, kind] += count
-            self.book(namespace).take_again(kind, count)
         for returned in frame.returns:
             self._take_back(peer, returned)
         for asked in frame.asks:
@@ -251,7 +247,12 @@ class LimitHome:
                 return
             kinds = [_read_kind(kind.pools) for kind in asked.kinds]
             number, namespace = asked.id, asked.namespace
-            ask = Ask(kinds, asked.priority, lambda kind: self._give(peer, number, namespace, kinds, kind))
+            ask = Ask(
+                kinds,
+                asked.priority,
+                lambda kind: self._give(peer, number, namespace, kinds, kind),
+                resumes=asked.resumes,
+            )
             known = peer.asks[number] = (namespace, ask)
         namespace, ask = known
         for kind in self.book(namespace).ask(ask, asked.wanted):

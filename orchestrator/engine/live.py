@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
@@ -28,6 +28,9 @@ from orchestrator.engine.turns import Turns
 from orchestrator.engine.updates import Update, encode_update
 from orchestrator.engine.waiters import Waiters
 from orchestrator.engine.worker_ports import Sending, Ticket
+
+if TYPE_CHECKING:
+    from orchestrator.engine.resumptions import Resumption
 
 RECENT_ROWS = 256
 RECENT_BYTES = 128 << 10
@@ -60,7 +63,7 @@ class TimerKey(NamedTuple):
 @dataclass(slots=True)
 class Flight:
     """A call from its admission to its end. It holds one permit of its endpoint and one ticket of its circuit, and one
-    permit of the limits that bound it."""
+    permit of the limits that bound it; of these only the ticket while it waits for what it has delegated."""
 
     step: int
     attempt: int
@@ -72,8 +75,10 @@ class Flight:
     sending: Sending | None = None
     progress: tuple[float, str, int] | None = None
     """The newest that the worker told: percent, what it does, and when."""
-    lent: int = 0
-    """How many calls on behalf of it wait for what it has delegated; while any does, its permit is given back."""
+    resumption: Resumption | None = None
+    """Set while it has given its permits back, to wait for what it has delegated."""
+    requests: int = 0
+    """How many requests of its worker wait here: for a step that it has delegated, or to go on."""
     heard_time: int = 0
     """When its worker last gave a sign of life; 0 where none is asked for."""
     checkpoint: Payload | None = None

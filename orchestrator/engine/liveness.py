@@ -76,8 +76,8 @@ class Liveness:
         timeout_us = live.run.steps[flight.step].spec.heartbeat_timeout_us
         if live.forgotten or timeout_us is None or live.flights.get(flight.step) is not flight:
             return
-        if flight.lent:
-            flight.heard_time = self._clock.now()  # A call of its worker waits here: it lives.
+        if flight.requests:
+            flight.heard_time = self._clock.now()  # A request of its worker waits here: it lives.
         if self._clock.now() < flight.heard_time + timeout_us:
             self._watch(live, flight)
         else:

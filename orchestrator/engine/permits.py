@@ -7,6 +7,7 @@ What may not enter: where homes are and how replicas speak (homes.py); which lim
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -42,12 +43,15 @@ class Permit(NamedTuple):
 
 class Ask:
     """Somebody who waits for permits of any of `kinds`. `granted` is told the index of the kind of each that comes
-    later than at once; `wanted` is how many are still to come."""
+    later than at once; `wanted` is how many are still to come. They are for calls that `resume`, or for new ones: rates
+    bound these alone."""
 
-    __slots__ = ("granted", "kinds", "lines", "priority", "wanted")
+    __slots__ = ("granted", "kinds", "lines", "priority", "resumes", "wanted")
 
-    def __init__(self, kinds: Sequence[Kind], priority: int, granted: Callable[[int], None]) -> None:
-        self.kinds, self.priority, self.granted = tuple(kinds), priority, granted
+    def __init__(
+        self, kinds: Sequence[Kind], priority: int, granted: Callable[[int], None], *, resumes: bool = False
+    ) -> None:
+        self.kinds, self.priority, self.granted, self.resumes = tuple(kinds), priority, granted, resumes
         self.wanted = 0
         self.lines: list[Line[Ask]] = []
 
@@ -63,12 +67,25 @@ class Refusal(NamedTuple):
 @dataclass(slots=True, eq=False)
 class PoolUse:
     """How much of a pool is in use. `full_time` is when its rate is used up by nothing any more: each call that starts
-    moves it on by the time that the rate has for one call."""
+    moves it on by the time that the rate has for one call. Calls that resume stand in a line of their own, as rates do
+    not hold them up."""
 
     used: int = 0
     full_time: float = 0.0
     line: Line[Ask] = field(default_factory=Line)
+    resuming: Line[Ask] = field(default_factory=Line)
     timer: Timer | None = None
+
+    def line_of(self, ask: Ask) -> Line[Ask]:
+        """The line in which an ask stands for the pool."""
+        return self.resuming if ask.resumes else self.line
+
+    def ahead_of(self, ask: Ask) -> int:
+        """Permits that are wanted before those of an ask in line; of equals, calls that resume come first."""
+        own, others = self.line_of(ask), self.line if ask.resumes else self.resuming
+        before = sum(other.wanted for other in itertools.takewhile(lambda other: other is not ask, own))
+        least = ask.priority + ask.resumes
+        return before + sum(other.wanted for other in others if other.priority >= least)
 
 
 class PermitBook:
@@ -133,11 +150,6 @@ class PermitBook:
             self._serve(pool)
         self._tell()
 
-    def take_again(self, kind: Kind, count: int) -> None:
-        """Counts permits that are held again, be it beyond the limits; a call that goes on counts in no rate."""
-        for pool in kind:
-            self._use(pool).used += count
-
     def restore(self, held: Iterator[tuple[Kind, int]]) -> None:
         """Begins anew with what replicas hold, which may be more than limits allow. Rates go on as they were."""
         for use in self._pools.values():
@@ -150,7 +162,7 @@ class PermitBook:
         """Tries to meet every ask: a limit was changed, or giving goes on after a pause."""
         if self.paused:
             return
-        for ask in sorted(self._asks, key=lambda one: -one.priority):
+        for ask in sorted(self._asks, key=lambda one: (-one.priority, not one.resumes)):
             self._leave(ask)
             while ask.wanted and (kind := self._take(ask)) is not None:
                 self._given.append((ask, kind))
@@ -174,7 +186,7 @@ class PermitBook:
         """Tells for each key of a limit in use how many permits are held and how many are waited for."""
         found = {}
         for pool, use in self._pools.items():
-            waiting = sum(ask.wanted for ask in use.line)
+            waiting = sum(ask.wanted for line in (use.line, use.resuming) for ask in line)
             if pool.limit == limit and (use.used or waiting):
                 found[pool.key] = (use.used, waiting)
         return found
@@ -185,18 +197,14 @@ class PermitBook:
             return Refusal(self.paused)
         for pool in (pool for kind in ask.kinds for pool in kind):
             use = self._pools.get(pool)
-            if use is not None and ask in use.line:
+            if use is not None and ask in use.line_of(ask):
                 return self._describe(pool, use, ask)
         if ask in self._crowd:
             return Refusal(f"{MAX_POOLS} keys of the namespace's limits are in use; a key comes free as calls end")
         return Refusal("")
 
     def _describe(self, pool: Pool, use: PoolUse, ask: Ask) -> Refusal:
-        ahead = 0
-        for other in use.line:
-            if other is ask:
-                break
-            ahead += other.wanted
+        ahead = use.ahead_of(ask)
         row = self._limit_of(pool.limit)
         name = f"the limit {pool.limit}" + (f" has for the key {pool.key!r}" if pool.key else " has")
         if row is None:
@@ -214,14 +222,14 @@ class PermitBook:
         """Gives one permit, or puts the ask into the lines of what it lacks."""
         lacking: list[Line[Ask]] = []
         for number, kind in enumerate(ask.kinds):
-            lack = next((pool for pool in kind if not self._has_room(pool)), None)
+            lack = next((pool for pool in kind if not self._has_room(pool, ask.resumes)), None)
             if lack is None:
                 for pool in kind:
-                    self._count(pool)
+                    self._count(pool, ask.resumes)
                 ask.wanted -= 1
                 return number
             use = self._pools.get(lack)
-            lacking.append(self._crowd if use is None else use.line)
+            lacking.append(self._crowd if use is None else use.line_of(ask))
         self._stand(ask, lacking)
         return None
 
@@ -242,8 +250,7 @@ class PermitBook:
     def _serve(self, pool: Pool) -> None:
         """Gives what a pool has free to those in its line, one permit each in turn."""
         use = self._pools.get(pool)
-        while use is not None and use.line and not self.paused and self._has_room(pool):
-            ask = use.line.first()
+        while use is not None and not self.paused and (ask := self._next(pool, use)) is not None:
             self._leave(ask)
             kind = self._take(ask)
             if kind is None:
@@ -256,17 +263,25 @@ class PermitBook:
             if not ask.wanted:
                 self._asks.pop(ask, None)
 
+    def _next(self, pool: Pool, use: PoolUse) -> Ask | None:
+        """Tells who in the lines of a pool is next; None where nobody can be."""
+        new = use.line.first() if use.line and self._has_room(pool) else None
+        resuming = use.resuming.first() if use.resuming and self._has_room(pool, resumes=True) else None
+        if new is not None and resuming is not None:
+            return new if new.priority > resuming.priority else resuming
+        return new or resuming
+
     def _stand_behind(self, ask: Ask, served: Pool, use: PoolUse) -> bool:
         """Puts an ask behind the others of the pool that is being served, and into the line of what it lacks else;
         False where it lacks nothing in a kind without that pool."""
         lines = []
         for kind in ask.kinds:
-            lack = next((pool for pool in kind if not self._has_room(pool)), None)
+            lack = next((pool for pool in kind if not self._has_room(pool, ask.resumes)), None)
             if lack is not None:
                 found = self._pools.get(lack)
-                lines.append(self._crowd if found is None else found.line)
+                lines.append(self._crowd if found is None else found.line_of(ask))
             elif served in kind:
-                lines.append(use.line)
+                lines.append(use.line_of(ask))
             else:
                 return False
         self._stand(ask, lines)
@@ -287,14 +302,14 @@ class PermitBook:
         finally:
             self._giving = False
 
-    def _has_room(self, pool: Pool) -> bool:
+    def _has_room(self, pool: Pool, resumes: bool = False) -> bool:
         row = self._limit_of(pool.limit)
         use = self._find(pool)
         if use is None:
             return False
         if row is None or (row.max_in_flight and use.used >= row.max_in_flight):
             return False
-        if row.rate is None:
+        if row.rate is None or resumes:
             return True
         now = self._now()
         due_time = self._due_time(use, row)
@@ -305,11 +320,11 @@ class PermitBook:
             use.timer = self._timers.at(due_time + 1, lambda: self._due(pool))
         return False
 
-    def _count(self, pool: Pool) -> None:
+    def _count(self, pool: Pool, resumes: bool = False) -> None:
         use = self._pools[pool]
         use.used += 1
         row = self._limit_of(pool.limit)
-        if row is not None and row.rate is not None:
+        if row is not None and row.rate is not None and not resumes:
             use.full_time = max(use.full_time, self._now()) + row.rate.interval_us
 
     @staticmethod
@@ -352,7 +367,7 @@ class PermitBook:
         idle = [
             pool
             for pool, use in self._pools.items()
-            if not use.used and not use.line and use.full_time <= now and pool != but
+            if not use.used and not use.line and not use.resuming and use.full_time <= now and pool != but
         ]
         for pool in idle:
             use = self._pools.pop(pool)

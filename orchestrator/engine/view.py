@@ -236,6 +236,11 @@ def _reason(kind: run_pb2.WaitKind.ValueType, text: str, until_time: int | None 
     return reason
 
 
+def render_wait(wait: Wait) -> run_pb2.WaitReason:
+    """Renders why a step waits."""
+    return _reason(wait.kind, wait.message, wait.until_time)
+
+
 def _wait(run: Run, index: int, step: StepRun, wait_of: Callable[[int], Wait | None]) -> run_pb2.WaitReason:
     if step.wait is not None:
         return why_waiting(run, step.wait)
@@ -255,7 +260,4 @@ def _wait(run: Run, index: int, step: StepRun, wait_of: Callable[[int], Wait | N
     wait = wait_of(index)
     if wait is None:
         return run_pb2.WaitReason(kind=run_pb2.WAIT_KIND_JOURNAL, message="admitted; its entry is being made durable")
-    message = run_pb2.WaitReason(kind=wait.kind, message=wait.message)
-    if wait.until_time is not None:
-        message.until_time.CopyFrom(to_timestamp(wait.until_time))
-    return message
+    return render_wait(wait)

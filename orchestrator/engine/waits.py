@@ -24,6 +24,8 @@ class Wait:
 FOR_PERMIT = Wait(run_pb2.WAIT_KIND_LIMIT, "waits for a permit of a limit")
 """What a queue waits for that asked for a permit; why there is none is known to the limit's home."""
 
+FOR_DELEGATED = Wait(run_pb2.WAIT_KIND_CHILD_STEPS, "waits for a step that it has delegated, and holds no permit")
+
 DRAINING = Wait(run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over")
 
 
@@ -35,6 +37,12 @@ def replica_is_full(limit: int) -> Wait:
 def endpoints_are_full(method: str, limit: int) -> Wait:
     """Every endpoint has as many calls as it takes."""
     text = f"the endpoints that serve {method} have as many calls in flight as they take, {limit} in all"
+    return Wait(run_pb2.WAIT_KIND_LIMIT, text)
+
+
+def endpoint_is_full(endpoint: Endpoint) -> Wait:
+    """The one endpoint that can go on with a call has as many others as it takes."""
+    text = f"{endpoint.key.address} has as many calls in flight as it takes, {endpoint.max_in_flight}"
     return Wait(run_pb2.WAIT_KIND_LIMIT, text)
 
 

@@ -31,9 +31,9 @@ class Place:
         most, rate = bound if isinstance(bound, tuple) else (bound, None) if isinstance(bound, int) else (0, bound)
         self.rows[name] = LimitRow("default", name, 4, "", most, rate, 0, 0)
 
-    def asks(self, name: str, *kinds: Kind, wanted: int = 1, priority: int = 0) -> Ask:
+    def asks(self, name: str, *kinds: Kind, wanted: int = 1, priority: int = 0, resumes: bool = False) -> Ask:
         """Asks under a name that `given` then shows."""
-        ask = Ask(kinds, priority, lambda kind: self.given.append((name, kind)))
+        ask = Ask(kinds, priority, lambda kind: self.given.append((name, kind)), resumes=resumes)
         self.given += [(name, kind) for kind in self.book.ask(ask, wanted)]
         return ask
 
@@ -229,3 +229,24 @@ def test_nothing_is_exceeded_and_nothing_lies_idle(seed: int) -> None:
     while held:
         place.book.give_back(held.pop(), 1)
     assert all(place.book.use_of(name) == {} for name in bounds)
+
+
+def test_calls_that_go_on_come_before_their_equals_and_use_up_no_rate() -> None:
+    place = Place(few=(1, Rate(1, 3_600_000_000, 1)))
+    place.asks("held", kind("few"))
+    place.asks("new", kind("few"))
+    place.asks("urgent", kind("few"), priority=5)
+    place.asks("first", kind("few"), resumes=True)
+    second = place.asks("second", kind("few"), resumes=True)
+    assert place.book.refusal(second).ahead == 2
+    for _ in range(3):
+        # The rate holds up the others, for an hour, whatever their priority.
+        place.book.give_back(kind("few"), 1)
+    assert [name for name, _ in place.given] == ["held", "first", "second"]
+    place.pass_time(3_600_000_001)
+    assert [name for name, _ in place.given[3:]] == ["urgent"]
+    place.asks("third", kind("few"), resumes=True)
+    place.set("few", 1)
+    place.book.give_back(kind("few"), 1)
+    place.book.give_back(kind("few"), 1)
+    assert [name for name, _ in place.given[4:]] == ["third", "new"]

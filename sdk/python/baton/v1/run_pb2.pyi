@@ -442,7 +442,9 @@ class RunStep(_message.Message):
 
     @_builtins.property
     def wait_reason(self) -> Global___WaitReason:
-        """Why the step is not running; set while BLOCKED or READY."""
+        """Why the step is not at work; set while BLOCKED, READY or WAITING, and while RUNNING where its call waits for a step
+        that it has delegated, or to go on after that.
+        """
 
     @_builtins.property
     def predecessors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

@@ -98,21 +98,29 @@ class DelegateResponse(_message.Message):
 
     STEP_FIELD_NUMBER: _builtins.int
     EXISTING_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
     existing: _builtins.bool
     """True where the key led to a step that was there already."""
+    held: _builtins.bool
+    """True where the caller may not go on yet: the limits that bound it have no room. It may ask again, or end with
+    SUSPENDED; what it learns of the step, it learns then.
+    """
     @_builtins.property
     def step(self) -> _run_pb2.RunStep:
-        """The step as it is: once it has ended, with its output or failure."""
+        """The step as it is: once it has ended, with its output or failure. With `held`, its id alone, and in `wait_reason`
+        what the caller waits for.
+        """
 
     def __init__(
         self,
         *,
         step: _run_pb2.RunStep | None = ...,
         existing: _builtins.bool = ...,
+        held: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "step", b"step"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["existing", b"existing", "held", b"held", "step", b"step"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

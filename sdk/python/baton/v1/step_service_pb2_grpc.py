@@ -66,8 +66,9 @@ class StepServiceServicer:
         once the new step is durable; with `wait_timeout`, once it has ended or that time is over. The same `key` with the
         same method and request gives the same step, whichever attempt of the caller asks, and is never run twice.
 
-        While Delegate waits, the caller's call does not count against the limits of its worker. A caller that has waited
-        long ends with ABORTED and an ErrorInfo of the reason SUSPENDED and the domain `baton`, whose metadata `awaited`
+        While Delegate waits for the end of the step, the caller's call counts in no limit. Before the answer tells of that
+        end, the call counts in all of them again, for which it may have to wait: an answer with `held` says that the time is
+        over and it still does. The caller asks again, or ends. A caller that has waited long ends with ABORTED and an ErrorInfo of the reason SUSPENDED and the domain `baton`, whose metadata `awaited`
         holds the keys that it waits for, separated by commas: it is called again when one of them has ended, in another
         attempt that uses up no retry. Where all of them had ended before the attempt began, or none is known, the attempt
         has failed with that reason.

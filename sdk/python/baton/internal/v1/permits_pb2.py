@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from baton.v1 import limit_pb2 as baton_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/internal/v1/permits.proto\x12\x11\x62\x61ton.internal.v1\x1a\x14\x62\x61ton/v1/limit.proto\"\xc1\x01\n\x0f\x45xchangeRequest\x12+\n\x07opening\x18\x01 \x01(\x0b\x32\x1a.baton.internal.v1.Opening\x12*\n\x07returns\x18\x02 \x03(\x0b\x32\x19.baton.internal.v1.Return\x12/\n\x0btaken_again\x18\x04 \x03(\x0b\x32\x1a.baton.internal.v1.Holding\x12$\n\x04\x61sks\x18\x03 \x03(\x0b\x32\x16.baton.internal.v1.Ask\"_\n\x07Opening\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12,\n\x08holdings\x18\x03 \x03(\x0b\x32\x1a.baton.internal.v1.Holding\"\"\n\x04Pool\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"S\n\x07Holding\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x05pools\x18\x02 \x03(\x0b\x32\x17.baton.internal.v1.Pool\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"E\n\x06Return\x12+\n\x07holding\x18\x01 \x01(\x0b\x32\x1a.baton.internal.v1.Holding\x12\x0e\n\x06unused\x18\x02 \x01(\x05\"n\n\x03\x41sk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12&\n\x05kinds\x18\x03 \x03(\x0b\x32\x17.baton.internal.v1.Kind\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x0e\n\x06wanted\x18\x05 \x01(\x05\".\n\x04Kind\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x17.baton.internal.v1.Pool\"\x80\x01\n\x10\x45xchangeResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12(\n\x06grants\x18\x02 \x03(\x0b\x32\x18.baton.internal.v1.Grant\x12.\n\tstandings\x18\x03 \x03(\x0b\x32\x1b.baton.internal.v1.Standing\"1\n\x05Grant\x12\x0b\n\x03\x61sk\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"K\n\x08Standing\x12\x0b\n\x03\x61sk\x18\x01 \x01(\x04\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x61head\x18\x03 \x01(\x05\x12\x12\n\nuntil_time\x18\x04 \x01(\x03\"/\n\x0bLookRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\"/\n\x0cLookResponse\x12\x1f\n\x03use\x18\x01 \x01(\x0b\x32\x12.baton.v1.LimitUse2\xb1\x01\n\rPermitService\x12W\n\x08\x45xchange\x12\".baton.internal.v1.ExchangeRequest\x1a#.baton.internal.v1.ExchangeResponse(\x01\x30\x01\x12G\n\x04Look\x12\x1e.baton.internal.v1.LookRequest\x1a\x1f.baton.internal.v1.LookResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x62\x61ton/internal/v1/permits.proto\x12\x11\x62\x61ton.internal.v1\x1a\x14\x62\x61ton/v1/limit.proto\"\x90\x01\n\x0f\x45xchangeRequest\x12+\n\x07opening\x18\x01 \x01(\x0b\x32\x1a.baton.internal.v1.Opening\x12*\n\x07returns\x18\x02 \x03(\x0b\x32\x19.baton.internal.v1.Return\x12$\n\x04\x61sks\x18\x03 \x03(\x0b\x32\x16.baton.internal.v1.Ask\"_\n\x07Opening\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x12\n\ngeneration\x18\x02 \x01(\x03\x12,\n\x08holdings\x18\x03 \x03(\x0b\x32\x1a.baton.internal.v1.Holding\"\"\n\x04Pool\x12\r\n\x05limit\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"S\n\x07Holding\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12&\n\x05pools\x18\x02 \x03(\x0b\x32\x17.baton.internal.v1.Pool\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"E\n\x06Return\x12+\n\x07holding\x18\x01 \x01(\x0b\x32\x1a.baton.internal.v1.Holding\x12\x0e\n\x06unused\x18\x02 \x01(\x05\"\x7f\n\x03\x41sk\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12&\n\x05kinds\x18\x03 \x03(\x0b\x32\x17.baton.internal.v1.Kind\x12\x10\n\x08priority\x18\x04 \x01(\x11\x12\x0e\n\x06wanted\x18\x05 \x01(\x05\x12\x0f\n\x07resumes\x18\x06 \x01(\x08\".\n\x04Kind\x12&\n\x05pools\x18\x01 \x03(\x0b\x32\x17.baton.internal.v1.Pool\"\x80\x01\n\x10\x45xchangeResponse\x12\x12\n\ngeneration\x18\x01 \x01(\x03\x12(\n\x06grants\x18\x02 \x03(\x0b\x32\x18.baton.internal.v1.Grant\x12.\n\tstandings\x18\x03 \x03(\x0b\x32\x1b.baton.internal.v1.Standing\"1\n\x05Grant\x12\x0b\n\x03\x61sk\x18\x01 \x01(\x04\x12\x0c\n\x04kind\x18\x02 \x01(\x05\x12\r\n\x05\x63ount\x18\x03 \x01(\x05\"K\n\x08Standing\x12\x0b\n\x03\x61sk\x18\x01 \x01(\x04\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\r\n\x05\x61head\x18\x03 \x01(\x05\x12\x12\n\nuntil_time\x18\x04 \x01(\x03\"/\n\x0bLookRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\r\n\x05limit\x18\x02 \x01(\t\"/\n\x0cLookResponse\x12\x1f\n\x03use\x18\x01 \x01(\x0b\x32\x12.baton.v1.LimitUse2\xb1\x01\n\rPermitService\x12W\n\x08\x45xchange\x12\".baton.internal.v1.ExchangeRequest\x1a#.baton.internal.v1.ExchangeResponse(\x01\x30\x01\x12G\n\x04Look\x12\x1e.baton.internal.v1.LookRequest\x1a\x1f.baton.internal.v1.LookResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'baton.internal.v1.permits_p
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_EXCHANGEREQUEST']._serialized_start=77
-  _globals['_EXCHANGEREQUEST']._serialized_end=270
-  _globals['_OPENING']._serialized_start=272
-  _globals['_OPENING']._serialized_end=367
-  _globals['_POOL']._serialized_start=369
-  _globals['_POOL']._serialized_end=403
-  _globals['_HOLDING']._serialized_start=405
-  _globals['_HOLDING']._serialized_end=488
-  _globals['_RETURN']._serialized_start=490
-  _globals['_RETURN']._serialized_end=559
-  _globals['_ASK']._serialized_start=561
-  _globals['_ASK']._serialized_end=671
-  _globals['_KIND']._serialized_start=673
-  _globals['_KIND']._serialized_end=719
-  _globals['_EXCHANGERESPONSE']._serialized_start=722
-  _globals['_EXCHANGERESPONSE']._serialized_end=850
-  _globals['_GRANT']._serialized_start=852
-  _globals['_GRANT']._serialized_end=901
-  _globals['_STANDING']._serialized_start=903
-  _globals['_STANDING']._serialized_end=978
-  _globals['_LOOKREQUEST']._serialized_start=980
-  _globals['_LOOKREQUEST']._serialized_end=1027
-  _globals['_LOOKRESPONSE']._serialized_start=1029
-  _globals['_LOOKRESPONSE']._serialized_end=1076
-  _globals['_PERMITSERVICE']._serialized_start=1079
-  _globals['_PERMITSERVICE']._serialized_end=1256
+  _globals['_EXCHANGEREQUEST']._serialized_end=221
+  _globals['_OPENING']._serialized_start=223
+  _globals['_OPENING']._serialized_end=318
+  _globals['_POOL']._serialized_start=320
+  _globals['_POOL']._serialized_end=354
+  _globals['_HOLDING']._serialized_start=356
+  _globals['_HOLDING']._serialized_end=439
+  _globals['_RETURN']._serialized_start=441
+  _globals['_RETURN']._serialized_end=510
+  _globals['_ASK']._serialized_start=512
+  _globals['_ASK']._serialized_end=639
+  _globals['_KIND']._serialized_start=641
+  _globals['_KIND']._serialized_end=687
+  _globals['_EXCHANGERESPONSE']._serialized_start=690
+  _globals['_EXCHANGERESPONSE']._serialized_end=818
+  _globals['_GRANT']._serialized_start=820
+  _globals['_GRANT']._serialized_end=869
+  _globals['_STANDING']._serialized_start=871
+  _globals['_STANDING']._serialized_end=946
+  _globals['_LOOKREQUEST']._serialized_start=948
+  _globals['_LOOKREQUEST']._serialized_end=995
+  _globals['_LOOKRESPONSE']._serialized_start=997
+  _globals['_LOOKRESPONSE']._serialized_end=1044
+  _globals['_PERMITSERVICE']._serialized_start=1047
+  _globals['_PERMITSERVICE']._serialized_end=1224
 # @@protoc_insertion_point(module_scope)

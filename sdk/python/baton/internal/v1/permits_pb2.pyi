@@ -27,7 +27,6 @@ class ExchangeRequest(_message.Message):
 
     OPENING_FIELD_NUMBER: _builtins.int
     RETURNS_FIELD_NUMBER: _builtins.int
-    TAKEN_AGAIN_FIELD_NUMBER: _builtins.int
     ASKS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def opening(self) -> Global___Opening:
@@ -38,12 +37,6 @@ class ExchangeRequest(_message.Message):
         """Permits given back, before the asks of the same frame."""
 
     @_builtins.property
-    def taken_again(self) -> _containers.RepeatedCompositeFieldContainer[Global___Holding]:
-        """Permits taken again that were given back, without asking: of calls that go on after they waited for steps that they
-        had delegated. They count before what is given back in the same frame.
-        """
-
-    @_builtins.property
     def asks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ask]:
         """What the holder waits for; each takes the place of what its id asked for before."""
 
@@ -52,12 +45,11 @@ class ExchangeRequest(_message.Message):
         *,
         opening: Global___Opening | None = ...,
         returns: _abc.Iterable[Global___Return] | None = ...,
-        taken_again: _abc.Iterable[Global___Holding] | None = ...,
         asks: _abc.Iterable[Global___Ask] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["opening", b"opening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "opening", b"opening", "returns", b"returns", "taken_again", b"taken_again"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["asks", b"asks", "opening", b"opening", "returns", b"returns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,6 +184,7 @@ class Ask(_message.Message):
     KINDS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     WANTED_FIELD_NUMBER: _builtins.int
+    RESUMES_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Names the ask among those of the holder."""
     namespace: _builtins.str
@@ -200,6 +193,8 @@ class Ask(_message.Message):
     """Those with higher ones come first."""
     wanted: _builtins.int
     """How many permits are wanted beyond those held; 0 takes the ask back."""
+    resumes: _builtins.bool
+    """The permits are for calls that go on after they waited for steps that they had delegated: they count in no rate."""
     @_builtins.property
     def kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___Kind]:
         """Permits of any of these kinds will do."""
@@ -212,10 +207,11 @@ class Ask(_message.Message):
         kinds: _abc.Iterable[Global___Kind] | None = ...,
         priority: _builtins.int = ...,
         wanted: _builtins.int = ...,
+        resumes: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kinds", b"kinds", "namespace", b"namespace", "priority", b"priority", "wanted", b"wanted"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "kinds", b"kinds", "namespace", b"namespace", "priority", b"priority", "resumes", b"resumes", "wanted", b"wanted"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
