@@ -116,7 +116,7 @@ class Server:
             _step_token(signer),
             _read_step_token(signer),
             tracing is not None,
-            _untraced,
+            _untraced if tracing is None else tracing.new_trace,
             self._ask_elsewhere,
         )
         self._forwarding = Forwarding(signer, requests.send, self._engine.now)

@@ -67,7 +67,7 @@ class RunSubmitted:
 
 @value
 class AttemptStarted:
-    """An attempt was admitted to an endpoint; the call is made once this is durable."""
+    """An attempt was admitted to an endpoint; the call is made once this is durable. `waited_for` is a QueueReason."""
 
     kind: ClassVar[EventKind] = EventKind.ATTEMPT_STARTED
     sequence: int
@@ -80,6 +80,7 @@ class AttemptStarted:
     address: str
     ready_time: int
     expire_time: int
+    waited_for: int = 0
 
 
 @value

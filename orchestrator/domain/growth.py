@@ -38,7 +38,7 @@ def step_waiting(run: Run, event: StepWaiting) -> list[int]:
     """Begins a wait; the first items of a map become ready."""
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
-    step.wait = event.wait
+    step.begin_wait(event.wait, event.time)
     if run.start_time is None:
         run.start_time = event.time
     match event.wait:
@@ -55,7 +55,7 @@ def approval_requested(run: Run, event: ApprovalRequested) -> list[int]:
     """Begins the wait for a person's decision."""
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
-    step.wait = ApprovalAwaited(event.request_hash, event.expire_time)
+    step.begin_wait(ApprovalAwaited(event.request_hash, event.expire_time), event.time)
     step.request = event.payload
     if run.start_time is None:
         run.start_time = event.time
@@ -148,7 +148,7 @@ def attempt_suspended(run: Run, event: AttemptSuspended) -> list[int]:
     if not event.awaited or any(run.steps[index].state in ENDED_STEP for index in event.awaited):
         run.make_ready(event.step, event.time)
         return [event.step]
-    step.wait = StepsAwaited(frozenset(event.awaited))
+    step.begin_wait(StepsAwaited(frozenset(event.awaited)), event.time)
     return []
 
 
@@ -164,7 +164,7 @@ def approval_decided(run: Run, event: ApprovalDecided) -> list[int]:
     """Ends the wait for a decision."""
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
-    step.wait = None
+    step.end_wait(event.time)
     step.decided = event
     step.queue_time = event.time
     return []
@@ -231,7 +231,7 @@ def child_ended(run: Run, index: int, event: StepSucceeded | StepFailed | StepSk
                 released.append(item)
                 break
     elif isinstance(parent.wait, StepsAwaited) and index in parent.wait.steps:
-        parent.wait = None
+        parent.end_wait(event.time)
         run.make_ready(parent_index, event.time)
         released.append(parent_index)
     while index >= 0 and run.steps[index].open_children == 0:

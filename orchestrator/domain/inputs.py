@@ -37,11 +37,13 @@ class Submission:
 
 @value
 class StepAdmitted:
-    """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again."""
+    """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again.
+    `waited_for` is a QueueReason."""
 
     step: int
     worker: str
     address: str
+    waited_for: int = 0
 
 
 @value

@@ -64,6 +64,7 @@ def run_reopened(run: Run, event: RunReopened) -> list[int]:
     run.forget_indexes()
     run.next_graph = None
     run.round, run.revision, run.expire_time = event.round, event.revision, event.expire_time
+    run.round_time = event.time
     run.end_time = run.failure = run.output = run.undoing = None
     run.undone, run.paused, run.signal_waiters = [], False, {}
     run.start_time = run.start_time or event.time

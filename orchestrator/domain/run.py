@@ -71,6 +71,17 @@ class AttemptRecord:
     failure: Failure | None = None
     suspended: bool = False
     """Whether it ended without outcome, to go on in another attempt."""
+    waited_for: int = 0
+    """QueueReason of the wait before it."""
+
+
+@dataclass(slots=True)
+class WaitRecord:
+    """What is known of one wait for something other than a worker."""
+
+    wait: Wait
+    start_time: int
+    end_time: int | None = None
 
 
 class StepRun:
@@ -78,7 +89,8 @@ class StepRun:
 
     `blockers` counts predecessors that have not ended. `ready_time` is when the step first became ready, `queue_time`
     when it may start its next attempt (the end of a backoff lies in the future). `chosen` is set by a failure branch.
-    `wait` is set while the step is WAITING. `children` are the steps that belong to this one, in the order they were
+    `wait` is set while the step is WAITING; `waited` holds that and those before, None where there was none.
+    `children` are the steps that belong to this one, in the order they were
     added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
     ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
     `request` is set where a person decides on it or the step was delegated, and `decided` once a person has.
@@ -114,6 +126,7 @@ class StepRun:
         "target",
         "target_attempts",
         "wait",
+        "waited",
     )
 
     def __init__(self, spec: Step) -> None:
@@ -131,6 +144,7 @@ class StepRun:
         self.skip_reason: SkipReason | None = None
         self.output: Payload | None = None
         self.wait: Wait | None = None
+        self.waited: list[WaitRecord] | None = None
         self.children: list[int] | None = None
         self.open_children = self.ended_children = self.failed_children = self.next_child = 0
         self.request: Payload | None = None
@@ -146,6 +160,21 @@ class StepRun:
     def attempt(self) -> int:
         """Number of the newest attempt; 0 before the first."""
         return len(self.attempts)
+
+    def begin_wait(self, wait: Wait, time: int) -> None:
+        """Begins a wait, in place of the one that there is. For the fold alone."""
+        if self.wait is not None:
+            self.end_wait(time)
+        self.wait = wait
+        if self.waited is None:
+            self.waited = []
+        self.waited.append(WaitRecord(wait, time))
+
+    def end_wait(self, time: int) -> None:
+        """Ends the wait that there is. For the fold alone."""
+        self.wait = None
+        if self.waited is not None:
+            self.waited[-1].end_time = time
 
     @property
     def is_handed_over(self) -> bool:
@@ -167,6 +196,7 @@ class Run:
     those of steps that succeeded or may; `undoing` is why they are made, once they are, and `undone` holds their steps.
     `moved` tells, after a reopening, where each step that was kept stood before, and where it stands. `next_graph` is
     that of the revision that the run is to be reopened with; `former` holds the attempts of steps that were dropped.
+    `round_time` is when the round began, `resume_time` when the run was last paused or resumed.
     """
 
     __slots__ = (
@@ -193,8 +223,10 @@ class Run:
         "principal",
         "priority",
         "request_id",
+        "resume_time",
         "revision",
         "round",
+        "round_time",
         "sequence",
         "signal_request_ids",
         "signal_waiters",
@@ -221,6 +253,7 @@ class Run:
         self.sequence = 0
         self.time = 0
         self.round = 1
+        self.round_time = 0
         self.workflow = ""
         self.revision = ""
         self.principal = ""
@@ -242,6 +275,7 @@ class Run:
         self.parent_step = ""
         self.depth = 0
         self.paused = False
+        self.resume_time = 0
         self.signals: dict[str, list[Payload]] = {}
         self.signal_waiters: dict[str, list[int]] = {}
         self.signal_request_ids: set[str] = set()
@@ -343,6 +377,7 @@ class Run:
                 return growth.checkpoint_recorded(self, event)
             case RunPaused() | RunResumed():
                 self.paused = isinstance(event, RunPaused)
+                self.resume_time = event.time
                 return []
             case RunReopened():
                 return reopening.run_reopened(self, event)
@@ -354,7 +389,8 @@ class Run:
         self.traceparent, self.request_id = event.traceparent, event.request_id
         self.parent_run_id, self.parent_step, self.depth = event.parent_run_id, event.parent_step, event.depth
         self.forked_run_id, self.forked_step = event.forked_run_id, event.forked_step
-        self.create_time, self.expire_time = event.time, event.expire_time
+        self.create_time = self.round_time = event.time
+        self.expire_time = event.expire_time
         self.input, self.priority = event.payload, event.priority
         roots = [step.index for step in self.graph.steps if not step.predecessors]
         for index in roots:
@@ -383,6 +419,7 @@ class Run:
                 event.ready_time,
                 event.time,
                 event.expire_time,
+                waited_for=event.waited_for,
             )
         )
         if self.start_time is None:
@@ -424,7 +461,7 @@ class Run:
         if was_running:
             step.attempts[-1].end_time = event.time
         if step.wait is not None:
-            self._wait_ended(event.step, step)
+            self._wait_ended(event.step, step, event.time)
         match event:
             case StepSucceeded():
                 step.output, step.substituted_by = event.payload, event.substituted_by
@@ -447,14 +484,14 @@ class Run:
             return []
         return self.release(event.step, event.time)
 
-    def _wait_ended(self, index: int, step: StepRun) -> None:
+    def _wait_ended(self, index: int, step: StepRun, time: int) -> None:
         """A step that waited has ended. A signal that it waited for is taken, where it has come."""
         if isinstance(step.wait, SignalAwaited):
             name = step.wait.signal
             self.signal_waiters[name].remove(index)
             if step.state is StepState.SUCCEEDED and self.signals.get(name):
                 self.signals[name].pop(0)
-        step.wait = None
+        step.end_wait(time)
 
     def release(self, index: int, time: int) -> list[int]:
         """Lets go on what waits for a step, all of which has ended. For the fold alone."""

@@ -78,14 +78,32 @@ def attempt_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:
     return _span_id(run_id, step_id, attempt, "attempt")
 
 
-def queue_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:
-    """Gives the id of the span of the wait in the queue for `attempt`, 8 bytes."""
-    return _span_id(run_id, step_id, attempt, "queue")
+def queue_span_id(run_id: UUID, step_id: str, attempt: int, round_: int = 1) -> bytes:
+    """Gives the id of the span of the wait in the queue for `attempt`, 8 bytes; it may never have started."""
+    return _span_id(run_id, step_id, attempt, _in_round("queue", round_))
 
 
-def backoff_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:
+def backoff_span_id(run_id: UUID, step_id: str, attempt: int, round_: int = 1) -> bytes:
     """Gives the id of the span of the backoff before `attempt`, 8 bytes."""
-    return _span_id(run_id, step_id, attempt, "backoff")
+    return _span_id(run_id, step_id, attempt, _in_round("backoff", round_))
+
+
+def wait_span_id(run_id: UUID, step_id: str, number: int, round_: int = 1) -> bytes:
+    """Gives the id of the span of a step's wait for something other than a worker, 8 bytes; the first has number 0."""
+    return _span_id(run_id, step_id, number, _in_round("wait", round_))
+
+
+def firing_span_id(trace_id: bytes, request_id: str) -> bytes:
+    """Gives the id of the span of a schedule's firing that submitted a run under this request_id, 8 bytes."""
+    return sha256(b"%b/%b/firing" % (trace_id, request_id.encode())).digest()[:8]
+
+
+def firing_traceparent(traceparent: str, request_id: str) -> str:
+    """Gives the traceparent of what a firing submits: the firing's span, in the trace of `traceparent`."""
+    context = parse_traceparent(traceparent)
+    if context is None:
+        return ""
+    return format_traceparent(context._replace(span_id=firing_span_id(context.trace_id, request_id)))
 
 
 def attempt_traceparent(run_traceparent: str, run_id: UUID, step_id: str, attempt: int) -> str:
@@ -97,6 +115,10 @@ def attempt_traceparent(run_traceparent: str, run_id: UUID, step_id: str, attemp
     if context is None:
         return ""
     return format_traceparent(context._replace(span_id=attempt_span_id(run_id, step_id, attempt)))
+
+
+def _in_round(kind: str, round_: int) -> str:
+    return kind if round_ == 1 else f"{kind}{round_}"
 
 
 def _span_id(run_id: UUID, step_id: str, attempt: int, kind: str) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 
 from orchestrator.domain.values import value
@@ -59,6 +60,19 @@ class StepsAwaited:
 
 
 Wait = Sleeping | SignalAwaited | ApprovalAwaited | ItemsAwaited | IterationsAwaited | RunAwaited | StepsAwaited
+
+
+class QueueReason(enum.IntEnum):
+    """What a queued step waited for last before an attempt of it started, with the numbers of baton.v1.QueueReason."""
+
+    NOTHING = 0
+    NO_WORKER = 1
+    WORKER_NOT_SERVING = 2
+    CIRCUIT_OPEN = 3
+    PERMIT = 4
+    ENDPOINT = 5
+    REPLICA = 6
+    PAUSED = 7
 
 
 def request_hash(method: str, request: bytes) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from baton.v1 import run_pb2
 
 from orchestrator.domain.states import StepState
+from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
@@ -40,7 +41,8 @@ MAX_WANTED = 100
 class Admission:
     """Queues steps and gives them to endpoints.
 
-    `admit` is called for each admitted step with its endpoint, ticket and permit, and tells whether it took them;
+    `admit` is called for each admitted step with its endpoint, ticket and permit, and what it waited for, and tells
+    whether it took them;
     `circuit_open` for a step whose every endpoint has an open circuit, and tells whether the step left the queue.
     `weights` are those of namespaces; others have 1.
     """
@@ -51,7 +53,7 @@ class Admission:
         timers: Timers,
         max_calls_in_flight: int,
         weights: Mapping[str, float],
-        admit: Callable[[LiveRun, int, Endpoint, Ticket, Permit | None], bool],
+        admit: Callable[[LiveRun, int, Endpoint, Ticket, Permit | None, QueueReason], bool],
         circuit_open: Callable[[LiveRun, int], bool],
     ) -> None:
         self._clock, self._timers, self._max_calls = clock, timers, max_calls_in_flight
@@ -297,14 +299,22 @@ class Admission:
             self._hold(queue, found)
             return False
         self._queues.pop(queue)
-        self._give(live, step, *found, permit)
+        self._give(live, step, *found, permit, queue.waited_for)
         return True
 
-    def _give(self, live: LiveRun, step: int, endpoint: Endpoint, ticket: Ticket, permit: Permit | None) -> None:
+    def _give(
+        self,
+        live: LiveRun,
+        step: int,
+        endpoint: Endpoint,
+        ticket: Ticket,
+        permit: Permit | None,
+        waited_for: QueueReason = QueueReason.NOTHING,
+    ) -> None:
         self.in_flight += 1
         namespace = endpoint.key.namespace
         self._in_flight_of[namespace] += 1
-        if not self._admit(live, step, endpoint, ticket, permit):
+        if not self._admit(live, step, endpoint, ticket, permit, waited_for):
             ticket.released()
             self.call_ended(endpoint, permit, unused=True)
 
@@ -437,7 +447,7 @@ class Admission:
             groups = [group for group in groups if group.first() is None]
             self._queues.leave_lines(queue)
         self._queues.stand(queue, groups)
-        queue.wait = wait
+        queue.wait, queue.waited_for = wait, wait.reason
         if queue.timer is not None:
             queue.timer.cancel()
             queue.timer = None
@@ -454,7 +464,7 @@ class Admission:
     def _wait_for_replica(self, queue: MethodQueue) -> None:
         """Lets a queue wait, at the end of the line, until the replica has fewer calls in flight than it takes."""
         self._queues.leave_lines(queue)
-        queue.wait = waits.replica_is_full(self._max_calls)
+        queue.wait, queue.waited_for = waits.replica_is_full(self._max_calls), QueueReason.REPLICA
         self._line_of_replica.add(queue)
         self._wish_nothing(queue)
 

@@ -45,6 +45,8 @@ def encode(event: Event, run: Run) -> JournalRow:
             started.worker, started.address = event.worker, event.address
             set_timestamp(started.ready_time, event.ready_time)
             set_timestamp(started.expire_time, event.expire_time)
+            if event.waited_for:
+                started.waited_for = int(event.waited_for)  # type: ignore[assignment]
         case ev.StepSucceeded():
             step, attempt, payload = steps[event.step].spec.id, event.attempt, event.payload
             message.step_succeeded.substituted_by = event.substituted_by
@@ -122,6 +124,7 @@ def decode(row: JournalRow, run: Run) -> Event:
                 started.address,
                 from_timestamp(started.ready_time),
                 from_timestamp(started.expire_time),
+                started.waited_for,
             )
         case EventKind.DELIVERY_STARTED:
             sent = message.delivery_started

@@ -34,7 +34,7 @@ from orchestrator.domain.plan import (
     wait_due_time,
 )
 from orchestrator.domain.states import RunState, StepState
-from orchestrator.domain.waits import RunAwaited
+from orchestrator.domain.waits import QueueReason, RunAwaited
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.codec import encode, total_bytes
 from orchestrator.engine.data import evaluation_failure, too_large
@@ -221,7 +221,15 @@ class Driver:
 
     # --- admission
 
-    def _admit(self, live: LiveRun, index: int, endpoint: Endpoint, ticket: Ticket, permit: Permit | None) -> bool:
+    def _admit(
+        self,
+        live: LiveRun,
+        index: int,
+        endpoint: Endpoint,
+        ticket: Ticket,
+        permit: Permit | None,
+        waited_for: QueueReason,
+    ) -> bool:
         """Builds the request of a step and starts its attempt, or delivers its running one again."""
         try:
             request = live.data.build_request(index)
@@ -236,7 +244,7 @@ class Driver:
         if len(request) > MAX_PAYLOAD_BYTES:
             self.advance(live, RequestUnbuildable(index, too_large("the request", len(request))))
             return False
-        decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address))
+        decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address, waited_for))
         step = live.run.steps[index]
         if not decision.events or step.state is not StepState.RUNNING:
             return False

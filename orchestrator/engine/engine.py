@@ -189,7 +189,7 @@ class Engine:
         self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
         self._driver.on_end = self._run_ended
         scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
-        self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer)
+        self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer, new_trace)
         self.schedules = Schedules(stores.schedules, scheduled, self._clock, limits, self._firing.wake)
         self._changed: asyncio.Queue[str] = asyncio.Queue()
         self._lost = asyncio.Event()

@@ -8,7 +8,7 @@ a run. So each firing makes one run, however often it is tried.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
@@ -27,6 +27,7 @@ from orchestrator.domain.errors import (
     TooManyRuns,
 )
 from orchestrator.domain.ids import RunKey
+from orchestrator.domain.tracing import firing_traceparent
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import FiringOutcome, Observer
 from orchestrator.engine.ports import Clock
@@ -83,7 +84,10 @@ class Firing:
         clock: Clock,
         limits: EngineLimits,
         observer: Observer,
+        new_trace: Callable[[], str],
     ) -> None:
+        """`new_trace` gives the traceparent of a new trace, in which a firing is the first span."""
+        self._new_trace = new_trace
         self._store, self._runs, self._cancel = store, runs, cancel
         self._clock, self._limits, self._observer = clock, limits, observer
         self._woken = asyncio.Event()
@@ -292,8 +296,9 @@ class _Look:
         return True
 
     async def _start(self, fire_time: int) -> None:
-        caller = Caller(self._key.namespace, self._principal, CHANNEL)
         request_id = firing_request_id(self._key, fire_time)
+        traceparent = firing_traceparent(self._firing._new_trace(), request_id)
+        caller = Caller(self._key.namespace, self._principal, CHANNEL, traceparent)
         try:
             run_id, existing = await self._runs.submit(caller, self._key, self._schedule.run, fire_time, request_id)
         except DatabaseUnavailable:

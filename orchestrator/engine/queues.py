@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from orchestrator.domain.waits import QueueReason
 from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.homes import Wish
@@ -34,7 +35,8 @@ class QueueKey(NamedTuple):
 class MethodQueue:
     """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice, with
     how many were queued before; `waits_for` the groups in whose line it stands; `wish` what it wants of limits, and
-    `reserves` whether it has a permit in hand while it waits for an endpoint."""
+    `reserves` whether it has a permit in hand while it waits for an endpoint; `waited_for` is what it waited for last.
+    """
 
     key: QueueKey
     steps: deque[Item] = field(default_factory=deque)
@@ -45,6 +47,7 @@ class MethodQueue:
     waits_for: list[EndpointGroup] = field(default_factory=list)
     wish: Wish | None = None
     reserves: bool = False
+    waited_for: QueueReason = QueueReason.NOTHING
 
     @property
     def priority(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from uuid import UUID
 
 from baton.v1 import run_pb2, run_service_pb2
@@ -177,6 +177,12 @@ def _fill_step(
         message.substituted_by = step.substituted_by
     if isinstance(step.wait, waits.ApprovalAwaited):
         message.request_hash = step.wait.request_hash
+    if step.waited is not None:
+        for waited in step.waited:
+            shown = message.waits.add(kind=_KINDS[type(waited.wait)])
+            set_timestamp(shown.start_time, waited.start_time)
+            if waited.end_time is not None:
+                set_timestamp(shown.end_time, waited.end_time)
     for record in step.attempts:
         _fill_attempt(message.attempts.add(), record, attempt_span_id(run_id, spec.id, record.attempt))
     if step.ready_time is not None:
@@ -197,12 +203,25 @@ def _fill_attempt(message: run_pb2.Attempt, record: AttemptRecord, span_id: byte
     message.attempt, message.deliveries, message.method = record.attempt, record.deliveries, record.method
     message.worker, message.address = record.worker, record.address
     message.span_id = span_id.hex()
+    if record.waited_for:
+        message.waited_for = record.waited_for  # type: ignore[assignment]
     set_timestamp(message.ready_time, record.ready_time)
     set_timestamp(message.start_time, record.start_time)
     if record.end_time is not None:
         set_timestamp(message.end_time, record.end_time)
     if record.failure is not None:
         message.failure.CopyFrom(to_failure(record.failure))
+
+
+_KINDS: Mapping[type[waits.Wait], run_pb2.WaitKind.ValueType] = {
+    waits.Sleeping: run_pb2.WAIT_KIND_SLEEP,
+    waits.SignalAwaited: run_pb2.WAIT_KIND_SIGNAL,
+    waits.ApprovalAwaited: run_pb2.WAIT_KIND_APPROVAL,
+    waits.ItemsAwaited: run_pb2.WAIT_KIND_CHILD_STEPS,
+    waits.IterationsAwaited: run_pb2.WAIT_KIND_CHILD_STEPS,
+    waits.StepsAwaited: run_pb2.WAIT_KIND_CHILD_STEPS,
+    waits.RunAwaited: run_pb2.WAIT_KIND_CHILD_RUN,
+}
 
 
 def why_waiting(run: Run, wait: waits.Wait) -> run_pb2.WaitReason:

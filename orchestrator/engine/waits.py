@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from baton.v1 import run_pb2
 
+from orchestrator.domain.waits import QueueReason
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.permits import Refusal
@@ -14,11 +15,13 @@ from orchestrator.engine.permits import Refusal
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why a queue does not move; `kind` is a WaitKind, `until_time` when it is looked at again."""
+    """Why a queue does not move; `kind` is a WaitKind, `until_time` when it is looked at again, `reason` what is
+    journaled of it once a step goes on."""
 
     kind: run_pb2.WaitKind.ValueType
     message: str
     until_time: int | None = None
+    reason: QueueReason = QueueReason.PERMIT
 
 
 FOR_PERMIT = Wait(run_pb2.WAIT_KIND_LIMIT, "waits for a permit of a limit")
@@ -26,24 +29,27 @@ FOR_PERMIT = Wait(run_pb2.WAIT_KIND_LIMIT, "waits for a permit of a limit")
 
 FOR_DELEGATED = Wait(run_pb2.WAIT_KIND_CHILD_STEPS, "waits for a step that it has delegated, and holds no permit")
 
-DRAINING = Wait(run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over")
+DRAINING = Wait(
+    run_pb2.WAIT_KIND_OWNER, "this replica is draining; another takes the run over", reason=QueueReason.REPLICA
+)
 
 
 def replica_is_full(limit: int) -> Wait:
     """The replica makes as many calls as it may."""
-    return Wait(run_pb2.WAIT_KIND_LIMIT, f"the replica has {limit} calls in flight, its limit")
+    text = f"the replica has {limit} calls in flight, its limit"
+    return Wait(run_pb2.WAIT_KIND_LIMIT, text, reason=QueueReason.REPLICA)
 
 
 def endpoints_are_full(method: str, limit: int) -> Wait:
     """Every endpoint has as many calls as it takes."""
     text = f"the endpoints that serve {method} have as many calls in flight as they take, {limit} in all"
-    return Wait(run_pb2.WAIT_KIND_LIMIT, text)
+    return Wait(run_pb2.WAIT_KIND_LIMIT, text, reason=QueueReason.ENDPOINT)
 
 
 def endpoint_is_full(endpoint: Endpoint) -> Wait:
     """The one endpoint that can go on with a call has as many others as it takes."""
     text = f"{endpoint.key.address} has as many calls in flight as it takes, {endpoint.max_in_flight}"
-    return Wait(run_pb2.WAIT_KIND_LIMIT, text)
+    return Wait(run_pb2.WAIT_KIND_LIMIT, text, reason=QueueReason.ENDPOINT)
 
 
 def none_serving(method: str, groups: Iterable[EndpointGroup]) -> Wait:
@@ -52,7 +58,7 @@ def none_serving(method: str, groups: Iterable[EndpointGroup]) -> Wait:
     names = ", ".join(sorted({one.key.worker for one in fitting}))
     states = {"draining" if one.draining else "NOT_SERVING" for one in fitting}
     text = f"every endpoint that serves {method} (worker {names}) is {' or '.join(sorted(states))}"
-    return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text)
+    return Wait(run_pb2.WAIT_KIND_WORKER_NOT_SERVING, text, reason=QueueReason.WORKER_NOT_SERVING)
 
 
 def nobody(method: str, unfit: str) -> Wait:
@@ -61,7 +67,7 @@ def nobody(method: str, unfit: str) -> Wait:
         text = f"workers serve {method}, but with contracts that this run's revision cannot use: {unfit}"
     else:
         text = f"no registered worker serves {method}; register one with RegisterWorker"
-    return Wait(run_pb2.WAIT_KIND_NO_WORKER, text)
+    return Wait(run_pb2.WAIT_KIND_NO_WORKER, text, reason=QueueReason.NO_WORKER)
 
 
 def all_open(endpoints: Sequence[Endpoint]) -> Wait:
@@ -73,7 +79,7 @@ def all_open(endpoints: Sequence[Endpoint]) -> Wait:
         text = f"the circuit of {addresses} is half-open: one trial call decides"
     else:
         text = f"the circuit of {addresses} is open after failed calls; a trial call follows"
-    return Wait(run_pb2.WAIT_KIND_CIRCUIT_OPEN, text, until_time)
+    return Wait(run_pb2.WAIT_KIND_CIRCUIT_OPEN, text, until_time, QueueReason.CIRCUIT_OPEN)
 
 
 def no_permit(refusal: Refusal, before: int) -> Wait:

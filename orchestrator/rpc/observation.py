@@ -27,7 +27,14 @@ SpanStarter = Callable[[str, str], tuple[str, FinishSpan]]
 """Starts the server span of a call from its method and the caller's traceparent (may be empty); answers the traceparent
 that names the new span, and what ends it."""
 
-SPAN_METHODS = frozenset({"/baton.v1.RunService/SubmitRun"})
+SPAN_METHODS = frozenset(
+    {
+        "/baton.v1.RunService/SubmitRun",
+        "/baton.v1.RunService/ForkRun",
+        "/baton.v1.ScheduleService/TriggerSchedule",
+        "/baton.v1.ScheduleService/BackfillSchedule",
+    }
+)
 """Methods whose span must be known before they are served, because what they start is its child."""
 
 _log = logging.getLogger(__name__)

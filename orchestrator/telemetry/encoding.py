@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterable
 from functools import lru_cache
 
-from orchestrator.telemetry.spans import Attribute, Span, SpanKind
+from orchestrator.telemetry.span import Attribute, Span, SpanKind
 
 _KINDS = {SpanKind.INTERNAL: 1, SpanKind.SERVER: 2, SpanKind.CLIENT: 3}
 _TRACE_ID, _SPAN_ID, _PARENT_SPAN_ID = b"\x0a\x10", b"\x12\x08", b"\x22\x08"

@@ -11,21 +11,30 @@ from uuid import UUID
 
 from orchestrator.domain.events import SkipReason
 from orchestrator.domain.failures import Failure
-from orchestrator.domain.run import AttemptRecord, Run
+from orchestrator.domain.run import AttemptRecord, Run, StepRun, WaitRecord
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import Graph, Step, StepRole
 
 
+class Place(NamedTuple):
+    """A step in the round that it began in, or one attempt of it; 0 is none."""
+
+    step: str
+    round: int
+    attempt: int
+
+
 class EndedStep(NamedTuple):
-    """A step that has ended; `parent` is the id of the step that its span belongs under, "" for the run. Its attempts
-    are those of its round, to which no more are added. The rounds are those that it, its parent and its predecessors
-    began in; of the latter none where all are 1. Times as in StepRun."""
+    """A step that has ended. Its span belongs under `parent`, None for the run; `adder` is what has added it, None for
+    a step of the workflow. Its attempts and waits are those of its round, to which no more are added; there were
+    `earlier_attempts`. The rounds are those that it and its predecessors began in; of the latter none where all are 1.
+    Times as in StepRun."""
 
     graph: Graph
     spec: Step
     round: int
-    parent: str
-    parent_round: int
+    parent: Place | None
+    adder: Place | None
     predecessor_rounds: Sequence[int]
     state: StepState
     skip_reason: SkipReason | None
@@ -33,17 +42,25 @@ class EndedStep(NamedTuple):
     queue_time: int | None
     end_time: int
     target: int
+    earlier_attempts: int
     attempts: Sequence[AttemptRecord]
+    waited: Sequence[WaitRecord] | None
+    child_run_id: str
     failure: Failure | None
 
 
 class EndedRun(NamedTuple):
-    """A run that has ended."""
+    """A round of a run that has ended, with what led to the run."""
 
     state: RunState
-    create_time: int
+    start_time: int
     end_time: int
     failure: Failure | None
+    request_id: str
+    parent_run_id: str
+    parent_step: str
+    forked_run_id: str
+    forked_step: str
 
 
 class Ended(NamedTuple):
@@ -73,28 +90,64 @@ def ended(namespace: str, run_id: UUID, run: Run, indices: Sequence[int]) -> End
         run.revision,
         run.round,
         [step for index in indices if (step := _step(run, index)) is not None],
-        None if run.end_time is None else EndedRun(run.state, run.create_time, run.end_time, run.failure),
+        None if run.end_time is None else _run(run, run.end_time),
     )
 
 
-def _parent(run: Run, spec: Step) -> str:
-    """An undo call belongs under the run: it is made long after the step that it takes back has ended."""
-    if spec.parent < 0 or spec.role is StepRole.UNDO:
-        return ""
-    return run.steps[spec.parent].spec.id
+def _run(run: Run, end_time: int) -> EndedRun:
+    return EndedRun(
+        run.state,
+        run.round_time,
+        end_time,
+        run.failure,
+        run.request_id,
+        run.parent_run_id,
+        run.parent_step,
+        run.forked_run_id,
+        run.forked_step,
+    )
+
+
+def _adder(run: Run, step: StepRun) -> Place | None:
+    """What has added a step: another step, or the attempt of it that delegated."""
+    if step.spec.parent < 0:
+        return None
+    parent = run.steps[step.spec.parent]
+    return Place(parent.spec.id, parent.round, 0 if step.delegated is None else step.delegated.parent_attempt)
+
+
+def _parent(run: Run, step: StepRun, adder: Place | None, end_time: int) -> Place | None:
+    """The innermost span that a step's lies in: what has added it may have ended before. An undo call belongs under the
+    run. Only times are compared: the run in memory may have gone on."""
+    if adder is None or step.spec.role is StepRole.UNDO:
+        return None
+    index = step.spec.parent
+    parent = run.steps[index]
+    if adder.attempt and _lasts(parent.attempts[adder.attempt - 1].end_time, end_time):
+        return adder
+    while index >= 0:
+        parent = run.steps[index]
+        if _lasts(parent.end_time, end_time):
+            return Place(parent.spec.id, parent.round, 0)
+        index = parent.spec.parent
+    return None
+
+
+def _lasts(end_time: int | None, until_time: int) -> bool:
+    return end_time is None or end_time > until_time
 
 
 def _step(run: Run, index: int) -> EndedStep | None:
     step = run.steps[index]
     if step.end_time is None:
         return None
-    parent = _parent(run, step.spec)
+    adder = _adder(run, step)
     return EndedStep(
         run.graph,
         step.spec,
         step.round,
-        parent,
-        run.steps[step.spec.parent].round if parent else run.round,
+        _parent(run, step, adder, step.end_time),
+        adder,
         [run.steps[before].round for before in step.spec.predecessors] if run.round > 1 else (),
         step.state,
         step.skip_reason,
@@ -102,6 +155,9 @@ def _step(run: Run, index: int) -> EndedStep | None:
         step.queue_time,
         step.end_time,
         step.target,
+        step.earlier_attempts,
         step.attempts[step.earlier_attempts :] if step.earlier_attempts else step.attempts,
+        step.waited,
+        step.child_run_id,
         step.failure,
     )

@@ -14,7 +14,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
-from orchestrator.telemetry import spans
+from orchestrator.telemetry import span as spans
 from orchestrator.telemetry.encoding import delimited, encode_span, joined
 from orchestrator.telemetry.queue import SpanSink
 from orchestrator.telemetry.settings import Protocol, TracingSettings

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from orchestrator.telemetry.ended import Ended
 from orchestrator.telemetry.settings import BatchSettings
-from orchestrator.telemetry.spans import Span, spans_of
+from orchestrator.telemetry.span import Span
+from orchestrator.telemetry.spans import spans_of
 
 SLICE_SPANS = 16
 """Spans made at a time; after them the interpreter is left to the event loop, which would else wait 5 ms for it."""

@@ -28,6 +28,10 @@ class Tracing:
     sampler: Sampler
     _queue: SpanQueue
 
+    def new_trace(self) -> str:
+        """Gives the traceparent of a new trace, of which the sampler decided whether it is recorded."""
+        return self.sampler.sample("")
+
     async def close(self, timeout_seconds: float = CLOSE_TIMEOUT_SECONDS) -> bool:
         """Exports what is queued, waiting at most so long; tells whether all of it was handed over in that time."""
         return await asyncio.to_thread(self._queue.close, timeout_seconds)

@@ -17,7 +17,7 @@ from orchestrator.domain.tracing import (
     parse_traceparent,
 )
 from orchestrator.telemetry.sampling import Sampler
-from orchestrator.telemetry.spans import Attribute, Span, SpanKind
+from orchestrator.telemetry.span import Attribute, Span, SpanKind
 
 Finish = Callable[[int], None]
 """Ends the span with the number of a gRPC status code. Ending it again does nothing; it never raises."""

@@ -13,6 +13,7 @@ from baton.v1 import run_pb2
 
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.domain.states import StepState
+from orchestrator.domain.waits import QueueReason
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Pins
@@ -72,6 +73,7 @@ class Place:
         self.timers: list[tuple[int, Any]] = []
         self.catalogue_looks = 0
         self.admitted: list[tuple[Any, int, Endpoint]] = []
+        self.waited_for: list[QueueReason] = []
         self.groups_of = defaultdict[str, EndpointGroup](lambda: EndpointGroup("contract", lambda: self.now))
         self.endpoints: list[Endpoint] = []
         timers: Any = SimpleNamespace(at=self._at)
@@ -141,7 +143,10 @@ class Place:
         self.timers.append(entry)
         return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
 
-    def _admit(self, live: Any, step: int, endpoint: Endpoint, ticket: Any, permit: Any) -> bool:
+    def _admit(
+        self, live: Any, step: int, endpoint: Endpoint, ticket: Any, permit: Any, waited_for: QueueReason
+    ) -> bool:
+        self.waited_for.append(waited_for)
         live.flights[step] = endpoint
         live.run.steps[step].state = StepState.RUNNING
         self.admitted.append((live, step, endpoint))
@@ -174,6 +179,25 @@ def test_a_permit_that_comes_back_goes_to_one_queue(queues: int) -> None:
     served = Counter(f"Do{step % queues}" for _, step, _ in place.admitted)
     assert max(served.values()) - min(served.values()) <= 1
     assert len(served) == min(queues, 101)
+
+
+def test_what_a_step_waited_for_last_is_told_when_it_goes_on() -> None:
+    place = Place(max_calls=2)
+    run = Run([("Do",)] * 4)
+    place.enqueue(run, 0)
+    place.enqueue(run, 1)
+    place.add(1)
+    place.end(*place.admitted[-1][:2])
+    place.add(10)
+    for step in (2, 3):
+        place.enqueue(run, step)
+    place.end(*place.admitted[-1][:2])
+    assert place.waited_for == [
+        QueueReason.WORKER_NOT_SERVING,
+        QueueReason.ENDPOINT,
+        QueueReason.NOTHING,
+        QueueReason.REPLICA,
+    ]
 
 
 def test_a_step_behind_others_that_wait_looks_at_nothing() -> None:

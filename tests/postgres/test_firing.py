@@ -111,7 +111,7 @@ class Lab:
         self.observer, self.door = RecordingObserver(), Door(stores, me)
         runs = ScheduledRuns(self.door, None, stores.runs)  # type: ignore[arg-type]
         limits = EngineLimits(max_schedules=3)
-        self.firing = Firing(store, runs, self.door.cancel, clock, limits, self.observer)
+        self.firing = Firing(store, runs, self.door.cancel, clock, limits, self.observer, lambda: "")
         self.schedules = Schedules(store, runs, clock, limits, self.firing.wake)
 
     async def apply(self, **fields: Any) -> schedule_pb2.StoredSchedule:

@@ -427,7 +427,7 @@ async def test_calls_have_a_server_span_where_the_program_traces(serve: Any, mon
         assert span.attributes is not None
         assert span.attributes["rpc.system.name"] == "grpc"
         assert span.attributes["rpc.method"] == "teashop.v1.PaymentsService/Charge"
-        assert span.attributes["baton.step"] == "charge"
+        assert span.attributes["baton.step.id"] == "charge"
     assert "error.type" not in (good.attributes or {})
     assert (bad.attributes or {})["error.type"] == "FAILED_PRECONDITION"
     assert bad.status.status_code == trace.StatusCode.ERROR

@@ -7,12 +7,26 @@ under a producer is not looked at.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from orchestrator.telemetry.spans import Span
+from orchestrator.telemetry.span import Span
+
+
+class Section(NamedTuple):
+    """A part of the path: a span, and from when to when nothing below it held up the trace."""
+
+    span: Span
+    start_time: int
+    end_time: int
 
 
 def critical_path(spans: Sequence[Span]) -> list[str]:
     """Gives the names of the spans on the path, in the order of time, each section once."""
+    return [section.span.name for section in sections(spans)]
+
+
+def sections(spans: Sequence[Span]) -> list[Section]:
+    """Gives the path in the order of time."""
     ids = {span.span_id for span in spans}
     by_parent: dict[bytes, list[Span]] = {}
     roots = []
@@ -23,34 +37,39 @@ def critical_path(spans: Sequence[Span]) -> list[str]:
         else:
             roots.append(span)
     (root,) = roots
-    sections: list[tuple[Span, int, int]] = []
-    _walk(_without_overflow(root, by_parent), by_parent, sections)
-    return [span.name for span, _, _ in reversed(sections)]
+    kept: dict[bytes, list[Span]] = {}
+    _cut(root, by_parent, kept)
+    found: list[Section] = []
+    _walk(root, kept, found)
+    return found[::-1]
 
 
-def _without_overflow(root: Span, by_parent: dict[bytes, list[Span]]) -> Span:
-    """Drops children that begin outside their parent, as Jaeger does; one that ends outside would be cut."""
-    for parent in (root, *(child for children in list(by_parent.values()) for child in children)):
-        kept = [c for c in by_parent.get(parent.span_id, []) if parent.start_time <= c.start_time <= parent.end_time]
-        by_parent[parent.span_id] = [c for c in kept if c.end_time <= parent.end_time]
-    return root
+def _cut(parent: Span, by_parent: dict[bytes, list[Span]], kept: dict[bytes, list[Span]]) -> None:
+    """Cuts children that leave their parent, and drops those that lie outside."""
+    inside = kept[parent.span_id] = []
+    for child in by_parent.get(parent.span_id, ()):
+        start, end = max(child.start_time, parent.start_time), min(child.end_time, parent.end_time)
+        if start < parent.end_time and end > parent.start_time:
+            inside.append(child._replace(start_time=start, end_time=end))
+    for child in inside:
+        _cut(child, by_parent, kept)
 
 
-def _walk(root: Span, by_parent: dict[bytes, list[Span]], sections: list[tuple[Span, int, int]]) -> None:
+def _walk(root: Span, kept: dict[bytes, list[Span]], found: list[Section]) -> None:
     path = [root]
     before: int | None = None
     while path:
         span = path[-1]
-        children = [c for c in by_parent[span.span_id] if before is None or c.end_time < before]
+        children = [child for child in kept[span.span_id] if before is None or child.end_time < before]
         last = max(children, key=lambda child: child.end_time, default=None)
         end = span.end_time if before is None else before
         if last is not None:
             if last.end_time != end:
-                sections.append((span, last.end_time, end))
+                found.append(Section(span, last.end_time, end))
             path.append(last)
             before = None
         else:
             if span.start_time != end:
-                sections.append((span, span.start_time, end))
+                found.append(Section(span, span.start_time, end))
             before = span.start_time
             path.pop()

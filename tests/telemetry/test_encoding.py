@@ -12,7 +12,8 @@ from opentelemetry.sdk.resources import Resource
 from orchestrator.domain.failures import Code
 from orchestrator.telemetry.encoding import encode_span
 from orchestrator.telemetry.export import readable_span
-from orchestrator.telemetry.spans import Span, SpanKind, whole_run_spans
+from orchestrator.telemetry.span import Span, SpanKind
+from orchestrator.telemetry.spans import whole_run_spans
 from tests.telemetry.stories import RUN_ID, Story, graph, told_chain
 
 

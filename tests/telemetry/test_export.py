@@ -16,7 +16,7 @@ from orchestrator.domain.tracing import attempt_span_id, attempt_traceparent, pa
 from orchestrator.telemetry.sampling import Sampler, sampler_from
 from orchestrator.telemetry.settings import TelemetrySettingInvalid, tracing_settings
 from orchestrator.telemetry.setup import Tracing, start_tracing
-from orchestrator.telemetry.spans import Span
+from orchestrator.telemetry.span import Span
 from orchestrator.telemetry.submit_span import span_starter, untraced
 from tests.telemetry.receiver import Received, grpc_receiver, http_receiver
 from tests.telemetry.stories import RUN_ID, TRACEPARENT, UNSAMPLED, told_chain

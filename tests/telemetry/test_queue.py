@@ -9,7 +9,8 @@ import pytest
 from orchestrator.telemetry.observer import SpanObserver
 from orchestrator.telemetry.queue import SpanQueue
 from orchestrator.telemetry.settings import BatchSettings, TelemetrySettingInvalid, tracing_settings
-from orchestrator.telemetry.spans import Span, SpanKind, whole_run_spans
+from orchestrator.telemetry.span import Span, SpanKind
+from orchestrator.telemetry.spans import whole_run_spans
 from tests.telemetry.stories import RUN_ID, told_chain
 
 SECONDS = 20.0

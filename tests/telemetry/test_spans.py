@@ -21,7 +21,9 @@ from orchestrator.domain.tracing import (
 )
 from orchestrator.telemetry import spans
 from orchestrator.telemetry.observer import SpanObserver
-from orchestrator.telemetry.spans import LINKS_LIMIT, Span, SpanKind, whole_run_spans
+from orchestrator.telemetry.span import Span, SpanKind
+from orchestrator.telemetry.spans import whole_run_spans
+from orchestrator.telemetry.step_spans import LINKS_LIMIT
 from tests.telemetry.critical_path import critical_path
 from tests.telemetry.stories import (
     CHAIN,

@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from orchestrator.app import Server
 from orchestrator.config import Settings
 from orchestrator.domain.tracing import parse_traceparent
-from orchestrator.telemetry.spans import Span, SpanKind
+from orchestrator.telemetry.span import Span, SpanKind
 from tests.telemetry.critical_path import critical_path
 from tests.telemetry.receiver import grpc_receiver
 from tests.telemetry.stories import TRACEPARENT

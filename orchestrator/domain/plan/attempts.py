@@ -13,6 +13,7 @@ from orchestrator.domain.plan.decision import MAX_DELIVERIES, NEVER_RETRIED
 from orchestrator.domain.plan.times import call_expire_time, queue_expire_time, step_expire_time
 from orchestrator.domain.retry import backoff_us
 from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.waits import QueueReason
 from orchestrator.domain.workflow import Delivery, StepRole
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def _stop(plan: Planner, index: int) -> None:
 def _start(plan: Planner, given: StepAdmitted) -> None:
     step = plan.run.steps[given.step]
     sequence, time = plan.stamp()
+    waited_for = given.waited_for
+    if plan.run.resume_time > (step.queue_time or time):
+        waited_for = QueueReason.PAUSED
     plan.emit(
         ev.AttemptStarted(
             sequence,
@@ -70,6 +74,7 @@ def _start(plan: Planner, given: StepAdmitted) -> None:
             given.address,
             step.queue_time or time,
             call_expire_time(plan.run, given.step, time),
+            waited_for,
         )
     )
 

@@ -52,9 +52,9 @@ class Tracing:
         parent = (
             TraceContextTextMapPropagator().extract({"traceparent": call.traceparent}) if call.traceparent else None
         )
-        attributes = {"rpc.system.name": "grpc", "rpc.method": call.method}
+        attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": call.method}
         if call.run:
-            attributes |= {"baton.run": call.run, "baton.step": call.step, "baton.attempt": str(call.attempt)}
+            attributes |= {"baton.run.id": call.run, "baton.step.id": call.step, "baton.step.attempt": call.attempt}
         with self._tracer.start_as_current_span(
             call.method,
             context=parent,

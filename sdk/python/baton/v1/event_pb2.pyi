@@ -4,6 +4,7 @@ isort:skip_file
 """
 
 from baton.v1 import failure_pb2 as _failure_pb2
+from baton.v1 import run_pb2 as _run_pb2
 from collections import abc as _abc
 from google.protobuf import any_pb2 as _any_pb2
 from google.protobuf import descriptor as _descriptor
@@ -360,6 +361,7 @@ class AttemptStarted(_message.Message):
     ADDRESS_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    WAITED_FOR_FIELD_NUMBER: _builtins.int
     target: _builtins.int
     """Index of the target: 0 the step's own method, n its n-th fallback."""
     method: _builtins.str
@@ -368,6 +370,8 @@ class AttemptStarted(_message.Message):
     """Name of the worker called."""
     address: _builtins.str
     """Address of the endpoint called."""
+    waited_for: _run_pb2.QueueReason.ValueType
+    """What the step waited for last between `ready_time` and now; not set where it started at once."""
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """Time the step became ready for this attempt."""
@@ -385,10 +389,11 @@ class AttemptStarted(_message.Message):
         address: _builtins.str = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        waited_for: _run_pb2.QueueReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time", "ready_time", b"ready_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "expire_time", b"expire_time", "method", b"method", "ready_time", b"ready_time", "target", b"target", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "expire_time", b"expire_time", "method", b"method", "ready_time", b"ready_time", "target", b"target", "waited_for", b"waited_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

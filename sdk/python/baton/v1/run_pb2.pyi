@@ -142,6 +142,50 @@ STEP_STATE_WAITING: StepState.ValueType  # 8
 """Waits for time, a signal, a person, its own steps or another run. See wait_reason."""
 Global___StepState: _TypeAlias = StepState  # noqa: Y015
 
+class _QueueReason:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QueueReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QueueReason.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUEUE_REASON_UNSPECIFIED: _QueueReason.ValueType  # 0
+    """Nothing: it started at once."""
+    QUEUE_REASON_NO_WORKER: _QueueReason.ValueType  # 1
+    """A worker that serves the method."""
+    QUEUE_REASON_WORKER_NOT_SERVING: _QueueReason.ValueType  # 2
+    """A worker that is healthy and takes work."""
+    QUEUE_REASON_CIRCUIT_OPEN: _QueueReason.ValueType  # 3
+    """The circuit of an endpoint to close."""
+    QUEUE_REASON_PERMIT: _QueueReason.ValueType  # 4
+    """A permit of a Limit."""
+    QUEUE_REASON_ENDPOINT: _QueueReason.ValueType  # 5
+    """An endpoint with fewer calls in flight than it takes."""
+    QUEUE_REASON_REPLICA: _QueueReason.ValueType  # 6
+    """The replica: to have fewer calls in flight than it may, or, as it drained, another one."""
+    QUEUE_REASON_PAUSED: _QueueReason.ValueType  # 7
+    """The paused run to be resumed."""
+
+class QueueReason(_QueueReason, metaclass=_QueueReasonEnumTypeWrapper):
+    """QueueReason is what a ready step waited for last before an attempt of it started."""
+
+QUEUE_REASON_UNSPECIFIED: QueueReason.ValueType  # 0
+"""Nothing: it started at once."""
+QUEUE_REASON_NO_WORKER: QueueReason.ValueType  # 1
+"""A worker that serves the method."""
+QUEUE_REASON_WORKER_NOT_SERVING: QueueReason.ValueType  # 2
+"""A worker that is healthy and takes work."""
+QUEUE_REASON_CIRCUIT_OPEN: QueueReason.ValueType  # 3
+"""The circuit of an endpoint to close."""
+QUEUE_REASON_PERMIT: QueueReason.ValueType  # 4
+"""A permit of a Limit."""
+QUEUE_REASON_ENDPOINT: QueueReason.ValueType  # 5
+"""An endpoint with fewer calls in flight than it takes."""
+QUEUE_REASON_REPLICA: QueueReason.ValueType  # 6
+"""The replica: to have fewer calls in flight than it may, or, as it drained, another one."""
+QUEUE_REASON_PAUSED: QueueReason.ValueType  # 7
+"""The paused run to be resumed."""
+Global___QueueReason: _TypeAlias = QueueReason  # noqa: Y015
+
 class _WaitKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -410,6 +454,7 @@ class RunStep(_message.Message):
     CHECKPOINT_FIELD_NUMBER: _builtins.int
     REQUEST_HASH_FIELD_NUMBER: _builtins.int
     SUBSTITUTED_BY_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
     step: _builtins.str
     """Id of the step in the workflow."""
     method: _builtins.str
@@ -466,6 +511,10 @@ class RunStep(_message.Message):
     def checkpoint(self) -> _any_pb2.Any:
         """Last checkpoint that an attempt left; in the view FULL."""
 
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepWait]:
+        """What it has waited for in this round, other than workers and other steps to end first; oldest first."""
+
     def __init__(
         self,
         *,
@@ -487,14 +536,49 @@ class RunStep(_message.Message):
         checkpoint: _any_pb2.Any | None = ...,
         request_hash: _builtins.str = ...,
         substituted_by: _builtins.str = ...,
+        waits: _abc.Iterable[Global___StepWait] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "end_time", b"end_time", "failure", b"failure", "output", b"output", "progress", b"progress", "ready_time", b"ready_time", "wait_reason", b"wait_reason"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "child_run_id", b"child_run_id", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "parent", b"parent", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "request_hash", b"request_hash", "role", b"role", "state", b"state", "step", b"step", "substituted_by", b"substituted_by", "target", b"target", "wait_reason", b"wait_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "checkpoint", b"checkpoint", "child_run_id", b"child_run_id", "end_time", b"end_time", "failure", b"failure", "method", b"method", "output", b"output", "parent", b"parent", "predecessors", b"predecessors", "progress", b"progress", "ready_time", b"ready_time", "request_hash", b"request_hash", "role", b"role", "state", b"state", "step", b"step", "substituted_by", b"substituted_by", "target", b"target", "wait_reason", b"wait_reason", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunStep: _TypeAlias = RunStep  # noqa: Y015
+
+@_typing.final
+class StepWait(_message.Message):
+    """StepWait is one wait of a step for time, a signal, a person, its own steps or another run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    START_TIME_FIELD_NUMBER: _builtins.int
+    END_TIME_FIELD_NUMBER: _builtins.int
+    kind: Global___WaitKind.ValueType
+    """What it waited for: SLEEP, SIGNAL, APPROVAL, CHILD_STEPS or CHILD_RUN."""
+    @_builtins.property
+    def start_time(self) -> _timestamp_pb2.Timestamp:
+        """Time the wait began."""
+
+    @_builtins.property
+    def end_time(self) -> _timestamp_pb2.Timestamp:
+        """Time it ended; not set while it lasts."""
+
+    def __init__(
+        self,
+        *,
+        kind: Global___WaitKind.ValueType = ...,
+        start_time: _timestamp_pb2.Timestamp | None = ...,
+        end_time: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "start_time", b"start_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "kind", b"kind", "start_time", b"start_time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepWait: _TypeAlias = StepWait  # noqa: Y015
 
 @_typing.final
 class StepProgress(_message.Message):
@@ -544,6 +628,7 @@ class Attempt(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     SPAN_ID_FIELD_NUMBER: _builtins.int
+    WAITED_FOR_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     """Number of the attempt."""
     deliveries: _builtins.int
@@ -556,6 +641,8 @@ class Attempt(_message.Message):
     """Address of the endpoint called."""
     span_id: _builtins.str
     """Span of the attempt in the run's trace, 16 hex digits."""
+    waited_for: Global___QueueReason.ValueType
+    """What the step waited for last between `ready_time` and `start_time`; not set where it started at once."""
     @_builtins.property
     def ready_time(self) -> _timestamp_pb2.Timestamp:
         """Time the step became ready for this attempt."""
@@ -585,10 +672,11 @@ class Attempt(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         failure: _failure_pb2.Failure | None = ...,
         span_id: _builtins.str = ...,
+        waited_for: Global___QueueReason.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["end_time", b"end_time", "failure", b"failure", "ready_time", b"ready_time", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "deliveries", b"deliveries", "end_time", b"end_time", "failure", b"failure", "method", b"method", "ready_time", b"ready_time", "span_id", b"span_id", "start_time", b"start_time", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "attempt", b"attempt", "deliveries", b"deliveries", "end_time", b"end_time", "failure", b"failure", "method", b"method", "ready_time", b"ready_time", "span_id", b"span_id", "start_time", b"start_time", "waited_for", b"waited_for", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
