@@ -58,7 +58,7 @@ async def open_replica_store(dsn: str) -> AsyncIterator[ReplicaStore]:
 
 
 class Server:
-    """One replica: `start` it, then `drain` and `stop` it. `port` is where it listens."""
+    """One replica: `start` it, then `drain` and `stop` it. `port` is where it listens, alone."""
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings, self._dsn = settings, dsn
@@ -119,17 +119,19 @@ class Server:
             _untraced if tracing is None else tracing.new_trace,
             self._ask_elsewhere,
         )
+        own_address = self._settings.replica_listen_address or self._settings.listen_address
         self._forwarding = Forwarding(signer, requests.send, self._engine.now)
         self._rpc = RpcServer(
             self._engine,
             DevelopmentAuthenticator().authenticate,
-            self._settings.listen_address,
+            own_address,
             start_span=tracing.span_starter if tracing is not None else untraced,
             forwarding=self._forwarding,
+            shared_address=self._settings.listen_address if self._settings.replica_listen_address else "",
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)
-        await self._engine.start(self._settings.replica_address or _with_port(self._settings.listen_address, self.port))
+        await self._engine.start(self._settings.replica_address or _with_port(own_address, self.port))
         await self._rpc.serve()
         upkeep = asyncio.create_task(keep_partitions(self._dsn))
         self._stack.push_async_callback(_end, upkeep)
@@ -183,6 +185,11 @@ def _read_step_token(signer: TokenSigner) -> Callable[[str], StepClaim]:
     return read
 
 
+def _cut(loop: asyncio.AbstractEventLoop, lifeline: int, stopping: asyncio.Event) -> None:
+    loop.remove_reader(lifeline)
+    stopping.set()
+
+
 COLLECTOR_THRESHOLD = 10_000
 """Objects made and not yet gone at which the garbage collector looks at the young ones."""
 
@@ -197,8 +204,9 @@ def calm_collector() -> None:
     gc.set_threshold(COLLECTOR_THRESHOLD)
 
 
-async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -> None:
-    """Runs a server until SIGINT or SIGTERM, then drains it; a second signal ends it at once."""
+async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None], lifeline: int | None = None) -> None:
+    """Runs a server until SIGINT or SIGTERM, then drains it; a second signal ends it at once. `lifeline` is a pipe that
+    nobody writes into: its end stops the server as well, since whoever kept it is gone."""
     server = Server(settings, dsn)
     port = await server.start()
     calm_collector()
@@ -212,6 +220,8 @@ async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)
+    if lifeline is not None:
+        loop.add_reader(lifeline, _cut, loop, lifeline, stopping)
     on_ready(port)
     stopped = asyncio.create_task(stopping.wait())
     failed = asyncio.create_task(server.wait_failed())

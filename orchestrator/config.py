@@ -37,6 +37,7 @@ class Settings:
 
     listen_address: str = "127.0.0.1:7330"
     replica_address: str = ""
+    replica_listen_address: str = ""
     circuit_fail_max: int = 5
     circuit_reset_seconds: float = 5.0
     stop_grace_seconds: float = 5.0

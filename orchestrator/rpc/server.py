@@ -63,8 +63,6 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 """The services of Baton."""
 
 OPTIONS: tuple[tuple[str, int], ...] = (
-    # Two servers must not share a port unnoticed.
-    ("grpc.so_reuseport", 0),
     # Probing the line's bandwidth sends a ping beside most messages: a tenth of the CPU time of a busy server. A window
     # that lets any message through at once stands in for what the probes would find.
     ("grpc.http2.bdp_probe", 0),
@@ -107,12 +105,14 @@ class RpcServer:
         start_span: SpanStarter | None = None,
         watch_seconds: float = WATCH_SECONDS,
         forwarding: Forwarding | None = None,
+        shared_address: str = "",
     ) -> None:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
-        `forwarding` requests about runs of other replicas are refused."""
+        `forwarding` requests about runs of other replicas are refused. `shared_address` is listened on as well, beside
+        other servers of this machine that do so: the kernel deals connections out among them."""
         self._doors = doors
         self._authenticate = authenticate
-        self._address = address
+        self._address, self._shared_address = address, shared_address
         self._on_call = on_call
         self._start_span = start_span
         self._forwarding = forwarding
@@ -134,24 +134,22 @@ class RpcServer:
 
     def listen(self) -> int:
         """Takes the address, and serves nothing yet; returns the port. Raises AddressUnavailable."""
+        # Two servers must not share a port unnoticed.
+        options = (*OPTIONS, ("grpc.so_reuseport", int(bool(self._shared_address))))
         server = grpc.aio.server(
-            interceptors=[self._interceptor], options=OPTIONS, maximum_concurrent_rpcs=CONCURRENT_CALLS_LIMIT
+            interceptors=[self._interceptor], options=options, maximum_concurrent_rpcs=CONCURRENT_CALLS_LIMIT
         )
         self._add_services(server)
-        try:
-            port = server.add_insecure_port(self._address)
-        except RuntimeError:
-            port = 0
-        if port == 0:
-            raise AddressUnavailable(
-                f"cannot listen on {self._address}: it is in use or not an address of this machine; choose another"
-            )
+        port = _take(server, self._address)
         self._server = server
         return port
 
     async def serve(self) -> None:
-        """Serves what it listens for."""
+        """Serves what it listens for, and takes the shared address: not before, as connections would wait here that
+        another could serve. Raises AddressUnavailable."""
         assert self._server is not None
+        if self._shared_address:
+            _take(self._server, self._shared_address)
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         for service in SERVICES:
@@ -220,6 +218,18 @@ class RpcServer:
             ],
             self._doors.workers.descriptor_files,
         ).add_to(server)
+
+
+def _take(server: grpc.aio.Server, address: str) -> int:
+    try:
+        port: int = server.add_insecure_port(address)
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise AddressUnavailable(
+            f"cannot listen on {address}: it is in use or not an address of this machine; choose another"
+        )
+    return port
 
 
 def _request_types() -> Iterator[type[Message]]:

@@ -84,13 +84,15 @@ class _Process:
 
 
 class ServerProcess(_Process):
-    """`baton serve` on a port that stays the same over starts."""
+    """`baton serve` on a port that stays the same over starts, in so many processes (0: without a supervisor)."""
 
-    def __init__(self, dsn: str, log: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(self, dsn: str, log: Path, settings: Mapping[str, str] | None = None, processes: int = 0) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.dsn = dsn
         environment = QUICK | dict(settings or {}) | {"BATON_DATABASE_URL": dsn}
-        super().__init__(["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"], environment, log)
+        arguments = ["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"]
+        arguments += ["--processes", str(processes)] if processes else []
+        super().__init__(arguments, environment, log)
 
 
 class LabProcess(_Process):

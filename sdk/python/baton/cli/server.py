@@ -70,12 +70,20 @@ def dev(
     raise typer.Exit(serving.ended(chosen, work))
 
 
-def serve(context: typer.Context, listen: Listen = None, output: OutputOption = None) -> None:
+def serve(
+    context: typer.Context,
+    listen: Listen = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="So many servers on the one address, kept running; Linux. Default: this one."),
+    ] = None,
+    output: OutputOption = None,
+) -> None:
     """Start Baton on a Postgres that is there.
 
     The environment names it: BATON_DATABASE_URL, or PGHOST and the other PG* variables.
     """
-    raise typer.Exit(serving.serve(choices(context, None, output), listen))
+    raise typer.Exit(serving.serve(choices(context, None, output), listen, processes))
 
 
 def migrate(

@@ -19,19 +19,22 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def serve(chosen: Choices, listen: str | None) -> ExitCode:
+def serve(chosen: Choices, listen: str | None, processes: int | None = None) -> ExitCode:
     """`baton serve`, from settings to the end of the server; returns the exit code."""
 
-    def work() -> None:
+    def work() -> ExitCode | None:
         settings = server_settings(listen)
         dsn = named_dsn(None)
         configure_server_logs()
+        if processes is not None:
+            return _serve_in_processes(chosen, settings, processes)
         serve_until_signal(settings, dsn, lambda port: _tell_serve(chosen, settings, port))
+        return None
 
     return ended(chosen, work)
 
 
-def plain_serve(words: Sequence[str]) -> tuple[Choices, str | None] | None:
+def plain_serve(words: Sequence[str]) -> tuple[Choices, str | None, int | None] | None:
     """Reads a command line that is `serve` with no more than whole options; None for any other.
 
     A server runs for weeks. Parsed this way it neither waits for the library that parses every other command line
@@ -39,7 +42,7 @@ def plain_serve(words: Sequence[str]) -> tuple[Choices, str | None] | None:
     """
     if list(words[:1]) != ["serve"]:
         return None
-    form, listen = OutputForm.TABLE, None
+    form, listen, processes = OutputForm.TABLE, None, None
     rest = iter(words[1:])
     for word in rest:
         name, equals, value = word.partition("=") if word.startswith("--") else (word, "", "")
@@ -49,20 +52,22 @@ def plain_serve(words: Sequence[str]) -> tuple[Choices, str | None] | None:
             return None
         if name == "--listen":
             listen = value
+        elif name == "--processes" and value.isdecimal():
+            processes = int(value)
         elif name in ("--output", "-o") and value in tuple(OutputForm):
             form = OutputForm(value)
         else:
             return None
-    return Choices(None, form), listen
+    return Choices(None, form), listen, processes
 
 
-def ended(chosen: Choices, work: Callable[[], None]) -> ExitCode:
-    """Runs `work`, tells of an error that a person can mend, and returns the exit code."""
+def ended(chosen: Choices, work: Callable[[], ExitCode | None]) -> ExitCode:
+    """Runs `work`, tells of an error that a person can mend, and returns the exit code: that of `work`, if any."""
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - a service may have none
     try:
         try:
-            work()
+            code = work()
         except ImportError as error:
             package = (error.name or "").partition(".")[0]
             if package == "baton":
@@ -84,7 +89,7 @@ def ended(chosen: Choices, work: Callable[[], None]) -> ExitCode:
         return report_error(failed, chosen)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
-    return ExitCode.SUCCESS
+    return code or ExitCode.SUCCESS
 
 
 def server_settings(listen: str | None) -> Settings:
@@ -125,11 +130,13 @@ def configure_server_logs() -> None:
     configure_logs(log_settings(os.environ, terminal=sys.stderr.isatty()))
 
 
-def serve_until_signal(settings: Settings, dsn: str, on_ready: Callable[[int], None]) -> None:
-    """Serves; `on_ready` is told the port."""
+def serve_until_signal(
+    settings: Settings, dsn: str, on_ready: Callable[[int], None], lifeline: int | None = None
+) -> None:
+    """Serves; `on_ready` is told the port. Stops where the pipe `lifeline` ends, too."""
     from orchestrator.app import serve as serve_on_loop
 
-    run_loop(serve_on_loop(settings, dsn, on_ready))
+    run_loop(serve_on_loop(settings, dsn, on_ready, lifeline))
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -155,6 +162,10 @@ def shown_address(settings: Settings, port: int) -> str:
 
 def _foreseen(error: Exception) -> CommandFailed | None:
     """Turns an error whose text is for a person into one of this command; None for any other."""
+    # AddressUnavailable is looked up only where the server has been imported. It is an OSError: first of all.
+    rpc_server = sys.modules.get("orchestrator.rpc.server")
+    if rpc_server is not None and isinstance(error, rpc_server.AddressUnavailable):
+        return CommandFailed(str(error))
     if isinstance(error, OSError):
         return output_fault(error)
     from orchestrator.config import SettingInvalid
@@ -167,16 +178,28 @@ def _foreseen(error: Exception) -> CommandFailed | None:
             "the database does not answer", "check that it runs, and BATON_DATABASE_URL or PG*; or use `baton dev`"
         )
     known = (EmbeddedPostgresError, RoleError, SchemaError, SettingInvalid, TelemetrySettingInvalid)
-    # AddressUnavailable is looked up only where the server has been imported.
-    rpc_server = sys.modules.get("orchestrator.rpc.server")
-    if isinstance(error, known) or (rpc_server is not None and isinstance(error, rpc_server.AddressUnavailable)):
-        return CommandFailed(str(error))
-    return None
+    return CommandFailed(str(error)) if isinstance(error, known) else None
 
 
-def _tell_serve(chosen: Choices, settings: Settings, port: int) -> None:
+def _serve_in_processes(chosen: Choices, settings: Settings, number: int) -> ExitCode:
+    from baton.cli.processes import STOP_SECONDS, Place, processes_fault, supervise, take_address
+
+    fault = processes_fault(number, settings.listen_address, settings.replica_address)
+    if fault is not None:
+        raise fault
+    held, address = take_address(settings.listen_address)
+    with held:
+        return supervise(
+            number,
+            Place(address, settings.replica_address),
+            settings.limits.drain_seconds + settings.stop_grace_seconds + STOP_SECONDS,
+            lambda: _tell_serve(chosen, settings, held.getsockname()[1], number),
+        )
+
+
+def _tell_serve(chosen: Choices, settings: Settings, port: int, processes: int | None = None) -> None:
     address = shown_address(settings, port)
     if chosen.as_json:
-        print_json_line({"address": address})
+        print_json_line({"address": address} | ({} if processes is None else {"processes": processes}))
     else:
-        write(f"Baton serves at {address}")
+        write(f"Baton serves at {address}{'' if processes is None else f' in {processes} processes'}")
