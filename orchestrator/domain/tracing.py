@@ -44,6 +44,12 @@ def parse_traceparent(text: str) -> TraceContext | None:
     return TraceContext(trace_id, span_id, bool(int(flags, 16) & SAMPLED_FLAG))
 
 
+def trace_id_of(traceparent: str) -> str:
+    """Gives the trace id of a traceparent as 32 hex digits; empty where it is not one."""
+    context = parse_traceparent(traceparent)
+    return context.trace_id.hex() if context is not None else ""
+
+
 def format_traceparent(context: TraceContext) -> str:
     """Writes a traceparent header of version 00."""
     return f"00-{context.trace_id.hex()}-{context.span_id.hex()}-{'01' if context.sampled else '00'}"

@@ -87,12 +87,13 @@ class ClaimedSchedule:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleRunRow:
-    """A run of a schedule; `state` is its number in domain.states."""
+    """A run of a schedule; `state` is its number in domain.states, `submitted` the stored header of its first event."""
 
     run_id: UUID
     fire_time: int
     triggered: bool
     state: int
+    submitted: bytes
 
 
 class ScheduleStore(Protocol):

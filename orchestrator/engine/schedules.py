@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from uuid import UUID
 
-from baton.v1 import schedule_pb2
+from baton.v1 import event_pb2, schedule_pb2
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import (
@@ -21,6 +21,7 @@ from orchestrator.domain.errors import (
     ScheduleNotFound,
     TooManySchedules,
 )
+from orchestrator.domain.tracing import trace_id_of
 from orchestrator.engine.api import Backfilled
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.messages import from_timestamp, set_timestamp
@@ -290,6 +291,7 @@ def _render(row: ScheduleRow, next_count: int, runs: Sequence[ScheduleRunRow]) -
         set_timestamp(shown.last_refusal.fire_time, progress.refusal.fire_time)
     for run in runs:
         told = shown.runs.add(run_id=str(run.run_id), triggered=run.triggered, state=run.state)
+        told.trace_id = trace_id_of(event_pb2.RunEvent.FromString(run.submitted).run_submitted.traceparent)
         set_timestamp(told.fire_time, run.fire_time)
     return shown
 

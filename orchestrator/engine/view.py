@@ -10,7 +10,7 @@ from baton.v1 import run_pb2, run_service_pb2
 from orchestrator.domain import waits
 from orchestrator.domain.run import AttemptRecord, Run, StepRun
 from orchestrator.domain.states import ENDED_STEP, StepState
-from orchestrator.domain.tracing import attempt_span_id, parse_traceparent
+from orchestrator.domain.tracing import attempt_span_id, trace_id_of
 from orchestrator.engine.messages import set_any, set_timestamp, to_failure, to_timestamp
 from orchestrator.engine.ports import NewRun, RunRow
 from orchestrator.engine.waits import Wait
@@ -60,7 +60,7 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
         principal=run.principal,
         channel=run.channel,
         workspace=run.workspace,
-        trace_id=_trace_id(run.traceparent),
+        trace_id=trace_id_of(run.traceparent),
         round=run.round,
         last_sequence=run.sequence,
         priority=run.priority,
@@ -96,7 +96,7 @@ def render_new(run_id: UUID, new: NewRun, traceparent: str, priority: int) -> ru
         labels=new.labels,
         create_time=to_timestamp(new.create_time),
         expire_time=to_timestamp(new.expire_time),
-        trace_id=_trace_id(traceparent),
+        trace_id=trace_id_of(traceparent),
         round=1,
         last_sequence=1,
         priority=priority,
@@ -144,11 +144,6 @@ def render_row(row: RunRow) -> run_pb2.Run:
     if row.end_time is not None:
         message.end_time.CopyFrom(to_timestamp(row.end_time))
     return message
-
-
-def _trace_id(traceparent: str) -> str:
-    context = parse_traceparent(traceparent)
-    return context.trace_id.hex() if context is not None else ""
 
 
 def _fill_step(

@@ -107,7 +107,10 @@ class PostgresScheduleStore:
     async def list_runs(self, key: ScheduleKey, limit: int) -> list[ScheduleRunRow]:
         """See ScheduleStore.list_runs."""
         rows = await self._reads.fetch_in(key.namespace, _QUERIES["list_schedule_runs"], *key, limit)
-        return [ScheduleRunRow(row["run_id"], row["fire_time"], row["triggered"], row["state"]) for row in rows]
+        return [
+            ScheduleRunRow(row["run_id"], row["fire_time"], row["triggered"], row["state"], row["submitted"])
+            for row in rows
+        ]
 
     async def list_unfinished(self, key: ScheduleKey, limit: int) -> list[UUID]:
         """See ScheduleStore.list_unfinished."""

@@ -226,6 +226,7 @@ def test_limits_of_expressions_are_told() -> None:
 def test_every_reason_to_wait_is_told() -> None:
     told = {row[0] for row in rows(DOCS / "observability.md")}
     assert {name.removeprefix("WAIT_KIND_") for name, number in run_pb2.WaitKind.items() if number} <= told
+    assert {name.removeprefix("QUEUE_REASON_") for name, number in run_pb2.QueueReason.items() if number} <= told
 
 
 def test_what_a_worker_and_a_trace_carry_is_told() -> None:
@@ -233,7 +234,8 @@ def test_what_a_worker_and_a_trace_carry_is_told() -> None:
     keys = set(re.findall(r'"((?:baton-[a-z-]+)|idempotency-key|traceparent)"', sent))
     assert len(keys) > 5
     assert keys == {row[0].strip("`") for row in rows(DOCS / "workers.md") if row[0].strip("`") in keys}
-    spans = (ROOT / "orchestrator" / "telemetry" / "spans.py").read_text()
+    telemetry = ROOT / "orchestrator" / "telemetry"
+    spans = "".join((telemetry / f"{name}.py").read_text() for name in ("span", "spans", "step_spans"))
     attributes = set(re.findall(r'"(baton\.[a-z_.]+)"', spans))
     assert attributes <= set(re.findall(r"`(baton\.[a-z_.]+)`", prose(DOCS / "observability.md")))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -31,6 +32,7 @@ from orchestrator.config import Settings
 from orchestrator.telemetry.span import Span, SpanKind
 from tests.acceptance.agents import AsyncPlanner, Planner, Search, Searcher, pb, serving
 from tests.acceptance.wire import eventually, step_of
+from tests.docs.pages import DOCS, rows
 from tests.telemetry.critical_path import sections
 from tests.telemetry.receiver import Received, grpc_receiver
 
@@ -153,6 +155,7 @@ async def told(database: str, collector: Received) -> tuple[run_pb2.Run, list[tr
         await decided(client, run_id)
         await client.run(run_id).wait(20)
         run = await client.get_run(run_id)
+        assert [one.trace_id for one in (await client.get_schedule("nightly")).runs] == [run.trace_id]
     return run, [span for span in collector.spans if not is_busy(span)]
 
 
@@ -247,6 +250,7 @@ async def test_every_kind_of_step_is_in_the_trace(told: tuple[run_pb2.Run, list[
     check_times(spans)
     check_attributes(run, spans)
     check_links(spans)
+    check_page(spans)
     check_path(root, spans)
 
 
@@ -330,6 +334,26 @@ def check_links(spans: list[trace_pb2.Span]) -> None:
         "step planned/later": [PLAN],
         "step booked/undo": ["step booked"],
     }
+
+
+def check_page(spans: list[trace_pb2.Span]) -> None:
+    """The table of the page has every span, with each attribute that it has, and no span that is not there."""
+    rows_of = {row[0]: row for row in rows(DOCS / "observability.md")}
+    told = {
+        name.partition(" ")[0]: set(re.findall(r"`([a-z_.]+)`", row[2]))
+        for cell, row in rows_of.items()
+        for name in re.findall(r"`([^`]+)`", cell)
+        if len(row) == 3
+    }
+    common = {name for cell in ("all", "what failed") for name in re.findall(r"`([a-z_.]+)`", rows_of[cell][2])}
+    seen: dict[str, set[str]] = {}
+    for span in spans:
+        if span.kind != trace_pb2.Span.SPAN_KIND_SERVER:
+            name = span.name.partition(" ")[0] if " " in span.name else "PACKAGE.SERVICE/METHOD"
+            seen.setdefault(name, set()).update(attributes(span).keys() - common - {"rpc.system.name"})
+    assert seen.keys() == told.keys() - {"baton.v1.SERVICE/METHOD"}
+    for name, own in seen.items():
+        assert own <= told[name], name
 
 
 def check_path(root: trace_pb2.Span, spans: list[trace_pb2.Span]) -> None:

@@ -267,9 +267,13 @@ def _what(firing: Any, check_only: bool) -> str:
     return "" if check_only else "there already" if firing.existing else "submitted"
 
 
+_TRACE_WIDTH = 120
+"""On narrower screens there is no room for the traces of runs; `baton run get` shows that of one."""
+
+
 async def _print(client: Client, chosen: Choices, stored: schedule_pb2.StoredSchedule) -> None:
     from baton.cli.lines import print_json, write
-    from baton.cli.output import clean, instant, print_table, state_text
+    from baton.cli.output import clean, console, instant, print_table, state_text
     from baton.cli.types import Types
     from baton.v1 import run_pb2, schedule_pb2
 
@@ -294,15 +298,17 @@ async def _print(client: Client, chosen: Choices, stored: schedule_pb2.StoredSch
         write(f"waits for its runs to end: the firing of {instant(stored.waiting_time)}")
     write()
     print_table(("NEXT",), [(instant(each),) for each in stored.next_times], "it does not fire")
+    with_trace = console().width >= _TRACE_WIDTH
     rows = [
         (
             each.run_id,
             state_text(run_pb2.RunState.Name(each.state).removeprefix("RUN_STATE_")),
             instant(each.fire_time),
             "trigger" if each.triggered else "",
+            *([each.trace_id] if with_trace else []),
         )
         for each in stored.runs
     ]
     if rows:
         write()
-        print_table(("RUN", "STATE", "FIRED", "BY"), rows, "")
+        print_table(("RUN", "STATE", "FIRED", "BY", *(["TRACE"] if with_trace else [])), rows, "")

@@ -392,12 +392,15 @@ class ScheduleRun(_message.Message):
     FIRE_TIME_FIELD_NUMBER: _builtins.int
     TRIGGERED_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     """Id of the run."""
     triggered: _builtins.bool
     """True where it was started by TriggerSchedule."""
     state: _run_pb2.RunState.ValueType
     """Where the run is in its life."""
+    trace_id: _builtins.str
+    """W3C trace id of the run, 32 hex digits."""
     @_builtins.property
     def fire_time(self) -> _timestamp_pb2.Timestamp:
         """Time of the firing, or of the trigger."""
@@ -409,10 +412,11 @@ class ScheduleRun(_message.Message):
         fire_time: _timestamp_pb2.Timestamp | None = ...,
         triggered: _builtins.bool = ...,
         state: _run_pb2.RunState.ValueType = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time", "run_id", b"run_id", "state", b"state", "triggered", b"triggered"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fire_time", b"fire_time", "run_id", b"run_id", "state", b"state", "trace_id", b"trace_id", "triggered", b"triggered"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
