@@ -32,11 +32,6 @@ FIRST ?= 1
 simulate: setup ## run SEEDS simulated worlds, from the seed FIRST; see docs/reliability.md
 	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
 
-SEEDS ?= 1000
-FIRST ?= 1
-simulate: setup ## run SEEDS simulated worlds, from the seed FIRST; see docs/reliability.md
-	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --first $(FIRST)
-
 check: lint types protos ## every check but the tests
 
 lint: setup ## style, layers and configuration files
