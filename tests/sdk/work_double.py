@@ -171,6 +171,8 @@ class WorkDouble(work_pb2_grpc.AttachServiceServicer):
         self._channel: grpc.aio.Channel | None = None
         self._carrying: asyncio.Task[None] | None = None
         self._hung_up = asyncio.Event()
+        self._writing = asyncio.Lock()
+        """gRPC ends a stream that two write to at once."""
 
     # --- what a test says
 
@@ -273,7 +275,7 @@ class WorkDouble(work_pb2_grpc.AttachServiceServicer):
             self.half.receive(frame)
             self.frames.append(frame)
             if frame.HasField("opening"):
-                await link.write(work_pb2.BatonFrame())  # says that the opening is taken
+                await self._send(link, work_pb2.BatonFrame())  # says that the opening is taken
             self._woken.set()
             await self._tell()
 
@@ -282,14 +284,18 @@ class WorkDouble(work_pb2_grpc.AttachServiceServicer):
             self._woken.clear()
             frame = self.half.next_frame()
             if frame is not None:
-                await link.write(frame)
+                await self._send(link, frame)
                 continue
             try:
                 async with asyncio.timeout(self.half.heartbeat_seconds / 2):
                     await self._woken.wait()
             except TimeoutError:
                 if self.beating:
-                    await link.write(work_pb2.BatonFrame())
+                    await self._send(link, work_pb2.BatonFrame())
+
+    async def _send(self, link: Any, frame: work_pb2.BatonFrame) -> None:
+        async with self._writing:
+            await link.write(frame)
 
     async def _tell(self) -> None:
         async with self._changed:
