@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -27,6 +28,7 @@ from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
+from orchestrator.postgres.retention import keep_retention
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.schedules import PostgresScheduleStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
@@ -38,6 +40,8 @@ from orchestrator.security.tokens import TokenInvalid, TokenSigner
 from orchestrator.telemetry.facts import LogObserver
 from orchestrator.telemetry.setup import start_tracing
 from orchestrator.telemetry.submit_span import untraced
+
+DAY_SECONDS = 24 * 3600.0
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +137,11 @@ class Server:
         self._stack.push_async_callback(self._engine.stop)
         await self._engine.start(self._settings.replica_address or _with_port(own_address, self.port))
         await self._rpc.serve()
-        upkeep = asyncio.create_task(keep_partitions(self._dsn))
-        self._stack.push_async_callback(_end, upkeep)
+        upkeep = [asyncio.create_task(keep_partitions(self._dsn))]
+        if math.isfinite(self._settings.retention_days):
+            upkeep.append(asyncio.create_task(keep_retention(self._dsn, self._settings.retention_days * DAY_SECONDS)))
+        for task in upkeep:
+            self._stack.push_async_callback(_end, task)
         return self.port
 
     async def wait_failed(self) -> None:

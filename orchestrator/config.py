@@ -41,6 +41,7 @@ class Settings:
     circuit_fail_max: int = 5
     circuit_reset_seconds: float = 5.0
     stop_grace_seconds: float = 5.0
+    retention_days: float = math.inf
     limits: EngineLimits = field(default_factory=EngineLimits)
 
 

@@ -6,6 +6,7 @@ The lock between starters is a row. The journal's partitions are made here too, 
 from __future__ import annotations
 
 import asyncio
+import calendar
 import contextlib
 import hashlib
 import logging
@@ -113,7 +114,7 @@ async def ensure_partitions(
     now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
     monday_ms = now_ms - (now_ms - _FIRST_MONDAY_MS) % WEEK_MS
     wanted = {
-        _partition_name(start): start
+        partition_name(start): start
         for start in range(monday_ms - WEEK_MS, monday_ms + (weeks_ahead + 1) * WEEK_MS, WEEK_MS)
     }
     async with connection.transaction():
@@ -154,8 +155,14 @@ def first_run_id(time_ms: int) -> UUID:
     return UUID(int=time_ms << 80)
 
 
-def _partition_name(start_ms: int) -> str:
+def partition_name(start_ms: int) -> str:
+    """The name of the partition whose week begins at `start_ms`, milliseconds since the Unix epoch."""
     return "events_" + time.strftime("%Y%m%d", time.gmtime(start_ms / 1000))
+
+
+def partition_start_ms(name: str) -> int:
+    """The beginning of the week of a partition, in milliseconds since the Unix epoch."""
+    return calendar.timegm(time.strptime(name, "events_%Y%m%d")) * 1000
 
 
 async def _connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:

@@ -30,7 +30,7 @@ OF_ENGINE = {
 
 def test_every_file_is_prepared_here() -> None:
     names = {file.name for file in resources.files("orchestrator.postgres").joinpath("queries").iterdir()}
-    assert names == {f"{name}.sql" for name in (*FILES, "migrate", "pool")}
+    assert names == {f"{name}.sql" for name in (*FILES, "migrate", "pool", "retention")}
 
 
 @pytest.mark.parametrize("file", FILES)
