@@ -1,0 +1,185 @@
+"""A base backup, taken while runs go, and archived WAL bring Baton back to a point in time; runs go on from there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pwd
+import shutil
+import stat
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orchestrator.postgres.binaries import find_binaries
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.migrate import migrate
+from tests.acceptance import invariants
+from tests.acceptance.contracts import Contract
+from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.test_kills import EDGES, Submitter, diamond
+from tests.acceptance.test_replicas import require_results
+from tests.acceptance.wire import Baton, eventually
+
+Connect = Callable[[ServerProcess], Baton]
+
+
+def server_user() -> pwd.struct_passwd:
+    """Whom an embedded Postgres runs as."""
+    return pwd.getpwnam("nobody") if os.geteuid() == 0 else pwd.getpwuid(os.geteuid())
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that Postgres can reach, with one for the archive."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-backup-"))
+    directory.chmod(directory.stat().st_mode | stat.S_IXOTH)
+    (directory / "archive").mkdir()
+    os.chown(directory / "archive", server_user().pw_uid, server_user().pw_gid)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture
+async def first(place: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A Postgres that archives its WAL, as one in earnest."""
+    postgres = EmbeddedPostgres(place / "first")
+    with postgres:
+        pass
+    settings = f"archive_mode = on\narchive_command = 'cp %p {place}/archive/%f'\n"
+    with (place / "first/data/postgresql.conf").open("a") as file:
+        file.write(settings)
+    await migrate(postgres.start())
+    yield postgres
+    postgres.stop()
+
+
+async def back_up(postgres: EmbeddedPostgres, target: Path) -> None:
+    """Takes a base backup without WAL: that comes from the archive."""
+    folder = next(iter(find_binaries(server_user().pw_uid))).folder
+    process = await asyncio.create_subprocess_exec(
+        *(str(folder / "pg_basebackup"), "--dbname", postgres.dsn, "--pgdata", str(target)),
+        *("--wal-method", "none", "--checkpoint", "fast", "--no-sync"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, errors = await process.communicate()
+    assert process.returncode == 0, errors
+
+
+async def archive_everything(dsn: str) -> datetime:
+    """Returns the time, once all that was committed until then is in the archive."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        instant: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        # A commit that comes later tells recovery that the time is reached.
+        await connection.execute("CREATE TABLE later ()")
+        last = await connection.fetchval("SELECT pg_walfile_name(pg_switch_wal())")
+
+        async def archived() -> bool:
+            return bool(await connection.fetchval("SELECT last_archived_wal >= $1 FROM pg_stat_archiver", last))
+
+        await eventually(archived)
+        return instant
+    finally:
+        await connection.close()
+
+
+def prepare_restore(place: Path, backup: Path, instant: datetime) -> None:
+    """Puts the backup in its place, with what tells Postgres how far to go."""
+    data = place / "second/data"
+    data.parent.mkdir()
+    backup.rename(data)
+    (data / "recovery.signal").touch()
+    settings = f"restore_command = 'cp {place}/archive/%f %p'\nrecovery_target_time = '{instant.isoformat()}'\n"
+    with (data / "postgresql.auto.conf").open("a") as file:
+        file.write(f"archive_mode = off\nrecovery_target_action = promote\n{settings}")
+    for file_or_folder in [data, *data.rglob("*")]:
+        os.chown(file_or_folder, server_user().pw_uid, server_user().pw_gid)
+
+
+async def restore(place: Path, backup: Path, instant: datetime) -> EmbeddedPostgres:
+    """Starts a Postgres on the backup, brought to a point in time by the archive."""
+    prepare_restore(place, backup, instant)
+    postgres = EmbeddedPostgres(place / "second")
+    connection = await asyncpg.connect(postgres.start())
+    try:
+
+        async def promoted() -> bool:
+            return not await connection.fetchval("SELECT pg_is_in_recovery()")
+
+        await eventually(promoted)
+        assert await connection.fetchval("SELECT to_regclass('later')") is None, "it went beyond the point in time"
+    finally:
+        await connection.close()
+    return postgres
+
+
+@pytest.mark.parametrize("transport", ["stream"])
+async def test_a_restored_database_goes_on_from_the_point_in_time(
+    first: EmbeddedPostgres,
+    place: Path,
+    tmp_path: Path,
+    connect: Connect,
+    contract: Contract,
+    lab_process: LabProcess,
+) -> None:
+    server = ServerProcess(first.dsn, tmp_path / "first.log")
+    await server.start()
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    kept, lost = Submitter(baton, contract), Submitter(baton, contract)
+
+    async def submit(submitter: Submitter, numbers: range) -> None:
+        await asyncio.gather(*(submitter.submit(number, diamond(contract, "0.1s")) for number in numbers))
+
+    # Runs begin before, during and after the base backup; some have ended by the point in time, and some have not.
+    await submit(kept, range(20))
+    await asyncio.gather(back_up(first, place / "backup"), submit(kept, range(20, 40)))
+    await baton.end(kept.acknowledged["request-0"])
+    await submit(kept, range(40, 60))
+    instant = await archive_everything(first.dsn)
+    await submit(lost, range(100, 110))
+    await server.kill()
+    first.stop()
+
+    second = await restore(place, place / "backup", instant)
+    try:
+        restored = await invariants.read_runs(second.dsn)
+        assert set(restored) == set(kept.acknowledged.values())
+        assert not invariants.journal_faults(restored, EDGES)
+        assert len({run.ended for run in restored.values()}) == 2, "all had ended, or none: the moment was wrong"
+
+        heir = ServerProcess(second.dsn, tmp_path / "second.log")
+        again_us = await _now(second.dsn)
+        await heir.start()
+        try:
+            await require_results(connect(heir), contract, kept)
+        finally:
+            await heir.kill()
+        runs = await invariants.read_runs(second.dsn)
+        assert not invariants.journal_faults(runs, EDGES)
+        assert not invariants.submission_faults(runs, kept.acknowledged)
+        # What was called after the point in time is not known any more, and is called again under the same keys.
+        notes = lab_process.notes()
+        instant_us = round(instant.timestamp() * 1_000_000)
+        known = [note for note in notes if note.time <= instant_us or note.time >= again_us]
+        assert len(known) < len(notes)
+        assert not invariants.call_faults(runs, known)
+        assert not invariants.answer_faults(runs, notes)
+        keys = {(note.run, note.step, note.key) for note in notes}
+        assert len(keys) == len({(run, step) for run, step, _ in keys})
+    finally:
+        second.stop()
+
+
+async def _now(dsn: str) -> int:
+    connection = await asyncpg.connect(dsn)
+    try:
+        now: datetime = await connection.fetchval("SELECT clock_timestamp()")
+        return round(now.timestamp() * 1_000_000)
+    finally:
+        await connection.close()
