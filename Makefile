@@ -7,7 +7,7 @@ PROTO_INCLUDES := -I protos -I third_party/protovalidate -I third_party/googleap
 export PYTHONPATH :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test simulate check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock lock clean
+.PHONY: help setup demo test simulate check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock chaos lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
@@ -68,6 +68,9 @@ bench: setup ## measure speed and memory beside disk, wire, a sketch and peers; 
 
 bench-quick: setup ## the main ratios of that without peers; under two minutes
 	$(BIN)/python -m benchmarks --quick
+
+chaos: setup ## inject faults into whole systems under load and check what must hold; CHAOS="--seconds 60" for less
+	$(BIN)/python -m tests.chaos $(CHAOS)
 
 bench-readme: setup ## put the table of the last `make bench` into the README
 	$(BIN)/python -m benchmarks.readme build/bench.json

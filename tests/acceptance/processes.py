@@ -36,7 +36,7 @@ def free_port() -> int:
         return port
 
 
-class _Process:
+class Program:
     """A Python program that says in its first line that it is ready."""
 
     def __init__(self, arguments: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -83,7 +83,7 @@ class _Process:
         return self._log.read_text(errors="replace")
 
 
-class ServerProcess(_Process):
+class ServerProcess(Program):
     """`baton serve` on a port that stays the same over starts, in so many processes (0: without a supervisor)."""
 
     def __init__(self, dsn: str, log: Path, settings: Mapping[str, str] | None = None, processes: int = 0) -> None:
@@ -95,7 +95,7 @@ class ServerProcess(_Process):
         super().__init__(arguments, environment, log)
 
 
-class LabProcess(_Process):
+class LabProcess(Program):
     """A lab in a process of its own, whose notes are in a file."""
 
     def __init__(self, contract: Contract, directory: Path, port: int = 0, transport: str = "unary") -> None:

@@ -1,0 +1,250 @@
+"""Campaigns: a cluster under load, faults of some kinds for some time, then calm, and the judgement of what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc.aio
+
+from tests.acceptance.wire import Baton
+from tests.chaos import faults
+from tests.chaos.checker import Fault, Figures, counted, find_faults, measure, percentile
+from tests.chaos.cluster import Cluster, Shape
+from tests.chaos.evidence import Evidence
+from tests.chaos.logs import read_logs
+
+SETTLE_SECONDS = 90.0
+"""How long runs have to end, once the faults are over and nothing is submitted any more."""
+
+LEAST_ACKNOWLEDGED_A_SECOND = 0.3
+"""With less, a campaign proves nothing and counts as not measured."""
+
+
+_UNFINISHED = "SELECT EXISTS (SELECT FROM runs WHERE end_time IS NULL)"
+
+
+_STUCK = """
+SELECT r.*, p.address, p.end_time AS replica_end_time, p.lease_expire_time FROM runs AS r
+LEFT JOIN replicas AS p ON p.replica_id = r.owner_replica WHERE r.end_time IS NULL LIMIT 10
+"""
+
+
+class NotMeasured(Exception):
+    """A campaign that says nothing: it could not run, or next to nothing happened in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Campaign:
+    """Faults, in groups: of each group one fault at a time is injected, with a pause from and up to so many seconds."""
+
+    name: str
+    groups: tuple[Mapping[str, faults.Fault], ...]
+    pause_seconds: tuple[float, float] = (0.0, 1.0)
+    shape: Shape = field(default_factory=Shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a campaign came to."""
+
+    name: str
+    seed: int
+    seconds: float
+    injections: Mapping[str, int]
+    missed: Mapping[str, int]
+    duplicates: int
+    """Submissions that were made twice at once, or again with another body."""
+    figures: Figures
+    faults: tuple[Fault, ...]
+    unexpected_exits: tuple[str, ...]
+    peak_memory_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """As it is written to the report."""
+        recovery = self.figures.recovery_seconds
+        counts = counted(list(self.faults))
+        return {
+            "name": self.name,
+            "seed": self.seed,
+            "seconds": round(self.seconds, 1),
+            "injections": sum(self.injections.values()),
+            "injections_by_kind": dict(self.injections),
+            "missed_by_kind": dict(self.missed),
+            "duplicate_submissions": self.duplicates,
+            "acknowledged": self.figures.acknowledged,
+            "events": self.figures.events,
+            **counts,
+            "faults": [str(fault) for fault in self.faults],
+            "unexpected_exits": list(self.unexpected_exits),
+            "effects": self.figures.effects,
+            "needed": self.figures.needed,
+            "late_calls": self.figures.late_calls,
+            "given_up": self.figures.given_up,
+            "recoveries": len(recovery),
+            "recovery_p50_s": percentile(recovery, 0.5),
+            "recovery_p99_s": percentile(recovery, 0.99),
+            "peak_memory_mb": round(self.peak_memory_bytes / 1_000_000, 1),
+        }
+
+
+_PARKING = {"BATON_PARK_SECONDS": "0.05"}
+"""Lets the sleeping step of each run park it, where nothing else is under way."""
+
+CAMPAIGNS: Mapping[str, Campaign] = {
+    each.name: each
+    for each in (
+        Campaign("replicas", (faults.REPLICAS,), (0.2, 1.2), Shape(settings=_PARKING)),
+        Campaign("pauses", (faults.PAUSES | faults.STOPS, faults.COMMITS), shape=Shape(settings=_PARKING)),
+        Campaign("database", (faults.DATABASE, faults.COMMITS, faults.POSTGRES), shape=Shape(settings=_PARKING)),
+        Campaign("workers", (faults.WORKERS, faults.CLIENTS), (0.0, 0.5)),
+        Campaign("recovery", (faults.KILLS,), (6.0, 8.0), Shape(settings={"BATON_LEASE_SECONDS": "5"})),
+        Campaign(
+            "everything",
+            (
+                faults.REPLICAS | faults.PAUSES | faults.STOPS,
+                faults.DATABASE | faults.POSTGRES,
+                faults.WORKERS | faults.CLIENTS,
+            ),
+            shape=Shape(settings=_PARKING),
+        ),
+    )
+}
+
+
+class _Injector:
+    """Injects one group of faults, one after the other: each kind once before any comes again."""
+
+    def __init__(self, cluster: Cluster, group: Mapping[str, faults.Fault], pause_seconds: tuple[float, float]) -> None:
+        self._cluster, self._group, self._pause_seconds = cluster, group, pause_seconds
+        self.injected: Counter[str] = Counter()
+        self.missed: Counter[str] = Counter()
+        """Faults that could not be injected: a point that nobody came to, a process that was dead already."""
+
+    async def run(self, end: float) -> None:
+        """Injects until the monotonic time `end`; a fault that began then is seen to its end."""
+        order: list[str] = []
+        while time.monotonic() < end:
+            if not order:
+                order = list(self._group)
+                self._cluster.draw.shuffle(order)
+            name = order.pop()
+            try:
+                happened = await self._group[name](self._cluster)
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                happened = False  # Another fault stood in the way, such as a database that is away.
+            (self.injected if happened else self.missed)[name] += 1
+            await asyncio.sleep(self._cluster.draw.uniform(*self._pause_seconds))
+
+
+async def run_campaign(campaign: Campaign, seconds: float, seed: int, keep: Path | None = None) -> Outcome:
+    """Runs a campaign for `seconds`; with `keep`, its folder is copied there. Errors: NotMeasured."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-chaos-"))
+    cluster = Cluster(directory, campaign.shape, seed)
+    try:
+        await cluster.start()
+        injectors = [_Injector(cluster, group, campaign.pause_seconds) for group in campaign.groups]
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for injector in injectors:
+                tasks.create_task(injector.run(began + seconds))
+        took = time.monotonic() - began
+        await _calm(cluster)
+        await _settle(cluster)
+        injected = sum((injector.injected for injector in injectors), Counter[str]())
+        missed = sum((injector.missed for injector in injectors), Counter[str]())
+        return await _judge(campaign, cluster, injected, missed, took)
+    finally:
+        await cluster.stop()
+        if keep is not None:
+            shutil.copytree(directory, keep / campaign.name, ignore=shutil.ignore_patterns("postgres"))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def _calm(cluster: Cluster) -> None:
+    """Ends every fault, and the load once everybody is up again."""
+    for path in (*cluster.crashes.iterdir(), *cluster.control.iterdir()):
+        path.unlink()
+    for proxy in (*cluster.worker_proxies.values(), *(replica.proxy for replica in cluster.replicas)):
+        proxy.heal()
+    async with asyncio.timeout(SETTLE_SECONDS):
+        for each in (*cluster.replicas, *cluster.workers.values(), *cluster.clients, *cluster.watchers):
+            await each.up.wait()
+    await cluster.stop_load()
+
+
+async def _settle(cluster: Cluster) -> None:
+    """Waits until every run has ended, or as long as they have."""
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+        end = time.monotonic() + SETTLE_SECONDS
+        while time.monotonic() < end and await connection.fetchval(_UNFINISHED):
+            await asyncio.sleep(0.2)
+        await _describe(cluster, await connection.fetch(_STUCK))
+    finally:
+        await connection.close()
+
+
+async def _describe(cluster: Cluster, stuck: Sequence[asyncpg.Record]) -> None:
+    """Writes down what is known of runs that do not end, for whoever looks into it."""
+    addresses = {each["address"]: Baton(each["address"]) for each in stuck if each["address"]}
+    with (cluster.directory / "stuck.txt").open("w") as file:
+        for each in stuck:
+            print(dict(each), file=file)
+            try:
+                baton = addresses.get(each["address"]) or Baton(cluster.replicas[0].address)
+                print(await baton.get(str(each["run_id"])), file=file)
+            except grpc.aio.AioRpcError as error:
+                print(error, file=file)
+
+
+async def _judge(
+    campaign: Campaign, cluster: Cluster, injected: Counter[str], missed: Counter[str], seconds: float
+) -> Outcome:
+    # Workers must have written what they have to say: a call that hangs does so until it is cut off.
+    for worker in cluster.workers.values():
+        await worker.end(signal.SIGKILL)
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+        deaths = [death for replica in cluster.replicas for death in replica.deaths]
+        await Evidence(connection).load(cluster.directory, deaths)
+        found = tuple(await find_faults(connection))
+        figures = await measure(connection)
+    finally:
+        await connection.close()
+    if figures.acknowledged < LEAST_ACKNOWLEDGED_A_SECOND * seconds or not injected:
+        raise NotMeasured(f"{campaign.name}: {figures.acknowledged} submissions, {injected.total()} faults: too few")
+    logs = read_logs(cluster.directory).values()
+    duplicates = sum(1 for log in logs for each in log if each.get("extra") in ("twice", "other"))
+    return Outcome(
+        campaign.name,
+        cluster.seed,
+        seconds,
+        injected,
+        missed,
+        duplicates,
+        figures,
+        found,
+        tuple(_unexpected_exits(cluster)),
+        cluster.peak_memory_bytes,
+    )
+
+
+def _unexpected_exits(cluster: Cluster) -> list[str]:
+    """Deaths that no fault explains: -9 is a kill, 9 poison, 0 a stop in good order, 130 a hurried one."""
+    everybody = (*cluster.replicas, *cluster.workers.values(), *cluster.clients, *cluster.watchers)
+    return [
+        f"{each.name} ended with {code}: {each.program.log()[-600:]}"
+        for each in everybody
+        for code in each.codes
+        if code not in (-9, 9, 0, 130)
+    ]

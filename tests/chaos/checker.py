@@ -1,0 +1,104 @@
+"""Judges the evidence of a campaign: runs every query of `invariants.sql`, and computes the figures."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+
+CATEGORIES = ("lost", "duplicated", "double_transitions", "stale_writes_accepted", "watch_gaps")
+"""Categories that have a figure of their own in the report; faults of all others are counted together."""
+
+SHOWN = 5
+"""Rows of a fault that are shown."""
+
+
+def load_invariants() -> Mapping[str, str]:
+    """Reads the queries by name."""
+    text = Path(__file__).with_name("invariants.sql").read_text("utf-8")
+    _, *parts = re.split(r"^-- name: (\S+)$", text, flags=re.MULTILINE)
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that did not hold: which query found it, in how many rows, and the first of them."""
+
+    name: str
+    count: int
+    rows: tuple[str, ...]
+
+    @property
+    def category(self) -> str:
+        """What kind of promise was broken."""
+        return self.name.partition("/")[0]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.count}, such as {'; '.join(self.rows)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a campaign measured. Recovery: from a replica's death to the first event of a run taken over from it."""
+
+    acknowledged: int
+    effects: int
+    needed: int
+    events: int
+    late_calls: int
+    """Calls that reached a worker after one of a later owner: what the epoch in each call is for."""
+    given_up: int
+    """Runs that ended with DELIVERY_LIMIT: a call was under way at three deaths of their owners."""
+    recovery_seconds: tuple[float, ...]
+
+
+async def find_faults(connection: asyncpg.Connection[asyncpg.Record]) -> list[Fault]:
+    """Runs every query."""
+    faults = []
+    for name, query in load_invariants().items():
+        rows = await connection.fetch(query)
+        if rows:
+            faults.append(Fault(name, len(rows), tuple(str(dict(row)) for row in rows[:SHOWN])))
+    return faults
+
+
+def counted(faults: list[Fault]) -> dict[str, int]:
+    """Faults by category; `other` are those without a figure of their own."""
+    counts = Counter(dict.fromkeys((*CATEGORIES, "other"), 0))
+    for fault in faults:
+        counts[fault.category if fault.category in CATEGORIES else "other"] += fault.count
+    return dict(counts)
+
+
+async def measure(connection: asyncpg.Connection[asyncpg.Record]) -> Figures:
+    """Computes the figures."""
+    answered = "SELECT count(*), count(DISTINCT (run, step)) FROM chaos.call WHERE what = 'answered'"
+    effects, needed = await connection.fetchrow(answered) or (0, 0)
+    late = (
+        "SELECT count(*) FROM (SELECT epoch, max(epoch) OVER (PARTITION BY run ORDER BY time, epoch DESC) AS before"
+        " FROM chaos.call WHERE what = 'arrived') AS c WHERE epoch < before"
+    )
+    recoveries = await connection.fetch(
+        "SELECT (min(e.time) - d.time) / 1000000.0 AS seconds FROM chaos.death AS d"
+        " JOIN chaos.claim AS c ON c.previous_owner = d.replica"
+        " JOIN chaos.event AS e ON e.run = c.run AND e.epoch = c.epoch GROUP BY d.replica, d.time ORDER BY 1"
+    )
+    return Figures(
+        await connection.fetchval("SELECT count(DISTINCT request) FROM chaos.acknowledged"),
+        effects,
+        needed,
+        await connection.fetchval("SELECT count(*) FROM chaos.event"),
+        await connection.fetchval(late),
+        await connection.fetchval("SELECT count(*) FROM chaos.event WHERE kind = 20 AND reason = 'DELIVERY_LIMIT'"),
+        tuple(float(row["seconds"]) for row in recoveries),
+    )
+
+
+def percentile(values: tuple[float, ...], share: float) -> float | None:
+    """The value that `share` of all are not above; None without any."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else None

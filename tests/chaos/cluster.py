@@ -1,0 +1,281 @@
+"""Everything that a campaign runs, as processes: Postgres, replicas, workers, clients and watchers.
+
+What dies is started again, whoever killed it. Between replicas and Postgres, and between replicas and workers that
+listen, stand proxies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import grpc
+
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.migrate import migrate
+from tests.acceptance.processes import QUICK, Program, free_port
+from tests.acceptance.wire import Baton
+from tests.chaos.crash_points import CRASHES_VARIABLE
+from tests.chaos.evidence import PREPARE, Death
+from tests.chaos.logs import now_us
+from tests.chaos.proxy import FaultyProxy
+from tests.chaos.worker import CONTROL_DIRECTORY
+from tests.chaos.works import KINDS, workflows
+
+RESTART_SECONDS = (0.1, 1.0)
+"""How long what has died stays dead."""
+
+SAMPLE_SECONDS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How large a campaign's cluster is. `settings` are those of the replicas."""
+
+    replicas: int = 3
+    clients: int = 2
+    watchers: int = 2
+    runs_a_second: float = 10.0
+    settings: dict[str, str] = field(default_factory=dict)
+
+
+class Kept:
+    """A process that is started again when it ends, until the campaign is over."""
+
+    def __init__(self, name: str, program: Program, draw: random.Random) -> None:
+        self.name, self.program = name, program
+        self._draw = draw
+        self._ending = False
+        self._task: asyncio.Task[None] | None = None
+        self.codes: list[int] = []
+        """Exit codes of those of its lives that are over."""
+        self.up = asyncio.Event()
+
+    async def start(self) -> None:
+        """Starts it, and keeps it."""
+        await self.program.start()
+        self.up.set()
+        self._task = asyncio.create_task(self._keep())
+
+    @property
+    def process_id(self) -> int | None:
+        """Its process, None while it is dead."""
+        process = self.program.process
+        return process.pid if process is not None and process.returncode is None else None
+
+    def send(self, number: signal.Signals) -> bool:
+        """Sends a signal; False where it is dead."""
+        if self.process_id is None or not self.up.is_set():
+            return False
+        with contextlib.suppress(ProcessLookupError):
+            self.program.send(number)
+            return True
+        return False
+
+    async def end(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 60.0) -> None:
+        """Ends it for good, with SIGKILL where it does not listen."""
+        self._ending = True
+        self.send(signal.SIGCONT)
+        self.send(number)
+        if self._task is not None:
+            await asyncio.wait({self._task}, timeout=timeout_seconds)
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        await self.program.kill()
+
+    async def died(self) -> None:
+        """Is called after each death."""
+
+    async def _keep(self) -> None:
+        while True:
+            code = await self.program.wait(timeout_seconds=1e9)
+            self.up.clear()
+            self.codes.append(code)
+            if self._ending:
+                return
+            await self.died()
+            await asyncio.sleep(self._draw.uniform(*RESTART_SECONDS))
+            while not self._ending:
+                try:
+                    await self.program.start()
+                    break
+                except (AssertionError, TimeoutError):  # Its database is away.
+                    await self.program.kill()
+                    await asyncio.sleep(0.5)
+            self.up.set()
+
+
+class Replica(Kept):
+    """A replica behind its own proxy to Postgres."""
+
+    def __init__(self, number: int, cluster: Cluster, proxy: FaultyProxy, dsn: str) -> None:
+        self.address = f"127.0.0.1:{free_port()}"
+        self.proxy = proxy
+        self.deaths: list[Death] = []
+        self._dsn = cluster.dsn
+        self._log = cluster.directory / f"replica-{number}.err"
+        arguments = ["-m", "tests.chaos.replica", "serve", "--listen", self.address, "--output", "json"]
+        environment = QUICK | cluster.shape.settings
+        environment |= {"BATON_DATABASE_URL": dsn, CRASHES_VARIABLE: str(cluster.crashes)}
+        super().__init__(f"replica-{number}", Program(arguments, environment, self._log), cluster.draw)
+
+    async def died(self) -> None:
+        """Notes who died and when."""
+        time = now_us()
+        replica_id = ""
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            connection = await asyncpg.connect(self._dsn, timeout=2)
+            try:
+                query = "SELECT replica_id FROM replicas WHERE address = $1 ORDER BY create_time DESC LIMIT 1"
+                replica_id = str(await connection.fetchval(query, self.address, timeout=2) or "")
+            finally:
+                await connection.close(timeout=2)
+        self.deaths.append(Death(replica_id, time, self.codes[-1]))
+
+
+class Cluster:
+    """The processes of one campaign, in a folder of their own."""
+
+    def __init__(self, directory: Path, shape: Shape, seed: int) -> None:
+        self.directory, self.shape, self.seed = directory, shape, seed
+        self.draw = random.Random(seed)
+        self.crashes, self.control = directory / "crashes", directory / "control"
+        self.postgres_port = free_port()
+        self._postgres = EmbeddedPostgres(directory / "postgres", port=self.postgres_port)
+        # The kernel ends Postgres with the thread that started it.
+        self._keeper = ThreadPoolExecutor(1)
+        self.dsn = ""
+        self.replicas: list[Replica] = []
+        self.workers: dict[str, Kept] = {}
+        self.worker_proxies: dict[str, FaultyProxy] = {}
+        self.clients: list[Kept] = []
+        self.watchers: list[Kept] = []
+        self.peak_memory_bytes = 0
+        self._sampler: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Starts everything, and returns once every kind of worker is registered."""
+        for folder in (self.crashes, self.control):
+            folder.mkdir(parents=True)
+        await self.start_postgres()
+        self.dsn = self._postgres.tcp_dsn
+        await migrate(self.dsn)
+        connection = await asyncpg.connect(self.dsn)
+        await connection.execute(PREPARE)
+        await connection.close()
+        for number in range(self.shape.replicas):
+            proxy = FaultyProxy("127.0.0.1", self.postgres_port, self.seed)
+            port = await proxy.start()
+            self.replicas.append(Replica(number, self, proxy, self.dsn.replace(f":{self.postgres_port}/", f":{port}/")))
+        await asyncio.gather(*(replica.start() for replica in self.replicas))
+        self._sampler = asyncio.create_task(self._sample())
+        await self._start_workers()
+        await self._start_load()
+
+    async def start_postgres(self) -> None:
+        """Starts Postgres, which is not running."""
+        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.start)
+
+    async def kill_postgres(self, number: signal.Signals) -> None:
+        """Ends Postgres: SIGQUIT ends it at once, SIGINT after rolling back what is under way."""
+        if (process_id := self._postgres.process_id) is not None:
+            os.kill(process_id, number)
+        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.stop)
+
+    async def stop_load(self) -> None:
+        """Lets clients and watchers end what they began."""
+        await asyncio.gather(*(each.end() for each in self.clients))
+        await asyncio.gather(*(each.end() for each in self.watchers))
+
+    async def stop(self) -> None:
+        """Ends everything at once."""
+        if self._sampler is not None:
+            self._sampler.cancel()
+        everybody = [*self.clients, *self.watchers, *self.replicas, *self.workers.values()]
+        await asyncio.gather(*(each.end(signal.SIGKILL) for each in everybody))
+        for proxy in (*self.worker_proxies.values(), *(replica.proxy for replica in self.replicas)):
+            await proxy.stop()
+        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.stop)
+        self._keeper.shutdown()
+
+    def addresses(self) -> list[str]:
+        """Where the replicas listen."""
+        return [replica.address for replica in self.replicas]
+
+    async def _start_workers(self) -> None:
+        everywhere = "ipv4:" + ",".join(self.addresses())
+        for kind in KINDS:
+            port = free_port()
+            advertised = ""
+            if kind != "attached":
+                proxy = self.worker_proxies[kind] = FaultyProxy("127.0.0.1", port, self.seed)
+                advertised = f"127.0.0.1:{await proxy.start()}"
+            log = self.directory / f"worker-{kind}.log"
+            arguments = ["-m", "tests.chaos.worker", kind, str(port), str(log), everywhere, advertised]
+            program = Program(arguments, {CONTROL_DIRECTORY: str(self.control)}, log.with_suffix(".err"))
+            self.workers[kind] = Kept(kind, program, self.draw)
+            await self.workers[kind].start()
+        baton = Baton(self.replicas[0].address)
+        try:
+            for kind in ("unary", "threaded"):
+                await baton.register(kind, f"127.0.0.1:{self.worker_proxies[kind].port}")
+            for definition in workflows():
+                await self._apply(baton, definition)
+        finally:
+            await baton.close()
+
+    @staticmethod
+    async def _apply(baton: Baton, definition: dict[str, Any]) -> None:
+        """Applies a workflow, which can be done once the workers that it calls have registered."""
+        for last in [False] * 100 + [True]:
+            try:
+                await baton.apply(definition)
+                return
+            except grpc.aio.AioRpcError:
+                if last:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def _start_load(self) -> None:
+        rate = str(self.shape.runs_a_second / max(1, self.shape.clients))
+        for number in range(self.shape.clients):
+            name = f"client-{number}"
+            arguments = ["-m", "tests.chaos.client", name, str(self.directory / f"{name}.log"), str(self.seed + number)]
+            program = Program([*arguments, rate, *self.addresses()], {}, self.directory / f"{name}.err")
+            self.clients.append(Kept(name, program, self.draw))
+        for number in range(self.shape.watchers):
+            name = f"watcher-{number}"
+            arguments = [
+                "-m",
+                "tests.chaos.watcher",
+                name,
+                str(self.directory / f"{name}.log"),
+                str(self.seed + number),
+            ]
+            program = Program([*arguments, str(self.directory), *self.addresses()], {}, self.directory / f"{name}.err")
+            self.watchers.append(Kept(name, program, self.draw))
+        await asyncio.gather(*(each.start() for each in (*self.clients, *self.watchers)))
+
+    async def _sample(self) -> None:
+        """Notes the most memory that a replica had."""
+        while True:
+            for replica in self.replicas:
+                self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory_bytes(replica.process_id))
+            await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def _peak_memory_bytes(process_id: int | None) -> int:
+    """The most memory that a process has had so far; 0 where it is dead, or the system does not tell."""
+    try:
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

@@ -1,0 +1,267 @@
+"""The faults, each injected into a running cluster: it waits until the fault is over and tells whether it happened.
+
+Each is named as it is counted in the report.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import asyncpg
+
+from tests.chaos.cluster import Cluster, Kept
+from tests.chaos.crash_points import POINTS
+from tests.chaos.proxy import CommitCut, FaultyProxy
+
+Fault = Callable[[Cluster], Awaitable[bool]]
+
+REACHED_SECONDS = 3.0
+"""How long a replica has to come to a point at which it is to die."""
+
+
+async def _happens(look: Callable[[], bool]) -> bool:
+    """Tells whether something comes to be true."""
+    end = time.monotonic() + REACHED_SECONDS
+    while not look():
+        if time.monotonic() > end:
+            return False
+        await asyncio.sleep(0.02)
+    return True
+
+
+async def _is_taken(order: Path) -> bool:
+    """Leaves a file, and tells whether somebody takes it away; takes it back where nobody does."""
+    order.touch()
+    taken = await _happens(lambda: not order.exists())
+    order.unlink(missing_ok=True)
+    return taken
+
+
+def _crash_at(point: str) -> Fault:
+    async def inject(cluster: Cluster) -> bool:
+        return await _is_taken(cluster.crashes / point)
+
+    return inject
+
+
+def _signal(choose: Callable[[Cluster], list[Kept]], number: signal.Signals) -> Fault:
+    async def inject(cluster: Cluster) -> bool:
+        return cluster.draw.choice(choose(cluster)).send(number)
+
+    return inject
+
+
+def _pause(choose: Callable[[Cluster], list[Kept]], shortest: float, longest: float) -> Fault:
+    """SIGSTOP, and SIGCONT after a while."""
+
+    async def inject(cluster: Cluster) -> bool:
+        chosen = cluster.draw.choice(choose(cluster))
+        if not chosen.send(signal.SIGSTOP):
+            return False
+        await asyncio.sleep(cluster.draw.uniform(shortest, longest))
+        return chosen.send(signal.SIGCONT)
+
+    return inject
+
+
+def _replicas(cluster: Cluster) -> list[Kept]:
+    return list(cluster.replicas)
+
+
+def _workers(cluster: Cluster) -> list[Kept]:
+    return list(cluster.workers.values())
+
+
+def _clients(cluster: Cluster) -> list[Kept]:
+    return cluster.clients
+
+
+def _watchers(cluster: Cluster) -> list[Kept]:
+    return cluster.watchers
+
+
+async def _kill_all_replicas(cluster: Cluster) -> bool:
+    reached = [replica.send(signal.SIGKILL) for replica in cluster.replicas]
+    return any(reached)
+
+
+def _on_proxy(
+    choose: Callable[[Cluster], list[FaultyProxy]],
+    begin: Callable[[FaultyProxy], None],
+    seconds: tuple[float, float] = (0.0, 0.0),
+) -> Fault:
+    """Begins a fault of a proxy, and ends it after a while."""
+
+    async def inject(cluster: Cluster) -> bool:
+        proxy = cluster.draw.choice(choose(cluster))
+        begin(proxy)
+        if seconds[1]:
+            await asyncio.sleep(cluster.draw.uniform(*seconds))
+            proxy.heal()
+        return True
+
+    return inject
+
+
+def _database_proxies(cluster: Cluster) -> list[FaultyProxy]:
+    return [replica.proxy for replica in cluster.replicas]
+
+
+def _worker_proxies(cluster: Cluster) -> list[FaultyProxy]:
+    return list(cluster.worker_proxies.values())
+
+
+def _delay(proxy: FaultyProxy) -> None:
+    proxy.delay_seconds = 0.1
+
+
+def _trickle(proxy: FaultyProxy) -> None:
+    proxy.bytes_a_second = 20_000
+
+
+def _refuse(proxy: FaultyProxy) -> None:
+    proxy.down = True
+    proxy.cut()
+
+
+def _cut_commit(how: CommitCut) -> Fault:
+    async def inject(cluster: Cluster) -> bool:
+        proxy = cluster.draw.choice(_database_proxies(cluster))
+        before = proxy.commits_cut
+        proxy.cut_next_commit(how)
+        happened = await _happens(lambda: proxy.commits_cut > before)
+        proxy.cut_next_commit(None)
+        return happened
+
+    return inject
+
+
+def _stop_postgres(number: signal.Signals) -> Fault:
+    async def inject(cluster: Cluster) -> bool:
+        await cluster.kill_postgres(number)
+        await asyncio.sleep(cluster.draw.uniform(0.0, 1.0))
+        await cluster.start_postgres()
+        return True
+
+    return inject
+
+
+async def _connect(cluster: Cluster) -> asyncpg.Connection[asyncpg.Record]:
+    """Connects to Postgres itself, which may just be coming up."""
+    async with asyncio.timeout(REACHED_SECONDS):
+        while True:
+            try:
+                return await asyncpg.connect(cluster.dsn, timeout=REACHED_SECONDS)
+            except (OSError, asyncpg.PostgresError):
+                await asyncio.sleep(0.1)
+
+
+async def _end_backends(cluster: Cluster) -> bool:
+    """Ends half of the product's connections from the inside."""
+    connection = await _connect(cluster)
+    try:
+        ended = await connection.fetchval(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+            " WHERE application_name IN ('baton engine', 'baton api') AND random() < 0.5"
+        )
+    finally:
+        await connection.close(timeout=5)
+    return bool(ended)
+
+
+async def _exhaust_connections(cluster: Cluster) -> bool:
+    """Takes every connection that Postgres gives, ends some of the product's, and holds on for a while."""
+    taken = [await _connect(cluster)]
+    try:
+        with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            while True:
+                taken.append(await asyncpg.connect(cluster.dsn, timeout=5))
+        await taken[0].execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'baton engine'"
+        )
+        for _ in range(3):
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+                while True:
+                    taken.append(await asyncpg.connect(cluster.dsn, timeout=5))
+            await asyncio.sleep(0.3)
+        return True
+    finally:
+        for connection in taken:
+            connection.terminate()
+
+
+async def _lock_journal(cluster: Cluster) -> bool:
+    """Holds a lock that no statement of the journal gets past."""
+    connection = await _connect(cluster)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
+            await asyncio.sleep(cluster.draw.uniform(0.2, 1.0))
+    finally:
+        await connection.close(timeout=5)
+    return True
+
+
+async def _flap(cluster: Cluster) -> bool:
+    """Lets half of the calls of one worker fail for a while."""
+    told = cluster.control / f"{cluster.draw.choice(list(cluster.workers))}.flap"
+    told.touch()
+    await asyncio.sleep(cluster.draw.uniform(0.5, 2.0))
+    told.unlink()
+    return True
+
+
+async def _poison(cluster: Cluster) -> bool:
+    """Lets a client submit a run with a step that kills each worker that takes it."""
+    client = cluster.draw.choice(cluster.clients)
+    return await _is_taken(cluster.directory / f"{client.name}.poison")
+
+
+KILLS: Mapping[str, Fault] = {"replica killed": _signal(_replicas, signal.SIGKILL)}
+REPLICAS: Mapping[str, Fault] = KILLS | {f"replica killed {point}": _crash_at(point) for point in POINTS}
+STOPS: Mapping[str, Fault] = {
+    "replica stopped in good order": _signal(_replicas, signal.SIGTERM),
+    "all replicas killed": _kill_all_replicas,
+}
+PAUSES: Mapping[str, Fault] = {
+    "replica paused beyond its lease": _pause(_replicas, 1.3, 3.0),
+    "replica paused within its lease": _pause(_replicas, 0.2, 0.7),
+}
+COMMITS: Mapping[str, Fault] = {
+    "commit cut, answer lost": _cut_commit(CommitCut.ANSWER_LOST),
+    "commit cut, outcome open": _cut_commit(CommitCut.SENT),
+}
+DATABASE: Mapping[str, Fault] = {
+    "database connections cut": _on_proxy(_database_proxies, FaultyProxy.cut),
+    "database connections swallowed": _on_proxy(_database_proxies, FaultyProxy.swallow, (1.0, 4.0)),
+    "database late": _on_proxy(_database_proxies, _delay, (0.5, 2.0)),
+    "database slow": _on_proxy(_database_proxies, _trickle, (0.5, 2.0)),
+    "database refuses": _on_proxy(_database_proxies, _refuse, (0.3, 2.0)),
+    "database connections ended": _end_backends,
+    "database out of connections": _exhaust_connections,
+    "journal locked": _lock_journal,
+}
+POSTGRES: Mapping[str, Fault] = {
+    "postgres stopped at once": _stop_postgres(signal.SIGQUIT),
+    "postgres restarted": _stop_postgres(signal.SIGINT),
+}
+WORKERS: Mapping[str, Fault] = {
+    "worker killed": _signal(_workers, signal.SIGKILL),
+    "worker paused": _pause(_workers, 0.5, 3.0),
+    "worker flaps": _flap,
+    "worker connections cut": _on_proxy(_worker_proxies, FaultyProxy.cut),
+    "worker connections swallowed": _on_proxy(_worker_proxies, FaultyProxy.swallow, (0.5, 3.0)),
+    "worker late": _on_proxy(_worker_proxies, _delay, (0.5, 2.0)),
+    "worker refuses": _on_proxy(_worker_proxies, _refuse, (0.3, 2.0)),
+    "poison submitted": _poison,
+}
+CLIENTS: Mapping[str, Fault] = {
+    "client killed": _signal(_clients, signal.SIGKILL),
+    "watcher killed": _signal(_watchers, signal.SIGKILL),
+    "watcher paused": _pause(_watchers, 0.5, 3.0),
+}

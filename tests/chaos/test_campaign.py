@@ -1,0 +1,89 @@
+"""A short campaign of everything, and the proxy that its faults of the network come from."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from orchestrator.postgres.embedded import EmbeddedPostgres
+from tests.acceptance.processes import ROOT, free_port
+from tests.chaos.proxy import CommitCut, FaultyProxy
+
+SECONDS = 20
+LONG = "x" * 400
+"""Makes a statement as long as those of the journal are."""
+
+
+def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
+    """Run as the command is, in a process of its own: a campaign starts a Postgres that is to die with it."""
+    command = [sys.executable, "-m", "tests.chaos", "--seconds", str(SECONDS), "--seed", "7"]
+    command += ["--campaigns", "everything", "--output", str(tmp_path / "chaos.json"), "--keep", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "chaos.json").read_text())
+    (campaign,) = written["campaigns"]
+    assert not campaign["faults"], "\n".join(campaign["faults"])
+    assert not campaign["unexpected_exits"], "\n".join(campaign["unexpected_exits"])
+    assert campaign["acknowledged"] >= SECONDS
+    assert campaign["needed"] >= 4 * SECONDS
+    assert len(campaign["injections_by_kind"]) >= 5, campaign["injections_by_kind"]
+    assert written["total"]["injections"] == campaign["injections"]
+
+
+@pytest.fixture(scope="module")
+async def served(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[str, FaultyProxy]]:
+    """A Postgres that listens, the address of a proxy before it, and the proxy."""
+    port = free_port()
+    with EmbeddedPostgres(tmp_path_factory.mktemp("proxied"), durable=False, port=port) as postgres:
+        proxy = FaultyProxy("127.0.0.1", port)
+        yield postgres.tcp_dsn.replace(f":{port}/", f":{await proxy.start()}/"), proxy
+        await proxy.stop()
+
+
+@pytest.mark.parametrize("how", CommitCut)
+async def test_a_connection_ends_when_its_commit_has_gone_up(served: tuple[str, FaultyProxy], how: CommitCut) -> None:
+    dsn, proxy = served
+    table = f"notes_{how.name.lower()}"
+    before = proxy.commits_cut
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(f"CREATE TABLE {table} (note text)")
+    proxy.cut_next_commit(how)
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await connection.execute(f"INSERT INTO {table} VALUES ($1)", LONG)
+    assert proxy.commits_cut == before + 1
+    again = await asyncpg.connect(dsn)
+    written = await again.fetchval(f"SELECT count(*) FROM {table}")
+    assert written == 1 or (how is CommitCut.SENT and written == 0)
+    await again.execute(f"INSERT INTO {table} VALUES ($1)", LONG)  # Only one is cut.
+    await again.close()
+
+
+async def test_what_was_swallowed_is_cut_when_the_proxy_heals(served: tuple[str, FaultyProxy]) -> None:
+    dsn, proxy = served
+    connection = await asyncpg.connect(dsn)
+    proxy.swallow()
+    asked = asyncio.ensure_future(connection.fetchval("SELECT 1"))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(asked), 0.2)
+    proxy.heal()
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await asked
+    again = await asyncpg.connect(dsn)
+    assert await again.fetchval("SELECT 1") == 1
+    await again.close()
+
+
+async def test_a_proxy_that_is_down_refuses(served: tuple[str, FaultyProxy]) -> None:
+    dsn, proxy = served
+    proxy.down = True
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await asyncpg.connect(dsn)
+    proxy.heal()
+    await (await asyncpg.connect(dsn)).close()
