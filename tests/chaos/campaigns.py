@@ -8,7 +8,8 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ class Outcome:
     faults: tuple[Fault, ...]
     unexpected_exits: tuple[str, ...]
     peak_memory_bytes: int
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Figures that only this campaign has."""
 
     def as_json(self) -> dict[str, Any]:
         """As it is written to the report."""
@@ -94,6 +97,7 @@ class Outcome:
             "recovery_p50_s": percentile(recovery, 0.5),
             "recovery_p99_s": percentile(recovery, 0.99),
             "peak_memory_mb": round(self.peak_memory_bytes / 1_000_000, 1),
+            **self.more,
         }
 
 
@@ -146,28 +150,33 @@ class _Injector:
             await asyncio.sleep(self._cluster.draw.uniform(*self._pause_seconds))
 
 
-async def run_campaign(campaign: Campaign, seconds: float, seed: int, keep: Path | None = None) -> Outcome:
-    """Runs a campaign for `seconds`; with `keep`, its folder is copied there. Errors: NotMeasured."""
+@asynccontextmanager
+async def running(name: str, shape: Shape, seed: int, keep: Path | None) -> AsyncIterator[Cluster]:
+    """Runs a cluster in a folder of its own; with `keep`, what was logged is copied there."""
     directory = Path(tempfile.mkdtemp(prefix="baton-chaos-"))
-    cluster = Cluster(directory, campaign.shape, seed)
+    cluster = Cluster(directory, shape, seed)
     try:
         await cluster.start()
+        yield cluster
+    finally:
+        await cluster.stop()
+        if keep is not None:
+            shutil.copytree(directory, keep / name, ignore=shutil.ignore_patterns("postgres"))
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+async def run_campaign(campaign: Campaign, seconds: float, seed: int, keep: Path | None = None) -> Outcome:
+    """Runs a campaign for `seconds`. Errors: NotMeasured."""
+    async with running(campaign.name, campaign.shape, seed, keep) as cluster:
         injectors = [_Injector(cluster, group, campaign.pause_seconds) for group in campaign.groups]
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for injector in injectors:
                 tasks.create_task(injector.run(began + seconds))
         took = time.monotonic() - began
-        await _calm(cluster)
-        await _settle(cluster)
         injected = sum((injector.injected for injector in injectors), Counter[str]())
         missed = sum((injector.missed for injector in injectors), Counter[str]())
-        return await _judge(campaign, cluster, injected, missed, took)
-    finally:
-        await cluster.stop()
-        if keep is not None:
-            shutil.copytree(directory, keep / campaign.name, ignore=shutil.ignore_patterns("postgres"))
-        shutil.rmtree(directory, ignore_errors=True)
+        return await judge(campaign.name, cluster, injected, missed, took)
 
 
 async def _calm(cluster: Cluster) -> None:
@@ -207,9 +216,10 @@ async def _describe(cluster: Cluster, stuck: Sequence[asyncpg.Record]) -> None:
                 print(error, file=file)
 
 
-async def _judge(
-    campaign: Campaign, cluster: Cluster, injected: Counter[str], missed: Counter[str], seconds: float
-) -> Outcome:
+async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Counter[str], seconds: float) -> Outcome:
+    """Ends the faults, lets runs end, and judges what is left after `seconds`. Errors: NotMeasured."""
+    await _calm(cluster)
+    await _settle(cluster)
     # Workers must have written what they have to say: a call that hangs does so until it is cut off.
     for worker in cluster.workers.values():
         await worker.end(signal.SIGKILL)
@@ -222,11 +232,11 @@ async def _judge(
     finally:
         await connection.close()
     if figures.acknowledged < LEAST_ACKNOWLEDGED_A_SECOND * seconds or not injected:
-        raise NotMeasured(f"{campaign.name}: {figures.acknowledged} submissions, {injected.total()} faults: too few")
+        raise NotMeasured(f"{name}: {figures.acknowledged} submissions, {injected.total()} faults: too few")
     logs = read_logs(cluster.directory).values()
     duplicates = sum(1 for log in logs for each in log if each.get("extra") in ("twice", "other"))
     return Outcome(
-        campaign.name,
+        name,
         cluster.seed,
         seconds,
         injected,

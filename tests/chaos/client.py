@@ -22,7 +22,7 @@ from baton.v1 import run_service_pb2
 
 from tests.acceptance.wire import Baton, Refusal, submission
 from tests.chaos.logs import Log, now_us, read_log
-from tests.chaos.works import CONDUCTS, KINDS, given, workflow_name
+from tests.chaos.works import CONDUCTS, KINDS, given, output_of, workflow_name
 
 CALL_SECONDS = 10.0
 UNDER_WAY_LIMIT = 200
@@ -77,7 +77,7 @@ class Client:
                 body=f"{rotation}/{number}/{conduct}",
                 run=run_id,
                 conduct=conduct,
-                number=number,
+                due=output_of(number),
                 time=now_us(),
                 seconds=round(time.monotonic() - began, 4),
             )

@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +22,7 @@ import grpc
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.migrate import migrate
-from tests.acceptance.processes import QUICK, Program, free_port
+from tests.acceptance.processes import QUICK, Program
 from tests.acceptance.wire import Baton
 from tests.chaos.crash_points import CRASHES_VARIABLE
 from tests.chaos.evidence import PREPARE, Death
@@ -35,6 +36,9 @@ RESTART_SECONDS = (0.1, 1.0)
 
 SAMPLE_SECONDS = 0.5
 
+LASTING_PORTS = (16_000, 32_000)
+"""Below those that systems give to outgoing connections."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -44,7 +48,18 @@ class Shape:
     clients: int = 2
     watchers: int = 2
     runs_a_second: float = 10.0
+    max_in_flight: int = 0
+    """Calls that a replica has at a plain worker at a time; 0: as many as is the default."""
     settings: dict[str, str] = field(default_factory=dict)
+
+
+def lasting_port() -> int:
+    """A port of this machine that nobody listens at, and that no outgoing connection is given while nobody does."""
+    while True:
+        port = random.randrange(*LASTING_PORTS)
+        with socket.socket() as taken, contextlib.suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
 
 
 class Kept:
@@ -73,10 +88,11 @@ class Kept:
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal; False where it is dead."""
-        if self.process_id is None or not self.up.is_set():
+        process_id = self.process_id
+        if process_id is None or not self.up.is_set():
             return False
         with contextlib.suppress(ProcessLookupError):
-            self.program.send(number)
+            os.kill(process_id, number)  # By the id: the process object would first look whether it lives, and reap it.
             return True
         return False
 
@@ -117,7 +133,7 @@ class Replica(Kept):
     """A replica behind its own proxy to Postgres."""
 
     def __init__(self, number: int, cluster: Cluster, proxy: FaultyProxy, dsn: str) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{lasting_port()}"
         self.proxy = proxy
         self.deaths: list[Death] = []
         self._dsn = cluster.dsn
@@ -148,7 +164,7 @@ class Cluster:
         self.directory, self.shape, self.seed = directory, shape, seed
         self.draw = random.Random(seed)
         self.crashes, self.control = directory / "crashes", directory / "control"
-        self.postgres_port = free_port()
+        self.postgres_port = lasting_port()
         self._postgres = EmbeddedPostgres(directory / "postgres", port=self.postgres_port)
         # The kernel ends Postgres with the thread that started it.
         self._keeper = ThreadPoolExecutor(1)
@@ -213,7 +229,7 @@ class Cluster:
     async def _start_workers(self) -> None:
         everywhere = "ipv4:" + ",".join(self.addresses())
         for kind in KINDS:
-            port = free_port()
+            port = lasting_port()
             advertised = ""
             if kind != "attached":
                 proxy = self.worker_proxies[kind] = FaultyProxy("127.0.0.1", port, self.seed)
@@ -226,7 +242,8 @@ class Cluster:
         baton = Baton(self.replicas[0].address)
         try:
             for kind in ("unary", "threaded"):
-                await baton.register(kind, f"127.0.0.1:{self.worker_proxies[kind].port}")
+                address = f"127.0.0.1:{self.worker_proxies[kind].port}"
+                await baton.register(kind, address, max_in_flight=self.shape.max_in_flight)
             for definition in workflows():
                 await self._apply(baton, definition)
         finally:

@@ -70,7 +70,7 @@ class Evidence:
         for each in records:
             match each["what"]:
                 case "acknowledged":
-                    row = [each[key] for key in ("request", "body", "run", "conduct", "number", "time", "seconds")]
+                    row = [each[key] for key in ("request", "body", "run", "conduct", "due", "time", "seconds")]
                     acknowledged.append((client, *row))
                 case "refused":
                     refused.append((client, each["request"], each["code"], each["reason"], each["other"]))

@@ -145,7 +145,7 @@ JOIN chaos.event AS e ON e.run = a.run AND e.kind BETWEEN 19 AND 21
 JOIN chaos.conduct AS c ON c.name = a.conduct
 WHERE NOT (
     CASE e.kind
-        WHEN 19 THEN c.ends = 'run_succeeded' AND e.value IS NOT DISTINCT FROM 2 * (a.number + 2) + 1
+        WHEN 19 THEN c.ends = 'run_succeeded' AND e.value IS NOT DISTINCT FROM a.due
         WHEN 20 THEN c.ends = 'run_failed' OR (
             e.reason = 'DELIVERY_LIMIT'
             AND EXISTS (SELECT FROM chaos.event AS d WHERE d.run = a.run AND d.kind = 12 AND d.delivery = 3)

@@ -6,7 +6,7 @@ CREATE TABLE chaos.conduct (name text, ends text, poison boolean);
 
 -- By clients.
 CREATE TABLE chaos.acknowledged (
-    client text, request text, body text, run text, conduct text, number bigint, time bigint, seconds float8
+    client text, request text, body text, run text, conduct text, due bigint, time bigint, seconds float8
 );
 CREATE TABLE chaos.refused (client text, request text, code text, reason text, other_body boolean);
 CREATE TABLE chaos.cancelling (run text);

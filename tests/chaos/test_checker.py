@@ -60,7 +60,7 @@ ACKNOWLEDGED = {
     "body": "0/5/",
     "run": "r",
     "conduct": "",
-    "number": 5,
+    "due": 15,
     "time": SECOND,
     "seconds": 0.01,
 }
@@ -110,7 +110,7 @@ BROKEN = {
     "lost/unfinished": "UPDATE chaos.run SET ended = false",
     "duplicated/several_runs_of_a_request": "INSERT INTO chaos.run VALUES ('r2', 'q', 3, 1, 2, false, true)",
     "duplicated/several_answers_to_a_request": (
-        "INSERT INTO chaos.acknowledged SELECT client, request, '0/6/', run, conduct, number FROM chaos.acknowledged"
+        "INSERT INTO chaos.acknowledged SELECT client, request, '0/6/', run, conduct, due FROM chaos.acknowledged"
     ),
     "duplicated/run_of_another_request": "UPDATE chaos.run SET request = 'q2'",
     "double_transitions/not_dense": "DELETE FROM chaos.event WHERE sequence = 7",
@@ -169,7 +169,7 @@ async def test_a_fault_is_found(sound: Connection, name: str) -> None:
         "UPDATE chaos.event SET kind = 20, value = NULL, reason = 'DELIVERY_LIMIT' WHERE kind = 19",
         "UPDATE chaos.event SET kind = 21, value = NULL WHERE kind = 19",
         "UPDATE chaos.acknowledged SET conduct = 'poison'",
-        "UPDATE chaos.acknowledged SET number = 6",
+        "UPDATE chaos.acknowledged SET due = 17",
     ],
 )
 async def test_a_run_that_ends_as_it_must_not_is_found(sound: Connection, change: str) -> None:

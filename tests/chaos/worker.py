@@ -25,7 +25,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tests.chaos.logs import Log, now_us
-from tests.chaos.works import KINDS, SLOW_SECONDS, pb, stubs
+from tests.chaos.works import KINDS, SLOW_SECONDS, WORK_SECONDS, pb, stubs
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
@@ -67,6 +67,8 @@ class Workshop:
         """How long a call takes."""
         if request.conduct == "hang" and call["attempt"] == 1:
             return 20 * SLOW_SECONDS
+        if request.conduct == "work":
+            return WORK_SECONDS
         if request.conduct == "late" and call["attempt"] == 1:
             return SLOW_SECONDS + 0.3
         return random.uniform(0.0, 0.03)

@@ -41,6 +41,9 @@ KINDS = {"streamed": "Streamed", "attached": "Attached", "unary": "Unary", "thre
 SLOW_SECONDS = 1.5
 """Time of an attempt. What hangs or answers late takes longer."""
 
+WORK_SECONDS = 0.2
+"""Time of the one step of the workflow `work`."""
+
 NAP_US = 300_000
 """Time that the sleeping step sleeps at least."""
 
@@ -48,6 +51,12 @@ POISON_ATTEMPTS = 3
 
 EDGES = [("a", "b"), ("a", "c"), ("a", "nap"), ("b", "d"), ("c", "d"), ("nap", "d")]
 """Which step comes before which, in every workflow."""
+
+
+WORK = "work"
+"""A workflow of one step, which takes its time at a worker of the kind `unary`."""
+
+_TYPES = {"input_type": "works.v1.Task", "output_type": "works.v1.Result"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ CONDUCTS = {
         Conduct("late"),
         Conduct("flaky"),
         Conduct("poison", "run_failed", True),
+        Conduct("work"),
     )
 }
 
@@ -78,7 +88,10 @@ def workflow_name(rotation: int, conduct: str) -> str:
 
 def workflows() -> list[dict[str, Any]]:
     """Every workflow, in its JSON form."""
-    return [_workflow(rotation, conduct) for rotation in range(len(KINDS)) for conduct in ("", "poison")]
+    rotated = [_workflow(rotation, conduct) for rotation in range(len(KINDS)) for conduct in ("", "poison")]
+    step = {"id": "s", "method": "works.v1.Unary/Do", "whole_request": {"path": "input"}}
+    work = {"name": WORK, "steps": [step], "whole_output": {"path": "steps.s.output"}} | _TYPES
+    return [*rotated, work]
 
 
 def _workflow(rotation: int, conduct: str) -> dict[str, Any]:
@@ -103,12 +116,10 @@ def _workflow(rotation: int, conduct: str) -> dict[str, Any]:
     nap = {"id": "nap", "after": ["a"], "sleep": {"duration": {"literal": f"{NAP_US / 1_000_000}s"}}}
     return {
         "name": workflow_name(rotation, conduct),
-        "input_type": "works.v1.Task",
-        "output_type": "works.v1.Result",
         "run_timeout": "900s",
         "steps": [step("a", 0), second, step("c", 2, "a"), nap, step("d", 3, "b", "c", after=["nap"])],
         "whole_output": {"path": "steps.d.output"},
-    }
+    } | _TYPES
 
 
 def given(number: int, conduct: str) -> AnyMessage:

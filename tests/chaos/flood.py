@@ -1,0 +1,53 @@
+"""A client that does not wait: `flood.py LOG SEED RATE SECONDS ADDRESS...` submits at a rate, whatever comes back.
+
+What is rejected is noted with the time that took and the wait that was asked for, and is not submitted again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import time
+from pathlib import Path
+
+import grpc
+import grpc.aio
+
+from tests.acceptance.wire import Baton, Refusal, submission
+from tests.chaos.logs import Log, now_us
+from tests.chaos.works import WORK, given
+
+CALL_SECONDS = 10.0
+
+
+async def _one(log: Log, baton: Baton, request_id: str) -> None:
+    request = submission(WORK, given(1, "work"), request_id=request_id)
+    began = time.monotonic()
+    try:
+        answer = await baton.runs.SubmitRun(request, timeout=CALL_SECONDS)
+    except grpc.aio.AioRpcError as error:
+        seconds = round(time.monotonic() - began, 4)
+        refusal = Refusal(error)
+        code, reason = error.code().name, refusal.reason
+        log.write(what="rejected", code=code, reason=reason, wait_seconds=refusal.retry_seconds, seconds=seconds)
+        return
+    said = {"request": request_id, "body": "work", "run": answer.run.run_id, "conduct": "work", "due": 2}
+    log.write(what="acknowledged", time=now_us(), seconds=round(time.monotonic() - began, 4), **said)
+
+
+async def _main(log: str, seed: str, rate: str, seconds: str, *addresses: str) -> None:
+    draw, writer = random.Random(int(seed)), Log(Path(log))
+    batons = [Baton(address) for address in addresses]
+    print("flooding", flush=True)
+    began = due = time.monotonic()
+    calls: list[asyncio.Task[None]] = []
+    while due < began + float(seconds):
+        calls.append(asyncio.create_task(_one(writer, draw.choice(batons), f"flood-{seed}-{len(calls)}")))
+        due += draw.expovariate(float(rate))
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+    await asyncio.gather(*calls)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(*sys.argv[1:]))
