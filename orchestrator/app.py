@@ -127,7 +127,7 @@ class Server:
         self._forwarding = Forwarding(signer, requests.send, self._engine.now)
         self._rpc = RpcServer(
             self._engine,
-            DevelopmentAuthenticator().authenticate,
+            DevelopmentAuthenticator(self._settings.namespaces).authenticate,
             own_address,
             start_span=tracing.span_starter if tracing is not None else untraced,
             forwarding=self._forwarding,

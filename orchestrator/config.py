@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 
@@ -21,10 +22,14 @@ OTHER_NAMES = frozenset(
         "BATON_DEV_DIRECTORY",
         "BATON_ADVERTISE_ADDRESS",
         "BATON_ADDRESS",
+        "BATON_NAMESPACE",
         "BATON_PRINCIPAL",
     }
 )
 """BATON_* variables that are read elsewhere: by the database pool, the logs, the command line and the SDK."""
+
+MAX_NAMESPACES = 1_000
+_NAMESPACE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
 
 class SettingInvalid(Exception):
@@ -38,6 +43,7 @@ class Settings:
     listen_address: str = "127.0.0.1:7330"
     replica_address: str = ""
     replica_listen_address: str = ""
+    namespaces: tuple[str, ...] = ()
     circuit_fail_max: int = 5
     circuit_reset_seconds: float = 5.0
     stop_grace_seconds: float = 5.0
@@ -58,9 +64,23 @@ def _weights(name: str, text: str) -> Mapping[str, float]:
     return weights
 
 
+def _namespaces(name: str, text: str) -> tuple[str, ...]:
+    namespaces = tuple(filter(None, (part.strip() for part in text.split(","))))
+    for namespace in namespaces:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise SettingInvalid(
+                f"{name}={text!r}: {namespace!r} is not of 1 to 63 of a-z, 0-9 and -, beginning with a letter"
+            )
+    if len(namespaces) > MAX_NAMESPACES:
+        raise SettingInvalid(f"{name} names {len(namespaces)} namespaces; the limit is {MAX_NAMESPACES}")
+    return namespaces
+
+
 def _parse(name: str, text: str, kind: type) -> object:
     if kind is dict:
         return _weights(name, text)
+    if kind is tuple:
+        return _namespaces(name, text)
     try:
         value: object = kind(text)
     except ValueError:

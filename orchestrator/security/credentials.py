@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, InvalidRequest
@@ -12,6 +12,7 @@ Metadata = Sequence[tuple[str, str | bytes]]
 """Keys, in lower case, and values; a key may come more than once."""
 
 CHANNEL_KEY = "baton-channel"
+NAMESPACE_KEY = "baton-namespace"
 PRINCIPAL_KEY = "baton-principal"
 TRACEPARENT_KEY = "traceparent"
 
@@ -25,21 +26,34 @@ _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f
 
 
 class DevelopmentAuthenticator:
-    """Takes everybody at their word, in one namespace: for a server that only its own machine reaches.
+    """Takes everybody at their word: for a server that only its own machine reaches.
 
-    Who names no principal is `anonymous`. The name is no credential: it lets people who trust each other tell who
-    submitted a run and who decides on its requests.
+    Who names no principal is `anonymous`, and who names no namespace is in `default`; `namespaces` are those beside it.
+    These names are no credentials: they let people who trust each other tell who submitted a run and who decides on its
+    requests, and keep their workflows, workers and runs apart.
     """
 
+    def __init__(self, namespaces: Iterable[str] = ()) -> None:
+        self._namespaces = frozenset((DEVELOPMENT_NAMESPACE, *namespaces))
+
     def authenticate(self, metadata: Metadata) -> Caller:
-        """Returns the caller. Raises InvalidRequest for a channel that is not of `[a-z0-9-]{1,32}`, and for a principal
-        that is not of 1 to 128 printable ASCII characters."""
+        """Returns the caller. Raises InvalidRequest for a channel that is not of `[a-z0-9-]{1,32}`, for a principal
+        that is not of 1 to 128 printable ASCII characters, and for a namespace that this server does not have."""
         return Caller(
-            namespace=DEVELOPMENT_NAMESPACE,
+            namespace=self._namespace(metadata),
             principal=read_principal(metadata),
             channel=read_channel(metadata),
             traceparent=read_traceparent(metadata),
         )
+
+    def _namespace(self, metadata: Metadata) -> str:
+        values = _values(metadata, NAMESPACE_KEY)
+        if not values:
+            return DEVELOPMENT_NAMESPACE
+        if len(values) > 1 or values[0] not in self._namespaces:
+            text = f"the metadata `{NAMESPACE_KEY}` must be one namespace of this server; BATON_NAMESPACES names them"
+            raise _invalid(NAMESPACE_KEY, text)
+        return values[0]
 
 
 def read_principal(metadata: Metadata) -> str:
@@ -58,9 +72,12 @@ def _read(metadata: Metadata, key: str, allowed: re.Pattern[str], form: str, def
     if not values:
         return default
     if len(values) > 1 or not allowed.fullmatch(values[0]):
-        text = f"the metadata `{key}` must be one value of {form}"
-        raise InvalidRequest(text, faults=[FieldFault(f'metadata["{key}"]', "INVALID_REQUEST", text)])
+        raise _invalid(key, f"the metadata `{key}` must be one value of {form}")
     return values[0]
+
+
+def _invalid(key: str, text: str) -> InvalidRequest:
+    return InvalidRequest(text, faults=[FieldFault(f'metadata["{key}"]', "INVALID_REQUEST", text)])
 
 
 def read_traceparent(metadata: Metadata) -> str:

@@ -115,12 +115,12 @@ async def lab_process(contract: Contract, transport: str, tmp_path: Path) -> Asy
 
 
 @pytest.fixture
-async def connect() -> AsyncIterator[Callable[[ServerProcess], Baton]]:
-    """Makes connections to servers of this test."""
+async def connect() -> AsyncIterator[Callable[..., Baton]]:
+    """Makes connections to servers of this test, each in a namespace where one is given."""
     connections: list[Baton] = []
 
-    def make(server: ServerProcess) -> Baton:
-        connections.append(Baton(server.address))
+    def make(server: ServerProcess, namespace: str = "") -> Baton:
+        connections.append(Baton(server.address, namespace))
         return connections[-1]
 
     yield make

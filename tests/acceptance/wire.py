@@ -62,13 +62,33 @@ async def eventually(look: Callable[[], Awaitable[T]], timeout_seconds: float = 
         await asyncio.sleep(0.02)
 
 
-class Baton:
-    """One connection to one server."""
+class _Named:
+    """Names a namespace with every call."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, namespace: str) -> None:
+        self._metadata = (("baton-namespace", namespace),)
+
+    async def _intercept(self, continuation: Any, details: Any, request: Any) -> Any:
+        return await continuation(details._replace(metadata=(*(details.metadata or ()), *self._metadata)), request)
+
+
+class _NamedCall(_Named, grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[misc]
+    intercept_unary_unary = _Named._intercept
+
+
+class _NamedStream(_Named, grpc.aio.UnaryStreamClientInterceptor):  # type: ignore[misc]
+    intercept_unary_stream = _Named._intercept
+
+
+class Baton:
+    """One connection to one server, in a namespace where one is given."""
+
+    def __init__(self, address: str, namespace: str = "") -> None:
         options = [("grpc.max_receive_message_length", 64 << 20), ("grpc.initial_reconnect_backoff_ms", 100)]
         options += [("grpc.min_reconnect_backoff_ms", 100), ("grpc.max_reconnect_backoff_ms", 300)]
-        self.channel = grpc.aio.insecure_channel(address, options=[*options, ("grpc.use_local_subchannel_pool", 1)])
+        options += [("grpc.use_local_subchannel_pool", 1)]
+        interceptors = [_NamedCall(namespace), _NamedStream(namespace)] if namespace else []
+        self.channel = grpc.aio.insecure_channel(address, options=options, interceptors=interceptors)
         self.address = address
         self.runs: Any = run_service_pb2_grpc.RunServiceStub(self.channel)
         self.workflows: Any = workflow_service_pb2_grpc.WorkflowServiceStub(self.channel)

@@ -83,6 +83,20 @@ async def test_a_setting_that_does_not_exist_is_refused(database: str) -> None:
     assert "BATON_LISTEN_ADRESS is not a setting of Baton; did you mean BATON_LISTEN_ADDRESS?" in answer.error
 
 
+async def test_namespaces_are_named_as_they_may_be(database: str) -> None:
+    answer = await baton("serve", changes={"BATON_DATABASE_URL": database, "BATON_NAMESPACES": "gold, Silver"})
+    assert answer.code == 1
+    assert "'Silver' is not of 1 to 63 of a-z, 0-9 and -, beginning with a letter" in answer.error
+
+
+@pytest.mark.parametrize("by", ["option", "variable"])
+async def test_a_namespace_that_the_server_does_not_have_is_refused(server: Program, by: str) -> None:
+    options, changes = (("--namespace", "gold"), {}) if by == "option" else ((), {"BATON_NAMESPACE": "gold"})
+    answer = await baton(*options, "run", "ls", "-s", server.address, changes=changes)
+    assert answer.code == 1
+    assert "BATON_NAMESPACES" in answer.error
+
+
 async def test_errors_are_json_for_programs() -> None:
     answer = await baton("serve", "-o", "json")
     assert (answer.code, answer.out) == (1, "")

@@ -76,3 +76,18 @@ def test_traceparents(value: str, read: str) -> None:
 def test_two_traceparents_are_none() -> None:
     assert read_traceparent([("traceparent", VALID)] * 2) == ""
     assert read_traceparent([("traceparent-bin", VALID), ("traceparent", b"x")]) == ""
+
+
+def test_a_namespace_is_one_that_the_server_has() -> None:
+    authenticator = DevelopmentAuthenticator(("gold", "bronze"))
+    assert authenticator.authenticate([]).namespace == "default"
+    for namespace in ("default", "gold", "bronze"):
+        assert authenticator.authenticate([("baton-namespace", namespace)]).namespace == namespace
+
+
+@pytest.mark.parametrize("namespaces", [["silver"], [""], ["Gold"], ["gold", "gold"], ["gold,bronze"]])
+def test_other_namespaces_are_refused(namespaces: list[str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        DevelopmentAuthenticator(("gold",)).authenticate([("baton-namespace", each) for each in namespaces])
+    assert caught.value.faults[0].path == 'metadata["baton-namespace"]'
+    assert "BATON_NAMESPACES" in str(caught.value)

@@ -45,8 +45,8 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits):
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a
     call is repeated while Baton is unavailable; both in seconds. With `channel` every call takes that one, which the
     caller closes; without, waits and watches have channels of their own. `channel_name` is what runs say of where they
-    were submitted from (Run.channel), lower-case; by default `grpc`. `principal` is who calls, which a development
-    server believes.
+    were submitted from (Run.channel), lower-case; by default `grpc`. `principal` is who calls, and `namespace` in
+    which namespace, by default BATON_NAMESPACE, both of which a development server believes.
     """
 
     def __init__(
@@ -58,8 +58,9 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits):
         retry_timeout: float = _RETRY_SECONDS,
         channel_name: str = "",
         principal: str = "",
+        namespace: str | None = None,
     ) -> None:
-        self._connection = Connection(address, channel, timeout, retry_timeout, channel_name, principal)
+        self._connection = Connection(address, channel, timeout, retry_timeout, channel_name, principal, namespace)
         self._ends = Ends(self._connection, steps=False)
         self._whole_ends = Ends(self._connection, steps=True)
         self._submissions = Submissions(self._connection, (self._ends, self._whole_ends))

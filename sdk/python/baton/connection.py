@@ -44,6 +44,7 @@ Response = TypeVar("Response", bound=Message)
 
 DEFAULT_ADDRESS = "127.0.0.1:7330"
 ADDRESS_VARIABLE = "BATON_ADDRESS"
+NAMESPACE_VARIABLE = "BATON_NAMESPACE"
 
 _LONG_CALLS_PER_CHANNEL = 90  # servers and proxies commonly allow 100 streams on a connection; more would queue unseen
 _LONG_CHANNELS_LIMIT = 64
@@ -104,6 +105,12 @@ def server_address(given: str | None) -> str:
     return given or os.environ.get(ADDRESS_VARIABLE) or DEFAULT_ADDRESS
 
 
+def namespace_metadata(given: str | None) -> tuple[tuple[str, str], ...]:
+    """Returns what names a namespace to a development server: the one given, else BATON_NAMESPACE, else none."""
+    namespace = given or os.environ.get(NAMESPACE_VARIABLE)
+    return (("baton-namespace", namespace),) if namespace else ()
+
+
 class Connection:
     """The channels of one client: one for short calls, and more for long ones, so that no wait delays a submission."""
 
@@ -115,6 +122,7 @@ class Connection:
         retry_timeout: float,
         channel_name: str = "",
         principal: str = "",
+        namespace: str | None = None,
     ) -> None:
         self.address = server_address(address)
         self.timeout = timeout
@@ -123,9 +131,8 @@ class Connection:
         """Names this client to Baton, so that it can watch what it submits."""
         self.batches_begun = 0
         """Batches of submissions that were sent."""
-        self._own_metadata = tuple(
-            (key, value) for key, value in (("baton-channel", channel_name), ("baton-principal", principal)) if value
-        )
+        named = (("baton-channel", channel_name), ("baton-principal", principal))
+        self._own_metadata = (*((key, value) for key, value in named if value), *namespace_metadata(namespace))
         self._given = _link(channel) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []

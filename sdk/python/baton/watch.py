@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from baton.connection import Backoff, Connection, trace_metadata
+from baton.connection import Backoff, Connection
 from baton.errors import BatonError, Unavailable
 from baton.status import error_of
 from baton.v1 import run_pb2, run_service_pb2
@@ -50,7 +50,7 @@ async def watch_run(
         request = run_service_pb2.WatchRunRequest(run_id=run_id, cursor=position.cursor, view=view, batch=True)
         try:
             with connection.link(long=True) as link:
-                call = link.runs.WatchRun(request, timeout=_STREAM_SECONDS, metadata=trace_metadata())
+                call = link.runs.WatchRun(request, timeout=_STREAM_SECONDS, metadata=connection.metadata())
                 try:
                     async for update in _read(call):
                         told = _moves(position, update)

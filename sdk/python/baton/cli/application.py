@@ -12,7 +12,7 @@ import typer
 
 from baton.cli import approval, health, limit, run, schedule, server, worker, workflow
 from baton.cli.outcomes import Choices, OutputForm
-from baton.cli.session import OutputOption, PrincipalOption, ServerOption
+from baton.cli.session import NamespaceOption, OutputOption, PrincipalOption, ServerOption
 
 _EPILOG = """\b
 Exit codes:
@@ -53,6 +53,7 @@ def choose(
     address: ServerOption = None,
     output: OutputOption = None,
     principal: PrincipalOption = None,
+    namespace: NamespaceOption = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -61,7 +62,7 @@ def choose(
 
     Every command takes --server and --output too. Data goes to standard output, everything else to standard error.
     """
-    context.obj = Choices(address, output or OutputForm.TABLE, principal or "")
+    context.obj = Choices(address, output or OutputForm.TABLE, principal or "", namespace)
 
 
 server.add_to(app)

@@ -44,11 +44,12 @@ class CommandFailed(Exception):
 @dataclass(frozen=True, slots=True)
 class Choices:
     """What was chosen for every command: `address` of Baton, None for the default, the form of the output, and who
-    calls, for a development server."""
+    calls in which namespace, for a development server; None for BATON_NAMESPACE, else `default`."""
 
     address: str | None
     output: OutputForm
     principal: str = ""
+    namespace: str | None = None
 
     @property
     def as_json(self) -> bool:

@@ -35,6 +35,15 @@ PrincipalOption = Annotated[
     typer.Option("--principal", metavar="NAME", help="Who you are to a development server. Default: BATON_PRINCIPAL."),
 ]
 
+NamespaceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace",
+        metavar="NAME",
+        help="Namespace of a development server. Default: BATON_NAMESPACE, else default.",
+    ),
+]
+
 
 def choices(
     context: typer.Context, address: str | None, output: OutputForm | None, principal: str | None = None
@@ -42,7 +51,7 @@ def choices(
     """Joins the options of a command with those before it; the nearer ones count."""
     outer = context.obj if isinstance(context.obj, Choices) else Choices(None, OutputForm.TABLE)
     who = principal or outer.principal or os.environ.get(PRINCIPAL_VARIABLE, "")
-    return Choices(address or outer.address, output or outer.output, who)
+    return Choices(address or outer.address, output or outer.output, who, outer.namespace)
 
 
 def run_with_client(chosen: Choices, work: Callable[[Client], Awaitable[int | None]]) -> None:
@@ -51,7 +60,11 @@ def run_with_client(chosen: Choices, work: Callable[[Client], Awaitable[int | No
 
     async def with_client() -> int | None:
         async with Client(
-            chosen.address, retry_timeout=RETRY_SECONDS, channel_name="cli", principal=chosen.principal
+            chosen.address,
+            retry_timeout=RETRY_SECONDS,
+            channel_name="cli",
+            principal=chosen.principal,
+            namespace=chosen.namespace,
         ) as client:
             return await work(client)
 

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from baton.connection import NO_PROBES, Backoff, server_address
+from baton.connection import NO_PROBES, Backoff, namespace_metadata, server_address
 from baton.descriptors import file_set
 from baton.status import error_of
 from baton.worker.listening import first_of
@@ -47,12 +47,14 @@ class Attached:
         work: WorkStreams,
         steps: Steps,
         force: bool = False,
+        namespace: str | None = None,
     ) -> None:
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._name = name
         self._baton = server_address(baton)
         self._work = work
         self._steps = steps
+        self._metadata = namespace_metadata(namespace)
         self._opening = work_pb2.WorkerOpening(
             contract=file_set(services), services=[service.full_name for service in services], force=force
         )
@@ -81,7 +83,7 @@ class Attached:
         known = ""
         stub: Any = work_pb2_grpc.AttachServiceStub(self._channel)
         while True:
-            link = _Link(stub.Attach(), self._taken)
+            link = _Link(stub.Attach(metadata=self._metadata), self._taken)
             delay = 0.0
             try:
                 await self._work.carry(link, self._opening)

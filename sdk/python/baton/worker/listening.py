@@ -42,6 +42,7 @@ class Listening:
         work: streams.WorkStreams,
         steps: Steps,
         force: bool = False,
+        namespace: str | None = None,
     ) -> None:
         self.address = ""
         self.registered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -53,7 +54,7 @@ class Listening:
         self._steps = steps
         self._force = force
         self._in_flight = InFlight()
-        self._client = Client(baton, retry_timeout=0)
+        self._client = Client(baton, retry_timeout=0, namespace=namespace)
         self._checks = health.aio.HealthServicer()
         self._server: grpc.aio.Server
 

@@ -53,6 +53,9 @@ class Worker:
     `grace` are the seconds that calls in flight have to end when the worker stops. A handler that has waited for
     `suspend_after` seconds (10) for steps that it delegated is suspended: see `baton.delegate`.
 
+    `namespace` is where a development server is asked to register the worker, by default BATON_NAMESPACE, else
+    `default`.
+
     `force` registers a contract even where it breaks stored workflows or runs in flight, which are then reported only.
 
     `worker.run(attach=True)` listens nowhere: the worker dials Baton instead.
@@ -69,6 +72,7 @@ class Worker:
         grace: float = 30.0,
         suspend_after: float = 10.0,
         force: bool = False,
+        namespace: str | None = None,
     ) -> None:
         if max_in_flight < 0 or threads < 1 or suspend_after < 0:
             raise ValueError("max_in_flight and suspend_after are not below 0, and threads not below 1")
@@ -80,6 +84,7 @@ class Worker:
         self._grace = grace
         self._suspend_after = suspend_after
         self._force = force
+        self._namespace = namespace
         self._servicers: list[Callable[[], Any]] = []
         self._services: dict[str, type] = {}
         self._serving: _Serving | None = None
@@ -139,10 +144,17 @@ class Worker:
         door: Listening | Attached
         if attach:
             services = [service for each in servicers for _, service in generated_bases(type(each))]
-            door = Attached(self.name, self._baton, services, work, steps, self._force)
+            door = Attached(self.name, self._baton, services, work, steps, self._force, self._namespace)
         else:
             door = Listening(
-                self.name, self._baton, self._max_in_flight, tuple(self._services), work, steps, self._force
+                self.name,
+                self._baton,
+                self._max_in_flight,
+                tuple(self._services),
+                work,
+                steps,
+                self._force,
+                self._namespace,
             )
             port = await door.start(servicers, listen, threads, tracing)
             door.register(self._address(listen, port))
