@@ -67,6 +67,7 @@ async def test_two_hundred_steps_in_a_row(baton: Baton, registered: LabWorker) -
     assert [note.step for note in registered.arrivals()] == [f"s{number}" for number in range(200)]
 
 
+@pytest.mark.alone
 async def test_ten_thousand_steps_are_accepted_and_one_more_is_refused(baton: Baton, registered: LabWorker) -> None:
     do = registered.contract.method("Lab/Do")
     steps = [workflow_pb2.Step(id=f"s{number}", method=do) for number in range(10_001)]

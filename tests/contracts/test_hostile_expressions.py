@@ -89,11 +89,11 @@ def evaluate(workflow: CompiledWorkflow, **fields: Any) -> Any:
     descriptor = workflow.types.find_message("shop.v1.Everything")
     assert descriptor is not None
     scope = Scope(1, workflow.types.message_class(descriptor)(**fields))
-    started = time.perf_counter()
+    started = time.process_time()
     try:
         return workflow.step(0).targets[0].build_request(scope)
     finally:
-        assert time.perf_counter() - started < SLOW_SECONDS
+        assert time.process_time() - started < SLOW_SECONDS
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,12 @@ def monotonic() -> int:
 
 
 def offset(clock: DatabaseClock) -> int:
-    return clock.now() - monotonic()
+    """How far a clock is ahead, looked at where nothing held the process up meanwhile."""
+    while True:
+        before = monotonic()
+        now = clock.now()
+        if monotonic() - before < 1_000:
+            return now - before
 
 
 def test_the_first_reading_is_taken_however_slow() -> None:

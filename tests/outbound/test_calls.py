@@ -245,6 +245,7 @@ async def test_nobody_there_is_a_connect_failure_and_nothing_was_sent(outbound: 
     assert address in failure.message
 
 
+@pytest.mark.alone
 async def test_where_nobody_has_been_for_long_the_next_call_does_not_wait_as_long(channels: Channels) -> None:
     outbound = Outbound(channels, connect_timeout_seconds=2.0)
     address = free_address()
