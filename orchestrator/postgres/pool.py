@@ -7,6 +7,7 @@ settings last as long as a connection: put no pooler in transaction mode between
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
 import socket
@@ -141,9 +142,15 @@ class Pool:
         # One message begins the transaction and sets the namespace; as hexadecimal digits it needs no quoting.
         begin = _QUERIES["begin_in_namespace"].format(namespace_hex=namespace.encode().hex())
         async with self.connection() as connection:
-            await connection.execute(begin)
-            yield connection
-            await connection.execute(_QUERIES["commit"])
+            try:
+                await connection.execute(begin)
+                yield connection
+                await connection.execute(_QUERIES["commit"])
+            except BaseException:
+                # A caller who leaves is nothing to report: the driver logs a transaction that comes back to it open.
+                with contextlib.suppress(*DRIVER_ERRORS):
+                    await _leave(connection)
+                raise
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Runs one statement in its own transaction and returns its rows."""
@@ -203,7 +210,9 @@ async def set_time_codec(connection: asyncpg.Connection[asyncpg.Record]) -> None
     )
 
 
-async def _leave(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+async def _leave(
+    connection: asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record],
+) -> None:
     """Cleans a connection on its way back; nothing here changes session state, so only a transaction can be left."""
     if connection.is_in_transaction():
         await connection.execute(_QUERIES["rollback"])

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine.ports import WriteRefused
 from orchestrator.postgres.journal import PostgresJournalStore
-from orchestrator.postgres.pool import Pool, PoolSettings, Role
+from orchestrator.postgres.pool import READ_SETTINGS, Pool, PoolSettings, Role
 from tests.conformance.journal_store import (
     WRITTEN,
     Stores,
@@ -70,6 +70,26 @@ async def test_connections_that_were_killed_are_replaced(
         except DatabaseUnavailable as error:
             outcomes.append(str(error))
     assert set(outcomes) <= {None, "the database does not answer; try again"}
+
+
+async def test_a_read_that_is_cancelled_is_no_error_of_the_pool(pools: Pools) -> None:
+    loop = asyncio.get_running_loop()
+    reported: list[object] = []
+    loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
+    try:
+        for _ in range(2 * READ_SETTINGS.max_size):
+            reading = asyncio.ensure_future(pools.reads.fetch_in("default", "SELECT pg_sleep(10)"))
+            await asyncio.wait({reading}, timeout=0.05)  # not a wait for anything: the moment is to be in the statement
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        # None of the connections is lost or left in the transaction.
+        names = [f"n{number}" for number in range(READ_SETTINGS.max_size)]
+        shown = (pools.reads.fetch_in(name, "SELECT current_setting('baton.namespace')") for name in names)
+        assert [found[0][0] for found in await asyncio.gather(*shown)] == names
+    finally:
+        loop.set_exception_handler(None)
+    assert not reported
 
 
 @pytest.mark.parametrize("code", ["57014", "53300", "40001", "40P01", "55P03", "25006", "57P01", "53100", "58030"])
