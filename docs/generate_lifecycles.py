@@ -48,6 +48,9 @@ Steps that it adds while it does so have a life of their own: an item is BLOCKED
 a delegated step begin as READY. WAITING becomes READY without an event of its own where a step has ended that a
 suspended attempt waits for.
 
+A step that ended begins anew by `StepRetried`, with those that depend on it, as long as none of them has begun: it is
+BLOCKED, and READY in the same event where it waits for nothing.
+
 `AttemptFailed` leads back to READY. With a `retry_time` the step waits for it; without one `FallbackTaken` or
 `StepFailed` follows in the same decision.
 """

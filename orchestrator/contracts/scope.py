@@ -75,6 +75,12 @@ class Scope:
         self.outputs[index] = None
         self.failures[index] = failure
 
+    def set_open(self, index: int) -> None:
+        """Step `index`, which may have ended, has not any more: it begins anew."""
+        self.states[index] = None
+        self.outputs[index] = None
+        self.failures.pop(index, None)
+
     def set_skipped(self, index: int) -> None:
         """Step `index` was skipped."""
         self.states[index] = EndState.SKIPPED

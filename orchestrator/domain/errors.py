@@ -280,6 +280,12 @@ class StepNotMendable(BatonError):
     reason = "STEP_NOT_MENDABLE"
 
 
+class StepsInTheWay(BatonError):
+    """The step cannot begin anew while its run goes on: `metadata` names the steps that have begun since it ended."""
+
+    reason = "STEPS_IN_THE_WAY"
+
+
 class RevisionIncompatible(BatonError):
     """The run cannot go on with the revision, for each of the reasons in `faults`."""
 

@@ -349,6 +349,21 @@ class RunReopened:
 
 
 @value
+class StepRetried:
+    """Somebody wants a step of a run that goes on to be tried. With `reset` these steps begin anew, the step itself and
+    all that depend on it, none of which has done anything; without, each attempt of the step, and of those that belong
+    to it, which waits for its time is due now (retrying.py)."""
+
+    kind: ClassVar[EventKind] = EventKind.STEP_RETRIED
+    sequence: int
+    time: int
+    step: int
+    reset: tuple[int, ...]
+    principal: str
+    reason: str
+
+
+@value
 class RunPaused:
     """No attempt starts until the run is resumed."""
 
@@ -392,6 +407,7 @@ Event = (
     | CheckpointRecorded
     | RunUndoing
     | RunReopened
+    | StepRetried
     | RunPaused
     | RunResumed
 )

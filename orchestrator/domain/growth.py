@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from orchestrator.domain import reopening
+from orchestrator.domain import reopening, retrying
 from orchestrator.domain.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -103,8 +103,8 @@ def iteration_started(run: Run, event: IterationStarted) -> list[int]:
     """Adds the step of the next iteration."""
     step = run.steps[event.step]
     step.state = next_step_state(step.state, event.kind)
-    index = len(run.steps)
-    run.add_step(_part(step.spec, index, StepRole.ITERATION, event.step, event.iteration))
+    index = retrying.place_of(run, f"{step.spec.id}/{event.iteration}")
+    retrying.add_step(run, _part(step.spec, index, StepRole.ITERATION, event.step, event.iteration))
     if step.children is None:
         step.children = []
     step.children.append(index)
@@ -127,7 +127,7 @@ def step_delegated(run: Run, event: StepDelegated) -> list[int]:
         role=StepRole.DELEGATED,
         parent=event.parent,
     )
-    step = run.add_step(spec)
+    step = retrying.add_step(run, spec)
     step.request, step.delegated = event.payload, event
     if parent.children is None:
         parent.children = []

@@ -219,6 +219,17 @@ class Reopening:
 
 
 @value
+class StepRetry:
+    """A caller wants a step of a run that goes on to be tried: now, where its next attempt is to come later, or anew,
+    where it has ended and nothing that depends on it has done anything. `substitution` ends it in place of that."""
+
+    step: int
+    substitution: Substitution | None
+    principal: str
+    reason: str
+
+
+@value
 class PauseRequest:
     """A caller wants no attempt to start."""
 
@@ -255,6 +266,7 @@ Input = (
     | HeartbeatMissed
     | Substitution
     | Reopening
+    | StepRetry
     | PauseRequest
     | ResumeRequest
 )

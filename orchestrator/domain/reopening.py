@@ -47,7 +47,7 @@ def begin_anew(run: Run, index: int, spec: Step) -> None:
     """Puts a step that has not begun into the place of one that ended. Its attempts are counted on."""
     before = run.steps[index]
     run.steps[index] = step = before.anew(spec)
-    step.round = run.round
+    step.life = run.life
     run.unfinished += before.state in ENDED_STEP
 
 
@@ -65,6 +65,7 @@ def run_reopened(run: Run, event: RunReopened) -> list[int]:
     run.next_graph = None
     run.round, run.revision, run.expire_time = event.round, event.revision, event.expire_time
     run.round_time = event.time
+    run.life, run.dropped = run.life + 1, set()
     run.end_time = run.failure = run.output = run.undoing = None
     run.undone, run.paused, run.signal_waiters = [], False, {}
     run.start_time = run.start_time or event.time
@@ -102,7 +103,8 @@ class _Reopening:
         found: set[int] = set()
         for index in range(len(self.run.graph.steps), len(self.old)):
             step = self.old[index]
-            if step.is_handed_over and step.state in (StepState.FAILED, StepState.CANCELLED):
+            left = step.state in (StepState.FAILED, StepState.CANCELLED) and index not in self.run.dropped
+            if left and step.is_handed_over:
                 while (index := self.old[index].spec.parent) >= 0:
                     found.add(index)
         return found
@@ -133,7 +135,9 @@ class _Reopening:
             step = self.old[index]
             parent = self.place.get(step.spec.parent)
             again = False
-            if parent is not None and step.spec.parent in self.moved:
+            if index in self.run.dropped:
+                kept = False
+            elif parent is not None and step.spec.parent in self.moved:
                 kept, again = not self.renewed, index in self.reset
             elif parent is None or step.spec.parent in self.changed:
                 kept = False
@@ -192,7 +196,7 @@ class _Reopening:
         """Counts what the run and its steps count."""
         run, steps = self.run, self.steps
         for step in steps:
-            step.round = step.round if step.state in ENDED_STEP else run.round
+            step.life = step.life if step.state in ENDED_STEP else run.life
             step.open_children = step.ended_children = step.failed_children = 0
             step.chosen = False
         for step in reversed(steps):  # What belongs to a step comes after it.

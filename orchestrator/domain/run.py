@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from orchestrator.domain import growth, reopening
+from orchestrator.domain import growth, reopening, retrying
 from orchestrator.domain.events import (
     ApprovalDecided,
     ApprovalRequested,
@@ -34,6 +34,7 @@ from orchestrator.domain.events import (
     StepCancelled,
     StepDelegated,
     StepFailed,
+    StepRetried,
     StepSkipped,
     StepSucceeded,
     StepWaiting,
@@ -94,8 +95,8 @@ class StepRun:
     added, of which `open_children` have not ended, or have children of their own that have not; `ended_children` have
     ended themselves, `failed_children` of them by a failure; `next_child` is the first item that was not begun.
     `request` is set where a person decides on it or the step was delegated, and `decided` once a person has.
-    `round` is the one that the step began in,
-    `earlier_attempts` counts attempts of rounds before. `substituted_by` is who gave the output in place of the step.
+    `life` is that of the run in which the step began, `earlier_attempts` counts attempts of lives before.
+    `substituted_by` is who gave the output in place of the step.
     """
 
     __slots__ = (
@@ -112,13 +113,13 @@ class StepRun:
         "ended_children",
         "failed_children",
         "failure",
+        "life",
         "next_child",
         "open_children",
         "output",
         "queue_time",
         "ready_time",
         "request",
-        "round",
         "skip_reason",
         "spec",
         "state",
@@ -153,7 +154,7 @@ class StepRun:
         self.checkpoint: Payload | None = None
         self.child_run_id = ""
         self.earlier_attempts = 0
-        self.round = 1
+        self.life = 1
         self.substituted_by = ""
 
     @property
@@ -182,7 +183,7 @@ class StepRun:
         return self.delegated is not None and self.delegated.detached
 
     def anew(self, spec: Step) -> StepRun:
-        """Returns the step as it begins in another round; its attempts are counted on."""
+        """Returns the step as it begins in another life; its attempts are counted on."""
         step = StepRun(spec)
         step.attempts, step.earlier_attempts = self.attempts, len(self.attempts)
         return step
@@ -197,6 +198,8 @@ class Run:
     `moved` tells, after a reopening, where each step that was kept stood before, and where it stands. `next_graph` is
     that of the revision that the run is to be reopened with; `former` holds the attempts of steps that were dropped.
     `round_time` is when the round began, `resume_time` when the run was last paused or resumed.
+    `life` counts how often steps began anew, with the run or without; `dropped` are steps that the one they belong to
+    has left behind as it did.
     """
 
     __slots__ = (
@@ -205,6 +208,7 @@ class Run:
         "channel",
         "create_time",
         "depth",
+        "dropped",
         "end_time",
         "expire_time",
         "failure",
@@ -214,6 +218,7 @@ class Run:
         "graph",
         "input",
         "labels",
+        "life",
         "moved",
         "next_graph",
         "output",
@@ -287,6 +292,8 @@ class Run:
         self.moved: dict[int, int] = {}
         self.next_graph: Graph | None = None
         self.former: dict[str, list[AttemptRecord]] = {}
+        self.life = 1
+        self.dropped: set[int] = set()
 
     @property
     def indexes(self) -> dict[str, int]:
@@ -310,7 +317,7 @@ class Run:
         if self.former:
             step.attempts = self.former.pop(spec.id, step.attempts)
             step.earlier_attempts = len(step.attempts)
-        step.round = self.round
+        step.life = self.life
         self.steps.append(step)
         self.unfinished += 1
         self.undoable += spec.is_undone
@@ -381,6 +388,8 @@ class Run:
                 return []
             case RunReopened():
                 return reopening.run_reopened(self, event)
+            case StepRetried():
+                return retrying.step_retried(self, event)
 
     def _submitted(self, event: RunSubmitted) -> list[int]:
         self.workflow, self.revision = event.workflow, event.revision

@@ -61,6 +61,7 @@ class EventKind(enum.IntEnum):
     RUN_PAUSED = 31
     RUN_RESUMED = 32
     APPROVAL_REQUESTED = 33
+    STEP_RETRIED = 34
 
 
 ENDED_RUN = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED})
@@ -102,6 +103,14 @@ STEP_TRANSITIONS: dict[EventKind, dict[StepState, StepState]] = {
     EventKind.STEP_FAILED: dict.fromkeys((StepState.READY, StepState.WAITING), StepState.FAILED),
     EventKind.STEP_SKIPPED: dict.fromkeys(sorted(_LIVE_STEP), StepState.SKIPPED),
     EventKind.STEP_CANCELLED: dict.fromkeys(sorted(_LIVE_STEP), StepState.CANCELLED),
+    EventKind.STEP_RETRIED: {
+        StepState.READY: StepState.READY,
+        StepState.RUNNING: StepState.RUNNING,
+        StepState.WAITING: StepState.WAITING,
+        StepState.SUCCEEDED: StepState.BLOCKED,
+        StepState.FAILED: StepState.BLOCKED,
+        StepState.SKIPPED: StepState.BLOCKED,
+    },
 }
 """Kind of event -> state of the step it may occur in -> state after it; of STEP_DELEGATED,
 that of the step which delegates.
@@ -109,7 +118,8 @@ that of the step which delegates.
 Without an event of its own, BLOCKED becomes READY when the last of the step's predecessors has ended (or, among the
 items of a map and the undo calls of a run, when its turn comes), and WAITING becomes READY when a step that a suspended
 attempt waits for has ended. A delegated step begins as READY, an iteration too. RUN_REOPENED lets ended steps begin
-anew, as BLOCKED or READY. BLOCKED and READY become SUCCEEDED where an output is given in place of the step."""
+anew, as BLOCKED or READY; STEP_RETRIED does so to one step and to those that depend on it. BLOCKED and READY become
+SUCCEEDED where an output is given in place of the step."""
 
 
 class IllegalTransition(Exception):

@@ -74,9 +74,9 @@ def run_span_id(run_id: UUID, round_: int = 1) -> bytes:
     return _span_id(run_id, "", round_ - 1, "run")
 
 
-def step_span_id(run_id: UUID, step_id: str, round_: int = 1) -> bytes:
-    """Gives the id of a step's span, 8 bytes; `round_` is the one that the step began in."""
-    return _span_id(run_id, step_id, round_ - 1, "step")
+def step_span_id(run_id: UUID, step_id: str, life: int = 1) -> bytes:
+    """Gives the id of a step's span, 8 bytes; `life` is the one that the step began in."""
+    return _span_id(run_id, step_id, life - 1, "step")
 
 
 def attempt_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:
@@ -84,19 +84,19 @@ def attempt_span_id(run_id: UUID, step_id: str, attempt: int) -> bytes:
     return _span_id(run_id, step_id, attempt, "attempt")
 
 
-def queue_span_id(run_id: UUID, step_id: str, attempt: int, round_: int = 1) -> bytes:
+def queue_span_id(run_id: UUID, step_id: str, attempt: int, life: int = 1) -> bytes:
     """Gives the id of the span of the wait in the queue for `attempt`, 8 bytes; it may never have started."""
-    return _span_id(run_id, step_id, attempt, _in_round("queue", round_))
+    return _span_id(run_id, step_id, attempt, _in_life("queue", life))
 
 
-def backoff_span_id(run_id: UUID, step_id: str, attempt: int, round_: int = 1) -> bytes:
+def backoff_span_id(run_id: UUID, step_id: str, attempt: int, life: int = 1) -> bytes:
     """Gives the id of the span of the backoff before `attempt`, 8 bytes."""
-    return _span_id(run_id, step_id, attempt, _in_round("backoff", round_))
+    return _span_id(run_id, step_id, attempt, _in_life("backoff", life))
 
 
-def wait_span_id(run_id: UUID, step_id: str, number: int, round_: int = 1) -> bytes:
+def wait_span_id(run_id: UUID, step_id: str, number: int, life: int = 1) -> bytes:
     """Gives the id of the span of a step's wait for something other than a worker, 8 bytes; the first has number 0."""
-    return _span_id(run_id, step_id, number, _in_round("wait", round_))
+    return _span_id(run_id, step_id, number, _in_life("wait", life))
 
 
 def firing_span_id(trace_id: bytes, request_id: str) -> bytes:
@@ -123,8 +123,8 @@ def attempt_traceparent(run_traceparent: str, run_id: UUID, step_id: str, attemp
     return format_traceparent(context._replace(span_id=attempt_span_id(run_id, step_id, attempt)))
 
 
-def _in_round(kind: str, round_: int) -> str:
-    return kind if round_ == 1 else f"{kind}{round_}"
+def _in_life(kind: str, life: int) -> str:
+    return kind if life == 1 else f"{kind}{life}"
 
 
 def _span_id(run_id: UUID, step_id: str, attempt: int, kind: str) -> bytes:

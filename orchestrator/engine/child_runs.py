@@ -317,5 +317,5 @@ def _traceparent(live: LiveRun, step: str) -> str:
     context = parse_traceparent(live.run.traceparent)
     if context is None:
         return ""
-    begun = live.run.steps[live.run.indexes[step]].round
+    begun = live.run.steps[live.run.indexes[step]].life
     return format_traceparent(context._replace(span_id=step_span_id(live.key.run_id, step, begun)))

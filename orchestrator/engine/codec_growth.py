@@ -62,6 +62,11 @@ def encode(event: Event, run: Run, message: event_pb2.RunEvent) -> Encoded:
         case ev.CheckpointRecorded():
             message.checkpoint_recorded.SetInParent()
             return run.steps[event.step].spec.id, event.attempt, event.payload
+        case ev.StepRetried():
+            retried = message.step_retried
+            retried.principal, retried.reason = event.principal, event.reason
+            retried.reset.extend(run.steps[index].spec.id for index in event.reset)
+            return run.steps[event.step].spec.id, 0, None
         case _:
             return "", 0, _encode_of_run(event, run, message)
 
@@ -203,6 +208,10 @@ def decode(kind: EventKind, message: event_pb2.RunEvent, index: int, payload: Pa
             return ev.IterationStarted(sequence, time, index, started.iteration, from_timestamp(started.ready_time))
         case EventKind.CHECKPOINT_RECORDED:
             return ev.CheckpointRecorded(sequence, time, index, message.attempt, _required(payload))
+        case EventKind.STEP_RETRIED:
+            retried = message.step_retried
+            reset = tuple(run.indexes[step] for step in retried.reset)
+            return ev.StepRetried(sequence, time, index, reset, retried.principal, retried.reason)
         case _:
             return _decode_of_run(kind, message, payload, run)
 

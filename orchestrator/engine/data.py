@@ -6,6 +6,8 @@ I/O.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.message import Message
 
 from orchestrator.contracts.compiled import CompiledStep, CompiledTarget, CompiledWorkflow, Items
@@ -232,6 +234,13 @@ class RunData:
         self._delegated = {places[name]: known for name, known in self._named.items() if name in places}
         self._items, self._parts = {}, {}
         self.compiled, self._count, self.scope = compiled, len(compiled.steps), scope
+
+    def begun_anew(self, steps: Sequence[int]) -> None:
+        """See plan.Conditions."""
+        for step in steps:
+            self.scope.set_open(step)
+            self._items.pop(step, None)
+        self._parts.clear()
 
     def go_on_with(self, compiled: CompiledWorkflow, run_input: Message | None) -> None:
         """Says what the run is reopened with, right before it is: its revision, and a new input or None. The input that

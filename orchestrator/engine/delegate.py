@@ -23,6 +23,7 @@ from orchestrator.domain.events import Payload
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Delegation
 from orchestrator.domain.plan import delegation_limit, find_delegated
+from orchestrator.domain.retrying import place_of
 from orchestrator.domain.states import ENDED_STEP
 from orchestrator.domain.workflow import Delivery, Target
 from orchestrator.engine.catalogue import Catalogue
@@ -111,7 +112,7 @@ class Steps:
         limit = delegation_limit(live.run, parent)
         if limit:
             raise errors.DelegationLimit(f"key: {limit}")
-        index = len(live.run.steps)
+        index = place_of(live.run, f"{claim.step}/{request.key}")
         live.data.learn(index, step, digest)
         given = Delegation(
             parent,

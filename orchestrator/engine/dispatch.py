@@ -96,7 +96,7 @@ class Dispatcher:
             flight.attempt,
             record.deliveries,
             live.epoch,
-            f"{live.run_id}/{step_id}/{live.run.round}",
+            f"{live.run_id}/{step_id}/{live.run.steps[flight.step].life}",
             self._step_token(live, flight),
             self._traceparent(live, step_id, flight.attempt),
         )

@@ -7,7 +7,7 @@ which it is taken, and a call, a cancellation or an answer follows only once the
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain import events as ev
@@ -166,6 +166,12 @@ class Driver:
             )
         else:
             self.admission.enqueue(live, index)
+
+    def queue_again(self, live: LiveRun, steps: Iterable[int]) -> None:
+        """Watches the timeouts of those steps that are ready, whose timers were disarmed."""
+        for index in steps:
+            if live.run.steps[index].state is StepState.READY:
+                self._queue(live, index)
 
     def _read_pools(self, live: LiveRun, index: int) -> bool:
         """Reads what the calls of a step count in; False where that fails, as the request of the step would."""

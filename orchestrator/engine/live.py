@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -236,6 +236,11 @@ class LiveRun:
             timer = self.timers.pop(TimerKey(kind, step), None)
             if timer is not None:
                 timer.cancel()
+
+    def cancel_timers_of(self, steps: Container[int]) -> None:
+        """Disarms every timer of some steps."""
+        for key in [key for key in self.timers if key.step in steps]:
+            self.timers.pop(key).cancel()
 
     def cancel_timers(self) -> None:
         """Disarms every timer of the run."""

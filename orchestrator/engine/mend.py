@@ -1,4 +1,4 @@
-"""Mend: opens another round of a run that has ended, and ends or holds steps of one that goes on.
+"""Mend: opens another round of a run that has ended, and retries, ends or holds steps of one that goes on.
 
 An ended run has no owner, and no claim of its own: its first events of the new round and the change of its row are
 written by one transaction, under the epoch and the sequence that it ended with. So whoever is first reopens it, a
@@ -21,9 +21,10 @@ from orchestrator.domain import errors
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.events import JOURNAL_FORMAT, Payload
 from orchestrator.domain.ids import RevisionKey, RunKey
-from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, Substitution
-from orchestrator.domain.plan import steps_begun_anew
-from orchestrator.domain.states import ENDED_RUN, ENDED_STEP, StepState
+from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, StepRetry, Substitution
+from orchestrator.domain.plan import steps_begun_anew, steps_retried
+from orchestrator.domain.retrying import waiting_for_their_time
+from orchestrator.domain.states import ENDED_RUN, ENDED_STEP, RunState, StepState
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import StepRole
 from orchestrator.engine import mend_checks
@@ -48,7 +49,7 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What a caller wants of an ended run. `step` is begun anew or, with `skip`, ended with `output` or without."""
+    """What a caller wants of a run. `step` is begun anew or, with `skip`, ended with `output` or without."""
 
     run_timeout: duration_pb2.Duration | None = None
     reason: str = ""
@@ -153,23 +154,98 @@ class Mender:
         run, _ = await self._reader.get(caller, run_id, BASIC)
         return run
 
-    async def _skip_live(self, caller: Caller, live: LiveRun, wish: Wish) -> Mended | None:
-        """Ends a step of a run that goes on; None where the run has left meanwhile."""
-        index = mend_checks.find_step(live, wish.step)
+    async def _mend_live(self, caller: Caller, live: LiveRun, wish: Wish) -> Mended | None:
+        """Mends a run that goes on; None where it is to be looked at anew."""
+        if not wish.step:
+            reset: Sequence[str] | None = await self._retry_all_live(caller, live, wish)
+        else:
+            index = mend_checks.find_step(live, wish.step)
+            if wish.skip:
+                reset = await self._skip_live(caller, live, index, wish)
+            elif live.run.steps[index].state in ENDED_STEP:
+                reset = await self._begin_anew(caller, live, index, wish, None)
+            else:
+                reset = await self._try_now(caller, live, index, wish)
+        if reset is None:
+            return None
+        run, cursor = await self._reader.get(caller, live.key.run_id, BASIC)
+        return Mended(run, cursor, reset)
+
+    async def _retry_all_live(self, caller: Caller, live: LiveRun, wish: Wish) -> Sequence[str]:
+        """Lets all that waits for its next attempt be tried now. Failures in a run that goes on were foreseen."""
+        run, told = live.run, {"run_id": live.run_id}
+        if wish.input is not None or wish.revision not in ("", run.revision):
+            raise errors.RunActive(
+                "the run has not ended: it goes on with what it has; cancel it, and retry it then", metadata=told
+            )
+        steps = [index for index in range(len(run.graph.steps)) if self._waiting(live, index)]
+        if not steps or run.state is RunState.UNDOING:
+            raise errors.RunActive(
+                "the run has not ended, and no step of it waits for its next attempt: wait for its end, or cancel it",
+                metadata=told,
+            )
+        for index in steps:
+            await self._try_now(caller, live, index, wish)
+        return ()
+
+    async def _try_now(self, caller: Caller, live: LiveRun, index: int, wish: Wish) -> Sequence[str]:
+        """Lets a step that waits for its next attempt be tried now; one that is being tried is left alone."""
+        waiting = self._waiting(live, index)
+        if not waiting:
+            mend_checks.require_its_turn(live, index)
+        elif not wish.validate_only:
+            self._advance(live, StepRetry(index, None, caller.principal, wish.reason))
+        await self._durable(live)
+        return ()
+
+    def _waiting(self, live: LiveRun, index: int) -> Sequence[int]:
+        return waiting_for_their_time(live.run, index, self._clock.now())
+
+    async def _skip_live(self, caller: Caller, live: LiveRun, index: int, wish: Wish) -> Sequence[str] | None:
+        """Ends a step of a run that goes on; None where it is to be looked at anew."""
         await self._check_skip(live, index, wish)
         payload = None if wish.output is None else mend_checks.substitute(live, index, wish.output)
-        step = live.run.steps[index]
+        step, given = live.run.steps[index], Substitution(index, payload, caller.principal)
         if live.forgotten or live.run.ended:
             return None
         if step.state in ENDED_STEP:
-            raise _not_mendable(wish.step, f"it has ended as {step.state.name}, and its run goes on")
+            if step.state is StepState.SUCCEEDED and step.spec.role is StepRole.WORKFLOW:
+                raise _not_mendable(wish.step, "it has succeeded, and its run goes on; RetryStep runs it again")
+            return await self._begin_anew(caller, live, index, wish, given)
         if step.spec.role is StepRole.UNDO and step.state is StepState.BLOCKED:
             raise _not_mendable(wish.step, "its turn has not come")
         if not wish.validate_only:
-            self._driver.advance(live, Substitution(index, payload, caller.principal))
+            self._driver.advance(live, given)
             await self._durable(live)
-        run, cursor = await self._reader.get(caller, live.key.run_id, BASIC)
-        return Mended(run, cursor)
+        return ()
+
+    async def _begin_anew(
+        self, caller: Caller, live: LiveRun, index: int, wish: Wish, instead: Substitution | None
+    ) -> Sequence[str] | None:
+        """Lets an ended step begin anew while its run goes on, or ends it otherwise; None where it is to be looked at
+        anew."""
+        run, step = live.run, live.run.steps[index]
+        mend_checks.require_ended_before(live, index)
+        reset = [run.steps[other].spec.id for other in steps_retried(run, index)]
+        if wish.validate_only:
+            return reset
+        # What follows from its end is done when that is durable, such as cancelling its child run.
+        if not await live.durable(run.sequence) or run.ended or run.steps[index] is not step:
+            return None
+        mend_checks.require_ended_before(live, index)
+        ended = [other for other, one in enumerate(run.steps) if one.state in ENDED_STEP]
+        live.cancel_timers_of({*ended, *steps_retried(run, index)})
+        try:
+            self._advance(live, StepRetry(index, instead, caller.principal, wish.reason))
+        except errors.MendLimit:
+            self._driver.queue_again(live, steps_retried(run, index))
+            raise
+        await self._durable(live)
+        return reset
+
+    def _advance(self, live: LiveRun, given: StepRetry) -> None:
+        if not self._driver.advance(live, given).events and not live.forgotten:
+            raise _no_room()
 
     async def _check_skip(self, live: LiveRun, index: int, wish: Wish) -> None:
         if wish.output is None:
@@ -196,11 +272,7 @@ class Mender:
                     run, cursor = await self._reader.get(caller, run_id, BASIC)
                     return Mended(run, cursor)
                 mend_checks.require_round(live.run, wish.round)
-                if not wish.skip:
-                    raise errors.RunActive(
-                        "the run has not ended: wait for its end, or cancel it", metadata={"run_id": str(run_id)}
-                    )
-                mended = await self._skip_live(caller, live, wish)
+                mended = await self._mend_live(caller, live, wish)
             else:
                 with self._transit.of((key,)):
                     mended = await self._reopen(caller, key, wish)

@@ -14,8 +14,9 @@ from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
 from orchestrator.domain import errors
 from orchestrator.domain.events import Payload
 from orchestrator.domain.ids import RevisionKey
+from orchestrator.domain.plan import in_the_way
 from orchestrator.domain.run import Run
-from orchestrator.domain.states import StepState
+from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import StepRole
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.data import output_class_of
@@ -24,6 +25,9 @@ from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import to_any
 
 MAY_BE_MISSING = "OUTPUT_MAY_BE_MISSING"
+
+NAMED = 20
+"""Most steps that an error names."""
 
 
 def find_step(live: LiveRun, step: str) -> int:
@@ -154,7 +158,38 @@ def require_step(live: LiveRun, index: int) -> None:
     spec = live.run.steps[index].spec
     if spec.role is not StepRole.WORKFLOW:
         parent = live.run.steps[spec.parent].spec.id
-        raise errors.StepNotMendable(f"step: {spec.id} belongs to {parent}; name {parent}")
+        raise errors.StepNotMendable(f"step: {spec.id} belongs to {parent}; name {parent}", metadata={"step": spec.id})
+
+
+def require_ended_before(live: LiveRun, index: int) -> None:
+    """Refuses to let an ended step of a run that goes on begin anew, where it is too late for that. Errors:
+    StepNotMendable, RunActive, StepsInTheWay."""
+    run, spec = live.run, live.run.steps[index].spec
+    require_step(live, index)
+    if run.state is RunState.UNDOING:
+        raise errors.RunActive(
+            f"the run is being undone: wait for its end; {spec.id} can be retried then",
+            metadata={"run_id": live.run_id},
+        )
+    steps = ", ".join(run.steps[other].spec.id for other in in_the_way(run, index)[:NAMED])
+    if steps:
+        raise errors.StepsInTheWay(
+            f"step: {spec.id} has ended, and what follows from that has begun: {steps}. Wait for the run's end, or "
+            "cancel it, and retry the step then",
+            metadata={"run_id": live.run_id, "step": spec.id, "steps": steps},
+        )
+
+
+def require_its_turn(live: LiveRun, index: int) -> None:
+    """Refuses to let a step be tried that is not to be tried yet, or is no call. Errors: StepNotMendable."""
+    step = live.run.steps[index]
+    if step.state is StepState.BLOCKED:
+        why = "its turn has not come: it waits for other steps"
+    elif step.state is StepState.WAITING:
+        why = "it waits, but not for another attempt: SkipStep ends the wait, with an output or without"
+    else:
+        return
+    raise errors.StepNotMendable(f"step: {step.spec.id}: {why}", metadata={"step": step.spec.id})
 
 
 def require_round(run: Run, wished: int) -> None:

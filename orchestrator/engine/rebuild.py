@@ -82,6 +82,8 @@ async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue
         live.run.apply(event)
         if isinstance(event, ev.RunReopened):
             live.data.reopened()
+        elif isinstance(event, ev.StepRetried):
+            live.data.begun_anew(event.reset)
 
 
 async def _prepare(live: LiveRun, event: ev.RunReopened, catalogue: Catalogue) -> None:

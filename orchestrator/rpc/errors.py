@@ -72,6 +72,7 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "CHILD_RUN": grpc.StatusCode.FAILED_PRECONDITION,
     "STEP_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "STEP_NOT_MENDABLE": grpc.StatusCode.FAILED_PRECONDITION,
+    "STEPS_IN_THE_WAY": grpc.StatusCode.FAILED_PRECONDITION,
     "REVISION_INCOMPATIBLE": grpc.StatusCode.FAILED_PRECONDITION,
     "SUBSTITUTE_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "OUTPUT_NEEDED": grpc.StatusCode.FAILED_PRECONDITION,

@@ -17,25 +17,25 @@ from orchestrator.domain.workflow import Graph, Step, StepRole
 
 
 class Place(NamedTuple):
-    """A step in the round that it began in, or one attempt of it; 0 is none."""
+    """A step in the life that it began in, or one attempt of it; 0 is none."""
 
     step: str
-    round: int
+    life: int
     attempt: int
 
 
 class EndedStep(NamedTuple):
     """A step that has ended. Its span belongs under `parent`, None for the run; `adder` is what has added it, None for
-    a step of the workflow. Its attempts and waits are those of its round, to which no more are added; there were
-    `earlier_attempts`. The rounds are those that it and its predecessors began in; of the latter none where all are 1.
+    a step of the workflow. Its attempts and waits are those of its life, to which no more are added; there were
+    `earlier_attempts`. The lives are those that it and its predecessors began in; of the latter none where all are 1.
     Times as in StepRun."""
 
     graph: Graph
     spec: Step
-    round: int
+    life: int
     parent: Place | None
     adder: Place | None
-    predecessor_rounds: Sequence[int]
+    predecessor_lives: Sequence[int]
     state: StepState
     skip_reason: SkipReason | None
     ready_time: int | None
@@ -113,7 +113,7 @@ def _adder(run: Run, step: StepRun) -> Place | None:
     if step.spec.parent < 0:
         return None
     parent = run.steps[step.spec.parent]
-    return Place(parent.spec.id, parent.round, 0 if step.delegated is None else step.delegated.parent_attempt)
+    return Place(parent.spec.id, parent.life, 0 if step.delegated is None else step.delegated.parent_attempt)
 
 
 def _parent(run: Run, step: StepRun, adder: Place | None, end_time: int) -> Place | None:
@@ -128,7 +128,7 @@ def _parent(run: Run, step: StepRun, adder: Place | None, end_time: int) -> Plac
     while index >= 0:
         parent = run.steps[index]
         if _lasts(parent.end_time, end_time):
-            return Place(parent.spec.id, parent.round, 0)
+            return Place(parent.spec.id, parent.life, 0)
         index = parent.spec.parent
     return None
 
@@ -145,10 +145,10 @@ def _step(run: Run, index: int) -> EndedStep | None:
     return EndedStep(
         run.graph,
         step.spec,
-        step.round,
+        step.life,
         _parent(run, step, adder, step.end_time),
         adder,
-        [run.steps[before].round for before in step.spec.predecessors] if run.round > 1 else (),
+        [run.steps[before].life for before in step.spec.predecessors] if run.life > 1 else (),
         step.state,
         step.skip_reason,
         step.ready_time,

@@ -43,7 +43,7 @@ def step_spans(trace: RunTrace, step: EndedStep) -> list[Span]:
         f"step {spec.id}",
         SpanKind.INTERNAL,
         trace.trace_id,
-        step_span_id(trace.run_id, spec.id, step.round),
+        step_span_id(trace.run_id, spec.id, step.life),
         trace.span_id if step.parent is None else _span_id(trace.run_id, step.parent),
         step.ready_time + 1,
         step.end_time,
@@ -90,14 +90,14 @@ def _links(run_id: UUID, step: EndedStep) -> tuple[bytes, ...]:
     if step.adder is not None:
         return () if step.parent == step.adder else (_span_id(run_id, step.adder),)
     specs, before = step.graph.steps, step.spec.predecessors[:LINKS_LIMIT]
-    rounds = step.predecessor_rounds or repeat(1)
-    return tuple(step_span_id(run_id, specs[index].id, round_) for index, round_ in zip(before, rounds, strict=False))
+    lives = step.predecessor_lives or repeat(1)
+    return tuple(step_span_id(run_id, specs[index].id, life) for index, life in zip(before, lives, strict=False))
 
 
 def _span_id(run_id: UUID, place: Place) -> bytes:
     if place.attempt:
         return attempt_span_id(run_id, place.step, place.attempt)
-    return step_span_id(run_id, place.step, place.round)
+    return step_span_id(run_id, place.step, place.life)
 
 
 class _Inside:
@@ -142,15 +142,15 @@ class _Inside:
             self._wait = next(self._waits, None)
         due_time = self._told_until if due_time is None else min(due_time, start_time - 1)
         own: dict[str, Attribute] = {"baton.step.attempt": attempt}
-        rounds = self._step.round
+        lives = self._step.life
         if due_time - self._told_until >= SHORTEST_WAIT_US:
             # The times of iterations lie apart as the workflow says.
             name = "backoff" if again else "interval"
-            span_id = backoff_span_id(self._trace.run_id, self._step.spec.id, attempt, rounds)
+            span_id = backoff_span_id(self._trace.run_id, self._step.spec.id, attempt, lives)
             yield self._span(name, span_id, self._told_until + 1, due_time, own)
             self._told_until = due_time
         if start_time - self._told_until > SHORTEST_WAIT_US:
-            span_id = queue_span_id(self._trace.run_id, self._step.spec.id, attempt, rounds)
+            span_id = queue_span_id(self._trace.run_id, self._step.spec.id, attempt, lives)
             yield self._span("queue", span_id, self._told_until + 1, start_time - 1, own, reason)
 
     def _waited(self, number: int, record: WaitRecord) -> Iterator[Span]:
@@ -162,7 +162,7 @@ class _Inside:
         own: dict[str, Attribute] = {}
         if isinstance(record.wait, SignalAwaited):
             own["baton.signal.name"] = record.wait.signal
-        span_id = wait_span_id(self._trace.run_id, self._step.spec.id, number, self._step.round)
+        span_id = wait_span_id(self._trace.run_id, self._step.spec.id, number, self._step.life)
         yield self._span(name, span_id, record.start_time, end_time, own)
 
     def _span(

@@ -140,8 +140,9 @@ def _step_faults(run: StoredRun) -> list[str]:
 
 
 def _rounds(run: StoredRun, events: Sequence[event_pb2.RunEvent]) -> list[list[event_pb2.RunEvent]]:
-    """Events of a run, by its rounds."""
-    begins = [0, *(event.sequence for event in run.events if kind(event) == "run_reopened"), len(run.events) + 1]
+    """Events of a run, by its rounds, and by how often steps began anew in them."""
+    anew = [event for event in run.events if kind(event) == "run_reopened" or event.step_retried.reset]
+    begins = [0, *(event.sequence for event in anew), len(run.events) + 1]
     return [[event for event in events if one <= event.sequence < two] for one, two in itertools.pairwise(begins)]
 
 

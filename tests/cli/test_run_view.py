@@ -114,6 +114,8 @@ def test_steps_whose_parent_is_not_there_stand_by_themselves() -> None:
         ({"run_undoing": {"steps": ["b", "a"], "failure": {"reason": "NO"}}}, "b, a; NO"),
         ({"run_undoing": {"steps": ["a"], "principal": "ada", "reason": "late"}}, "a; cancelled by ada: late"),
         ({"run_reopened": {"round": 2, "principal": "ada"}}, "round 2 by ada"),
+        ({"step_retried": {"principal": "ada", "reason": "up again"}}, "now, by ada: up again"),
+        ({"step_retried": {"reset": ["a", "b", "c"], "principal": "ada"}}, "anew with 2 that follow, by ada"),
         ({"run_paused": {"principal": "ada", "reason": "lunch"}}, "by ada: lunch"),
         ({"run_resumed": {"principal": "ada"}}, "by ada"),
         ({"checkpoint_recorded": {}}, ""),

@@ -70,12 +70,22 @@ class Account:
     ready_time: int | None = None
     end_time: int = 0
     approved: bool = False
+    has_waited: bool = False
+    """Whether it asked a person, or for a run, since it was opened."""
     handled: bool = True
     unknown: bool = False
     earlier: int = 0
     """Attempts of rounds before."""
     kept: bool = False
     """Whether the step has ended in a round before."""
+    branch: int | None = None
+    """The step that its failure led to."""
+    due_time: int = 0
+    """When its next attempt is to start, where that is later."""
+    hurried_time: int | None = None
+    """When somebody wanted its next attempt to start."""
+    dropped: bool = False
+    """Whether the step that it belongs to has begun anew without it."""
 
     @property
     def ended(self) -> bool:
@@ -127,6 +137,7 @@ class Accounts:
     def add_part(self, parent: int, role: StepRole, number: int) -> Account:
         """Adds an item or an iteration."""
         whole = self.all[parent]
+        self.former |= {step.id: step.attempt for step in self.all if step.dropped}
         part = Account(
             len(self.all),
             f"{whole.id}/{number}",
@@ -146,6 +157,7 @@ class Accounts:
         """Adds a delegated step."""
         name = f"{self.all[parent].id}/{key}"
         spec = self.all[parent].spec
+        self.former |= {step.id: step.attempt for step in self.all if step.dropped}
         return self._add(
             Account(len(self.all), name, StepRole.DELEGATED, parent, 0, spec, (target,), delivery, timeout_us)
         )
@@ -212,9 +224,82 @@ class Accounts:
 
     def _add(self, account: Account) -> Account:
         account.attempt = account.earlier = self.former.get(account.id, 0)
-        self.all.append(account)
+        left = next((step.index for step in self.all if step.dropped and step.id == account.id), None)
+        if left is None:
+            self.all.append(account)
+        else:
+            account.index = left
+            self.all[left] = account
         self.all[account.parent].children.append(account.index)
         return account
+
+    # --- beginning anew while the run goes on
+
+    def begin_anew(self, index: int) -> None:
+        """Opens the account of an ended step, and of those that depend on it, anew."""
+        for other in self.dependents(index) - {index}:
+            self._open(other)
+        whole, spec = self.all[index], self.all[index].spec
+        good = [child for child in whole.children if self._is_good(child)]
+        if spec.map is not None:
+            complete = whole.stand is Stand.SUCCEEDED and len(good) == len(whole.children)
+            for item in whole.children:
+                if complete or item not in good:
+                    kept = [] if complete else [child for child in self.all[item].children if self._is_good(child)]
+                    self._leave(item, kept)
+                    self._open(item)
+                else:
+                    self.all[item].kept = True
+        else:
+            if spec.repeat is not None:
+                good = [] if good == whole.children else good
+            self._leave(index, good)
+            for child in good:
+                self.all[child].kept = True
+        self._open(index)
+        self.chosen = {step.branch for step in self.all if step.branch is not None and step.stand is Stand.FAILED}
+
+    def dependents(self, index: int) -> set[int]:
+        """Returns a step of the workflow and all that come after it."""
+        found = {index}
+        while True:
+            after = {step.index for step in self.all if step.parent < 0 and found & set(step.spec.predecessors)}
+            if after <= found:
+                return found
+            found |= after
+
+    def has_begun(self, index: int) -> bool:
+        """Tells whether a step has done anything since it was last opened."""
+        step = self.all[index]
+        at_work = step.stand in (Stand.RUNS, Stand.IDLES, Stand.SUCCEEDED)
+        return at_work or step.has_waited or step.attempt > step.earlier or bool(step.children)
+
+    def below(self, index: int) -> list[int]:
+        """Returns a step and all that belong to it."""
+        return [index, *(place for child in self.all[index].children for place in self.below(child))]
+
+    def _is_good(self, index: int) -> bool:
+        below = [self.all[place] for place in self.below(index)]
+        failed = [step for step in below if step.detached and step.stand is not Stand.SUCCEEDED]
+        return self.all[index].stand is Stand.SUCCEEDED and not failed
+
+    def _leave(self, index: int, kept: list[int]) -> None:
+        for child in self.all[index].children:
+            if child not in kept:
+                for place in self.below(child):
+                    self.all[place].dropped = True
+        self.all[index].children = kept
+
+    def _open(self, index: int) -> None:
+        step = self.all[index]
+        step.stand, step.wait, step.ready_time, step.earlier = Stand.WAITS, None, None, step.attempt
+        step.target = step.of_target = 0
+        step.kept = step.approved = step.unknown = step.has_waited = False
+        step.handled, step.branch, step.hurried_time, step.due_time = True, None, None, 0
+        step.own_undo = step.spec.undo is not None and (
+            step.role is StepRole.ITEM
+            or (step.role is StepRole.WORKFLOW and not step.spec.map and not step.spec.repeat)
+        )
 
     # --- what may happen to a step
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from orchestrator.domain.events import Event, Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.run import Run
-from orchestrator.domain.states import StepState
+from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.domain.workflow import REPEATABLE_CODES, SAFE_CODES, FailureMatch, Graph, Step, StepRole
 
@@ -87,6 +87,16 @@ class FixedConditions:
         steps = self.run.steps
         kept = {old: new for old, new in self.run.moved.items() if steps[new].spec.role is not StepRole.UNDO}
         self.ended = {new: self.ended[old] for old, new in kept.items() if old in self.ended}
+
+    def begun_anew(self, steps: Sequence[int]) -> None:
+        """Forgets the ends of steps that begin anew, and of those that belong to them."""
+        run = self.run
+        assert set(steps).isdisjoint(index for index, step in enumerate(run.steps) if step.state in ENDED_STEP)
+        self.ended = {
+            index: state
+            for index, state in self.ended.items()
+            if run.steps[index].state is state and index not in run.dropped
+        }
 
     def holds(self, step: int) -> bool | Failure:
         """Gives the answer for the step."""

@@ -49,10 +49,8 @@ def value_text(name: str, value: object, run: Run) -> str:
         return value.method
     if name in ("branch", "parent") and isinstance(value, int):
         return run.steps[value].spec.id
-    if name == "reset" and isinstance(value, tuple):
-        return ",".join(value) or "none"
-    if name in ("steps", "awaited") and isinstance(value, tuple):
-        return ",".join(run.steps[index].spec.id for index in value) or "none"
+    if name in ("steps", "awaited", "reset") and isinstance(value, tuple):
+        return ",".join(one if isinstance(one, str) else run.steps[one].spec.id for one in value) or "none"
     if name.endswith("_time") and isinstance(value, int):
         return duration_text(value - START_TIME)
     if name == "request_hash":

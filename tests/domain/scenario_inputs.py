@@ -53,6 +53,11 @@ def _of_mending(run: Run, verb: str, words: list[str], now: int) -> inputs.Input
             return inputs.Substitution(run.indexes[words[0]], Payload("shop.v1.Output", words[1].encode()), "bob")
         case "skip":
             return inputs.Substitution(run.indexes[words[0]], None, "bob")
+        case "retry" | "retry_with":
+            index = run.indexes[words[0]]
+            given = Payload("shop.v1.Output", words[1].encode()) if verb == "retry_with" else None
+            substitution = inputs.Substitution(index, given, "bob") if given is not None else None
+            return inputs.StepRetry(index, substitution, "bob", "")
         case "reopen" | "undo_again":
             places = tuple(run.indexes[word] for word in words)
             again, undo = (places, ()) if verb == "reopen" else ((), places)

@@ -37,7 +37,7 @@ def test_nothing_may_follow_the_end_of_a_run(state: RunState, kind: EventKind) -
         next_run_state(state, kind)
 
 
-@pytest.mark.parametrize("kind", STEP_TRANSITIONS)
+@pytest.mark.parametrize("kind", sorted(set(STEP_TRANSITIONS) - {EventKind.STEP_RETRIED}))
 @pytest.mark.parametrize("state", sorted(ENDED_STEP))
 def test_nothing_may_follow_the_end_of_a_step(state: StepState, kind: EventKind) -> None:
     with pytest.raises(IllegalTransition):
@@ -46,6 +46,11 @@ def test_nothing_may_follow_the_end_of_a_step(state: StepState, kind: EventKind)
 
 def test_a_run_that_did_not_succeed_may_be_reopened() -> None:
     assert set(RUN_TRANSITIONS[EventKind.RUN_REOPENED]) == ENDED_RUN - {RunState.SUCCEEDED}
+
+
+def test_a_step_that_ended_by_itself_may_begin_anew() -> None:
+    rule = STEP_TRANSITIONS[EventKind.STEP_RETRIED]
+    assert {state for state in ENDED_STEP if rule.get(state) is StepState.BLOCKED} == ENDED_STEP - {StepState.CANCELLED}
 
 
 def test_every_kind_of_event_has_its_place() -> None:

@@ -51,7 +51,7 @@ from orchestrator.domain import inputs
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.plan import MAX_EVENTS
 from orchestrator.domain.plan import decision as limits
-from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited
 from orchestrator.domain.workflow import Delivery, Graph, Target
 
@@ -259,6 +259,31 @@ class RunMachine(RuleBasedStateMachine):
         skip = skip and step < len(self.driven.graph.steps)
         self.driven.give(inputs.Substitution(step, None if skip else OUTPUT, "ann"))
 
+    @rule(place=st.integers(0, 20), instead=st.none() | st.booleans())
+    def retry_any_step(self, place: int, instead: bool | None) -> None:
+        self.retry(self.any_step(place), instead)
+
+    @precondition(lambda self: self.driven.run.state in (RunState.PENDING, RunState.RUNNING))
+    @rule(place=STEP, instead=st.none() | st.booleans())
+    def retry_a_step_that_ended(self, place: int, instead: bool | None) -> None:
+        """Retries a step of the workflow that has ended, which is often one that nothing has followed yet."""
+        steps = self.driven.run.steps[: len(self.driven.graph.steps)]
+        ended = [step.spec.index for step in steps if step.state in ENDED_STEP]
+        if ended:
+            self.retry(ended[place % len(ended)], instead)
+
+    @precondition(lambda self: self.driven.running())
+    @rule(place=STEP, failure=FAILURES, pause=st.booleans())
+    def fail_and_retry(self, place: int, failure: Failure, pause: bool) -> None:
+        """Retries what has just failed: in time, where the run goes on."""
+        step, attempt = self.any_running(place)
+        if pause:
+            self.driven.give(inputs.PauseRequest("ann", "look"))
+        self.driven.give(inputs.CallFailed(step, attempt, failure, None, 0.0))
+        while self.driven.run.steps[step].spec.parent >= 0:
+            step = self.driven.run.steps[step].spec.parent
+        self.retry(step, None)
+
     @precondition(lambda self: self.driven.run.state in (RunState.FAILED, RunState.CANCELLED))
     @rule(again=st.lists(STEP, max_size=2), substituted=st.none() | STEP, undo=st.booleans(), changed=st.booleans())
     def reopen(self, again: list[int], substituted: int | None, undo: bool, changed: bool) -> None:
@@ -334,6 +359,12 @@ class RunMachine(RuleBasedStateMachine):
     def any_step(self, place: int) -> int:
         """Returns one of the steps that there are."""
         return place % len(self.driven.run.steps)
+
+    def retry(self, step: int, instead: bool | None) -> None:
+        """Retries a step, or ends it otherwise: with an output, or without."""
+        payload = OUTPUT if instead or step >= len(self.driven.graph.steps) else None
+        substitution = None if instead is None else inputs.Substitution(step, payload, "bob")
+        self.driven.give(inputs.StepRetry(step, substitution, "bob", "again"))
 
     def any_running(self, place: int) -> tuple[int, int]:
         """Returns one of the attempts under way."""

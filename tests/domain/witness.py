@@ -151,6 +151,8 @@ class Witness:
                 self._end(event.step, event, Stand.CANCELLED)
             case ev.RunUndoing():
                 self._run_undoing(event, given, now)
+            case ev.StepRetried():
+                self._step_retried(event, given)
             case ev.RunPaused() | ev.RunResumed():
                 assert self.paused is isinstance(event, ev.RunResumed)
                 self.paused = not self.paused
@@ -182,6 +184,8 @@ class Witness:
         assert event.method == target.method
         assert step.ready_time is not None
         assert event.ready_time >= step.ready_time
+        assert step.hurried_time in (None, event.ready_time), "nothing is to be waited for any more"
+        step.hurried_time = None
         self._see_deadline(step, event.time, event.expire_time)
 
     def _delivery_started(self, event: ev.DeliveryStarted) -> None:
@@ -215,6 +219,7 @@ class Witness:
         if isinstance(given, inputs.CallFailed) and given.step == event.step:
             assert event.retry_time == self._retry_time(step, event, given)
         step.stand = Stand.WAITS
+        step.due_time = event.retry_time or 0
         step.unknown = event.failure.outcome_unknown and at_most_once
 
     def _retry_time(self, step: Account, event: ev.AttemptFailed, given: inputs.CallFailed) -> int | None:
@@ -267,7 +272,7 @@ class Witness:
         fatal = branch is None and (is_of_workflow or step.detached) and not self.accounts.undoing
         assert event.handled is not fatal
         assert event.branch == (branch.step if branch else None)
-        step.handled = event.handled
+        step.handled, step.branch = event.handled, event.branch
         if event.branch is not None:
             self.accounts.chosen.add(event.branch)
         self._end(event.step, event, Stand.FAILED)
@@ -300,9 +305,38 @@ class Witness:
 
     def _see_substitution(self, index: int, given: Input) -> None:
         wish = given.substitution if isinstance(given, inputs.Reopening) else given
+        wish = wish.substitution if isinstance(wish, inputs.StepRetry) else wish
         assert isinstance(wish, inputs.Substitution)
         assert self.shadow.steps[index].spec.id == self.accounts[index].id
         assert isinstance(given, inputs.Reopening) or wish.step == index
+
+    def _step_retried(self, event: ev.StepRetried, given: Input) -> None:
+        """Checks that a step is tried that can be, and opens accounts anew."""
+        step = self.accounts[event.step]
+        assert isinstance(given, inputs.StepRetry)
+        assert given.step == event.step
+        if not event.reset:
+            places = [self.accounts[place] for place in self.accounts.below(event.step)]
+            due = [one for one in places if one.stand is Stand.WAITS and one.due_time > event.time]
+            assert due, "only what waits for its time is tried now"
+            assert not step.ended
+            for one in due:
+                one.due_time, one.hurried_time = 0, event.time
+            return
+        assert not self.accounts.undoing
+        assert step.role is StepRole.WORKFLOW
+        assert step.ended
+        assert not self.accounts.open_below(event.step, handed_over=True)
+        after = self.accounts.dependents(event.step)
+        assert set(event.reset) == after, "what depends on it begins anew with it, and nothing else"
+        assert not any(self.accounts.has_begun(other) for other in after - {event.step}), "nothing done is forgotten"
+        self.accounts.begin_anew(event.step)
+        self.waits.keys = {key for key in self.waits.keys if not self._was_left(*key)}
+        self.queued -= after
+
+    def _was_left(self, parent: int, key: str) -> bool:
+        name = f"{self.accounts[parent].id}/{key}"
+        return any(step.dropped and step.id == name for step in self.accounts.all)
 
     def _run_reopened(self, event: ev.RunReopened, given: Input) -> None:
         """Checks what is kept, and opens the accounts of the next round."""
@@ -332,6 +366,7 @@ class Witness:
 
     def _to_undo(self) -> list[int]:
         done = [step for step in self.accounts.all if step.own_undo and step.stand is Stand.SUCCEEDED]
+        done = [step for step in done if not step.dropped]
         return [step.index for step in sorted(done, key=lambda step: -step.end_time)]
 
     def _run_undoing(self, event: ev.RunUndoing, given: Input, now: int) -> None:

@@ -102,7 +102,7 @@ class Waits:
                 assert whole is (step.spec.map is None and step.spec.repeat is None)
             case _:
                 raise AssertionError("no step begins to wait for that")
-        step.stand, step.wait = Stand.IDLES, event.wait
+        step.stand, step.wait, step.has_waited = Stand.IDLES, event.wait, isinstance(event.wait, RunAwaited)
 
     def _approval_requested(self, event: ev.ApprovalRequested) -> None:
         step = self.accounts[event.step]
@@ -114,6 +114,7 @@ class Waits:
         assert event.request_hash == request_hash(step.targets[0].method, event.payload.data)
         limit = self.accounts.limit(event.step, event.time)
         assert self._is_end(event.expire_time, event.time, limit, step.spec.approval.timeout_us)
+        step.has_waited = True
         step.stand, step.wait = Stand.IDLES, ApprovalAwaited(event.request_hash, event.expire_time)
 
     def _is_end(self, expire_time: int, time: int, limit: int, timeout_us: int | None) -> bool:
@@ -145,7 +146,7 @@ class Waits:
             assert self.accounts.is_done(event.step, last.number) is False
             limit = self.accounts.limit(event.step, event.time)
             assert repeat.interval_us == 0 or event.ready_time < limit, "what cannot begin in time does not begin"
-        self.accounts.add_part(event.step, StepRole.ITERATION, event.iteration)
+        self.accounts.add_part(event.step, StepRole.ITERATION, event.iteration).due_time = event.ready_time
 
     def _step_delegated(self, event: ev.StepDelegated, given: Input) -> None:
         parent = self.accounts[event.parent]
@@ -154,8 +155,8 @@ class Waits:
         assert event.parent_attempt == parent.attempt == given.attempt
         assert (event.parent, event.key) not in self.keys, "a key leads to one step"
         self.keys.add((event.parent, event.key))
-        assert event.step == len(self.accounts.all)
         step = self.accounts.add_delegated(event.parent, event.key, event.target, event.delivery, event.step_timeout_us)
+        assert event.step == step.index
         step.detached = event.detached
         limit = self.accounts.limit(event.parent, event.time)
         if self.accounts.undoing or limit < self.accounts.run_expire_time:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from orchestrator.domain.events import Event, Payload
@@ -51,6 +51,9 @@ DIAMOND = graph({"split": (), "left": ("split",), "right": ("split",), "join": (
 
 class _NoConditions:
     def step_ended(self, step: int, state: StepState, failure: Failure | None, payload: Payload | None) -> None:
+        pass
+
+    def begun_anew(self, steps: Sequence[int]) -> None:
         pass
 
     def reopened(self) -> None:

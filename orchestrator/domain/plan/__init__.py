@@ -22,7 +22,13 @@ from orchestrator.domain.plan.decision import (
     Conditions,
     Decision,
 )
-from orchestrator.domain.plan.mending import MENDABLE, steps_begun_anew, steps_kept_by_fork
+from orchestrator.domain.plan.mending import (
+    MENDABLE,
+    in_the_way,
+    steps_begun_anew,
+    steps_kept_by_fork,
+    steps_retried,
+)
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.plan.times import (
     NEVER,
@@ -45,11 +51,13 @@ __all__ = [
     "decide",
     "delegation_limit",
     "find_delegated",
+    "in_the_way",
     "queue_expire_time",
     "redelivery_expire_time",
     "step_expire_time",
     "steps_begun_anew",
     "steps_kept_by_fork",
+    "steps_retried",
     "wait_due_time",
 ]
 

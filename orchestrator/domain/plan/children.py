@@ -10,6 +10,7 @@ from orchestrator.domain.inputs import CallFailed, CallSuspended, Delegation
 from orchestrator.domain.plan import attempts, waits
 from orchestrator.domain.plan.decision import MAX_ADDED, MAX_DELEGATED, MAX_DEPTH, MAX_ITEMS
 from orchestrator.domain.plan.times import NEVER, step_expire_time
+from orchestrator.domain.retrying import place_of
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited
@@ -109,7 +110,8 @@ def _iteration_ended(plan: Planner, parent: int, index: int, failure: Failure | 
 
 def find_delegated(run: Run, parent: int, key: str) -> int | None:
     """Returns the step that `parent` has delegated under `key`."""
-    return run.indexes.get(f"{run.steps[parent].spec.id}/{key}")
+    index = run.indexes.get(f"{run.steps[parent].spec.id}/{key}")
+    return None if index in run.dropped else index
 
 
 def delegation_limit(run: Run, parent: int) -> str:
@@ -138,7 +140,7 @@ def delegate(plan: Planner, given: Delegation) -> None:
         ev.StepDelegated(
             sequence,
             time,
-            len(run.steps),
+            place_of(run, f"{run.steps[given.parent].spec.id}/{given.key}"),
             given.parent,
             given.attempt,
             given.key,

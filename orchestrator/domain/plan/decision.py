@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -53,6 +54,10 @@ class Conditions(Protocol):
 
     def reopened(self) -> None:
         """Takes note that the run was reopened: `Run.moved` tells which steps were kept."""
+        ...
+
+    def begun_anew(self, steps: Sequence[int]) -> None:
+        """Takes note that steps of the workflow, which have ended or not, begin anew in a run that goes on."""
         ...
 
     def holds(self, step: int) -> bool | Failure:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import SkipReason
 from orchestrator.domain.failures import Failure
-from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, Substitution
+from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, StepRetry, Substitution
 from orchestrator.domain.plan import children, decision
 from orchestrator.domain.reopening import dependents, taken_back
-from orchestrator.domain.run import Run
+from orchestrator.domain.retrying import steps_that_open, waiting_for_their_time
+from orchestrator.domain.run import Run, StepRun
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.workflow import Graph, Step, StepRole
 
@@ -35,6 +36,8 @@ def steps_begun_anew(run: Run, graph: Graph, again: Iterable[int] = ()) -> tuple
     taken = taken_back(run)
     begun, handed_over = set(again), set()
     for index, step in enumerate(run.steps):
+        if index in run.dropped:
+            continue
         root = _root(run, index)
         unhandled = step.state in _LEFT_OPEN and not _is_handled(run, index)
         if (index == root and unhandled) or index in taken:
@@ -156,6 +159,57 @@ def _has_room(run: Run, reset: Iterable[str]) -> bool:
     ends = sum(_root(run, index) in begun for index in range(len(run.steps)))
     ends += sum(step.spec.is_undone for step in run.steps) + len(begun)
     return run.sequence + 4 + decision.EVENTS_OF_AN_END * ends <= decision.MAX_EVENTS
+
+
+# --- runs that go on
+
+
+def in_the_way(run: Run, index: int) -> list[int]:
+    """Returns the steps that keep an ended step of a run that goes on from beginning anew: what it handed over and is
+    not over yet, and those that depend on it and have done something: called, waited, asked, or ended with an output.
+    """
+    found = {other for other in dependents(run.graph, (index,)) - {index} if _has_begun(run.steps[other])}
+    to_follow = [index]
+    while to_follow:
+        for child in run.steps[to_follow.pop()].children or ():
+            if run.steps[child].state not in ENDED_STEP:
+                found.add(child)
+            to_follow.append(child)
+    return sorted(found)
+
+
+def _has_begun(step: StepRun) -> bool:
+    if step.state in (StepState.RUNNING, StepState.WAITING, StepState.SUCCEEDED):
+        return True
+    return step.attempt > step.earlier_attempts or bool(step.children or step.request or step.child_run_id)
+
+
+def steps_retried(run: Run, index: int) -> tuple[int, ...]:
+    """Returns the steps of the workflow that begin anew with an ended one of a run that goes on."""
+    return (index, *sorted(dependents(run.graph, (index,)) - {index}))
+
+
+def retry_step(plan: Planner, given: StepRetry) -> None:
+    """Lets a step of a run that goes on be tried now, or begin anew."""
+    run = plan.run
+    step, opened = run.steps[given.step], 0
+    reset: tuple[int, ...] = ()
+    if step.state in ENDED_STEP:
+        is_part = step.spec.role is not StepRole.WORKFLOW
+        if is_part or run.state is RunState.UNDOING or in_the_way(run, given.step):
+            return
+        reset = steps_retried(run, given.step)
+        opened = len(reset) + len(steps_that_open(run, given.step))
+    elif given.substitution is not None or not waiting_for_their_time(run, given.step, plan.stamp()[1]):
+        return
+    if not plan.has_room(opened, undo=True):
+        return
+    sequence, time = plan.stamp()
+    plan.emit(ev.StepRetried(sequence, time, given.step, reset, given.principal, given.reason))
+    if reset:
+        plan.conditions.begun_anew(reset)
+    if given.substitution is not None:
+        substitute(plan, given.substitution)
 
 
 def substitute(plan: Planner, given: Substitution) -> None:

@@ -29,6 +29,7 @@ from orchestrator.domain.inputs import (
     RunTimeoutPassed,
     Signal,
     StepAdmitted,
+    StepRetry,
     Submission,
     Substitution,
     TimeoutPassed,
@@ -109,6 +110,8 @@ class Planner:
                 ending.cancel(self, given)
             case Reopening():
                 mending.reopen(self, given)
+            case StepRetry():
+                mending.retry_step(self, given)
             case Substitution():
                 mending.substitute(self, given)
             case PauseRequest():

@@ -39,7 +39,8 @@ class Mending:
         validate_only: bool = False,
     ) -> run_service_pb2.RetryRunResponse:
         """Runs again what failed, was cancelled or was never reached, and keeps every success; with another input or
-        revision where what is kept fits it. `reset` of the answer names the steps that begin anew.
+        revision where what is kept fits it. `reset` of the answer names the steps that begin anew. Of a run that goes
+        on, what waits for its next attempt is tried now.
 
         Raises NotFound (RUN_NOT_FOUND, REVISION_NOT_FOUND), InvalidRequest (INPUT_INVALID) and Conflict (RUN_ACTIVE,
         RUN_SUCCEEDED, CHILD_RUN, REVISION_INCOMPATIBLE).
@@ -60,9 +61,11 @@ class Mending:
     async def retry_step(
         self, run_id: str, step: str, *, reason: str = "", round: int = 0, validate_only: bool = False
     ) -> run_service_pb2.RetryStepResponse:
-        """Runs one step of an ended run again, with all that depends on it, or a failed undo call (`STEP/undo`).
+        """Runs one step again, with all that depends on it, or a failed undo call (`STEP/undo`). In a run that goes on,
+        a step that waits for its next attempt is tried now, and one that has ended begins anew where nothing that
+        depends on it has begun.
 
-        Raises as retry_run, NotFound (STEP_NOT_FOUND) and Conflict (STEP_NOT_MENDABLE).
+        Raises as retry_run, NotFound (STEP_NOT_FOUND) and Conflict (STEP_NOT_MENDABLE, STEPS_IN_THE_WAY).
         """
         request = run_service_pb2.RetryStepRequest(
             run_id=run_id,

@@ -41,6 +41,7 @@ _EVENT_STYLES = {
     "run_succeeded": "green",
     "run_undoing": "yellow",
     "run_reopened": "cyan",
+    "step_retried": "cyan",
 }
 
 
@@ -88,6 +89,10 @@ def _of_growth(event: event_pb2.RunEvent) -> str:
             return f"{event.iteration_started.iteration}, from {clock(event.iteration_started.ready_time)}"
         case "signal_received":
             return f"{event.signal_received.signal} from {event.signal_received.principal}"
+        case "step_retried":
+            retried = event.step_retried
+            what = f"anew with {len(retried.reset) - 1} that follow" if retried.reset else "now"
+            return f"{what}, by {retried.principal}{_because(retried.reason)}"
         case "approval_requested":
             asked = event.approval_requested
             return f"of {asked.request_hash[:12]} for {asked.method}{_until(asked.expire_time)}"

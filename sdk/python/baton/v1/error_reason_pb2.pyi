@@ -210,6 +210,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: what reads the output of the step cannot do without it; a BadRequest names where."""
     ERROR_REASON_MEND_LIMIT: _ErrorReason.ValueType  # 126
     """RESOURCE_EXHAUSTED: the run has as many events as it may."""
+    ERROR_REASON_STEPS_IN_THE_WAY: _ErrorReason.ValueType  # 127
+    """FAILED_PRECONDITION: steps that depend on the step, or that it handed over, have begun since it ended, and its run
+    goes on; the metadata `steps` names them.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error or a failure. Errors carry it in google.rpc.ErrorInfo as `reason`,
@@ -404,4 +408,8 @@ ERROR_REASON_OUTPUT_NEEDED: ErrorReason.ValueType  # 125
 """FAILED_PRECONDITION: what reads the output of the step cannot do without it; a BadRequest names where."""
 ERROR_REASON_MEND_LIMIT: ErrorReason.ValueType  # 126
 """RESOURCE_EXHAUSTED: the run has as many events as it may."""
+ERROR_REASON_STEPS_IN_THE_WAY: ErrorReason.ValueType  # 127
+"""FAILED_PRECONDITION: steps that depend on the step, or that it handed over, have begun since it ended, and its run
+goes on; the metadata `steps` names them.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -88,6 +88,7 @@ class RunEvent(_message.Message):
     RUN_PAUSED_FIELD_NUMBER: _builtins.int
     RUN_RESUMED_FIELD_NUMBER: _builtins.int
     APPROVAL_REQUESTED_FIELD_NUMBER: _builtins.int
+    STEP_RETRIED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
     """Position in the run's journal."""
     step: _builtins.str
@@ -198,6 +199,10 @@ class RunEvent(_message.Message):
     def approval_requested(self) -> Global___ApprovalRequested:
         """A step began to wait for a person's decision on its request."""
 
+    @_builtins.property
+    def step_retried(self) -> Global___StepRetried:
+        """Somebody had a step of a run that goes on tried, now or from its beginning."""
+
     def __init__(
         self,
         *,
@@ -230,12 +235,13 @@ class RunEvent(_message.Message):
         run_paused: Global___RunPaused | None = ...,
         run_resumed: Global___RunResumed | None = ...,
         approval_requested: Global___ApprovalRequested | None = ...,
+        step_retried: Global___StepRetried | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "signal_received", b"signal_received", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "signal_received", b"signal_received", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_retried", b"step_retried", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "sequence", b"sequence", "signal_received", b"signal_received", "step", b"step", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approval_decided", b"approval_decided", "approval_requested", b"approval_requested", "attempt", b"attempt", "attempt_failed", b"attempt_failed", "attempt_started", b"attempt_started", "attempt_suspended", b"attempt_suspended", "checkpoint_recorded", b"checkpoint_recorded", "delivery_started", b"delivery_started", "fallback_taken", b"fallback_taken", "iteration_started", b"iteration_started", "kind", b"kind", "payload", b"payload", "run_cancelled", b"run_cancelled", "run_failed", b"run_failed", "run_paused", b"run_paused", "run_reopened", b"run_reopened", "run_resumed", b"run_resumed", "run_submitted", b"run_submitted", "run_succeeded", b"run_succeeded", "run_undoing", b"run_undoing", "sequence", b"sequence", "signal_received", b"signal_received", "step", b"step", "step_cancelled", b"step_cancelled", "step_delegated", b"step_delegated", "step_failed", b"step_failed", "step_retried", b"step_retried", "step_skipped", b"step_skipped", "step_succeeded", b"step_succeeded", "step_waiting", b"step_waiting", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled", "step_waiting", "step_delegated", "attempt_suspended", "signal_received", "approval_decided", "iteration_started", "checkpoint_recorded", "run_undoing", "run_reopened", "run_paused", "run_resumed", "approval_requested"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["run_submitted", "attempt_started", "delivery_started", "attempt_failed", "fallback_taken", "step_succeeded", "step_failed", "step_skipped", "step_cancelled", "run_succeeded", "run_failed", "run_cancelled", "step_waiting", "step_delegated", "attempt_suspended", "signal_received", "approval_decided", "iteration_started", "checkpoint_recorded", "run_undoing", "run_reopened", "run_paused", "run_resumed", "approval_requested", "step_retried"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -1212,6 +1218,43 @@ class RunReopened(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RunReopened: _TypeAlias = RunReopened  # noqa: Y015
+
+@_typing.final
+class StepRetried(_message.Message):
+    """StepRetried says that somebody had a step of a run that goes on tried: now, where its next attempt was to come later;
+    or once more from its beginning, where it had ended.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESET_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    principal: _builtins.str
+    """Who wanted it."""
+    reason: _builtins.str
+    """Why."""
+    @_builtins.property
+    def reset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Steps of the workflow that begin anew: the step itself and all that depend on it, none of which had done anything.
+        Items and delegated steps of the step that succeeded are kept, and iterations before the one that failed. Empty where
+        the step, and those that belong to it, are only tried now.
+        """
+
+    def __init__(
+        self,
+        *,
+        reset: _abc.Iterable[_builtins.str] | None = ...,
+        principal: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["principal", b"principal", "reason", b"reason", "reset", b"reset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepRetried: _TypeAlias = StepRetried  # noqa: Y015
 
 @_typing.final
 class RunPaused(_message.Message):

@@ -261,10 +261,11 @@ class RunServiceServicer:
         never reached begins anew, with new attempts and a new time, and every success is kept with its output; but one
         whose undo call was made, or may have been, is run again, with all that depends on it. Items of a map and delegated
         steps that succeeded are kept too. It answers once that is durable. With `revision` or `input` the run goes on with
-        those, where everything that is kept still type-checks.
+        those, where everything that is kept still type-checks. Of a run that goes on, each step that waits for its next
+        attempt is tried now, each atomically.
 
-        Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE; RUN_SUCCEEDED; CHILD_RUN:
-        mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
+        Errors: NOT_FOUND (RUN_NOT_FOUND, REVISION_NOT_FOUND), FAILED_PRECONDITION (RUN_ACTIVE: it has not ended, and no step
+        waits for its next attempt, or it is to go on with something else; RUN_SUCCEEDED; CHILD_RUN: mend the run that it belongs to; REVISION_INCOMPATIBLE, with a BadRequest that names each fault),
         INVALID_ARGUMENT (INPUT_INVALID), RESOURCE_EXHAUSTED (MEND_LIMIT: the run has as many events as it may;
         PAYLOAD_TOO_LARGE; TOO_MANY_RUNS, with RetryInfo).
         """
@@ -275,9 +276,13 @@ class RunServiceServicer:
     def RetryStep(self, request, context):
         """RetryStep runs one step again, with all that depends on it, also one that succeeded. It reopens an ended run as
         RetryRun does, and what that would run begins anew too. An undo call that failed (`STEP/undo`) is made once more,
-        alone, and the run then ends as it had.
+        alone, and the run then ends as it had. In a run that goes on, a step that waits for its next attempt is tried now; one
+        that has ended begins anew with all that depends on it, where none of that has begun; one that is being tried is left
+        alone.
 
-        Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE).
+        Errors: those of RetryRun, but RUN_ACTIVE only while the run is undone; NOT_FOUND (STEP_NOT_FOUND),
+        FAILED_PRECONDITION (STEP_NOT_MENDABLE; STEPS_IN_THE_WAY: what depends on the step has begun, the metadata `steps`
+        names it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -286,7 +291,8 @@ class RunServiceServicer:
     def SkipStep(self, request, context):
         """SkipStep ends a step that has not succeeded with an output that the caller gives in its place, or, without one, as
         SKIPPED, where all that reads its output can do without. A call that is under way is cancelled. An ended run is
-        reopened as by RetryRun. Who did it stands in the journal. No undo call is made for such a step.
+        reopened as by RetryRun; a step that has failed in a run that goes on begins anew as by RetryStep. Who did it stands in
+        the journal. No undo call is made for such a step.
 
         Errors: those of RetryRun; NOT_FOUND (STEP_NOT_FOUND), FAILED_PRECONDITION (STEP_NOT_MENDABLE; OUTPUT_NEEDED: a step
         that reads the output cannot do without it, a BadRequest names where), INVALID_ARGUMENT (SUBSTITUTE_INVALID: the
