@@ -9,7 +9,7 @@ from baton import Client, NotFound, RunHandle, Unavailable, connection
 from baton import ends as ends_module
 from baton import runs as runs_module
 from baton import watch as watch_module
-from baton.v1 import event_pb2, run_service_pb2
+from baton.v1 import event_pb2, failure_pb2, run_pb2, run_service_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
 
 from .double import UNAVAILABLE, Double
@@ -119,6 +119,34 @@ async def test_a_watch_can_be_left_and_taken_up_elsewhere(double: Double, client
     elsewhere = client.run(run.id, cursor=run.cursor, output=OrderOutput)
     assert await sequences(elsewhere) == list(range(6, EVENTS + 3))
     assert await sequences(elsewhere) == []
+
+
+async def test_a_watch_over_rounds_goes_on_where_a_run_is_mended(
+    double: Double, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "_LOOK_SECONDS", 0.01)
+    run = await submitted(client)
+    await double.finish(run.id, failure=failure_pb2.Failure(reason="NO"))
+    seen: asyncio.Queue[run_service_pb2.WatchRunResponse] = asyncio.Queue()
+
+    async def follow() -> None:
+        async for update in run.watch(rounds=True):
+            seen.put_nowait(update)
+
+    async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(follow())
+        assert (await seen.get()).event.WhichOneof("kind") == "run_failed"
+        looks = len(double.requests["GetRun"])
+        await double.until("GetRun", looks + 2)
+        double.held[run.id].run.state = run_pb2.RUN_STATE_RUNNING
+        await double.add(run.id, run_reopened=event_pb2.RunReopened(round=2))
+        await double.finish(run.id, OrderOutput())
+        told = [(await seen.get()).event for _ in range(2)]
+        await double.until("GetRun", len(double.requests["GetRun"]) + 2)
+        following.cancel()
+    assert [event.WhichOneof("kind") for event in told] == ["run_reopened", "run_succeeded"]
+    assert [event.sequence for event in told] == [3, 4]
+    assert seen.empty()
 
 
 async def test_a_watch_of_no_run_fails_at_once(client: Client) -> None:

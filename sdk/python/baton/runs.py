@@ -17,7 +17,7 @@ from baton.ends import PATIENCE_SECONDS, CannotTell, Ends, Ticket
 from baton.errors import RunCancelled, RunFailed, WaitTimeout
 from baton.payloads import pack, unpack, unpack_known
 from baton.v1 import run_pb2, run_service_pb2
-from baton.watch import ENDED_STATES, Position, watch_run
+from baton.watch import ENDED_STATES, Position, watch_rounds, watch_run
 
 Out_co = TypeVar("Out_co", bound=Message, covariant=True)
 
@@ -109,14 +109,16 @@ class RunHandle(Generic[Out_co]):
             return unpack(run.output, self._output_class)
         return unpack_known(run.output)  # type: ignore[return-value]  # without a class, the output is a Message
 
-    def watch(self, *, full: bool = False) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
-        """Yields what happens after `cursor` (without one, a snapshot first) until the run has ended.
+    def watch(self, *, full: bool = False, rounds: bool = False) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+        """Yields what happens after `cursor` (without one, a snapshot first) until the run has ended. With `rounds` it
+        goes on after that, for as long as its caller likes, where the run is mended and has another round.
 
         Each event comes once and in order, over lost connections and restarts of Baton; a snapshot comes again only
         where the cursor has expired. `full` adds inputs and outputs. Raises BatonError.
         """
         view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
-        return watch_run(self._connection, self.id, self._position, view, PATIENCE_SECONDS)
+        follow = watch_rounds if rounds else watch_run
+        return follow(self._connection, self.id, self._position, view, PATIENCE_SECONDS)
 
     async def refresh(self) -> run_pb2.Run:
         """Reads the run as it is now."""

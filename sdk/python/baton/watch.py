@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import grpc
@@ -19,6 +20,7 @@ ENDED_STATES = frozenset({run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED,
 _ENDING_EVENTS = frozenset({"run_succeeded", "run_failed", "run_cancelled"})
 _SILENCE_SECONDS = 45.0  # a progress mark comes every 15 s; three missing mean that nobody is there
 _STREAM_SECONDS = 3_600.0
+_LOOK_SECONDS = 2.0  # how often it is looked whether an ended run was reopened
 _BROKEN = frozenset({"UNAVAILABLE", "INTERNAL", "UNKNOWN", "CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"})
 
 
@@ -36,7 +38,7 @@ class _Unfinished(Exception):
 
 async def watch_run(
     connection: Connection, run_id: str, position: Position, view: run_service_pb2.RunView.ValueType, patience: float
-) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
     """Yields the snapshots and events of a run after `position`, which it moves, until the run has ended.
 
     A lost stream is resumed from the cursor, with growing waits, until nothing was heard for `patience` seconds; then
@@ -78,6 +80,29 @@ async def watch_run(
             if time.monotonic() + wait - heard_time > patience:
                 raise error from None
         await asyncio.sleep(wait)
+
+
+async def watch_rounds(
+    connection: Connection, run_id: str, position: Position, view: run_service_pb2.RunView.ValueType, patience: float
+) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    """Yields as watch_run does, over the rounds of a run: after the end of one it waits for the next. It ends only with
+    its caller, or an error."""
+    told = 0  # Up to which sequence everything is known to be told.
+    while True:
+        async with aclosing(watch_run(connection, run_id, position, view, patience)) as updates:
+            async for update in updates:
+                yield update
+        told = await _reopened(connection, run_id, max(told, position.sequence), patience)
+
+
+async def _reopened(connection: Connection, run_id: str, told: int, patience: float) -> int:
+    """Waits until a run that had ended has more to tell than `told`; returns up to where."""
+    request = run_service_pb2.GetRunRequest(run_id=run_id, view=run_service_pb2.RUN_VIEW_BASIC)
+    while True:
+        run = (await connection.call(lambda link: link.runs.GetRun, request, retry_timeout=patience)).run
+        if run.last_sequence > told:
+            return run.last_sequence
+        await asyncio.sleep(_LOOK_SECONDS)
 
 
 async def _read(

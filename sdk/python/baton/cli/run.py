@@ -31,6 +31,7 @@ def watch(
     filter_: Annotated[
         str | None, typer.Option("--filter", metavar="TERMS", help="Instead of one run: tell which of these end.")
     ] = None,
+    rounds: Annotated[bool, typer.Option("--rounds", help="Go on where the run is mended, until Ctrl-C.")] = False,
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
@@ -41,6 +42,8 @@ def watch(
     """
     if (run_id is None) == (filter_ is None):
         raise typer.BadParameter("give either the id of a run or --filter TERMS")
+    if rounds and run_id is None:
+        raise typer.BadParameter("--rounds goes with the id of a run")
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> int:
@@ -48,7 +51,7 @@ def watch(
 
         if run_id is None:
             return await watch_ends(client, filter_ or "", chosen)
-        return await watch(client, client.run(run_id), chosen)
+        return await watch(client, client.run(run_id), chosen, rounds=rounds)
 
     run_with_client(chosen, work)
 

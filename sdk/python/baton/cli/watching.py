@@ -43,13 +43,16 @@ def exit_code(run: run_pb2.Run) -> ExitCode:
     return _CODES.get(run.state, ExitCode.WAIT_OVER)
 
 
-async def watch(client: Client, handle: RunHandle[Any], chosen: Choices) -> ExitCode:
-    """Shows what a run does until it has ended, then how it ended; returns the exit code."""
+async def watch(client: Client, handle: RunHandle[Any], chosen: Choices, *, rounds: bool = False) -> ExitCode:
+    """Shows what a run does until it has ended, then how it ended; returns the exit code. With `rounds` it goes on for
+    ever, a line for each event."""
     if chosen.as_json:
-        async for update in handle.watch():
+        async for update in handle.watch(rounds=rounds):
             print_json_line(MessageToDict(update, preserving_proto_field_name=True))
         return exit_code(await handle.refresh())
-    if sys.stdout.isatty():
+    if rounds:
+        await _watch_lines(handle, rounds=True)
+    elif sys.stdout.isatty():
         await _watch_live(client, handle)
     else:
         await _watch_lines(handle)
@@ -87,10 +90,10 @@ async def print_end(client: Client, run: run_pb2.Run, *, with_head: bool = True)
         print_json(output)
 
 
-async def _watch_lines(handle: RunHandle[Any]) -> None:
+async def _watch_lines(handle: RunHandle[Any], *, rounds: bool = False) -> None:
     if handle.cursor:
         show(head(handle.run))
-    async for update in handle.watch():
+    async for update in handle.watch(rounds=rounds):
         if update.HasField("event"):
             show(event_line(update.event))
         elif update.snapshot.state not in ENDED_STATES:
