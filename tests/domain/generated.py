@@ -164,6 +164,12 @@ def graphs(draw: Callable[[st.SearchStrategy[Any]], Any], max_steps: int = 6, *,
     return link([steps[index] for index in range(count)], after)
 
 
+def foreseen(graph: Graph) -> Graph:
+    """Returns the graph with a branch for every failure, so that runs of it go on whatever fails."""
+    branches = (FailureBranch(FailureMatch(), None),)
+    return replace(graph, steps=tuple(replace(step, on_failure=(*step.on_failure, *branches)) for step in graph.steps))
+
+
 def without_timeouts(graph: Graph) -> Graph:
     """Returns the graph with no timeout of a step, an attempt or a wait, and with iterations enough for any answer."""
     return replace(graph, steps=tuple(_without_timeouts(step) for step in graph.steps))
