@@ -142,15 +142,15 @@ class _Inside:
             self._wait = next(self._waits, None)
         due_time = self._told_until if due_time is None else min(due_time, start_time - 1)
         own: dict[str, Attribute] = {"baton.step.attempt": attempt}
-        lives = self._step.life
+        life = self._step.life
         if due_time - self._told_until >= SHORTEST_WAIT_US:
             # The times of iterations lie apart as the workflow says.
             name = "backoff" if again else "interval"
-            span_id = backoff_span_id(self._trace.run_id, self._step.spec.id, attempt, lives)
+            span_id = backoff_span_id(self._trace.run_id, self._step.spec.id, attempt, life)
             yield self._span(name, span_id, self._told_until + 1, due_time, own)
             self._told_until = due_time
         if start_time - self._told_until > SHORTEST_WAIT_US:
-            span_id = queue_span_id(self._trace.run_id, self._step.spec.id, attempt, lives)
+            span_id = queue_span_id(self._trace.run_id, self._step.spec.id, attempt, life)
             yield self._span("queue", span_id, self._told_until + 1, start_time - 1, own, reason)
 
     def _waited(self, number: int, record: WaitRecord) -> Iterator[Span]:
