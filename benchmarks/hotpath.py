@@ -45,6 +45,7 @@ from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Described, Health, Sending
 from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.hints import GrpcReplicaHints
 from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.postgres.approvals import PostgresApprovalStore
 from orchestrator.postgres.embedded import EmbeddedPostgres
@@ -157,11 +158,14 @@ class Server:
         self._stack.push_async_callback(gateway.close)
         network = GrpcPermitNetwork(signer)
         self._stack.push_async_callback(network.close)
+        hints = GrpcReplicaHints(signer)
+        self._stack.push_async_callback(hints.close)
         engine = Engine(
             stores,
             lambda: open_replica_store(self._dsn),
             gateway,
             network,
+            hints,
             EngineLimits(),
             fan_out([LogObserver()]),
             lambda live, flight: signer.sign(

@@ -20,6 +20,7 @@ from orchestrator.engine.live import Flight, LiveRun
 from orchestrator.engine.observer import Observer, fan_out
 from orchestrator.engine.ports import ReplicaStore
 from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.hints import GrpcReplicaHints
 from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.outbound.replicas import ReplicaRequests
 from orchestrator.postgres.approvals import PostgresApprovalStore
@@ -100,6 +101,8 @@ class Server:
         self._stack.push_async_callback(requests.close)
         network = GrpcPermitNetwork(signer)
         self._stack.push_async_callback(network.close)
+        hints = GrpcReplicaHints(signer)
+        self._stack.push_async_callback(hints.close)
         stores = Stores(
             PostgresJournalStore(journal, reads),
             PostgresRunStore(reads),
@@ -115,6 +118,7 @@ class Server:
             lambda: open_replica_store(self._dsn),
             gateway,
             network,
+            hints,
             self._settings.limits,
             fan_out(observers),
             _step_token(signer),

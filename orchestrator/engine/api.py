@@ -329,6 +329,14 @@ class Permits(Protocol):
         ...
 
 
+class Replicas(Protocol):
+    """What replicas let each other know; `token` shows that a replica says it."""
+
+    def look_for_runs(self, token: str) -> None:
+        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound."""
+        ...
+
+
 class Doors(Protocol):
     """All that the engine offers, a class for each service."""
 
@@ -370,4 +378,9 @@ class Doors(Protocol):
     @property
     def permits(self) -> Permits:
         """For PermitService."""
+        ...
+
+    @property
+    def replicas(self) -> Replicas:
+        """For ReplicaService."""
         ...

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.errors import DatabaseUnavailable, WorkerNotFound
 from orchestrator.engine import machine
 from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.approvals import Approvals
 from orchestrator.engine.attach import Attachments
+from orchestrator.engine.balance import Balance
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.child_runs import ChildRuns
@@ -24,6 +25,7 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
 from orchestrator.engine.firing import Firing
 from orchestrator.engine.fork import Forker
+from orchestrator.engine.handover import HandOver
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.lease import LeaseKeeper, OpenReplicaStore
@@ -48,7 +50,7 @@ from orchestrator.engine.ports import (
     WorkflowStore,
 )
 from orchestrator.engine.recovery import Recovery
-from orchestrator.engine.replica_ports import PermitNetwork
+from orchestrator.engine.replica_ports import PermitNetwork, ReplicaHints
 from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.engine.scheduled_runs import ScheduledRuns
 from orchestrator.engine.schedules import Schedules
@@ -127,9 +129,23 @@ class Workers:
         self.relay = attachments.relay
 
 
+class Replicas:
+    """Implements api.Replicas. `me` tells which replica process this is now."""
+
+    def __init__(self, hints: ReplicaHints, me: Callable[[], UUID | None], look: Callable[[], None]) -> None:
+        self._hints, self._me, self._look = hints, me, look
+
+    def look_for_runs(self, token: str) -> None:
+        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound."""
+        me = self._me()
+        if me is None or not self._hints.admits(me, token):
+            raise WorkerNotFound("this is not the replica process that was meant, or the caller is no replica")
+        self._look()
+
+
 class Engine:
-    """One replica's engine. `runs`, `steps`, `approvals`, `workflows`, `workers`, `schedules`, `limits` and `permits`
-    are its doors: see api.py."""
+    """One replica's engine. `runs`, `steps`, `approvals`, `workflows`, `workers`, `schedules`, `limits`, `permits` and
+    `replicas` are its doors: see api.py."""
 
     def __init__(
         self,
@@ -137,6 +153,7 @@ class Engine:
         open_replica_store: OpenReplicaStore,
         gateway: WorkerGateway,
         network: PermitNetwork,
+        hints: ReplicaHints,
         limits: EngineLimits,
         observer: Observer,
         step_token: StepToken,
@@ -174,11 +191,21 @@ class Engine:
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        transit = Transit()
+        transit, balance = Transit(), Balance(lambda: len(self._driver.runs))
         self._recovery = Recovery(
-            self._driver, self._catalogue, stores.replicas, stores.runs, stores.journal, limits, observer, transit
+            self._driver,
+            self._catalogue,
+            stores.replicas,
+            stores.runs,
+            stores.journal,
+            limits,
+            observer,
+            transit,
+            balance,
         )
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
+        self._handover = HandOver(self._driver, self._parker, balance, hints, self._clock, limits)
+        self.replicas = Replicas(hints, lambda: self._replica_id, self._recovery.look)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         self.runs = self._new_runs(transit, ask_elsewhere)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
@@ -251,7 +278,8 @@ class Engine:
         self._submitter.accepting = True
 
     async def drain(self) -> None:
-        """Takes no new work, lets calls in flight end for a while, and makes durable what they gave."""
+        """Takes no new work, lets calls in flight end for a while, makes durable what they gave, and hands each run
+        over to other replicas as soon as it is at rest."""
         self._submitter.accepting = False
         self._firing.paused = True
         self._driver.admission.paused = True
@@ -260,9 +288,8 @@ class Engine:
             live.leave()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._limits.drain_seconds):
-                # What is staged may hold attempts, whose calls follow; and what the calls give is staged again.
-                await self._driver.journal.wait_idle()
-                await self._dispatcher.wait_idle()
+                if self._replica_id is not None:
+                    await self._handover.drain(self._replica_id)
                 await self._driver.journal.wait_idle()
         self._gateway.leave()
 
@@ -278,6 +305,8 @@ class Engine:
         self._catalogue.close()
         if self._lease is not None:
             await self._lease.stop()
+            # What could not be handed over is to be adopted now.
+            await self._handover.tell_all()
 
     async def wait_stopped(self) -> None:
         """Waits for the engine's loops; returns only where one of them failed. Errors: what it failed with."""
@@ -294,6 +323,8 @@ class Engine:
             self._open_replica_store,
             self._clock,
             self._limits.lease_seconds,
+            self._limits.stall_seconds,
+            self._active_runs,
             self._renewed,
             self._lost.set,
             self._machine.apart(),
@@ -310,7 +341,12 @@ class Engine:
         if self._catalogue.expect(namespace):
             self._changed.put_nowait(namespace)
 
+    def _active_runs(self) -> int | None:
+        return None if self._driver.admission.paused else len(self._driver.runs)
+
     def _renewed(self, renewal: Renewal) -> None:
+        if self._replica_id is not None:
+            self._handover.renewed(self._replica_id, renewal)
         if renewal.replicas is not None:
             self._homes.set_replicas(renewal.replicas)
         for namespace in renewal.changed_namespaces:
@@ -323,6 +359,7 @@ class Engine:
                     group.create_task(self._driver.journal.run(replica_id))
                     group.create_task(self._recovery.run(replica_id))
                     group.create_task(self._parker.run(replica_id))
+                    group.create_task(self._handover.run(replica_id))
                     group.create_task(self._ends.run(replica_id))
                     group.create_task(self._children.run())
                     group.create_task(self._firing.run(replica_id))

@@ -1,8 +1,14 @@
-"""Keeps this replica's lease, on a thread, loop and connection of its own: a busy event loop must not lose it."""
+"""Keeps this replica's lease, on a thread, loop and connection of its own: a busy event loop must not lose it.
+
+A lease that is renewed says that the process lives, not that its event loop does anything. So the thread also looks
+whether that loop still turns. Where it has stood still for too long, the thread gives the lease up and others take the
+runs over. What the loop does when it goes on is refused: by `holds` at once, and by the fences in any case.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
@@ -14,12 +20,15 @@ from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
 
 OpenReplicaStore = Callable[[], AbstractAsyncContextManager[ReplicaStore]]
 RENEWALS_A_LEASE = 5
+_LOGGER = logging.getLogger(__name__)
 
 
 class LeaseKeeper:
-    """Registers a replica and renews its lease until `stop`.
+    """Registers a replica and renews its lease until `stop`, or until the loop that called `start` has stood still for
+    `stall_seconds`.
 
-    `on_renewal` and `on_lost` are called on the loop that called `start`.
+    `on_renewal` and `on_lost` are called on that loop; `active_runs`, which tells how many runs the replica drives, on
+    the thread.
     """
 
     def __init__(
@@ -27,13 +36,17 @@ class LeaseKeeper:
         open_store: OpenReplicaStore,
         clock: DatabaseClock,
         lease_seconds: float,
+        stall_seconds: float,
+        active_runs: Callable[[], int | None],
         on_renewal: Callable[[Renewal], None],
         on_lost: Callable[[], None],
         apart: Apart,
     ) -> None:
         self._open_store, self._clock, self._lease_seconds = open_store, clock, lease_seconds
+        self._stall_seconds, self._active_runs = stall_seconds, active_runs
         self._on_renewal, self._on_lost = on_renewal, on_lost
         self._apart = apart
+        self._turned = True
         self._end_us = 0
 
     @property
@@ -68,23 +81,39 @@ class LeaseKeeper:
             sent_us = self._clock.monotonic_us()
             self._take(await store.register(replica_id, address, self._lease_seconds), sent_us, loop)
             # A connection's first statement is slow and tells the time badly; what is stamped next rests on it.
-            sent_us = self._clock.monotonic_us()
-            self._take(await store.renew(replica_id, self._lease_seconds), sent_us, loop)
+            await self._renew(store, replica_id, loop)
             loop.call_soon_threadsafe(_succeed, registered)
             pause_seconds = self._lease_seconds / RENEWALS_A_LEASE
+            # Counted, not measured: where the whole process was frozen, the loop has had no time to turn.
+            silent_seconds = 0.0
             while not await self._apart.pause(pause_seconds):
-                sent_us = self._clock.monotonic_us()
+                silent_seconds = 0.0 if self._turned else silent_seconds + pause_seconds
+                self._turned = False
+                loop.call_soon_threadsafe(self._turn)
+                if silent_seconds > self._stall_seconds:
+                    _LOGGER.error("the event loop stands still: the lease is given up, others take the runs over")
+                    loop.call_soon_threadsafe(self._on_lost)
+                    break
                 try:
-                    self._take(await store.renew(replica_id, self._lease_seconds), sent_us, loop)
+                    await self._renew(store, replica_id, loop)
                 except DatabaseUnavailable:
                     continue
                 except LeaseLost:
                     loop.call_soon_threadsafe(self._on_lost)
                     return
+            # First here: what this replica still does must end before another may begin.
+            self._end_us = 0
             try:
                 await store.release(replica_id)
             except DatabaseUnavailable:
                 return
+
+    async def _renew(self, store: ReplicaStore, replica_id: UUID, loop: asyncio.AbstractEventLoop) -> None:
+        sent_us = self._clock.monotonic_us()
+        self._take(await store.renew(replica_id, self._lease_seconds, self._active_runs()), sent_us, loop)
+
+    def _turn(self) -> None:
+        self._turned = True
 
     def _take(self, renewal: Renewal, sent_us: int, loop: asyncio.AbstractEventLoop) -> None:
         self._clock.set(renewal.database_time, sent_us, self._clock.monotonic_us())

@@ -25,6 +25,7 @@ class EngineLimits:
     default_max_in_flight: int = 100
     default_run_timeout_seconds: float = 3_600.0
     lease_seconds: float = 5.0
+    stall_seconds: float = 30.0
     adoption_interval_seconds: float = 1.0
     adoption_batch: int = 200
     park_seconds: float = 5.0

@@ -12,7 +12,7 @@ then `ReplicaStore.poke` lets its time come.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from uuid import UUID
 
@@ -36,6 +36,11 @@ PARK_RUNS = 500
 
 CHILD_LOOK_US = 60_000_000
 """How often a parked run that waits for child runs is woken to look at them."""
+
+
+def at_rest(live: LiveRun) -> bool:
+    """Tells whether a run can be given up: no call of it is under way, and everything decided is durable."""
+    return not (live.flights or live.in_journal_queue or live.forgotten or live.run.ended) and live.settled
 
 
 class Parker:
@@ -63,24 +68,32 @@ class Parker:
                 await asyncio.sleep(0)
 
     async def _park(self, replica_id: UUID, lives: Sequence[LiveRun]) -> None:
-        ripe = ((live, time) for live in lives if (time := self._wake_time(live)) is not None)
-        while parked := [self._release(live, time) for live, time in islice(ripe, PARK_RUNS)]:
+        ripe = ((live, time) for live in lives if (time := self.wake_time(live)) is not None)
+        while await self.give_up(replica_id, ripe):
+            pass
+
+    async def give_up(self, replica_id: UUID, ripe: Iterator[tuple[LiveRun, int]]) -> int:
+        """Gives up the next PARK_RUNS of `ripe`, runs at rest and their wake times, in one statement; returns how many.
+        Errors: LeaseLost."""
+        parked = [self._release(live, time) for live, time in islice(ripe, PARK_RUNS)]
+        if parked:
             with self._transit.of([run.key for run in parked]):
                 try:
                     await self._replicas.park(replica_id, parked)
                 except DatabaseUnavailable:
                     self._on_doubt()
-                    return
+                    return 0
+        return len(parked)
 
     def _release(self, live: LiveRun, wake_time: int) -> ParkedRun:
         """Drops a run from memory: from here on, nothing happens to it here."""
         self._driver.forget(live, "")
         return ParkedRun(live.key, live.epoch, live.run.sequence + 1, wake_time)
 
-    def _wake_time(self, live: LiveRun) -> int | None:
+    def wake_time(self, live: LiveRun) -> int | None:
         """Tells when a run is to be woken, None where it is not to be parked."""
         run = live.run
-        if live.flights or live.in_journal_queue or live.forgotten or not live.settled or run.ended:
+        if not at_rest(live):
             return None
         if live.restless_sequence == run.sequence or live.run_timer is None:
             return None

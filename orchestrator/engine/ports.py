@@ -246,12 +246,14 @@ class ReplicaSet:
 @dataclass(frozen=True, slots=True)
 class Renewal:
     """Answer of a lease renewal: the database's time just read, the end of the lease, namespaces whose catalogue
-    changed since the last renewal, with their versions, and the replicas there are."""
+    changed since the last renewal, with their versions, and the replicas there are. `loads` tells how many runs each
+    replica drives, of those that take more."""
 
     database_time: int
     lease_expire_time: int
     changed_namespaces: Mapping[str, int] = field(default_factory=dict)
     replicas: ReplicaSet | None = None
+    loads: Mapping[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +284,11 @@ class ReplicaStore(Protocol):
         """Inserts the row of a new replica process."""
         ...
 
-    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
-        """Extends the lease. Errors: LeaseLost where it was over or taken away, DatabaseUnavailable."""
+    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
+        """Extends the lease. `active_runs` is how many runs the replica drives, None where it takes no more.
+
+        Errors: LeaseLost where it was over or taken away, DatabaseUnavailable.
+        """
         ...
 
     async def release(self, replica_id: UUID) -> None:

@@ -1,18 +1,25 @@
-"""Recovery: takes over runs whose replica is gone, and parked ones whose time has come, and drives them on from their
-journal."""
+"""Recovery: takes over runs whose replica is gone, those that were handed over, and parked ones whose time has come,
+and drives them on from their journal.
+
+Every replica looks once an interval, and at once where another gives the word. It takes a bounded batch, and another
+while there are more; one that drives more than its share takes a quarter of that, and what is due only where the others
+have left it for a while (`balance.py`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Sequence
 from uuid import UUID
 
-from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Abandonment, Resumption
 from orchestrator.domain.states import ENDED_RUN
+from orchestrator.engine.balance import YIELD_SECONDS, Balance
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
@@ -33,6 +40,12 @@ REBUILD_RUNS = 8
 UNDER_WAY_SECONDS = 8.0
 """Longest that a statement which was not answered may be under way at the database, and give runs to this replica."""
 
+WORD_JITTER_SECONDS = 0.02
+"""Longest that a replica waits before it looks on a word that others get too."""
+
+YIELD_PART = 4
+"""One that drives more than its share takes a batch divided by this."""
+
 
 class Recovery:
     """Adopts orphaned runs and wakes parked ones, a bounded batch at a time, for as long as the replica lives.
@@ -48,12 +61,14 @@ class Recovery:
         limits: EngineLimits,
         observer: Observer,
         transit: Transit,
+        balance: Balance,
     ) -> None:
         self._driver, self._catalogue, self._replicas = driver, catalogue, replicas
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer
-        self._transit = transit
+        self._transit, self._balance = transit, balance
         self._doubtful = False
         self._doubt_end_seconds: float | None = None
+        self._word = asyncio.Event()
         self.replica_id: UUID | None = None
 
     def doubt(self) -> None:
@@ -68,6 +83,10 @@ class Recovery:
             self._doubtful, self._doubt_end_seconds = True, None
         doubtful, self._doubtful = self._doubtful, False
         return doubtful
+
+    def look(self) -> None:
+        """Lets the next look for runs come at once."""
+        self._word.set()
 
     async def run(self, replica_id: UUID) -> None:
         """Adopts and wakes for ever."""
@@ -84,13 +103,24 @@ class Recovery:
             except DatabaseUnavailable:
                 self.doubt()
             if adopted < self._limits.adoption_batch:
-                await asyncio.sleep(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0))
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Waits for the next look."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0)):
+                await self._word.wait()
+        if self._word.is_set():
+            self._word.clear()
+            await asyncio.sleep(random.uniform(0.0, WORD_JITTER_SECONDS))
 
     async def claim(self, key: RunKey) -> LiveRun | None:
         """Takes one run over that is parked, or whose owner was seen to be dead; None where there is none, or it cannot
-        be rebuilt. To be called for what is not in transit. Errors: DatabaseUnavailable."""
+        be rebuilt. To be called for what is not in transit. Errors: DatabaseUnavailable, ShuttingDown."""
         if self.replica_id is None:
             return None
+        if self._driver.admission.paused:
+            raise ShuttingDown("this replica takes no runs over any more; try another", retry_delay_seconds=0.5)
         with self._transit.of((key,)):
             try:
                 row = await self._replicas.claim(self.replica_id, key)
@@ -103,7 +133,9 @@ class Recovery:
     async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
         """Takes over what dead replicas left, and what is due among the parked."""
         room = self._limits.max_active_runs - len(self._driver.runs)
-        limit = min(self._limits.adoption_batch, room)
+        yields = self._balance.yields
+        batch = self._limits.adoption_batch
+        limit = min(-(-batch // YIELD_PART) if yields else batch, room)
         if limit <= 0 or self._driver.admission.paused:
             return ()
         rows = await self._replicas.adopt(replica_id, limit)
@@ -111,6 +143,8 @@ class Recovery:
             return rows
         # Before their time, so that their timers are armed when it comes; and so late that they are not parked again.
         lead_seconds = min(2 * self._limits.adoption_interval_seconds, self._limits.park_seconds / 2)
+        if yields:
+            lead_seconds = -YIELD_SECONDS
         try:
             return [*rows, *await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)]
         except DatabaseUnavailable:

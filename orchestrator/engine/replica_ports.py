@@ -13,7 +13,10 @@ from baton.internal.v1 import permits_pb2
 from baton.v1 import limit_pb2
 
 PERMIT_TOKEN_KEY = "baton-permit-token"
-"""Under which a replica shows another that it is one."""
+"""Under which a replica shows another that it is one, to be given permits."""
+
+HINT_TOKEN_KEY = "baton-hint-token"
+"""Under which it shows that where it gives a hint."""
 
 ReadAsked = Callable[[], Awaitable["permits_pb2.ExchangeRequest | None"]]
 """Reads a holder's next frame; None where it has ended its side."""
@@ -24,6 +27,18 @@ WriteGiven = Callable[["permits_pb2.ExchangeResponse"], Awaitable[None]]
 
 class ReplicaUnreachable(Exception):
     """Another replica does not answer, or is not the process that was meant."""
+
+
+class ReplicaHints(Protocol):
+    """What replicas let each other know. Each may be lost."""
+
+    async def runs_left(self, replica_id: UUID, address: str) -> None:
+        """Tells the replica process `replica_id` that there are runs that nobody drives. Errors: ReplicaUnreachable."""
+        ...
+
+    def admits(self, replica_id: UUID, token: str) -> bool:
+        """Tells whether a replica made the token to speak to the process `replica_id`."""
+        ...
 
 
 class PermitExchange(Protocol):

@@ -31,9 +31,11 @@ class PostgresReplicaStore:
         await self._claims.fetch(_QUERIES["join_set"], replica_id)
         return Renewal(row["database_time"], row["lease_expire_time"])
 
-    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew. A change is told once to each store object, and never missed."""
-        rows = await self._claims.fetch(_QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS)
+        rows = await self._claims.fetch(
+            _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
+        )
         if not rows:
             raise LeaseLost
         changed = {
@@ -41,9 +43,10 @@ class PostgresReplicaStore:
         }
         self._reported |= changed
         row = rows[0]
-        members = dict(row["members"])
+        members = {member: address for member, address, _ in row["members"]}
+        loads = {member: load for member, _, load in row["members"] if load is not None}
         replicas = ReplicaSet(row["generation"], members, row["leave_time"], row["loss_time"])
-        return Renewal(row["database_time"], row["lease_expire_time"], changed, replicas)
+        return Renewal(row["database_time"], row["lease_expire_time"], changed, replicas, loads)
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""

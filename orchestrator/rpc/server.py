@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import grpc
-from baton.internal.v1 import permits_pb2, permits_pb2_grpc
+from baton.internal.v1 import permits_pb2, permits_pb2_grpc, replicas_pb2, replicas_pb2_grpc
 from baton.v1 import (
     approval_service_pb2,
     approval_service_pb2_grpc,
@@ -38,6 +38,7 @@ from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.permit_service import PermitService
+from orchestrator.rpc.replica_service import ReplicaService
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.schedule_service import ScheduleService
 from orchestrator.rpc.step_service import StepService
@@ -85,7 +86,12 @@ CONCURRENT_CALLS_LIMIT = 20_000
 """Calls served at once, streams included; grpc refuses more with RESOURCE_EXHAUSTED."""
 
 _BACKGROUND_SERVICES = frozenset({health.SERVICE_NAME, reflection.V1, reflection.V1ALPHA})
-_PERMIT_SERVICE = permits_pb2.DESCRIPTOR.services_by_name["PermitService"].full_name
+_OF_REPLICAS = frozenset(
+    {
+        permits_pb2.DESCRIPTOR.services_by_name["PermitService"].full_name,
+        replicas_pb2.DESCRIPTOR.services_by_name["ReplicaService"].full_name,
+    }
+)
 
 
 class AddressUnavailable(OSError):
@@ -121,7 +127,7 @@ class RpcServer:
         self._validator = RequestValidator(_request_types())
         self._interceptor = LayerInterceptor(
             self._layers(),
-            _BACKGROUND_SERVICES | {_PERMIT_SERVICE},
+            _BACKGROUND_SERVICES | _OF_REPLICAS,
             forwarding.forward if forwarding is not None else None,
         )
         self._server: grpc.aio.Server | None = None
@@ -206,6 +212,7 @@ class RpcServer:
         work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._doors.workers), server)
         limit_service_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(self._doors.limits), server)
         permits_pb2_grpc.add_PermitServiceServicer_to_server(PermitService(self._doors.permits), server)
+        replicas_pb2_grpc.add_ReplicaServiceServicer_to_server(ReplicaService(self._doors.replicas), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],

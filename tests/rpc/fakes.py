@@ -73,6 +73,7 @@ class FakeEngine:
         self.schedules = FakeSchedules(self)
         self.limits = FakeLimits(self)
         self.permits = object()
+        self.replicas = object()
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""

@@ -44,11 +44,12 @@ WHERE s.purpose = 'limits'
     AND EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = ANY (s.members) AND r.end_time IS NOT NULL)
 
 -- name: renew
--- Extends a lease that is alive, and tells which catalogues changed lately: since the renewal before, and some more
--- ($3 seconds) for changes that were under way then. No row: the lease is lost.
+-- Extends a lease that is alive, keeps how many runs its replica drives ($4), and tells which catalogues changed lately:
+-- since the renewal before, and some more ($3 seconds) for changes that were under way then; and what replicas there are.
+-- No row: the lease is lost.
 WITH renewed AS (
     UPDATE replicas
-    SET lease_expire_time = clock_timestamp() + make_interval(secs => $2::float8)
+    SET lease_expire_time = clock_timestamp() + make_interval(secs => $2::float8), active_runs = $4
     WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
     RETURNING lease_expire_time
 )
@@ -64,7 +65,10 @@ SELECT
     s.leave_time,
     s.loss_time,
     ARRAY(
-        SELECT (r.replica_id, r.address) FROM replicas AS r WHERE r.replica_id = ANY (s.members) ORDER BY r.replica_id
+        SELECT (r.replica_id, r.address, CASE WHEN r.end_time IS NULL THEN r.active_runs END)
+        FROM replicas AS r
+        WHERE r.replica_id = ANY (s.members)
+        ORDER BY r.replica_id
     ) AS members
 FROM renewed CROSS JOIN replica_sets AS s
 WHERE s.purpose = 'limits'

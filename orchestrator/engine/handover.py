@@ -1,0 +1,95 @@
+"""Hand-over: gives runs of this replica to the others: all of them when it drains, some where it drives too many.
+
+A run is handed over when it is at rest: no call of it is under way, and everything decided is durable. Its owner gives
+it up in the statement that parks runs (`park.py`), due at once, and gives the others the word to look. Who takes it is
+theirs to decide (`recovery.py`). The word is a hint: where it is lost, they look within the adoption interval.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from uuid import UUID
+
+from orchestrator.engine.balance import Balance
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun
+from orchestrator.engine.park import Parker, at_rest
+from orchestrator.engine.ports import Clock, LeaseLost, Renewal
+from orchestrator.engine.replica_ports import ReplicaHints, ReplicaUnreachable
+
+DRAIN_LOOK_SECONDS = 0.05
+"""Time between two looks, while this replica drains, at which runs have come to rest."""
+
+LOOK_RUNS = 2_000
+"""Runs that are looked at for some to give away."""
+
+GIVE_RUNS = 100
+"""Most runs that are given away at a time for the sake of balance."""
+
+
+class HandOver:
+    """Gives runs to other replicas."""
+
+    def __init__(
+        self, driver: Driver, parker: Parker, balance: Balance, hints: ReplicaHints, clock: Clock, limits: EngineLimits
+    ) -> None:
+        self._driver, self._parker, self._balance, self._hints = driver, parker, balance, hints
+        self._clock, self._limits = clock, limits
+        self._others: Mapping[UUID, str] = {}
+
+    def renewed(self, me: UUID, renewal: Renewal) -> None:
+        """Takes what the lease tells of the others."""
+        if renewal.replicas is not None:
+            self._others = {one: address for one, address in renewal.replicas.members.items() if one != me}
+        self._balance.set_loads(me, renewal.loads)
+
+    async def drain(self, replica_id: UUID) -> None:
+        """Gives every run away as it comes to rest, and returns when none is left, or the lease is lost. Nothing may be
+        admitted meanwhile. Who waits only for a time is parked until then, and nobody is told."""
+        try:
+            while self._driver.runs:
+                resting = [live for live in self._driver.runs.values() if at_rest(live)]
+                now = self._clock.now()
+                ripe = ((live, self._parker.wake_time(live) or now) for live in resting if at_rest(live))
+                given = 0
+                while count := await self._parker.give_up(replica_id, ripe):
+                    given += count
+                if given:
+                    await self.tell_all()
+                await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        except LeaseLost:
+            return
+
+    async def run(self, replica_id: UUID) -> None:
+        """Gives runs away for ever where this replica drives more than its share. Errors: LeaseLost."""
+        while True:
+            await asyncio.sleep(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0))
+            count = min(self._balance.surplus(), GIVE_RUNS)
+            least = self._balance.least()
+            if count and least is not None and not self._driver.admission.paused:
+                self._balance.gave()
+                if await self._parker.give_up(replica_id, self._resting(count)):
+                    await self.tell((least,))
+
+    def _resting(self, count: int) -> Iterator[tuple[LiveRun, int]]:
+        now = self._clock.now()
+        resting = [live for live in islice(self._driver.runs.values(), LOOK_RUNS) if at_rest(live)]
+        return ((live, now) for live in resting[:count])
+
+    async def tell(self, replicas: Iterable[UUID]) -> None:
+        """Gives other replicas the word that there are runs to take."""
+        await asyncio.gather(*(self._tell(one, self._others[one]) for one in replicas if one in self._others))
+
+    async def tell_all(self) -> None:
+        """Gives every other replica the word."""
+        await self.tell(tuple(self._others))
+
+    async def _tell(self, replica_id: UUID, address: str) -> None:
+        try:
+            await self._hints.runs_left(replica_id, address)
+        except ReplicaUnreachable:
+            return

@@ -1,0 +1,201 @@
+"""Replicas that come and go while clients are at work: no call fails that is tried again where a replica is away."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import asyncpg
+import grpc
+import grpc.aio
+from baton.internal.v1 import replicas_pb2, replicas_pb2_grpc
+from baton.v1 import run_pb2, run_service_pb2
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from tests.acceptance import invariants
+from tests.acceptance.conftest import StartServer
+from tests.acceptance.contracts import Contract
+from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.test_kills import diamond, diamond_output, require_sound
+from tests.acceptance.test_parking import submit
+from tests.acceptance.test_replicas import Connect
+from tests.acceptance.wire import ENDED, ENDING, Baton, eventually, refused, submission
+
+T = TypeVar("T")
+SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
+
+PATIENT = {"BATON_LEASE_SECONDS": "5", "BATON_ADOPTION_INTERVAL_SECONDS": "120"}
+"""Nobody looks for runs by itself before the test is over: they move by word alone."""
+
+
+class Cluster:
+    """Clients of several servers: each call goes to any of them, and to another where one is away."""
+
+    def __init__(self, servers: Sequence[ServerProcess], connect: Connect) -> None:
+        self.servers = servers
+        self.batons = [connect(server) for server in servers]
+        self.tried_again = 0
+        self.reconnects = 0
+
+    async def call(self, make: Callable[[Baton], Awaitable[T]]) -> T:
+        """Makes a call, again as long as it is answered with UNAVAILABLE; any other error is one of the server's."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    return await make(random.choice(self.batons))
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                    self.tried_again += 1
+                    await asyncio.sleep(0.02)
+
+    async def submit(self, definition: dict[str, Any], given: AnyMessage | None, request_id: str) -> str:
+        request = submission(definition, given, request_id=request_id)
+        return str((await self.call(lambda baton: baton.runs.SubmitRun(request, timeout=20))).run.run_id)
+
+    async def end(self, run_id: str) -> run_pb2.Run:
+        request = run_service_pb2.WaitRunRequest(run_id=run_id)
+        request.wait_timeout.FromSeconds(10)
+        while True:
+            run: run_pb2.Run = (await self.call(lambda baton: baton.runs.WaitRun(request, timeout=20))).run
+            if run.state in ENDED:
+                return run
+
+    async def watch(self, run_id: str) -> list[int]:
+        """The sequences of the events that a watcher sees to the end, at one server after the other."""
+        seen: list[int] = []
+        cursor = ""
+        while True:
+
+            async def read(baton: Baton, cursor: str = cursor) -> tuple[str, bool]:
+                try:
+                    async for update in baton.runs.WatchRun(
+                        run_service_pb2.WatchRunRequest(run_id=run_id, cursor=cursor), timeout=60
+                    ):
+                        cursor = update.cursor
+                        if update.HasField("snapshot"):
+                            seen.extend(range(1, update.snapshot.last_sequence + 1))
+                            if update.snapshot.state in ENDED:
+                                return cursor, True
+                        elif update.HasField("event"):
+                            seen.append(update.event.sequence)
+                            if update.event.WhichOneof("kind") in ENDING:
+                                return cursor, True
+                        elif update.progress.reconnect:
+                            self.reconnects += 1
+                            return cursor, False
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
+                return cursor, False
+
+            cursor, ended = await read(random.choice(self.batons))
+            if ended:
+                return seen
+
+
+async def owners(dsn: str) -> dict[str, str]:
+    """The address of the live replica that drives each unfinished run; empty for nobody."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        rows = await connection.fetch(
+            "SELECT r.run_id, p.address FROM runs AS r LEFT JOIN replicas AS p "
+            "ON p.replica_id = r.owner_replica AND p.end_time IS NULL WHERE r.end_time IS NULL"
+        )
+        return {str(row["run_id"]): row["address"] or "" for row in rows}
+    finally:
+        await connection.close()
+
+
+async def test_a_rolling_restart_fails_no_call(
+    start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
+) -> None:
+    servers = await asyncio.gather(*(start_server(**PATIENT) for _ in range(3)))
+    cluster = Cluster(servers, connect)
+    await cluster.batons[0].register("lab", lab_process.address)
+    for baton in cluster.batons[1:]:
+        await eventually(lambda baton=baton: knows_lab(baton))  # type: ignore[misc]
+    stopping = asyncio.Event()
+    acknowledged: dict[str, str] = {}
+
+    async def work(client: int) -> None:
+        number = client * 10_000
+        while not stopping.is_set():
+            number += 1
+            given = contract.pack("Task", {"number": str(number)})
+            run_id = await cluster.submit(diamond(contract, "0.05s"), given, f"request-{number}")
+            acknowledged[f"request-{number}"] = run_id
+            watching = asyncio.ensure_future(cluster.watch(run_id))
+            run = await cluster.end(run_id)
+            assert run.state == SUCCEEDED, run.failure
+            assert contract.unpack("Result", run.output).number == diamond_output(number)
+            seen = await watching
+            assert seen == list(range(1, run.last_sequence + 1)), "a watcher missed an event, or saw one twice"
+
+    async def roll() -> None:
+        for server in servers:
+            before = len(acknowledged)
+            await eventually(lambda before=before: at_least(acknowledged, before + 10))  # type: ignore[misc]
+            server.send(signal.SIGTERM)
+            assert await server.wait() == 0, server.log()[-2000:]
+
+            async def taken(server: ServerProcess = server) -> bool:
+                return not {"", server.address} & set((await owners(server.dsn)).values())
+
+            # Before it is there again: nobody looks for runs by itself.
+            await eventually(taken, 10)
+            await server.start()
+        stopping.set()
+
+    async with asyncio.TaskGroup() as group:
+        for client in range(6):
+            group.create_task(work(client))
+        group.create_task(roll())
+    assert cluster.tried_again, "no call met a server that was away"
+    assert cluster.reconnects, "no watch was sent elsewhere"
+    runs = await require_sound(servers[0].dsn, acknowledged, lab_process)
+    assert any(run.epoch > 1 for run in runs.values()), "no run was handed over"
+    assert {note.delivery for note in lab_process.notes()} == {1}, "a call was cut off"
+
+
+async def knows_lab(baton: Baton) -> bool:
+    try:
+        return bool((await baton.worker("lab")).endpoints)
+    except grpc.aio.AioRpcError:
+        return False
+
+
+async def at_least(acknowledged: dict[str, str], count: int) -> bool:
+    return len(acknowledged) >= count
+
+
+async def test_a_server_that_joins_gets_a_share(
+    start_server: StartServer, connect: Connect, contract: Contract
+) -> None:
+    """Runs that wait for a worker stay in memory; a second server gets some, and none goes to and fro."""
+    first = await start_server(BATON_PARK_SECONDS="3600")
+    baton = connect(first)
+    count = 500
+    run_ids = await submit(baton, {"steps": [{"id": "a", "wait_signal": {"signal": "go"}}]}, count)
+    second = await start_server(BATON_PARK_SECONDS="3600")
+
+    async def shared() -> bool:
+        found = list((await owners(first.dsn)).values())
+        return len(found) == count and "" not in found and found.count(second.address) >= 140
+
+    await eventually(shared)
+    runs = await invariants.read_runs(first.dsn)
+    assert {run.epoch for run in runs.values()} <= {1, 2}, "a run went to and fro"
+    other = connect(second)
+    for run_id in run_ids[:5] + run_ids[-5:]:
+        await other.signal(run_id, "go")
+        assert (await baton.end(run_id)).state == SUCCEEDED
+
+
+async def test_the_word_to_look_is_taken_from_replicas_alone(baton: Baton) -> None:
+    stub: Any = replicas_pb2_grpc.ReplicaServiceStub(baton.channel)
+    refusal = await refused(stub.LookForRuns(replicas_pb2.LookForRunsRequest(), timeout=20))
+    assert refusal.reason == "WORKER_NOT_FOUND"

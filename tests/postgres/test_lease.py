@@ -1,0 +1,117 @@
+"""The lease of a replica whose event loop is blocked: kept for a while, then given up; what comes later is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from uuid import UUID
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from orchestrator.engine.clock import DatabaseClock
+from orchestrator.engine.lease import LeaseKeeper
+from orchestrator.engine.ports import LeaseLost, ReplicaStore
+from orchestrator.postgres.pool import CLAIM_SETTINGS, Pool, Role
+from orchestrator.postgres.replicas import PostgresReplicaStore
+from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, step, submission
+
+LEASE_SECONDS = 0.4
+
+
+@asynccontextmanager
+async def opened(dsn: str) -> AsyncIterator[PostgresReplicaStore]:
+    async with AsyncExitStack() as stack:
+        pool = await Pool.open(dsn, Role.ENGINE, CLAIM_SETTINGS)
+        stack.push_async_callback(pool.close)
+        yield PostgresReplicaStore(pool)
+
+
+def meanwhile(dsn: str, act: Callable[[PostgresReplicaStore], Awaitable[None]]) -> None:
+    """Does something with a store on another thread and blocks the event loop of the caller until it is done."""
+    failures: list[BaseException] = []
+
+    async def body() -> None:
+        async with asyncio.timeout(20), opened(dsn) as store:
+            await act(store)
+
+    def run() -> None:
+        try:
+            asyncio.run(body())
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+class Kept:
+    """A replica with a lease, and what it is told of it."""
+
+    def __init__(self, dsn: str, stall_seconds: float) -> None:
+        self.replica_id: UUID = uuid7()
+        self.lost = asyncio.Event()
+
+        @asynccontextmanager
+        async def open_replica_store() -> AsyncIterator[ReplicaStore]:
+            async with opened(dsn) as store:
+                yield store
+
+        self.keeper = LeaseKeeper(
+            open_replica_store,
+            DatabaseClock(),
+            LEASE_SECONDS,
+            stall_seconds,
+            lambda: 7,
+            lambda _: None,
+            self.lost.set,
+        )
+
+
+async def test_a_blocked_loop_keeps_its_lease_and_acts_on(stores: Stores, database: str) -> None:
+    kept, other, key = Kept(database, stall_seconds=30.0), await replica(stores), run_key()
+    await kept.keeper.start(kept.replica_id, "127.0.0.1:7001")
+    await states(stores, kept.replica_id, submission(key))
+
+    async def watch(store: PostgresReplicaStore) -> None:
+        first = (await store.renew(other, 60.0)).database_time
+        while (await store.renew(other, 60.0)).database_time - first < 3 * LEASE_SECONDS * 1_000_000:
+            assert await store.adopt(other, 10) == []
+
+    meanwhile(database, watch)
+    assert kept.keeper.holds
+    assert await states(stores, kept.replica_id, step(key, 2)) == [WRITTEN]
+    assert not kept.lost.is_set()
+    renewal = await stores.replicas.renew(other, 60.0, 3)
+    assert renewal.loads == {kept.replica_id: 7}
+    await kept.keeper.stop()
+    assert not kept.keeper.holds
+    assert (await stores.replicas.renew(other, 60.0)).loads == {other: 3}
+
+
+async def test_a_loop_that_is_blocked_for_too_long_loses_its_runs_and_does_nothing_to_them(
+    stores: Stores, database: str
+) -> None:
+    kept, heir, key = Kept(database, stall_seconds=0.5), await replica(stores), run_key()
+    await kept.keeper.start(kept.replica_id, "127.0.0.1:7001")
+    await states(stores, kept.replica_id, submission(key))
+
+    async def take_over(store: PostgresReplicaStore) -> None:
+        while not (taken := await store.adopt(heir, 10)):  # noqa: ASYNC110 - the fact is in the database
+            await asyncio.sleep(0.01)
+        assert [(row.key, row.epoch) for row in taken] == [(key, 2)]
+
+    meanwhile(database, take_over)
+    # The loop goes on: nothing has been told to it yet, and nothing may be done.
+    assert not kept.keeper.holds
+    with pytest.raises(LeaseLost):
+        await stores.journal.write(kept.replica_id, [step(key, 2)])
+    async with asyncio.timeout(10):
+        await kept.lost.wait()
+    assert await states(stores, heir, step(key, 2, epoch=2)) == [WRITTEN]
+    await kept.keeper.stop()
