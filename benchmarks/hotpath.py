@@ -56,6 +56,7 @@ from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SE
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.schedules import PostgresScheduleStore
+from orchestrator.postgres.scrub import PostgresScrubStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
 from orchestrator.rpc.authentication import AuthenticationLayer
@@ -152,6 +153,7 @@ class Server:
             PostgresApprovalStore(reads),
             PostgresScheduleStore(reads, claims),
             PostgresLimitStore(reads),
+            PostgresScrubStore(claims),
         )
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = EchoGateway(signer)

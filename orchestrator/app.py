@@ -32,6 +32,7 @@ from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.retention import keep_retention
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.schedules import PostgresScheduleStore
+from orchestrator.postgres.scrub import PostgresScrubStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore
 from orchestrator.rpc.forwarding import Forwarding
@@ -112,6 +113,7 @@ class Server:
             PostgresApprovalStore(reads),
             PostgresScheduleStore(reads, claims),
             PostgresLimitStore(reads),
+            PostgresScrubStore(claims),
         )
         self._engine = Engine(
             stores,

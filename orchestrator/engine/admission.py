@@ -94,6 +94,11 @@ class Admission:
         """Steps of a namespace that wait here."""
         return self._queues.steps_of.get(namespace, 0)
 
+    def is_queued(self, live: LiveRun, step: int) -> bool:
+        """Tells whether a step is in a queue."""
+        queue = self._queues.by_key.get(self._key(live, step))
+        return queue is not None and (live, step) in queue.queued
+
     def wait_of(self, live: LiveRun, step: int) -> Wait | None:
         """Tells why a queued step waits; None where it is in no queue."""
         queue = self._queues.by_key.get(self._key(live, step))

@@ -54,6 +54,8 @@ from orchestrator.engine.replica_ports import PermitNetwork, ReplicaHints
 from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.engine.scheduled_runs import ScheduledRuns
 from orchestrator.engine.schedules import Schedules
+from orchestrator.engine.scrub import Scrubber
+from orchestrator.engine.scrub_ports import ScrubStore
 from orchestrator.engine.signals import Signals
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
@@ -78,6 +80,7 @@ class Stores:
     approvals: ApprovalStore
     schedules: ScheduleStore
     limits: LimitStore
+    scrub: ScrubStore
 
 
 class Runs:
@@ -205,6 +208,7 @@ class Engine:
         )
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
         self._handover = HandOver(self._driver, self._parker, balance, hints, self._clock, limits)
+        self._scrubber = self._new_scrubber(transit)
         self.replicas = Replicas(hints, lambda: self._replica_id, self._recovery.look)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         self.runs = self._new_runs(transit, ask_elsewhere)
@@ -236,6 +240,23 @@ class Engine:
             self._limits.revision_cache,
             self._clock.now,
             self._observer,
+        )
+
+    def _new_scrubber(self, transit: Transit) -> Scrubber:
+        stores = self._stores
+        return Scrubber(
+            stores.scrub,
+            stores.replicas,
+            stores.journal,
+            self._catalogue,
+            self._driver,
+            self._parker,
+            transit,
+            self._clock,
+            self._limits,
+            self._observer,
+            lambda: self._replica_id is not None and self._handover.is_oldest(self._replica_id),
+            self._recovery.doubt,
         )
 
     def _new_runs(self, transit: Transit, ask_elsewhere: AskElsewhere) -> Runs:
@@ -360,6 +381,7 @@ class Engine:
                     group.create_task(self._recovery.run(replica_id))
                     group.create_task(self._parker.run(replica_id))
                     group.create_task(self._handover.run(replica_id))
+                    group.create_task(self._scrubber.run(replica_id))
                     group.create_task(self._ends.run(replica_id))
                     group.create_task(self._children.run())
                     group.create_task(self._firing.run(replica_id))

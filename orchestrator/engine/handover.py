@@ -47,6 +47,10 @@ class HandOver:
             self._others = {one: address for one, address in renewal.replicas.members.items() if one != me}
         self._balance.set_loads(me, renewal.loads)
 
+    def is_oldest(self, me: UUID) -> bool:
+        """Tells whether no other replica that is known is older: ids rise with time."""
+        return all(me < one for one in self._others)
+
     async def drain(self, replica_id: UUID) -> None:
         """Gives every run away as it comes to rest, and returns when none is left, or the lease is lost. Nothing may be
         admitted meanwhile. Who waits only for a time is parked until then, and nobody is told."""

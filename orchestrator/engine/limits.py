@@ -29,6 +29,7 @@ class EngineLimits:
     adoption_interval_seconds: float = 1.0
     adoption_batch: int = 200
     park_seconds: float = 5.0
+    scrub_interval_seconds: float = 10.0
     schedule_interval_seconds: float = 1.0
     schedule_batch: int = 32
     max_schedules: int = 10_000

@@ -49,6 +49,10 @@ class Observer(Protocol):
         """A firing of a schedule was dealt with; `why` is the run that it has, or why it has none."""
         ...
 
+    def fault_found(self, fault: str, count: int, repaired: bool) -> None:
+        """The scrubber found something that should not exist, so many times; `fault` is one of scrub.Fault."""
+        ...
+
     def loop_stalled(self, seconds: float) -> None:
         """The event loop did not turn for so long."""
         ...
@@ -72,6 +76,9 @@ class NullObserver:
         """Does nothing."""
 
     def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
+        """Does nothing."""
+
+    def fault_found(self, fault: str, count: int, repaired: bool) -> None:
         """Does nothing."""
 
     def loop_stalled(self, seconds: float) -> None:
@@ -109,6 +116,10 @@ class Observers:
     def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
         """Passes it on."""
         self._tell(lambda observer: observer.firing_ended(namespace, schedule, fire_time, outcome, why))
+
+    def fault_found(self, fault: str, count: int, repaired: bool) -> None:
+        """Passes it on."""
+        self._tell(lambda observer: observer.fault_found(fault, count, repaired))
 
     def loop_stalled(self, seconds: float) -> None:
         """Passes it on."""
@@ -176,13 +187,22 @@ class FiringEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultFound:
+    """See Observer.fault_found."""
+
+    fault: str
+    count: int
+    repaired: bool
+
+
+@dataclass(frozen=True, slots=True)
 class LoopStalled:
     """See Observer.loop_stalled."""
 
     seconds: float
 
 
-Fact = Committed | CircuitChanged | JournalFlushed | RunForgotten | FiringEnded | LoopStalled
+Fact = Committed | CircuitChanged | JournalFlushed | RunForgotten | FiringEnded | FaultFound | LoopStalled
 
 FACTS_LIMIT = 1_000_000
 """Facts that a RecordingObserver keeps; more than any test has is a fault of the test."""
@@ -215,6 +235,10 @@ class RecordingObserver:
     def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: FiringOutcome, why: str) -> None:
         """Keeps it."""
         self._keep(FiringEnded(namespace, schedule, fire_time, outcome, why))
+
+    def fault_found(self, fault: str, count: int, repaired: bool) -> None:
+        """Keeps it."""
+        self._keep(FaultFound(fault, count, repaired))
 
     def loop_stalled(self, seconds: float) -> None:
         """Keeps it."""

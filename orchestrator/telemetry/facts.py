@@ -46,6 +46,10 @@ class LogObserver:
             }
             self._log.warning("schedule did not fire", extra=told)
 
+    def fault_found(self, fault: str, count: int, repaired: bool) -> None:
+        """Logs what should not exist."""
+        self._log.error("fault found", extra={"fault": fault, "count": count, "repaired": repaired})
+
     def loop_stalled(self, seconds: float) -> None:
         """Logs an event loop that was busy for too long."""
         self._log.warning("event loop stalled", extra={"seconds": round(seconds, 3)})

@@ -103,6 +103,8 @@ async def start_server(database: str, tmp_path: Path) -> AsyncIterator[StartServ
     yield start
     for server in servers:
         await server.kill()
+    for server in servers:
+        assert not server.sound or "fault found" not in server.log(), server.log()[-3000:]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from orchestrator.postgres.sql import load
 from tests.conformance.journal_store import run_key
 from tests.postgres.conftest import Pools
 
-FILES = ("approvals", "catalogue", "journal", "limits", "replicas", "runs", "schedules")
+FILES = ("approvals", "catalogue", "journal", "limits", "replicas", "runs", "schedules", "scrub")
 _FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
 OF_ENGINE = {
     "list_namespaces",

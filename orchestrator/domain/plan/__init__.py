@@ -32,6 +32,7 @@ from orchestrator.domain.plan.mending import (
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.plan.times import (
     NEVER,
+    next_due_time,
     queue_expire_time,
     redelivery_expire_time,
     step_expire_time,
@@ -52,6 +53,7 @@ __all__ = [
     "delegation_limit",
     "find_delegated",
     "in_the_way",
+    "next_due_time",
     "queue_expire_time",
     "redelivery_expire_time",
     "step_expire_time",

@@ -4,7 +4,7 @@ it."""
 from __future__ import annotations
 
 from orchestrator.domain.run import Run, StepRun
-from orchestrator.domain.states import ENDED_STEP, RunState
+from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited, Sleeping
 from orchestrator.domain.workflow import StepRole
 
@@ -67,6 +67,22 @@ def queue_expire_time(run: Run, index: int) -> int | None:
     if timeout is None or step.queue_time is None:
         return None
     return step.queue_time + timeout
+
+
+def next_due_time(run: Run) -> int:
+    """Returns the first time at which something is to happen to a run of which nothing is under way."""
+    times = [run.expire_time]
+    for index, step in enumerate(run.steps):
+        if step.state in ENDED_STEP:
+            continue
+        if step.spec.step_timeout_us is not None and step.ready_time is not None:
+            times.append(step_expire_time(run, index))
+        if step.state is StepState.READY:
+            times += [time for time in (queue_expire_time(run, index),) if time is not None]
+            times += [] if run.paused or step.queue_time is None else [step.queue_time]
+        elif step.state is StepState.WAITING:
+            times += [time for time in (wait_due_time(run, index),) if time is not None]
+    return min(times)
 
 
 def wait_due_time(run: Run, index: int) -> int | None:

@@ -1,0 +1,232 @@
+"""Scrubber: looks for what should not exist, repairs it, counts it and reports it.
+
+Nothing here should ever be found: each fault is one of ours, of the database or of somebody who changed its rows. So it
+is looked for slowly, a bounded batch at a time: each replica looks through what it owns and holds, and the oldest one
+through what belongs to all. A run that may be wrong is not mended but rebuilt from its journal, which is the truth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from uuid import UUID
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.plan import next_due_time, wait_due_time
+from orchestrator.domain.run import Run
+from orchestrator.domain.states import StepState
+from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.drive import Driver
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun, TimerKey, TimerKind
+from orchestrator.engine.observer import Observer
+from orchestrator.engine.park import Parker, at_rest
+from orchestrator.engine.ports import Clock, JournalStore, ReplicaStore, RunRow
+from orchestrator.engine.rebuild import read_run
+from orchestrator.engine.scrub_ports import ScrubStore, WaitingRun
+from orchestrator.engine.transit import Transit
+
+_LOGGER = logging.getLogger(__name__)
+
+LOOK_RUNS = 500
+"""Runs whose rows or memory are looked at in one look."""
+
+FOLD_RUNS = 20
+"""Runs whose journals are read in one look."""
+
+OVERDUE_SECONDS = 60.0
+"""A run of nobody that has been due for so long is reported."""
+
+PARKED_SECONDS = 60.0
+"""A run that is parked for less than this is not looked at: it comes by itself."""
+
+SLACK_US = 1_000_000
+"""How much later than the first of its times a run may be woken."""
+
+KNOWN_RUNS = 10_000
+"""Runs that are remembered as missing, or as unreadable; more are found once these are dealt with."""
+
+
+class Fault(enum.StrEnum):
+    """What should not exist. The values are what logs say."""
+
+    OWNER_UNKNOWN = "owner_unknown"
+    """An unfinished run belongs to a replica that there is no row of. It is let go, and taken by whoever looks."""
+    NOT_HELD = "not_held"
+    """A run belongs to this replica, which does not hold it. It is rebuilt from its journal."""
+    UNREADABLE = "unreadable"
+    """A run cannot be rebuilt: the log tells why. Only another version, or a restore, can help."""
+    WOKEN_TOO_LATE = "woken_too_late"
+    """A parked run has a time that lies before its wake time. Its wake time comes now."""
+    ENDED = "ended"
+    """The journal of a run has ended, and its row has not. The row is ended as the journal says."""
+    TIMER_MISSING = "timer_missing"
+    """A step in memory waits for a time, or in a queue, that nothing watches. The run is rebuilt from its journal."""
+    OVERDUE = "overdue"
+    """Runs of nobody are due, and no replica takes them: all are full, or drain. Nothing is done about it."""
+    RUN_GONE = "run_gone"
+    """A schedule keeps a run that is gone. It forgets it."""
+
+
+REPORTED = frozenset({Fault.UNREADABLE, Fault.OVERDUE})
+"""Faults that cannot be repaired here."""
+
+
+class Scrubber:
+    """Scrubs for one replica. `is_oldest` tells whether it looks through what belongs to all; `doubt` lets recovery
+    look for runs that are owned and not held. `found` counts faults since the start."""
+
+    def __init__(
+        self,
+        store: ScrubStore,
+        replicas: ReplicaStore,
+        journal: JournalStore,
+        catalogue: Catalogue,
+        driver: Driver,
+        parker: Parker,
+        transit: Transit,
+        clock: Clock,
+        limits: EngineLimits,
+        observer: Observer,
+        is_oldest: Callable[[], bool],
+        doubt: Callable[[], None],
+    ) -> None:
+        self._store, self._replicas, self._journal, self._catalogue = store, replicas, journal, catalogue
+        self._driver, self._parker, self._transit, self._clock = driver, parker, transit, clock
+        self._limits, self._observer = limits, observer
+        self._is_oldest, self._doubt = is_oldest, doubt
+        self.found: Counter[Fault] = Counter()
+        self._begin_laps()
+
+    def _begin_laps(self) -> None:
+        self._owned_after: RunKey | None = None
+        self._parked_after: WaitingRun | None = None
+        self._memory_after = 0
+        self._missing: set[RunKey] = set()
+        self._missing_before: set[RunKey] = set()
+        self._doubted: set[RunKey] = set()
+        self._told: set[RunKey] = set()
+
+    async def run(self, replica_id: UUID) -> None:
+        """Scrubs for ever. Errors: LeaseLost."""
+        self._begin_laps()
+        while True:
+            await asyncio.sleep(self._limits.scrub_interval_seconds * random.uniform(0.7, 1.0))
+            if not self._driver.admission.paused:
+                try:
+                    await self.look(replica_id)
+                except DatabaseUnavailable:
+                    continue
+
+    async def look(self, replica_id: UUID) -> None:
+        """Looks at the next batch of everything. Errors: LeaseLost, DatabaseUnavailable."""
+        await self._look_at_memory(replica_id)
+        await self._look_at_owned(replica_id)
+        if self._is_oldest():
+            self._report(Fault.OWNER_UNKNOWN, len(await self._store.free_unknown(LOOK_RUNS)))
+            self._report(Fault.OVERDUE, await self._store.count_overdue(OVERDUE_SECONDS, LOOK_RUNS))
+            self._report(Fault.RUN_GONE, await self._store.remove_schedule_runs(LOOK_RUNS))
+            await self._look_at_parked(replica_id)
+
+    def _report(self, fault: Fault, count: int = 1) -> None:
+        if count:
+            self.found[fault] += count
+            self._observer.fault_found(fault, count, fault not in REPORTED)
+
+    # --- runs in memory
+
+    async def _look_at_memory(self, replica_id: UUID) -> None:
+        lives = list(islice(self._driver.runs.values(), self._memory_after, self._memory_after + LOOK_RUNS))
+        self._memory_after = self._memory_after + LOOK_RUNS if len(lives) == LOOK_RUNS else 0
+        amiss = [live for live in lives if self._is_amiss(live)]
+        if amiss:
+            now = self._clock.now()
+            self._report(Fault.TIMER_MISSING, await self._parker.give_up(replica_id, iter([(x, now) for x in amiss])))
+
+    def _is_amiss(self, live: LiveRun) -> bool:
+        """Tells whether a run at rest waits for something that nothing here would tell it of."""
+        if not at_rest(live):
+            return False
+        return live.run_timer is None or any(self._is_forgotten(live, index) for index in range(len(live.run.steps)))
+
+    def _is_forgotten(self, live: LiveRun, index: int) -> bool:
+        step = live.run.steps[index]
+        if step.state is StepState.WAITING:
+            return wait_due_time(live.run, index) is not None and TimerKey(TimerKind.WAIT, index) not in live.timers
+        if step.state is StepState.READY and not live.run.paused:
+            in_backoff = TimerKey(TimerKind.BACKOFF, index) in live.timers
+            return not in_backoff and not self._driver.admission.is_queued(live, index)
+        return False
+
+    # --- runs of this replica
+
+    async def _look_at_owned(self, replica_id: UUID) -> None:
+        """Runs that are owned and not held in two laps are looked for; where that does not help, it is told."""
+        keys = await self._store.list_owned(replica_id, self._owned_after, LOOK_RUNS)
+        self._owned_after = keys[-1] if len(keys) == LOOK_RUNS else None
+        held = self._driver.runs.keys() | set(self._driver.refused)
+        missing = {key for key in keys if key not in held and key not in self._transit}
+        # One that is missing for the first time may just have come or gone.
+        new = (missing & self._missing_before) - self._doubted
+        stuck = sorted((missing & self._doubted) - self._told)[:FOLD_RUNS]
+        self._missing |= set(islice(missing, max(KNOWN_RUNS - len(self._missing), 0)))
+        if new:
+            self._doubted |= new
+            self._report(Fault.NOT_HELD, len(new))
+            self._doubt()
+        for key in stuck:
+            row = await self._store.get_unfinished(key)
+            if row is not None and not await self._settle(row, replica_id):
+                self._tell_unreadable(key)
+        if self._owned_after is None:
+            self._doubted &= self._missing
+            self._missing_before, self._missing = self._missing, set()
+
+    def _tell_unreadable(self, key: RunKey) -> None:
+        """Reports a run that cannot be rebuilt, once."""
+        if key not in self._told and len(self._told) < KNOWN_RUNS:
+            self._told.add(key)
+            self._report(Fault.UNREADABLE)
+
+    # --- runs of nobody
+
+    async def _look_at_parked(self, replica_id: UUID) -> None:
+        parked = await self._store.list_parked(PARKED_SECONDS, self._parked_after, FOLD_RUNS)
+        self._parked_after = parked[-1] if len(parked) == FOLD_RUNS else None
+        late: list[RunKey] = []
+        for waiting in parked:
+            run = await self._fold(waiting.row)
+            if run is None:
+                self._tell_unreadable(waiting.row.key)
+            elif run.ended:
+                await self._settle(waiting.row, replica_id, run)
+            elif waiting.wake_time > next_due_time(run) + SLACK_US:
+                late.append(waiting.row.key)
+        if late:
+            await self._replicas.poke(late)
+            self._report(Fault.WOKEN_TOO_LATE, len(late))
+
+    async def _settle(self, row: RunRow, replica_id: UUID, run: Run | None = None) -> bool:
+        """Ends the row of a run whose journal has ended; False where it has not, or cannot be read."""
+        run = run or await self._fold(row)
+        if run is None or not run.ended or run.end_time is None:
+            return False
+        if await self._store.settle(row, replica_id, int(run.state), run.end_time):
+            self._report(Fault.ENDED)
+        return True
+
+    async def _fold(self, row: RunRow) -> Run | None:
+        """Folds a journal; None where it cannot be read, whatever the reason: that is what is to be found out."""
+        try:
+            return await read_run(self._journal, row, self._catalogue, payloads=False)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            _LOGGER.exception("run %s: its journal cannot be folded", row.key.run_id)
+            return None

@@ -1,0 +1,55 @@
+"""The seam between the scrubber and the store that it looks through.
+
+As in `ports.py`, values are plain and instants are microseconds since the Unix epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
+
+from orchestrator.domain.ids import RunKey
+from orchestrator.engine.ports import RunRow
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingRun:
+    """A run that is parked until `wake_time`."""
+
+    row: RunRow
+    wake_time: int
+
+
+class ScrubStore(Protocol):
+    """Finds what should not exist. Every method raises DatabaseUnavailable."""
+
+    async def free_unknown(self, limit: int) -> Sequence[RunKey]:
+        """Lets at most `limit` unfinished runs go whose owner is a replica that there is no row of; they are due."""
+        ...
+
+    async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> Sequence[RunKey]:
+        """Lists unfinished runs of a replica, by key."""
+        ...
+
+    async def list_parked(self, beyond_seconds: float, after: WaitingRun | None, limit: int) -> Sequence[WaitingRun]:
+        """Lists runs whose wake time is further ahead than `beyond_seconds`, by that time."""
+        ...
+
+    async def get_unfinished(self, key: RunKey) -> RunRow | None:
+        """Reads a run that has not ended by its row."""
+        ...
+
+    async def count_overdue(self, seconds: float, limit: int) -> int:
+        """Counts runs of nobody that have been due for so long, at most `limit`."""
+        ...
+
+    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
+        """Ends the row of a run whose journal has ended, where it still stands as `row` and belongs to nobody or to
+        `replica_id`; tells whether it did."""
+        ...
+
+    async def remove_schedule_runs(self, limit: int) -> int:
+        """Removes at most `limit` runs that schedules keep and that are gone; tells how many."""
+        ...

@@ -1,0 +1,116 @@
+-- name: free_unknown
+-- Lets at most $1 unfinished runs go whose owner has no row, of the first 64 such owners: nobody can write under it. A
+-- replica's row is there before it owns anything, and until it owns nothing.
+WITH RECURSIVE owner AS (
+    (
+        SELECT coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) AS replica_id
+        FROM runs
+        WHERE end_time IS NULL
+        ORDER BY coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid)
+        LIMIT 1
+    )
+    UNION ALL
+    SELECT (
+        SELECT coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid)
+        FROM runs
+        WHERE end_time IS NULL
+            AND coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) > o.replica_id
+        ORDER BY coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid)
+        LIMIT 1
+    )
+    FROM owner AS o
+    WHERE o.replica_id IS NOT NULL
+),
+unknown AS MATERIALIZED (
+    SELECT o.replica_id
+    FROM owner AS o
+    WHERE o.replica_id <> '00000000-0000-0000-0000-000000000000'::uuid
+        AND NOT EXISTS (SELECT FROM replicas AS p WHERE p.replica_id = o.replica_id)
+    LIMIT 64
+),
+chosen AS MATERIALIZED (
+    SELECT c.namespace, c.run_id
+    FROM unknown AS u CROSS JOIN LATERAL (
+        SELECT namespace, run_id
+        FROM runs
+        WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = u.replica_id
+            AND end_time IS NULL
+        ORDER BY namespace, run_id
+        LIMIT $1::integer
+        FOR NO KEY UPDATE SKIP LOCKED
+    ) AS c
+    LIMIT $1::integer
+)
+UPDATE runs AS r
+SET owner_replica = NULL, wake_time = NULL
+FROM chosen AS c
+WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
+RETURNING r.namespace, r.run_id
+
+-- name: owned
+-- Lists unfinished runs of a replica after a key.
+SELECT namespace, run_id
+FROM runs
+WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = $1 AND end_time IS NULL
+    AND (namespace, run_id) > ($2, $3)
+ORDER BY namespace, run_id
+LIMIT $4
+
+-- name: parked
+-- Lists runs that are parked for longer than $1 seconds yet, after a time and a key.
+SELECT
+    namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+    principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time,
+    wake_time
+FROM runs
+WHERE owner_replica IS NULL AND end_time IS NULL
+    AND coalesce(wake_time, '-infinity'::timestamptz) > clock_timestamp() + make_interval(secs => $1::float8)
+    AND (coalesce(wake_time, '-infinity'::timestamptz), namespace, run_id)
+        > (timestamptz 'epoch' + $2::bigint * interval '1 microsecond', $3, $4)
+ORDER BY coalesce(wake_time, '-infinity'::timestamptz), namespace, run_id
+LIMIT $5
+
+-- name: unfinished
+-- Reads a run that has not ended by its row.
+SELECT
+    namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+    principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+FROM runs
+WHERE namespace = $1 AND run_id = $2 AND coalesce(end_time, 'infinity') = 'infinity'
+
+-- name: count_overdue
+-- Counts runs of nobody that have been due for longer than $1 seconds, at most $2.
+SELECT count(*) AS overdue
+FROM (
+    SELECT
+    FROM runs
+    WHERE owner_replica IS NULL AND end_time IS NULL
+        AND coalesce(wake_time, 'infinity'::timestamptz) < clock_timestamp() - make_interval(secs => $1::float8)
+        AND coalesce(wake_time, '-infinity'::timestamptz) < clock_timestamp() - make_interval(secs => $1::float8)
+    LIMIT $2
+) AS d
+
+-- name: settle
+-- Ends the row of a run whose journal has ended, where nothing was written to it since it was read, and nobody but the
+-- replica $3 owns it.
+UPDATE runs AS r
+SET state = $6,
+    end_time = timestamptz 'epoch' + $7::bigint * interval '1 microsecond',
+    owner_replica = NULL,
+    end_xid = pg_current_xact_id(),
+    end_replica = NULL
+WHERE r.namespace = $1 AND r.run_id = $2 AND coalesce(r.end_time, 'infinity') = 'infinity'
+    AND (r.owner_replica IS NULL OR r.owner_replica = $3::uuid) AND r.epoch = $4 AND r.next_sequence = $5
+RETURNING r.run_id
+
+-- name: remove_schedule_runs
+-- Removes at most $1 of the runs that schedules keep which are gone.
+DELETE FROM schedule_runs AS s
+USING (
+    SELECT k.namespace, k.schedule, k.run_id
+    FROM schedule_runs AS k
+    WHERE NOT EXISTS (SELECT FROM runs AS r WHERE r.namespace = k.namespace AND r.run_id = k.run_id)
+    LIMIT $1
+) AS g
+WHERE s.namespace = g.namespace AND s.schedule = g.schedule AND s.run_id = g.run_id
+RETURNING s.run_id

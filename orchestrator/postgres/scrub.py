@@ -1,0 +1,62 @@
+"""What the scrubber looks for, in Postgres."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from orchestrator.domain.ids import RunKey
+from orchestrator.engine.ports import RunRow
+from orchestrator.engine.scrub_ports import WaitingRun
+from orchestrator.postgres.pool import Pool
+from orchestrator.postgres.runs import run_row
+from orchestrator.postgres.sql import load
+
+_QUERIES = load("scrub")
+_FIRST = RunKey("", UUID(int=0))
+
+
+class PostgresScrubStore:
+    """ScrubStore in Postgres. `claims` is a pool of the engine's role."""
+
+    def __init__(self, claims: Pool) -> None:
+        self._claims = claims
+
+    async def free_unknown(self, limit: int) -> list[RunKey]:
+        """See ScrubStore.free_unknown."""
+        rows = await self._claims.fetch(_QUERIES["free_unknown"], limit)
+        return [RunKey(row["namespace"], row["run_id"]) for row in rows]
+
+    async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> list[RunKey]:
+        """See ScrubStore.list_owned."""
+        namespace, run_id = after or _FIRST
+        rows = await self._claims.fetch(_QUERIES["owned"], replica_id, namespace, run_id, limit)
+        return [RunKey(row["namespace"], row["run_id"]) for row in rows]
+
+    async def list_parked(self, beyond_seconds: float, after: WaitingRun | None, limit: int) -> list[WaitingRun]:
+        """See ScrubStore.list_parked."""
+        time, (namespace, run_id) = (after.wake_time, after.row.key) if after is not None else (0, _FIRST)
+        rows = await self._claims.fetch(_QUERIES["parked"], beyond_seconds, time, namespace, run_id, limit)
+        return [WaitingRun(run_row(row), row["wake_time"]) for row in rows]
+
+    async def get_unfinished(self, key: RunKey) -> RunRow | None:
+        """See ScrubStore.get_unfinished."""
+        rows = await self._claims.fetch(_QUERIES["unfinished"], key.namespace, key.run_id)
+        return run_row(rows[0]) if rows else None
+
+    async def count_overdue(self, seconds: float, limit: int) -> int:
+        """See ScrubStore.count_overdue."""
+        (row,) = await self._claims.fetch(_QUERIES["count_overdue"], seconds, limit)
+        overdue: int = row["overdue"]
+        return overdue
+
+    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
+        """See ScrubStore.settle."""
+        namespace, run_id = row.key
+        settled = await self._claims.fetch(
+            _QUERIES["settle"], namespace, run_id, replica_id, row.epoch, row.next_sequence, state, end_time
+        )
+        return bool(settled)
+
+    async def remove_schedule_runs(self, limit: int) -> int:
+        """See ScrubStore.remove_schedule_runs."""
+        return len(await self._claims.fetch(_QUERIES["remove_schedule_runs"], limit))

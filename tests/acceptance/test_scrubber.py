@@ -1,0 +1,132 @@
+"""The scrubber of a real server: each fault is planted by SQL, found, repaired and reported."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+from baton.v1 import run_pb2, schedule_pb2, schedule_service_pb2
+from google.protobuf import json_format
+from uuid_utils.compat import uuid7
+
+from tests.acceptance.conftest import StartServer
+from tests.acceptance.processes import ServerProcess
+from tests.acceptance.test_replicas import Connect
+from tests.acceptance.wire import Baton, eventually
+
+SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
+WAITS_FOR_SIGNAL = {"steps": [{"id": "a", "wait_signal": {"signal": "go"}}], "run_timeout": "7200s"}
+
+
+def sleeping(duration: str) -> dict[str, Any]:
+    """A workflow that does nothing for a while."""
+    return {"steps": [{"id": "a", "sleep": {"duration": {"literal": duration}}}]}
+
+
+@dataclass(slots=True)
+class Bench:
+    """A server that scrubs often, and the database beneath it."""
+
+    server: ServerProcess
+    baton: Baton
+    database: asyncpg.Connection[asyncpg.Record]
+
+    async def parked(self, definition: dict[str, Any]) -> UUID:
+        """Submits a run and waits until it is parked."""
+        run_id = UUID((await self.baton.submit(definition)).run_id)
+        query = "SELECT owner_replica IS NULL AND wake_time IS NOT NULL FROM runs WHERE run_id = $1"
+        await eventually(lambda: self.database.fetchval(query, run_id))
+        return run_id
+
+    async def set(self, run_id: UUID, what: str, *arguments: object) -> None:
+        """Changes the row of a run."""
+        changed = await self.database.execute(f"UPDATE runs SET {what} WHERE run_id = $1", run_id, *arguments)
+        assert changed == "UPDATE 1"
+
+    async def tells(self, fault: str) -> None:
+        """Waits until the server's log tells of a fault."""
+
+        async def told() -> bool:
+            return self.faults()[fault] > 0
+
+        await eventually(told)
+
+    def faults(self) -> Counter[str]:
+        """The faults that the log tells of, and how often."""
+        found: Counter[str] = Counter()
+        for line in self.server.log().splitlines():
+            if "fault found" in line:
+                told = json.loads(line)
+                found[told["fault"]] += told["count"]
+        return found
+
+
+@pytest.fixture
+async def bench(start_server: StartServer, connect: Connect) -> AsyncIterator[Bench]:
+    server = await start_server(BATON_SCRUB_INTERVAL_SECONDS="0.2", BATON_PARK_SECONDS="0.5", BATON_LOG_FORMAT="json")
+    server.sound = False
+    database = await asyncpg.connect(server.dsn)
+    yield Bench(server, connect(server), database)
+    await database.close()
+
+
+async def test_faults_that_are_planted_are_found_and_repaired(bench: Bench) -> None:
+    baton, database = bench.baton, bench.database
+    unknown, unheld, late = [await bench.parked(WAITS_FOR_SIGNAL) for _ in range(3)]
+    sleeper = await bench.parked(sleeping("3s"))
+    ended = [
+        UUID((await baton.run({"steps": [{"id": "a", "sleep": {"duration": {"literal": "0s"}}}]})).run_id)
+        for _ in range(2)
+    ]
+    me = await database.fetchval("SELECT replica_id FROM replicas WHERE end_time IS NULL")
+
+    await bench.set(unknown, "owner_replica = $2", uuid7())
+    await bench.set(unheld, "owner_replica = $2", me)
+    await bench.set(late, "wake_time = clock_timestamp() + interval '1 year'")
+    await bench.set(sleeper, "wake_time = clock_timestamp() + interval '1 hour'")
+    unended = "state = 2, end_time = NULL, end_xid = NULL, wake_time = {}"
+    await bench.set(ended[0], unended.format("clock_timestamp() + interval '1 hour'"))
+    await bench.set(ended[1], unended.format("NULL"))
+
+    # Its timer is what ends this one: nobody asks for it.
+    assert (await baton.end(str(sleeper))).state == SUCCEEDED
+    for fault in ("owner_unknown", "not_held", "woken_too_late"):
+        await bench.tells(fault)
+    for run_id in (unknown, unheld, late):
+        await baton.signal(str(run_id), "go")
+        assert (await baton.end(str(run_id))).state == SUCCEEDED
+    for run_id in ended:
+        query = "SELECT state = 3 AND end_time IS NOT NULL AND owner_replica IS NULL FROM runs WHERE run_id = $1"
+        await eventually(lambda run_id=run_id, query=query: database.fetchval(query, run_id))  # type: ignore[misc]
+        assert (await baton.get(str(run_id))).state == SUCCEEDED
+    found = bench.faults()
+    assert (found["owner_unknown"], found["woken_too_late"], found["ended"]) == (1, 2, 2)
+    assert found["not_held"] == 2, "the run that was woken although it had ended was one too"
+
+
+async def test_what_cannot_be_repaired_is_reported_once_and_harms_nobody(bench: Bench) -> None:
+    run_id = await bench.parked(WAITS_FOR_SIGNAL)
+    sound = await bench.parked(WAITS_FOR_SIGNAL)
+    await bench.database.execute(r"UPDATE events SET header = '\xff' WHERE run_id = $1 AND sequence = 2", run_id)
+    await bench.tells("unreadable")
+    await bench.baton.signal(str(sound), "go")
+    assert (await bench.baton.end(str(sound))).state == SUCCEEDED
+    assert bench.faults() == {"unreadable": 1}
+
+
+async def test_runs_that_a_schedule_keeps_and_that_are_gone_are_forgotten(bench: Bench) -> None:
+    await bench.baton.apply({"name": "nothing", **sleeping("0s")})
+    given = {"name": "daily", "cron": "@daily", "run": {"workflow": "nothing"}}
+    schedule = json_format.ParseDict(given, schedule_pb2.Schedule())
+    await bench.baton.schedules.ApplySchedule(schedule_service_pb2.ApplyScheduleRequest(schedule=schedule))
+    await bench.database.execute(
+        "INSERT INTO schedule_runs VALUES ('default', 'daily', $1, clock_timestamp(), false)", uuid7()
+    )
+    await eventually(lambda: bench.database.fetchval("SELECT count(*) = 0 FROM schedule_runs"))
+    await bench.tells("run_gone")
