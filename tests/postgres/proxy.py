@@ -15,6 +15,8 @@ class LossyProxy:
     def __init__(self, target: str) -> None:
         self._target = target
         self.loses_answers = False
+        self.lost = 0
+        """Answers that were lost."""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one connection."""
@@ -29,6 +31,7 @@ class LossyProxy:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(1 << 16):
                 if answers and self.loses_answers:
+                    self.lost += 1
                     break
                 sink.write(data)
                 await sink.drain()
