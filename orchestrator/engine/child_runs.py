@@ -143,7 +143,9 @@ class ChildRuns:
     def _tell(self, followed: _Followed, failure: Failure | None, payload: Payload | None) -> None:
         self._drop(followed)
         followed.live.children.pop(followed.step, None)
-        if not followed.live.forgotten:
+        if followed.live.forgotten:
+            self._to_poke.append(followed.live.key)  # It was parked while its child was looked at.
+        else:
             given = ChildRunEnded(followed.step, str(followed.child.run_id), failure, payload)
             self._driver.advance(followed.live, given)
 
