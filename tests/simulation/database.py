@@ -218,7 +218,7 @@ class Database:
     def write_batch(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         """Writes a batch under a lease that is held. Errors: WriteRefused."""
         self.transaction += 1
-        self._require_content(entries)
+        self._require_texts(entries)
         undo = self._reopen(replica_id, entries)
         begun = self._begin(replica_id, entries)
         continued = {
@@ -228,33 +228,38 @@ class Database:
         }
         written = begun | continued
         taken = [position for position in sorted(written) if self._stands_under(entries[position])]
-        if taken:
+        fits = all(self._fits(entries[position]) for position in written)
+        if taken or not fits:
             undo()
             for position in begun:
                 self._forget_run(entries[position])
-            if len(entries) > 1:
-                raise WriteRefused("events stand under these sequences already")
+            if len(entries) > 1 or not fits:
+                raise WriteRefused("the database refused the batch")
             return [FENCED]
         for position in sorted(written):
             self._apply(replica_id, entries[position])
         return [WRITTEN if position in written else self._settle(entry) for position, entry in enumerate(entries)]
 
     @staticmethod
-    def _require_content(entries: Sequence[RunEntry]) -> None:
+    def _require_texts(entries: Sequence[RunEntry]) -> None:
+        """Refuses what no statement can carry, whatever becomes of it."""
         for entry in entries:
-            ended = entry.state in ENDED_RUN
             new = entry.new
             texts = [row.step + row.payload_type for row in entry.rows]
             if new is not None:
                 texts += (new.request_id, new.workspace, new.principal, new.channel, *new.labels, *new.attributes)
-            if (
-                any(len(row.payload or b"") > PAYLOAD_LIMIT or not row.header for row in entry.rows)
-                or any("\0" in text or not _is_unicode(text) for text in texts)
-                or not MIN_STATE <= entry.state <= MAX_STATE
-                or ended != (entry.end_time is not None)
-                or (new is not None and len(new.body_hash) != HASH_BYTES)
-            ):
+            if any("\0" in text or not _is_unicode(text) for text in texts) or entry.state >= 1 << 15:
                 raise WriteRefused("the database refused the content of the batch")
+
+    @staticmethod
+    def _fits(entry: RunEntry) -> bool:
+        """Whether the tables take an entry."""
+        return (
+            all(len(row.payload or b"") <= PAYLOAD_LIMIT and row.header for row in entry.rows)
+            and MIN_STATE <= entry.state <= MAX_STATE
+            and (entry.state in ENDED_RUN) == (entry.end_time is not None)
+            and (entry.new is None or len(entry.new.body_hash) == HASH_BYTES)
+        )
 
     def _reopen(self, replica_id: UUID, entries: Sequence[RunEntry]) -> Callable[[], None]:
         """Takes ended runs; returns what takes that back."""

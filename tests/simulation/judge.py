@@ -20,8 +20,7 @@ from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.codec import decode, to_message
 from orchestrator.engine.ports import RunEntry
 from orchestrator.engine.worker_ports import Call
-from tests.simulation.database import Database, Run
-from tests.simulation.workflows import check
+from tests.simulation.database import Database, Replica, Run
 
 if TYPE_CHECKING:
     from tests.simulation.clients import Order, Watched
@@ -31,6 +30,8 @@ DELIVERED = (EventKind.ATTEMPT_STARTED, EventKind.DELIVERY_STARTED)
 ONCE_AN_ATTEMPT = (EventKind.ATTEMPT_STARTED, EventKind.ATTEMPT_FAILED)
 STILL_SECONDS = 16.0
 """Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
+CHILD_SECONDS = 100.0
+"""The same of a parent whose child has ended without a poke: it looks for itself once a minute (park.py)."""
 ENDS_A_STEP = (EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_SKIPPED, EventKind.STEP_CANCELLED)
 
 
@@ -53,7 +54,7 @@ class Judge:
         """An entry is about to be written."""
         run, replica = self._database.runs[entry.key], self._database.replicas.get(replica_id)
         where = f"run {entry.key.run_id} from sequence {entry.rows[0].sequence}"
-        if replica is None or replica.end_time is not None:
+        if replica is None or self.is_dead(replica):
             self._breach("stale write", f"{where}: its writer was marked as dead")
         if entry.new is None and (run.owner != replica_id or run.epoch != entry.epoch):
             self._breach("stale write", f"{where}: by a former owner, in epoch {entry.epoch} of {run.epoch}")
@@ -61,6 +62,11 @@ class Judge:
             self._breach("dense sequences", f"{where}: {len(run.events)} stand before it")
         if run.events and run.events[-1].row.kind in TERMINAL_EVENTS and entry.reopened is None:
             self._breach("one end", f"{where}: it follows the end")
+
+    @staticmethod
+    def is_dead(replica: Replica) -> bool:
+        """Whether a replica was marked: nothing may come from it any more."""
+        return replica.end_time is not None
 
     def taken_over(self, run: Run, epoch_before: int) -> None:
         """A run has got an owner."""
@@ -101,6 +107,7 @@ class Judge:
             if watched.last_sequence:
                 self._breach("watch without gaps", f"{where} gets a second snapshot")
             watched.last_sequence = message.snapshot.last_sequence
+            self.shown(watched.caller.namespace, message.snapshot)
         elif message.HasField("event"):
             event = message.event
             if event.sequence != watched.last_sequence + 1:
@@ -109,9 +116,16 @@ class Judge:
             run = self._run(watched.caller.namespace, str(watched.run_id))
             stored = run.events if run is not None else []
             if event.sequence > len(stored):
-                self._breach("watch shows what is durable", f"{where} sees {event.sequence} of {len(stored)}")
+                self._breach("only what is durable is shown", f"{where} sees {event.sequence} of {len(stored)}")
             elif to_message(stored[event.sequence - 1].row, False) != event:
-                self._breach("watch shows what is durable", f"{where} sees another event {event.sequence}")
+                self._breach("only what is durable is shown", f"{where} sees another event {event.sequence}")
+
+    def shown(self, namespace: str, message: Any) -> None:
+        """Somebody is shown a run."""
+        run = self._run(namespace, message.run_id)
+        length = len(run.events) if run is not None else 0
+        if message.last_sequence > length:
+            self._breach("only what is durable is shown", f"run {message.run_id}: {message.last_sequence} of {length}")
 
     def _run(self, namespace: str, run_id: str) -> Run | None:
         return self._database.runs.get(RunKey(namespace, UUID(run_id)))
@@ -124,11 +138,10 @@ class Judge:
             length, since = self._moved.get(key, (0, now))
             if length != len(run.events):
                 self._moved[key] = (len(run.events), now)
-            elif now - since > STILL_SECONDS and not self._waits_for_child(run):
+            elif now - since > (CHILD_SECONDS if self._waits_for_child(run) else STILL_SECONDS):
                 self._breach("runs go on", f"run {key.run_id}: nothing after event {length} for {now - since:.1f} s")
 
     def _waits_for_child(self, run: Run) -> bool:
-        """A parent goes on when its child has ended; where the poke for that was lost, at its next look (park.py)."""
         return any(isinstance(step.wait, RunAwaited) for step in self._fold(run).steps)
 
     # --- when it is over
@@ -232,6 +245,3 @@ class Judge:
         for event in run.events:
             folded.apply(decode(event.row, folded))
         return folded
-
-
-__all__ = ["Judge", "check"]

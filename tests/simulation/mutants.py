@@ -7,7 +7,6 @@ to stand behind it is a hole in what we believe.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from uuid import UUID
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.plan import attempts
 from orchestrator.domain.run import Run as FoldedRun
-from orchestrator.engine import recovery
+from orchestrator.engine import park, recovery
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.journal import GroupCommit
@@ -28,9 +27,10 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.submit import Submitter
 from tests.simulation.database import Database, Replica
+from tests.simulation.judge import Judge
 from tests.simulation.world import Breach, simulate
 
-SEEDS = 60
+SEEDS = 400
 """Seeds in which a mutant has to be found."""
 
 Patch = tuple[Any, str, Any]
@@ -38,25 +38,29 @@ Patch = tuple[Any, str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A safeguard that is switched off. `stress` is what goes wrong more often for it. `guard` is what stands behind
-    it, where it is not to be found."""
+    """A safeguard that is switched off. `stress` is what goes wrong more often for it.
+
+    `guard` is what stands behind it, so that alone it does no harm that could be found; `guard_patches` switch that off
+    too, and then there must be harm.
+    """
 
     name: str
     patches: Sequence[Patch]
     stress: Sequence[str] = ()
     guard: str = ""
+    guard_patches: Sequence[Patch] = ()
 
     @contextmanager
-    def switched_off(self) -> Iterator[None]:
+    def switched_off(self, *, with_guard: bool) -> Iterator[None]:
         """Switches the safeguard off."""
         with ExitStack() as stack:
-            for target, attribute, replacement in self.patches:
+            for target, attribute, replacement in (*self.patches, *(self.guard_patches if with_guard else ())):
                 stack.enter_context(mock.patch.object(target, attribute, replacement))
             yield
 
-    def hunt(self, seeds: int = SEEDS) -> tuple[int, Breach] | None:
+    def hunt(self, seeds: int = SEEDS, *, with_guard: bool = True) -> tuple[int, Breach] | None:
         """Looks for the mutant; gives the first seed that finds it, and how."""
-        with self.switched_off():
+        with self.switched_off(with_guard=with_guard):
             for seed in range(1, seeds + 1):
                 outcome = simulate(seed, self.stress)
                 if outcome.breach is not None:
@@ -157,10 +161,6 @@ def _nothing(*_: Any) -> None:
     pass
 
 
-async def _wait_for_ever(*_: Any) -> None:
-    await asyncio.get_running_loop().create_future()
-
-
 def _empty(*_: Any) -> list[Any]:
     return []
 
@@ -173,37 +173,57 @@ def _no(*_: Any) -> bool:
     return False
 
 
+ANY_LEASE: Patch = (Database, "lock", _any_lease)
+ANY_OWNER: Patch = (Database, "is_owner", _owner_only_by_sequence)
+LATE = ("pause", "slow")
+UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
+"""Lets the judge pass over what the lease alone forbids, to see what else there is."""
+
 MUTANTS = (
-    Mutant("owner and epoch in the journal's fence", [(Database, "is_owner", _owner_only_by_sequence)], ("pause",)),
+    Mutant(
+        "owner and epoch in the journal's fence",
+        [ANY_OWNER],
+        LATE,
+        "the lease in the same statement",
+        [ANY_LEASE, UNSEEN],
+    ),
+    Mutant("the lease in the journal's statement", [ANY_LEASE], LATE),
     Mutant(
         "the epoch in the journal's fence",
         [(Database, "is_owner", _owner_without_epoch)],
-        ("pause",),
-        guard="the owner and the sequence in the same fence; a replica that lost its lease comes back under another id",
+        LATE,
+        "the owner in the same fence: a process that lost its lease comes back under another id",
+        [ANY_OWNER, ANY_LEASE, UNSEEN],
     ),
     Mutant(
         "the sequence in the journal's fence",
         [(Database, "is_owner", _owner_without_sequence)],
-        ("pause", "statements"),
-        guard="the key of the events",
+        ("commits",),
+        "the key of the events",
+        [(Database, "_stands_under", _no)],
     ),
     Mutant("the epoch rises with each owner", [(Database, "raised", staticmethod(lambda epoch: epoch))], ("crash",)),
-    Mutant("the lease in the journal's statement", [(Database, "lock", _any_lease)], ("pause", "slow")),
     Mutant(
         "no replica is marked whose statement is under way",
         [(Database, "end_dead", _end_held_too)],
-        ("pause", "slow"),
+        LATE,
+        "owner and epoch in the journal's fence",
+        [ANY_OWNER],
     ),
     Mutant("one run a request id", [(Database, "claim_request", _claim_any_request)], ("statements",)),
-    Mutant("an identical batch is found written", [(Database, "stands", _no)], ("statements",)),
-    Mutant("what is parked was the replica's", [(Database, "park", _park_unseen)], ("pause",)),
+    Mutant("an identical batch is found written", [(Database, "stands", _no)], ("commits",)),
     Mutant(
-        "an ambiguous commit is written again",
-        [(GroupCommit, "_write_until_known", _taken_for_written)],
-        ("statements",),
+        "only who owns a run parks it",
+        [(Database, "park", _park_unseen)],
+        ("cut:park",),
+        "owner and epoch in the journal's fence",
+        [ANY_OWNER],
     ),
     Mutant(
-        "an ambiguous commit is no refusal", [(GroupCommit, "_write_until_known", _taken_for_refused)], ("statements",)
+        "an ambiguous commit is written again", [(GroupCommit, "_write_until_known", _taken_for_written)], ("commits",)
+    ),
+    Mutant(
+        "an ambiguous commit is no refusal", [(GroupCommit, "_write_until_known", _taken_for_refused)], ("commits",)
     ),
     Mutant("an answer comes after the commit", [(Submitter, "_start", _start_and_accept)], ("outage",)),
     Mutant(
@@ -211,27 +231,40 @@ MUTANTS = (
         [(Driver, "_admit", _admit_and_send), (Driver, "_dispatch", _nothing)],
         ("slow",),
     ),
-    Mutant("a call leaves under a lease", [(Engine, "_holds_lease", _yes)], ("pause", "slow")),
+    Mutant("a call leaves under a lease", [(Engine, "_holds_lease", _yes)], ("pause", "tardy:write")),
     Mutant(
         "the answer of a call that was given up is dropped",
         [(Driver, "record", _record_any_flight)],
         ("workers",),
-        guard="the attempt in record and in the core",
+        "an answer counts for its own attempt alone",
+        [(FoldedRun, "is_current", _yes)],
     ),
-    Mutant(
-        "an answer counts for its own attempt",
-        [(Driver, "record", _record_any_flight), (FoldedRun, "is_current", _yes)],
-        ("workers",),
-    ),
-    Mutant("deliveries are bounded", [(attempts, "MAX_DELIVERIES", 99)], ("workers", "crash")),
+    Mutant("deliveries are bounded", [(attempts, "MAX_DELIVERIES", 99)], ("workers", "lost")),
     Mutant("runs of dead replicas are adopted", [(Database, "adopt", _empty)], ("crash",)),
     Mutant("parked runs are woken", [(Database, "wake", _empty)]),
-    Mutant("what was taken over is gone on with", [(Recovery, "_resume", _resume_without_timers)], ("crash",)),
-    Mutant("a poke lets the time of a parked run come", [(Database, "poke", _nothing)]),
+    Mutant(
+        "what was taken over is gone on with, timers too", [(Recovery, "_resume", _resume_without_timers)], ("crash",)
+    ),
+    Mutant(
+        "a poke lets the time of a parked run come",
+        [(Database, "poke", _nothing)],
+        (),
+        "the parent looks for itself once a minute",
+        [(park, "CHILD_LOOK_US", 10**12)],
+    ),
     Mutant("a replica looks for runs that it may own", [(Recovery, "_is_doubtful", _no)], ("statements",)),
-    Mutant("it looks again when nothing can be under way", [(recovery, "UNDER_WAY_SECONDS", 0.0)], ("statements",)),
-    Mutant("a replica that lost its lease forgets its runs", [(Driver, "forget_all", _nothing)], ("pause",)),
-    Mutant("the loss of a lease is noticed", [(Engine, "_watch_lease", _wait_for_ever)], ("pause",)),
+    Mutant(
+        "it looks again when nothing can be under way",
+        [(recovery, "UNDER_WAY_SECONDS", 0.0)],
+        ("cut:wake", "cut:adopt"),
+    ),
+    Mutant(
+        "a replica that lost its lease forgets its runs",
+        [(Driver, "forget_all", _nothing)],
+        LATE,
+        "owner and epoch in the journal's fence",
+        [ANY_OWNER],
+    ),
     Mutant("only what is durable is shown", [(LiveRun, "settled", property(_yes))], ("slow",)),
     Mutant("only runs at rest are parked", [(Parker, "_wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Any, TypeVar
 
@@ -19,6 +19,12 @@ TOLD = (LeaseLost, WriteRefused, BatonError)
 """Errors that the database answers with; others are faults of the simulation."""
 
 
+LATEST_SECONDS = 3.0
+"""Longest that a statement goes on whose connection was cut, or a commit takes."""
+
+LONG_COMMIT_CHANCE = 0.1
+
+
 @dataclass(slots=True)
 class Weather:
     """How things are at the moment. Chances are parts of one, times are seconds."""
@@ -29,6 +35,12 @@ class Weather:
     """It is carried out, and the answer is lost."""
     late: float = 0.0
     """The connection is cut, which the one side learns at once, and the statement goes on for a while."""
+    commits: float = 0.0
+    """A commit of the journal meets one of these, whatever becomes of other statements."""
+    late_of: dict[str, float] = field(default_factory=dict)
+    """The same as `late`, of the statements of one name."""
+    tardy_of: dict[str, float] = field(default_factory=dict)
+    """The answer of a statement of that name takes long."""
     slow: float = 1.0
     """Factor of all times."""
     outage_until: float = 0.0
@@ -71,9 +83,15 @@ class StatementLink:
         """How long one way takes."""
         return (0.0005 + self._draws.random() * 0.006) * self._weather.slow
 
-    def answer(self, future: asyncio.Future[Any], outcome: Any) -> None:
+    def commit_seconds(self) -> float:
+        """How long a commit takes; now and then very long where things are slow."""
+        if self._weather.slow > 1.0 and self._draws.random() < LONG_COMMIT_CHANCE:
+            return self._draws.random() * LATEST_SECONDS
+        return self.seconds() / 2
+
+    def answer(self, future: asyncio.Future[Any], outcome: Any, more_seconds: float = 0.0) -> None:
         """Sends an answer back."""
-        self._network.later(self.seconds(), _settle, future, outcome)
+        self._network.later(self.seconds() + more_seconds, _settle, future, outcome)
 
     @property
     def weather(self) -> Weather:
@@ -117,13 +135,14 @@ class _Statement:
             link.answer(self._answer, unavailable())
             return
         draw -= weather.lost_before
-        if draw < weather.lost_after:
+        more = weather.commits / 2 if self._commit is not None else 0.0
+        if draw < weather.lost_after + more:
             self._told = False
-        elif draw < weather.lost_after + weather.late:
+        elif draw < weather.lost_after + weather.late + 2 * more + weather.late_of.get(self._name, 0.0):
             self._told = False
             link.note(f"{self._name} is cut")
             link.answer(self._answer, unavailable())
-            link.later(link.draw() * 1.5, self._carry_out)
+            link.later(link.draw() * LATEST_SECONDS, self._carry_out)
             return
         self._carry_out()
 
@@ -139,7 +158,7 @@ class _Statement:
         if self._commit is None:
             self._tell(outcome)
         else:
-            self._link.later(self._link.seconds() / 2, self._end)
+            self._link.later(self._link.commit_seconds(), self._end)
 
     def _end(self) -> None:
         assert self._commit is not None
@@ -160,7 +179,11 @@ class _Statement:
         if shown:
             self._link.note(f"{self._name} {shown}" if self._told else f"{self._name} {shown}, which is not told")
         if not self._answer.done():
-            self._link.answer(self._answer, outcome if self._told else unavailable())
+            is_tardy = self._link.weather.tardy_of and self._link.draw() < self._link.weather.tardy_of.get(
+                self._name, 0
+            )
+            outcome = outcome if self._told else unavailable()
+            self._link.answer(self._answer, outcome, self._link.draw() * LATEST_SECONDS if is_tardy else 0.0)
 
 
 def unavailable() -> DatabaseUnavailable:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from orchestrator.domain.errors import CursorExpired, InvalidFilter
-from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey, WorkerKey
+from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.states import ENDED_RUN
 from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition
 from orchestrator.engine.engine import Stores
@@ -21,7 +21,6 @@ from orchestrator.engine.ports import (
     FilterTerm,
     JournalRow,
     ParkedRun,
-    Reach,
     Renewal,
     RevisionRow,
     RunEntry,
@@ -29,10 +28,9 @@ from orchestrator.engine.ports import (
     RunRow,
     UnfinishedRuns,
     WorkerRow,
-    WriteRefused,
     WriteResult,
 )
-from orchestrator.engine.schedule_ports import ClaimedSchedule, ScheduleKey, ScheduleRow, ScheduleRunRow
+from orchestrator.engine.schedule_ports import ClaimedSchedule
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database, Run
 
@@ -382,22 +380,3 @@ def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Store
         schedules,
         catalogue,
     )
-
-
-__all__ = [
-    "Catalogues",
-    "ContractRow",
-    "Direct",
-    "EndpointKey",
-    "Link",
-    "Reach",
-    "ScheduleKey",
-    "ScheduleRow",
-    "ScheduleRunRow",
-    "SimulatedJournal",
-    "SimulatedReplicas",
-    "SimulatedRuns",
-    "WorkerKey",
-    "WriteRefused",
-    "stores_over",
-]

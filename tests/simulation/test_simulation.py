@@ -13,7 +13,7 @@ import pytest
 from tests.simulation.__main__ import report
 from tests.simulation.world import simulate
 
-SEEDS, PART = 240, 40
+SEEDS, PART = 200, 40
 ROOT = Path(__file__).parents[2]
 
 
@@ -23,6 +23,11 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
         outcome = simulate(seed)
         if outcome.breach is not None:
             pytest.fail(report(outcome), pytrace=False)
+
+
+@pytest.mark.parametrize(("seed", "stress"), [(23, ("statements",)), (222, ()), (47, ("cut:wake", "cut:adopt"))])
+def test_what_once_found_a_fault_holds(seed: int, stress: tuple[str, ...]) -> None:
+    assert simulate(seed, stress).breach is None
 
 
 def test_a_seed_gives_the_same_trace_again() -> None:

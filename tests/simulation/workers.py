@@ -58,13 +58,17 @@ class SimulatedCircuit:
         self._on_change, self._now = on_change, now
         self._failures = 0
         self._trying = False
-        self.until_time: int | None = None
+        self._until_time: int | None = None
 
     @property
     def state(self) -> Literal["closed", "open", "half_open"]:
-        if self.until_time is None:
+        if self._until_time is None:
             return "closed"
-        return "open" if self._now() < self.until_time else "half_open"
+        return "open" if self._now() < self._until_time else "half_open"
+
+    @property
+    def until_time(self) -> int | None:
+        return self._until_time if self.state == "open" else None
 
     def admit(self) -> Ticket | None:
         state = self.state
@@ -79,14 +83,14 @@ class SimulatedCircuit:
             self._trying = False
         elif succeeded:
             self._failures, self._trying = 0, False
-            if self.until_time is not None:
-                self.until_time = None
+            if self._until_time is not None:
+                self._until_time = None
                 self._on_change()
         else:
             self._failures += 1
             if self._failures >= FAILURES_TO_OPEN or self._trying:
                 self._trying = False
-                self.until_time = self._now() + round(OPEN_SECONDS * 1_000_000)
+                self._until_time = self._now() + round(OPEN_SECONDS * 1_000_000)
                 asyncio.get_running_loop().call_later(OPEN_SECONDS + 0.001, self._on_change)
                 self._on_change()
 

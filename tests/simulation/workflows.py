@@ -157,7 +157,7 @@ class _Drawing:
     def __init__(self, name: str, draws: Random, leaves: Sequence[str]) -> None:
         self._draws, self._leaves = draws, leaves
         self.workflow = workflow_pb2.Workflow(name=name, input_type=JOB, output_type=DONE)
-        self.workflow.run_timeout.CopyFrom(_seconds(draws.choice((10.0, 20.0, 60.0))))
+        self.workflow.run_timeout.CopyFrom(_seconds(draws.choice((10.0, 20.0, 180.0))))
         for index in range(draws.randint(1, 5 if leaves else 2)):
             self._add_step(index)
         last = self.workflow.steps[-1].id

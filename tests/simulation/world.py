@@ -41,10 +41,10 @@ from tests.simulation.workflows import (
 )
 
 EPOCH_US = 1_700_000_000_000_000
-QUIET_SECONDS = 150.0
+QUIET_SECONDS = 250.0
 """Time, once nothing goes wrong any more, in which every run has to end."""
 LOOK_SECONDS = 0.2
-KINDS = ("crash", "pause", "stall", "leave", "outage", "slow", "statements", "workers", "away")
+KINDS = ("crash", "pause", "stall", "leave", "outage", "slow", "statements", "commits", "workers", "away")
 """What can go wrong; see World._strike and World._disturb."""
 ROUGH_CHANCE, MILD_CHANCE = 0.55, 0.2
 """How likely a kind is in a seed, and where others are wanted."""
@@ -265,15 +265,22 @@ class World:
 
     async def _disturb(self) -> None:
         draws = self.draws
-        kinds = [kind for kind, on in self.roughness.items() if on]
+        kinds = [kind for kind in KINDS for _ in range(4 if kind in self._stress else 1) if self.roughness[kind]]
         if self.roughness["statements"]:
             self.weather.lost_before = self.weather.lost_after = self.weather.late = (
                 0.12 if "statements" in self._stress else draws.choice((0.01, 0.05))
             )
+        for stress in self._stress:
+            what, _, name = stress.partition(":")
+            if name:
+                {"cut": self.weather.late_of, "tardy": self.weather.tardy_of}[what][name] = 0.3
+        if self.roughness["commits"]:
+            self.weather.commits = draws.choice((0.05, 0.2))
         if self.roughness["workers"]:
             mood = self.mood
             mood.fail, mood.refuse, mood.unreachable = draws.choice((0.1, 0.4)), 0.03, 0.05
-            mood.hang = mood.lose = draws.choice((0.03, 0.1))
+            mood.hang = draws.choice((0.03, 0.1))
+            mood.lose = 0.6 if "lost" in self._stress else mood.hang
             mood.twice = mood.late = 0.4 if "workers" in self._stress else draws.choice((0.03, 0.1))
         while kinds:
             await asyncio.sleep(draws.random() * 2.5)
@@ -322,8 +329,10 @@ class World:
         self.trace("director", "all is well")
         self.calm = True
         weather, mood = self.weather, self.mood
-        weather.lost_before = weather.lost_after = weather.late = weather.outage_until = 0.0
+        weather.lost_before = weather.lost_after = weather.late = weather.commits = weather.outage_until = 0.0
         weather.slow = mood.slow = 1.0
+        weather.late_of.clear()
+        weather.tardy_of.clear()
         mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
         mood.away.clear()
         for process in self.processes.values():
