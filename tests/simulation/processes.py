@@ -78,6 +78,16 @@ class NoPermits:
         return False
 
 
+class NoHints:
+    """Implements ReplicaHints: every hint is lost, as any may be."""
+
+    async def runs_left(self, replica_id: UUID, address: str) -> None:
+        raise ReplicaUnreachable
+
+    def admits(self, replica_id: UUID, token: str) -> bool:
+        return False
+
+
 class _Observer(NullObserver):
     """Tells the trace and the judge."""
 
@@ -153,6 +163,7 @@ class Process:
             replica_store,
             self.gateway,  # type: ignore[arg-type]  # nobody attaches
             NoPermits(),
+            NoHints(),
             world.limits,
             _Observer(world, self.name),
             lambda live, flight: "token",

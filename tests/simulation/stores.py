@@ -31,6 +31,7 @@ from orchestrator.engine.ports import (
     WriteResult,
 )
 from orchestrator.engine.schedule_ports import ClaimedSchedule
+from orchestrator.engine.scrub_ports import WaitingRun
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database, Run
 
@@ -137,7 +138,7 @@ class SimulatedReplicas:
         """See ReplicaStore.register."""
         return await self._link.ask("register", lambda: self._database.register(replica_id, address, lease_seconds))
 
-    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew."""
         renewal = await self._link.ask("renew", lambda: self._database.renew(replica_id, lease_seconds))
         changed = {
@@ -366,6 +367,38 @@ class NoSchedules:
         raise AttributeError(f"the simulation has no {name}: it has no schedules")
 
 
+class NothingToScrub:
+    """ScrubStore that finds nothing, so that nothing is repaired before the simulation has seen it."""
+
+    async def free_unknown(self, limit: int) -> Sequence[RunKey]:
+        """See ScrubStore.free_unknown."""
+        return ()
+
+    async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> Sequence[RunKey]:
+        """See ScrubStore.list_owned."""
+        return ()
+
+    async def list_parked(self, beyond_seconds: float, after: WaitingRun | None, limit: int) -> Sequence[WaitingRun]:
+        """See ScrubStore.list_parked."""
+        return ()
+
+    async def get_unfinished(self, key: RunKey) -> RunRow | None:
+        """See ScrubStore.get_unfinished."""
+        return None
+
+    async def count_overdue(self, seconds: float, limit: int) -> int:
+        """See ScrubStore.count_overdue."""
+        return 0
+
+    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
+        """See ScrubStore.settle."""
+        return False
+
+    async def remove_schedule_runs(self, limit: int) -> int:
+        """See ScrubStore.remove_schedule_runs."""
+        return 0
+
+
 def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Stores:
     """Makes the stores of one replica."""
     catalogue: Any = SimulatedCatalogue(catalogues, database, link)
@@ -379,4 +412,5 @@ def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Store
         NoApprovals(),
         schedules,
         catalogue,
+        NothingToScrub(),
     )
