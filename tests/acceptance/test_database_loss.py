@@ -84,6 +84,7 @@ async def test_runs_go_on_after_the_database_was_killed(
     await require_sound(server.dsn, submitter.acknowledged, lab_process)
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_no_firing_is_lost_or_doubled_over_deaths_of_the_database(
     own_postgres: EmbeddedPostgres,
     server: ServerProcess,

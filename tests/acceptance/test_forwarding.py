@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import grpc
+import pytest
 from baton.v1 import run_pb2, run_service_pb2
 
 from tests.acceptance import invariants
@@ -13,6 +14,9 @@ from tests.acceptance.contracts import Contract
 from tests.acceptance.processes import LabProcess
 from tests.acceptance.test_replicas import Connect
 from tests.acceptance.wire import Baton, Refusal, eventually, refused
+
+pytestmark = pytest.mark.parametrize("transport", ["stream"], indirect=True)
+"""Who forwards a request does not look at how calls go to workers."""
 
 CANCELLED, RUNNING = run_pb2.RUN_STATE_CANCELLED, run_pb2.RUN_STATE_RUNNING
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
+import pytest
 from baton.v1 import run_pb2
 from baton.v1.run_service_pb2 import SubmitRunsRequest
 
@@ -67,6 +68,7 @@ async def all_parked(dsn: str, run_ids: Sequence[str]) -> dict[str, float]:
     return await eventually(parked, 60)
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_thousands_of_runs_wait_for_an_hour_outside_of_memory(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:

@@ -113,6 +113,7 @@ async def test_inputs_that_do_not_fit_are_refused(baton: Baton, registered: LabW
     check(await refused(baton.runs.SubmitRun(submission(definition, broken))), INVALID, "INPUT_INVALID", "input")
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_workers_that_cannot_be_registered(baton: Baton, registered: LabWorker) -> None:
     nobody = worker_service_pb2.RegisterWorkerRequest(worker="gone", address=f"127.0.0.1:{free_port()}")
     check(await refused(baton.workers.RegisterWorker(nobody, timeout=30)), PRECONDITION, "WORKER_UNREACHABLE")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
 from baton import Client
 from baton.v1 import run_pb2
 
@@ -18,6 +19,7 @@ Connect = Callable[[ServerProcess], Baton]
 RUNS = 200
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_executions_outlive_kills_of_the_server(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:
@@ -53,6 +55,7 @@ async def test_executions_outlive_kills_of_the_server(
     assert any(run.epoch > 1 for run in runs.values()), "no run was adopted: the kills came at the wrong time"
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_a_thousand_waits_do_not_hold_up_a_submission(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:

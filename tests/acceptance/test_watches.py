@@ -10,6 +10,7 @@ from uuid import UUID
 import asyncpg
 import grpc
 import grpc.aio
+import pytest
 from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.engine.updates import encode_cursor
@@ -198,6 +199,7 @@ async def follow(baton: Baton, run_id: str, seen: list[Any], broken: list[Except
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_a_watcher_that_reconnects_over_crashes_misses_nothing(
     start_server: StartServer,
     connect: Callable[[ServerProcess], Baton],
