@@ -283,9 +283,7 @@ class Driver:
                 flight = live.flights.get(index)
                 if flight is not None and flight.attempt == attempt:
                     self._land(live, flight)
-                    # Admission passes over a step that still has a call; its next attempt may be due by now.
-                    if live.run.steps[index].state is StepState.READY and not live.run.ended:
-                        self._queue(live, index)
+                    self._queue_again(live, index)
         live.publish(part.entry.rows, part.size)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
@@ -315,6 +313,13 @@ class Driver:
             self._dispatcher.send(live, flight)
         else:
             self._land(live, flight)
+            self._queue_again(live, event.step)
+
+    def _queue_again(self, live: LiveRun, index: int) -> None:
+        """Queues a step anew whose call of an attempt that is over is gone: admission passes over one that still has a
+        call, and its next attempt may have been due meanwhile."""
+        if live.run.steps[index].state is StepState.READY and not live.run.ended:
+            self._queue(live, index)
 
     def _land(self, live: LiveRun, flight: Flight) -> None:
         """Ends a flight whose answer is no longer wanted: cancels its call and gives everything back."""
@@ -339,6 +344,7 @@ class Driver:
         del live.flights[flight.step]
         self.resumptions.end(flight)
         if not live.run.is_current(flight.step, flight.attempt):
+            self._queue_again(live, flight.step)
             return
         live.cancel_timer(TimerKind.ATTEMPT, flight.step)
         if isinstance(outcome, CallFailed):
