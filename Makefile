@@ -41,6 +41,8 @@ lint: setup ## style, layers and configuration files
 	$(BIN)/yamllint --strict .
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 	[ ! -x $(BIN)/hadolint ] || $(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --check-metaschema docker/chart/values.schema.json
+	! $(BIN)/python -c 'import helm_python' || $(BIN)/python .ci/check-chart
 
 types: setup ## static types
 	$(BIN)/mypy
