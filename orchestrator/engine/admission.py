@@ -165,6 +165,11 @@ class Admission:
         endpoint.lent -= 1
         self.endpoint_changed(endpoint)
 
+    def left(self, live: LiveRun) -> None:
+        """Takes the steps of a run out of the queues: it has ended, or is driven here no more."""
+        for queue in self._queues.leave(live):
+            self._drop(queue)
+
     def forget(self) -> None:
         """Drops every queue."""
         self._queues.clear()
@@ -460,7 +465,7 @@ class Admission:
             queue.timer = self._timers.at(wait.until_time, lambda: self._pump_soon(queue))
         self._keep_in_hand(queue)
         if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
-            for live, step in list(queue.steps):
+            for live, step in list(queue.queued):
                 self._offer_fallback(queue, live, step)
             queue.steps = deque(item for item in queue.steps if item in queue.queued)
             if not queue.steps:

@@ -129,6 +129,7 @@ class Driver:
         if self.runs.get(live.key) is live:
             del self.runs[live.key]
         live.cancel_timers()
+        self.admission.left(live)
         for flight in list(live.flights.values()):
             self._land(live, flight)
         live.leave()

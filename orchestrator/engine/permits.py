@@ -162,6 +162,8 @@ class PermitBook:
         """Tries to meet every ask: a limit was changed, or giving goes on after a pause."""
         if self.paused:
             return
+        for pool, use in self._pools.items():
+            self._refit(pool, use)
         for ask in sorted(self._asks, key=lambda one: (-one.priority, not one.resumes)):
             self._leave(ask)
             while ask.wanted and (kind := self._take(ask)) is not None:
@@ -331,6 +333,15 @@ class PermitBook:
     def _due_time(use: PoolUse, row: LimitRow) -> int:
         assert row.rate is not None
         return int(use.full_time - (row.rate.burst - 1) * row.rate.interval_us)
+
+    def _refit(self, pool: Pool, use: PoolUse) -> None:
+        """Goes by the rate as it is now: what an earlier one has used up is at most all of it."""
+        if use.timer is not None:
+            use.timer.cancel()
+            use.timer = None
+        row = self._limit_of(pool.limit)
+        if row is not None and row.rate is not None:
+            use.full_time = min(use.full_time, self._now() + row.rate.burst * row.rate.interval_us)
 
     def _due(self, pool: Pool) -> None:
         use = self._pools.get(pool)

@@ -20,6 +20,9 @@ from orchestrator.engine.waits import Wait
 Item = tuple[LiveRun, int]
 """A step of a run."""
 
+SPARE_STEPS = 64
+"""Steps that wait no more and are kept in a queue at least before it is cleared of them."""
+
 
 class QueueKey(NamedTuple):
     """Steps under one key can be called at the same endpoints, and count in the same limits."""
@@ -79,6 +82,7 @@ class Queues:
         """Those that wait for the replica's own limit."""
         self.steps_of: Counter[str] = Counter()
         """Queued steps by namespace."""
+        self._of_run: dict[LiveRun, dict[tuple[MethodQueue, int], None]] = {}
 
     def make(self, key: QueueKey) -> MethodQueue:
         """The queue of a key, a new one where there is none."""
@@ -102,7 +106,7 @@ class Queues:
                 queue.timer.cancel()
             queue.steps.clear()
             queue.queued.clear()
-        for known in (self.by_key, self._by_namespace, self._by_group, self.of_replica, self.steps_of):
+        for known in (self.by_key, self._by_namespace, self._by_group, self.of_replica, self.steps_of, self._of_run):
             known.clear()
 
     # --- steps
@@ -125,6 +129,10 @@ class Queues:
         number = queue.queued.pop(item, None)
         if number is None:
             return queue.count
+        queued = self._of_run[item[0]]
+        del queued[queue, item[1]]
+        if not queued:
+            del self._of_run[item[0]]
         namespace = queue.key.namespace
         self.steps_of[namespace] -= 1
         if not self.steps_of[namespace]:
@@ -135,6 +143,19 @@ class Queues:
         """Notes that a step is queued after all."""
         queue.queued[item] = number
         self.steps_of[queue.key.namespace] += 1
+        self._of_run.setdefault(item[0], {})[queue, item[1]] = None
+
+    def leave(self, live: LiveRun) -> list[MethodQueue]:
+        """Takes the steps of a run out of every queue; returns the queues that are empty now."""
+        emptied = []
+        for queue, step in list(self._of_run.get(live, ())):
+            self.take_out(queue, (live, step))
+            if not queue.queued:
+                queue.steps.clear()
+                emptied.append(queue)
+            elif len(queue.steps) > 2 * len(queue.queued) + SPARE_STEPS:
+                queue.steps = deque(item for item in queue.steps if item in queue.queued)
+        return emptied
 
     # --- lines
 

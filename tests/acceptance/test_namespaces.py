@@ -131,6 +131,22 @@ async def test_a_namespace_whose_queue_is_full_is_refused_until_it_has_drained(
     assert sorted(run.run_id for run in listed.runs) == sorted(run.run_id for run in (*runs, again))
 
 
+async def test_what_is_cancelled_leaves_the_queue(tenants: list[Baton], contract: Contract, lab: LabWorker) -> None:
+    """Also where nothing else happens to the queue: nobody serves what waits in it."""
+    gold, _ = tenants
+    await lab.say_serving(False)
+    run = await gold.submit(fan(contract, 32), given(contract, "cancelled"))
+    await gold.waiting(run.run_id, "s31", run_pb2.WAIT_KIND_WORKER_NOT_SERVING)
+    told = await refused(gold.submit(fan(contract, 1), given(contract, "next")))
+    assert told.reason == "NAMESPACE_QUEUE_FULL"
+    await gold.cancel(run.run_id)
+    await gold.end(run.run_id)
+    again = await gold.submit(fan(contract, 1), given(contract, "next"))
+    await lab.say_serving(True)
+    assert (await gold.end(again.run_id)).state == SUCCEEDED
+    assert shares(lab.notes) == {"next": 1}
+
+
 async def test_namespaces_are_apart(tenants: list[Baton], contract: Contract, lab: LabWorker) -> None:
     gold, bronze = tenants
     default = Baton(gold.address)

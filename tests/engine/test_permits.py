@@ -250,3 +250,15 @@ def test_calls_that_go_on_come_before_their_equals_and_use_up_no_rate() -> None:
     place.book.give_back(kind("few"), 1)
     place.book.give_back(kind("few"), 1)
     assert [name for name, _ in place.given[4:]] == ["third", "new"]
+
+
+def test_a_rate_that_is_raised_holds_nobody_up_for_the_time_of_the_old_one() -> None:
+    place = Place(few=Rate(1, 3_600_000_000, 1))
+    place.asks("held", kind("few"))
+    waiting = place.asks("waiting", kind("few"))
+    assert place.book.refusal(waiting).until_time == place.now + 3_600_000_000
+    place.set("few", Rate(100, 1_000_000, 1))
+    place.book.look_again()
+    assert place.book.refusal(waiting).until_time == place.now + 10_000
+    place.pass_time(10_001)
+    assert [name for name, _ in place.given] == ["held", "waiting"]
