@@ -38,6 +38,10 @@ _log = logging.getLogger(__name__)
 _caller: ContextVar[Caller] = ContextVar("baton_caller")
 
 
+class CallerLeft(Exception):
+    """The caller is not there any more; the cause is what grpc raised when it was to be told something."""
+
+
 @dataclass(slots=True)
 class Call:
     """One call on its way: `method` is `/package.Service/Method`, `service` the name in it. `request`, and `raw` as it
@@ -56,7 +60,11 @@ class Call:
     async def end(self, code: int, message: str, status: bytes | None) -> NoReturn:
         """Ends the call with an error that is told as it is; `status` is a serialized google.rpc.Status."""
         details = () if status is None else ((_STATUS_KEY, status),)
-        await self.context.abort(_CODES[code], message, details)
+        try:
+            await self.context.abort(_CODES[code], message, details)
+        except grpc.aio.InternalError as error:
+            # Nobody is there any more to be told: the deadline of the call was over first.
+            raise CallerLeft from error
         raise AssertionError("abort raises")
 
     def set_caller(self, caller: Caller) -> None:
@@ -167,6 +175,8 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                 return answer
             except grpc.aio.AbortError:
                 raise  # A handler has set the status itself.
+            except CallerLeft as left:
+                raise left.__cause__ or left from None  # grpc takes its own error for what it is.
             except asyncio.CancelledError as error:
                 # grpc leaves a call that it has not cancelled itself without an answer.
                 await _abort(method, self._cause_of_cancellation(error), context)

@@ -14,7 +14,7 @@ from baton.v1 import run_service_pb2, run_service_pb2_grpc
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, InvalidRequest, OwnerUnavailable, RunEnded
-from orchestrator.engine.ownership import RunElsewhere
+from orchestrator.engine.ownership import AnsweredElsewhere, RunElsewhere
 from orchestrator.outbound.replicas import ReplicaRequests
 from orchestrator.rpc.forwarding import FORWARD_KEY, TOKEN_SECONDS, Forwarding
 from orchestrator.rpc.server import RpcServer
@@ -250,3 +250,31 @@ async def test_streams_are_not_forwarded(owner: Replica) -> None:
     owner.engine.error = RunElsewhere("127.0.0.1:1")
     answer = await refusal(anext(aiter(owner.runs.WatchRun(request, metadata=((FORWARD_KEY, token),)))))
     assert answer.reason == "OWNER_UNAVAILABLE"
+
+
+async def test_a_caller_that_is_gone_when_the_answer_comes_is_no_error(
+    owner: Replica, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent = asyncio.Event()
+
+    async def send(address: str, method: str, request: bytes, metadata: Any, timeout_seconds: float) -> bytes:
+        sent.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # The caller has just left, as the owner's answer comes.
+            raise AnsweredElsewhere(grpc.StatusCode.DEADLINE_EXCEEDED.value[0], "too late", None) from None
+        raise AssertionError
+
+    replica = Replica()
+    forwarding = Forwarding(TokenSigner(KEY), send, now)
+    replica.server = make_server(replica.engine, forwarding=forwarding)
+    replica.engine.error = RunElsewhere(owner.address)
+    replica.channel = grpc.aio.insecure_channel(f"127.0.0.1:{await replica.server.start()}")
+    call = replica.runs.CancelRun(CANCEL, timeout=20)
+    waiting = asyncio.ensure_future(call.code())
+    async with asyncio.timeout(10):
+        await sent.wait()
+    call.cancel()
+    assert await waiting is grpc.StatusCode.CANCELLED
+    await replica.stop()
+    assert [record.getMessage() for record in caplog.records] == []
