@@ -60,7 +60,7 @@ def require_compatible(live: LiveRun, compiled: CompiledWorkflow, reset: Collect
             compiled.parse_input(to_any(run.input) if run.input is not None else None)
         except InputInvalid as error:
             path = f"input.{error.field}" if error.field else "input"
-            faults.append(errors.FieldFault(path, "INPUT_INVALID", f"{error.message}; give a new input"))
+            faults.append(errors.FieldFault(path, "INPUT_INVALID", _kept(run, compiled, error)))
     for spec in compiled.graph.steps:
         before = run.indexes.get(spec.id)
         if before is None or before >= len(run.graph.steps) or spec.id in reset:
@@ -74,6 +74,17 @@ def require_compatible(live: LiveRun, compiled: CompiledWorkflow, reset: Collect
             f"revision: the run cannot go on with {compiled.revision}: {faults[0].path}: {faults[0].message}",
             faults=faults,
         )
+
+
+def _kept(run: Run, compiled: CompiledWorkflow, error: InputInvalid) -> str:
+    """Says why the input of a run does not fit a revision, and what to do: none can be taken away."""
+    if compiled.input_descriptor is None and run.input is not None:
+        kept = run.input.type_name
+        return (
+            f"the revision takes no input, and the run keeps its own, a {kept}; go on with a revision that takes a "
+            f"{kept}, or submit a new run"
+        )
+    return f"{error.message}; give a new input"
 
 
 def _output_fault(live: LiveRun, index: int, expected: type[Message] | None) -> str:

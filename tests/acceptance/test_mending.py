@@ -232,6 +232,12 @@ async def test_a_run_goes_on_with_another_revision(baton: Baton, registered: Lab
     refusal = await refused(retry(baton, run.run_id, revision=worse))
     assert (refusal.reason, list(refusal.paths)) == ("REVISION_INCOMPATIBLE", ["steps.look.output"])
     assert (await refused(retry(baton, run.run_id, revision="0" * 16))).reason == "REVISION_NOT_FOUND"
+    inputless = greeting(contract, {"literal": "hello"}, name=name)
+    inputless["steps"][0]["request"] = {"text": {"literal": "look"}}
+    del inputless["input_type"]
+    refusal = await refused(retry(baton, run.run_id, revision=(await baton.apply(inputless)).revision))
+    assert (refusal.reason, list(refusal.paths)) == ("REVISION_INCOMPATIBLE", ["input"])
+    assert "go on with a revision that takes a" in refusal.text
     answer = await retry(baton, run.run_id, revision=revision)
     assert (answer.run.revision, list(answer.reset)) == (revision, ["greet"])
     ended = await baton.end(run.run_id)
