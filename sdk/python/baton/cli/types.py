@@ -54,6 +54,7 @@ class Types:
         for each in list(_payloads(shown)):
             if not await self._resolve(each):
                 _hide(each)
+                self._add_from(struct_pb2.Struct.DESCRIPTOR)  # What stands in the payload's place.
         return json_format.MessageToDict(shown, preserving_proto_field_name=True, descriptor_pool=self._pool)
 
     async def payload_to_json(self, payload: any_pb2.Any) -> Any:
