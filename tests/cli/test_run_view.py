@@ -7,6 +7,7 @@ import io
 import pytest
 from baton.cli.event_view import event_detail
 from baton.cli.run_view import steps_table
+from baton.cli.types import Types
 from baton.v1 import event_pb2, run_pb2
 from google.protobuf import json_format
 from rich.console import Console
@@ -124,3 +125,18 @@ def test_steps_whose_parent_is_not_there_stand_by_themselves() -> None:
 )
 def test_what_an_event_tells(event: dict[str, object], told: str) -> None:
     assert event_detail(json_format.ParseDict(event, event_pb2.RunEvent())) == told
+
+
+async def test_a_payload_whose_type_nobody_has_is_shown_as_its_bytes() -> None:
+    run = run_pb2.Run(run_id="r-1")
+    run.input.type_url, run.input.value = "type.googleapis.com/gone.v1.Order", b"\x08\x01"
+    told = await Types("127.0.0.1:1").to_json(run)
+    assert told["input"]["value"] == {"unknown_type": "gone.v1.Order", "base64": "CAE="}
+
+
+def test_what_an_ended_step_waited_for_is_told() -> None:
+    step = run_pb2.RunStep(step="pay", state=run_pb2.STEP_STATE_SUCCEEDED)
+    wait = step.waits.add(kind=run_pb2.WAIT_KIND_APPROVAL)
+    wait.start_time.FromSeconds(1_760_000_000)
+    wait.end_time.FromSeconds(1_760_000_090)
+    assert _lines(80, [step])[-1].endswith("decided on after 1 min 30 s")

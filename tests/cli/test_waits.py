@@ -63,7 +63,9 @@ async def test_a_request_is_shown_and_approved(shop: Command, waiting: str) -> N
 
     nobody = await shop("approval", "approve", waiting, "stock", "--principal", "grace")
     assert nobody.code == 2
-    assert "give --hash" in nobody.error
+    assert "standard input is no terminal" in nobody.error
+    assert f"`baton approval get {waiting} stock`, then give --hash" in nobody.error
+    assert digest not in nobody.error, "it is to be seen with the request"
     other = await shop("approval", "approve", waiting, "stock", "--hash", "0" * 64, "--principal", "grace")
     assert other.code == 1
     assert f"another hash, {digest}" in other.error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from baton.v1 import run_pb2
-from baton.waterfall import Segment, critical_path, milliseconds, step_pieces, waterfall
+from baton.waterfall import Segment, critical_path, length, step_pieces, waterfall
 from google.rpc import code_pb2
 
 START = 1_760_000_000_000_000
@@ -77,7 +77,7 @@ def test_pieces_of_a_retried_step(run: run_pb2.Run) -> None:
 def test_the_critical_path_is_named_and_marked(run: run_pb2.Run) -> None:
     assert critical_path(run) == ["reserve", "charge", "ship"]
     lines = waterfall(run)
-    assert lines[-2] == "* critical path: reserve → charge → ship"
+    assert lines[5] == "* critical path: reserve → charge → ship"
     assert [line_of(lines, step)[0] for step in ("reserve", "charge", "notify", "ship")] == ["*", "*", " ", "*"]
 
 
@@ -149,14 +149,24 @@ def test_the_briefest_call_is_seen(run: run_pb2.Run) -> None:
     assert bar_of(waterfall(run), "ship").endswith("█")
 
 
-def test_an_empty_run_has_a_heading_and_a_legend() -> None:
+def test_an_empty_run_has_a_heading() -> None:
     lines = waterfall(run_pb2.Run(run_id="0191", state=run_pb2.RUN_STATE_PENDING))
-    assert len(lines) == 2
+    assert len(lines) == 1
 
 
-@pytest.mark.parametrize(("length_us", "text"), [(240, "0.24 ms"), (12_340, "12.3 ms"), (1_204_000, "1,204 ms")])
+@pytest.mark.parametrize(
+    ("length_us", "text"),
+    [
+        (240, "0.24 ms"),
+        (12_340, "12.3 ms"),
+        (1_204_000, "1,204 ms"),
+        (22_650_000, "22.6 s"),
+        (1_042_000_000, "17 min 22 s"),
+        (7_380_000_000, "2 h 3 min"),
+    ],
+)
 def test_lengths_are_short(length_us: int, text: str) -> None:
-    assert milliseconds(length_us) == text
+    assert length(length_us) == text
 
 
 def test_what_was_sent_again_after_a_crash_is_told(run: run_pb2.Run) -> None:
@@ -169,9 +179,18 @@ def test_what_was_sent_again_after_a_crash_is_told(run: run_pb2.Run) -> None:
     assert "sent" not in line_of(lines, "ship")
 
 
+def add_wait(step: run_pb2.RunStep, kind: run_pb2.WaitKind.ValueType, start: float, end: float | None) -> None:
+    """Adds a wait, in ms from the run's start."""
+    wait = step.waits.add(kind=kind)
+    wait.start_time.FromMicroseconds(at(start))
+    if end is not None:
+        wait.end_time.FromMicroseconds(at(end))
+
+
 def test_a_suspended_step_waits_between_its_attempts_above_the_steps_of_its_own(run: run_pb2.Run) -> None:
     plan = add_step(run, "plan", 0, [(0, 0, 20), (80, 80, 100)])
     plan.attempts[0].ClearField("failure")
+    add_wait(plan, run_pb2.WAIT_KIND_CHILD_STEPS, 20, 80)
     search = add_step(run, "plan/search_1", 10, [(10, 10, 80)])
     search.parent = "plan"
     lines = waterfall(run, 134)
@@ -184,13 +203,69 @@ def test_a_suspended_step_waits_between_its_attempts_above_the_steps_of_its_own(
     assert "plan/search_1" not in critical_path(run)
 
 
-def test_a_step_that_only_waited_is_drawn_as_that(run: run_pb2.Run) -> None:
+@pytest.mark.parametrize(
+    ("kind", "sign", "ascii_sign", "word"),
+    [
+        (run_pb2.WAIT_KIND_SLEEP, "┄", "_", "sleep"),
+        (run_pb2.WAIT_KIND_SIGNAL, "≈", "=", "signal"),
+        (run_pb2.WAIT_KIND_APPROVAL, "?", "?", "approval"),
+        (run_pb2.WAIT_KIND_CHILD_STEPS, "─", "-", "own steps or run"),
+        (run_pb2.WAIT_KIND_CHILD_RUN, "─", "-", "own steps or run"),
+    ],
+)
+def test_a_step_that_only_waited_is_drawn_as_what_it_waited_for(
+    run: run_pb2.Run, kind: run_pb2.WaitKind.ValueType, sign: str, ascii_sign: str, word: str
+) -> None:
     nap = run.steps.add(step="nap", state=run_pb2.STEP_STATE_SUCCEEDED)
     nap.ready_time.FromMicroseconds(at(0))
     nap.end_time.FromMicroseconds(at(110))
-    assert set(bar_of(waterfall(run, 134), "nap")) == {"─"}
-    assert set(bar_of(waterfall(run, 134, ascii_only=True), "nap")) == {"-"}
+    add_wait(nap, kind, 0, 110)
+    lines = waterfall(run, 134)
+    assert set(bar_of(lines, "nap")) == {sign}
+    assert f"{sign} {word}" in lines[-1]
+    assert set(bar_of(waterfall(run, 134, ascii_only=True), "nap")) == {ascii_sign}
     assert critical_path(run) == ["nap"]
+
+
+def test_a_call_that_a_person_approved_waited_for_that_and_then_for_a_permit() -> None:
+    run = run_pb2.Run()
+    step = add_step(run, "pay", 0, [(50, 70, 100)])
+    step.attempts[0].waited_for = run_pb2.QUEUE_REASON_PERMIT
+    add_wait(step, run_pb2.WAIT_KIND_APPROVAL, 0, 50)
+    pieces = [(piece.segment, piece.end_time - piece.start_time) for piece in step_pieces(step, at(100))]
+    assert pieces == [(Segment.APPROVAL, 50_000), (Segment.PERMIT, 20_000), (Segment.ATTEMPT, 30_000)]
+
+
+def test_a_wait_that_lasts_is_drawn_until_now() -> None:
+    run = run_pb2.Run()
+    step = run.steps.add(step="go", state=run_pb2.STEP_STATE_WAITING)
+    step.ready_time.FromMicroseconds(at(0))
+    add_wait(step, run_pb2.WAIT_KIND_SIGNAL, 0, None)
+    (piece,) = step_pieces(step, at(40))
+    assert (piece.segment, piece.end_time) == (Segment.SIGNAL, at(40))
+
+
+def test_the_time_between_iterations_is_no_backoff() -> None:
+    run = run_pb2.Run()
+    step = add_step(run, "ask/2", 0, [(40, 40, 60)])
+    step.role = run_pb2.STEP_ROLE_ITERATION
+    assert [piece.segment for piece in step_pieces(step, at(60))] == [Segment.SLEEP, Segment.ATTEMPT]
+
+
+def test_attempts_of_a_round_before_are_followed_by_no_backoff() -> None:
+    run = run_pb2.Run()
+    step = add_step(run, "pay", 70, [(0, 0, 20), (70, 70, 90)])
+    assert [(piece.segment, piece.start_time) for piece in step_pieces(step, at(90))] == [
+        (Segment.FAILED_ATTEMPT, at(0)),
+        (Segment.ATTEMPT, at(70)),
+    ]
+
+
+def test_a_long_reason_leaves_room_for_the_bars(run: run_pb2.Run) -> None:
+    run.steps[3].failure.reason = "A_REASON_THAT_IS_LONGER_THAN_MOST_TERMINALS_ARE_WIDE"
+    lines = waterfall(run, 80)
+    assert len(bar_of(lines, "charge")) >= 35
+    assert max(map(len, lines)) <= 80
 
 
 def test_of_many_steps_of_one_most_are_counted(run: run_pb2.Run) -> None:

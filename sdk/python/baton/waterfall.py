@@ -4,7 +4,7 @@ as it was. Works on a `baton.v1.Run` alone; colours, paging and printing are the
 from __future__ import annotations
 
 import enum
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -18,31 +18,53 @@ LEAST_WIDTH = 60
 
 _LONGEST_NAME = 28
 _LEAST_BAR = 10
+_LEAST_LABEL = 24
+"""Columns that labels have at least; else a third of a line, so that bars can be seen beside long ones."""
 
 
 class Segment(enum.Enum):
     """What a step was doing."""
 
-    QUEUE = "queue"
     ATTEMPT = "attempt"
     FAILED_ATTEMPT = "failed attempt"
     BACKOFF = "backoff"
-    WAIT = "wait"
+    QUEUE = "queue"
+    PERMIT = "permit"
+    SLEEP = "sleep"
+    SIGNAL = "signal"
+    APPROVAL = "approval"
+    CHILDREN = "own steps or run"
 
 
 GLYPHS: Mapping[Segment, str] = {
-    Segment.QUEUE: "·",
     Segment.ATTEMPT: "█",
     Segment.FAILED_ATTEMPT: "▒",
     Segment.BACKOFF: "~",
-    Segment.WAIT: "─",
+    Segment.QUEUE: "·",
+    Segment.PERMIT: ":",
+    Segment.SLEEP: "┄",
+    Segment.SIGNAL: "≈",
+    Segment.APPROVAL: "?",
+    Segment.CHILDREN: "─",
 }
 ASCII_GLYPHS: Mapping[Segment, str] = {
-    Segment.QUEUE: ".",
     Segment.ATTEMPT: "#",
     Segment.FAILED_ATTEMPT: "x",
     Segment.BACKOFF: "~",
-    Segment.WAIT: "-",
+    Segment.QUEUE: ".",
+    Segment.PERMIT: ":",
+    Segment.SLEEP: "_",
+    Segment.SIGNAL: "=",
+    Segment.APPROVAL: "?",
+    Segment.CHILDREN: "-",
+}
+
+_WAITS: Mapping[int, Segment] = {
+    run_pb2.WAIT_KIND_SLEEP: Segment.SLEEP,
+    run_pb2.WAIT_KIND_SIGNAL: Segment.SIGNAL,
+    run_pb2.WAIT_KIND_APPROVAL: Segment.APPROVAL,
+    run_pb2.WAIT_KIND_CHILD_STEPS: Segment.CHILDREN,
+    run_pb2.WAIT_KIND_CHILD_RUN: Segment.CHILDREN,
 }
 
 
@@ -56,7 +78,7 @@ class Piece:
 
 
 def waterfall(run: run_pb2.Run, width: int = 100, *, now: int | None = None, ascii_only: bool = False) -> list[str]:
-    """Draws a run as lines of at most `width` columns: a heading, one line a step, a legend.
+    """Draws a run as lines of at most `width` columns: a heading, one line a step, a legend of what occurs.
 
     Steps stand below the step that they belong to; where those are many, most of them are only counted. Steps on the
     critical path begin with `*`. What has not ended is drawn until `now` (microseconds since the Unix epoch; unset,
@@ -70,11 +92,11 @@ def waterfall(run: run_pb2.Run, width: int = 100, *, now: int | None = None, asc
     rows = [line for line in shown if isinstance(line, Branch)]
     names = {row.step.step: _cut("  " * row.depth + row.name, _LONGEST_NAME, ascii_only) for row in rows}
     labels = {row.step.step: _label(row.step, end) for row in rows}
-    parents = {step.parent for step in run.steps}
     name_width = max((len(name) for name in names.values()), default=0)
-    label_width = max((len(label) for label in labels.values()), default=0)
+    label_width = min(max((len(label) for label in labels.values()), default=0), max(width // 3, _LEAST_LABEL))
     bar_width = max(width - name_width - label_width - 6, _LEAST_BAR)
     on_path = set(path)
+    drawn: set[Segment] = set()
     scale = _Scale(start, max(end - start, 1), bar_width)
     lines = [_cut(_heading(run, end - start), width, ascii_only)]
     for row in shown:
@@ -83,15 +105,17 @@ def waterfall(run: run_pb2.Run, width: int = 100, *, now: int | None = None, asc
             continue
         step = row.step
         mark = "*" if step.step in on_path else " "
-        bar = scale.draw(step_pieces(step, end, parent=step.step in parents), glyphs)
+        pieces = step_pieces(step, end)
+        drawn.update(piece.segment for piece in pieces)
+        bar = scale.draw(pieces, glyphs)
         room = width - name_width - bar_width - 6
         label = _cut(labels[step.step], room, ascii_only)
         lines.append(f"{mark} {names[step.step]:<{name_width}} |{bar}| {label}".rstrip())
     if path:
         arrow = " > " if ascii_only else " → "
         lines.append(_cut(f"* critical path: {arrow.join(path)}", width, ascii_only))
-    lines.append("  " + "  ".join(f"{glyph} {segment.value}" for segment, glyph in glyphs.items()))
-    return lines
+    legend = [f"{glyph} {segment.value}" for segment, glyph in glyphs.items() if segment in drawn]
+    return lines + _legend(legend, width)
 
 
 def critical_path(run: run_pb2.Run) -> list[str]:
@@ -101,15 +125,14 @@ def critical_path(run: run_pb2.Run) -> list[str]:
     through, not named; nor are steps that belong to others. Empty until some step has ended.
     """
     steps = {step.step: step for step in run.steps if not step.parent}
-    parents = {step.parent for step in run.steps}
     ended = [step for step in steps.values() if step.HasField("end_time") and step.HasField("ready_time")]
-    ended = [step for step in ended if step.state == run_pb2.STEP_STATE_SKIPPED or _was_run(step, parents)]
+    ended = [step for step in ended if step.state == run_pb2.STEP_STATE_SKIPPED or _was_run(step)]
     path: list[str] = []
     current = max(ended, key=lambda step: _micros(step.end_time), default=None)
     seen: set[str] = set()
     while current is not None and current.step not in seen:
         seen.add(current.step)
-        if _was_run(current, parents):
+        if _was_run(current):
             path.append(current.step)
         before = [steps[name] for name in current.predecessors if name in steps]
         before = [step for step in before if step.HasField("end_time")]
@@ -117,42 +140,73 @@ def critical_path(run: run_pb2.Run) -> list[str]:
     return path[::-1]
 
 
-def _was_run(step: run_pb2.RunStep, parents: Container[str]) -> bool:
-    return bool(step.attempts) or _has_waited(step, step.step in parents)
+def _was_run(step: run_pb2.RunStep) -> bool:
+    return bool(step.attempts) or bool(step.waits)
 
 
-def _has_waited(step: run_pb2.RunStep, parent: bool) -> bool:
-    """Whether a step that was not called waited for time, a signal, a person, another run or steps of its own."""
-    known = step.state in (run_pb2.STEP_STATE_WAITING, run_pb2.STEP_STATE_SUCCEEDED)
-    return not step.attempts and (known or parent or bool(step.child_run_id))
-
-
-def step_pieces(step: run_pb2.RunStep, until: int, *, parent: bool = False) -> list[Piece]:
+def step_pieces(step: run_pb2.RunStep, until: int) -> list[Piece]:
     """Gives the pieces of a step's time in order, without gaps; what has not ended lasts until `until`.
 
-    A `parent` waits for steps of its own where it is not called.
+    Attempts of rounds before this one come first, as they were.
     """
     if not step.HasField("ready_time") or step.state == run_pb2.STEP_STATE_SKIPPED:
         return []
-    pieces: list[Piece] = []
-    told_until = _micros(step.ready_time)
-    method, suspended = "", False
+    time = _StepTime(step)
     for attempt in step.attempts:
+        time.attempt(attempt, until)
+    time.rest(_micros(step.end_time) if step.HasField("end_time") else until)
+    return time.pieces
+
+
+class _StepTime:
+    """Goes through the time of a step, from one thing that it did or waited for to the next."""
+
+    def __init__(self, step: run_pb2.RunStep) -> None:
+        self.pieces: list[Piece] = []
+        self._step = step
+        self._ready_time = self._told_until = _micros(step.ready_time)
+        self._waits = list(step.waits)
+        self._method = ""
+
+    def attempt(self, attempt: run_pb2.Attempt, until: int) -> None:
+        """Tells of an attempt, and of what lies before it."""
         due, start = _micros(attempt.ready_time), _micros(attempt.start_time)
-        if method == attempt.method and told_until < due:
-            _add(pieces, Segment.WAIT if suspended else Segment.BACKOFF, told_until, min(due, start))
-            told_until = min(due, start)
-        _add(pieces, Segment.QUEUE, told_until, start)
-        told_until = _micros(attempt.end_time) if attempt.HasField("end_time") else max(until, start)
-        failed = attempt.HasField("failure")
-        _add(pieces, Segment.FAILED_ATTEMPT if failed else Segment.ATTEMPT, start, told_until)
-        method, suspended = attempt.method, not failed and attempt.HasField("end_time")
-    end = _micros(step.end_time) if step.HasField("end_time") else until
-    waits_for_retry = bool(step.attempts) and step.wait_reason.kind == run_pb2.WAIT_KIND_BACKOFF
-    waits = step.state == run_pb2.STEP_STATE_WAITING or _has_waited(step, parent)
-    last = Segment.WAIT if waits else Segment.BACKOFF if waits_for_retry else Segment.QUEUE
-    _add(pieces, last, told_until, end)
-    return pieces
+        end = _micros(attempt.end_time) if attempt.HasField("end_time") else max(until, start)
+        if start >= self._ready_time:
+            self._wait_until(start)
+            if self._is_iteration() or self._method == attempt.method:
+                # The times of iterations lie apart as the workflow says.
+                self._add(Segment.BACKOFF if self._method else Segment.SLEEP, min(due, start))
+            permit = attempt.waited_for == run_pb2.QUEUE_REASON_PERMIT
+            self._add(Segment.PERMIT if permit else Segment.QUEUE, start)
+            self._told_until, self._method = end, attempt.method
+        segment = Segment.FAILED_ATTEMPT if attempt.HasField("failure") else Segment.ATTEMPT
+        if end > start:
+            self.pieces.append(Piece(segment, start, end))
+
+    def rest(self, end: int) -> None:
+        """Tells of what lies after the last attempt."""
+        self._wait_until(end)
+        last = Segment.QUEUE
+        if self._step.wait_reason.kind == run_pb2.WAIT_KIND_BACKOFF:
+            last = Segment.BACKOFF if self._method else Segment.SLEEP
+        self._add(last, end)
+
+    def _is_iteration(self) -> bool:
+        return self._step.role == run_pb2.STEP_ROLE_ITERATION and not self._method
+
+    def _wait_until(self, time: int) -> None:
+        while self._waits and _micros(self._waits[0].start_time) < time:
+            wait = self._waits.pop(0)
+            self._add(Segment.QUEUE, _micros(wait.start_time))
+            self._add(
+                _WAITS.get(wait.kind, Segment.QUEUE), _micros(wait.end_time) if wait.HasField("end_time") else time
+            )
+
+    def _add(self, segment: Segment, end: int) -> None:
+        if end > self._told_until:
+            self.pieces.append(Piece(segment, self._told_until, end))
+            self._told_until = end
 
 
 class _Scale:
@@ -180,9 +234,15 @@ class _Scale:
         return min(max((time - self._start) * self._width // self._length_us, 0), self._width)
 
 
-def _add(pieces: list[Piece], segment: Segment, start: int, end: int) -> None:
-    if end > start:
-        pieces.append(Piece(segment, start, end))
+def _legend(entries: Sequence[str], width: int) -> list[str]:
+    """Sets what signs mean, on as many lines as it takes."""
+    lines: list[str] = []
+    for entry in entries:
+        if lines and len(lines[-1]) + 2 + len(entry) <= width:
+            lines[-1] += f"  {entry}"
+        else:
+            lines.append(f"  {entry}")
+    return lines
 
 
 def _bounds(run: run_pb2.Run, now: int | None) -> tuple[int, int]:
@@ -201,7 +261,7 @@ def _bounds(run: run_pb2.Run, now: int | None) -> tuple[int, int]:
 def _heading(run: run_pb2.Run, length_us: int) -> str:
     state = run_pb2.RunState.Name(run.state).removeprefix("RUN_STATE_")
     going = "" if run.HasField("end_time") else "+"
-    text = f"run {run.run_id}  {run.workflow or 'inline'}  {state}  {milliseconds(length_us)}{going}"
+    text = f"run {run.run_id}  {run.workflow or 'inline'}  {state}  {length(length_us)}{going}"
     return f"{text}  {_why(run.failure)}" if run.HasField("failure") else text
 
 
@@ -211,7 +271,7 @@ def _label(step: run_pb2.RunStep, until: int) -> str:
         return state.lower()
     end = _micros(step.end_time) if step.HasField("end_time") else until
     going = "" if step.HasField("end_time") else "+"
-    parts = [milliseconds(max(end - _micros(step.ready_time), 0)) + going]
+    parts = [length(max(end - _micros(step.ready_time), 0)) + going]
     if len(step.attempts) > 1:
         parts.append(f"{len(step.attempts)} attempts")
     redelivered = max((attempt.deliveries for attempt in step.attempts), default=1)
@@ -234,12 +294,22 @@ def _why(failure: failure_pb2.Failure) -> str:
     return "".join(letter for letter in failure.reason if letter.isprintable()) or code_pb2.Code.Name(failure.code)
 
 
-def milliseconds(length_us: int) -> str:
-    """Writes a length as milliseconds in at most four digits where it can: 0.24 ms, 12.3 ms, 1,204 ms."""
+def length(length_us: int) -> str:
+    """Writes a length in at most four digits where it can: 0.24 ms, 12.3 ms, 1,204 ms, 22.7 s, 17 min 22 s."""
+    if length_us >= 10_000_000:
+        return _long(length_us // 1_000_000, length_us % 1_000_000)
     length = length_us / 1_000
     if length < 1:
         return f"{length:.2f} ms"
     return f"{length:.1f} ms" if length < 100 else f"{length:,.0f} ms"
+
+
+def _long(seconds: int, micros: int) -> str:
+    if seconds < 100:
+        return f"{seconds + micros / 1_000_000:.1f} s"
+    if seconds < 3_600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3_600} h {seconds % 3_600 // 60} min"
 
 
 def _micros(time: Timestamp) -> int:

@@ -35,6 +35,11 @@ HashOption = Annotated[
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the journal.")]
 
 
+_DESCRIPTION_WIDTH = 100
+_METHOD_WIDTH = 140
+"""Columns of a screen that has room for descriptions and times, and for everything."""
+
+
 @app.command("ls")
 def list_(
     context: typer.Context,
@@ -48,7 +53,7 @@ def list_(
 
     async def work(client: Client) -> None:
         from baton.cli.lines import print_json
-        from baton.cli.output import instant, print_table
+        from baton.cli.output import console, instant, print_table
         from baton.cli.types import Types
 
         found: list[approval_pb2.Approval] = []
@@ -64,17 +69,19 @@ def list_(
             (
                 each.run_id,
                 each.step,
-                each.method.rpartition(".")[2],
                 each.request_hash[:12],
-                instant(each.create_time),
-                instant(each.expire_time),
                 each.principal,
                 each.description,
+                instant(each.expire_time),
+                instant(each.create_time),
+                each.method.rpartition(".")[2],
             )
             for each in found
         ]
-        headers = ("RUN", "STEP", "METHOD", "HASH", "ASKED", "EXPIRES", "BY", "DESCRIPTION")
-        print_table(headers, rows, "nothing waits for a decision")
+        headers = ("RUN", "STEP", "HASH", "BY", "DESCRIPTION", "EXPIRES", "ASKED", "METHOD")
+        # On a narrow screen `baton approval get` tells the rest.
+        shown = 4 if console().width < _DESCRIPTION_WIDTH else 6 if console().width < _METHOD_WIDTH else len(headers)
+        print_table(headers[:shown], [row[:shown] for row in rows], "nothing waits for a decision")
 
     run_with_client(chosen, work)
 
@@ -174,7 +181,10 @@ async def _ask(client: Client, approval: approval_pb2.Approval, verb: str) -> No
     """Shows the request and asks whether it is meant; who answers nothing means no."""
     if not sys.stdin.isatty():
         raise CommandFailed(
-            "nobody is there to be asked", "give --hash, which `baton approval get` shows", ExitCode.USAGE
+            f"whether to {verb} the request cannot be asked here: standard input is no terminal",
+            f"look at it with `baton approval get {approval.run_id} {approval.step}`, then give --hash with the first "
+            f"{LEAST_DIGITS} digits or more of its hash",
+            ExitCode.USAGE,
         )
     await _show(client, approval)
     typer.confirm(f"{verb} this request?", abort=True, err=True)

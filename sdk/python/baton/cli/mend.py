@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 Step = Annotated[str, typer.Argument(metavar="STEP", help="Id of the step, such as pay or pay/undo.")]
+WorkflowStep = Annotated[str, typer.Argument(metavar="STEP", help="Id of a step of the workflow, such as pay.")]
 Reason = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the journal.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Make every check and change nothing.")]
 Input = Annotated[str | None, typer.Option("--input", "-f", metavar="FILE", help="New input as JSON; `-` reads it.")]
@@ -101,7 +102,7 @@ def skip(
 def fork(
     context: typer.Context,
     run_id: RunId,
-    step: Step,
+    step: WorkflowStep,
     input_: Input = None,
     field: Fields = None,
     request_id: Annotated[str | None, typer.Option(metavar="ID", help="The same id gives the same run.")] = None,

@@ -45,7 +45,7 @@ _COLOURS = {
 }
 
 
-_WHOLE = ("RUN", "STEP", "STATE", "ATTEMPTS", "TIME")
+_WHOLE = ("RUN", "STEP", "STATE", "ATTEMPTS", "TIME", "HASH")
 """Columns that are never broken on a narrow terminal: ids stay fit for reading and copying."""
 
 

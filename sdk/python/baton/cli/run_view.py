@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -122,7 +122,24 @@ def _detail(step: run_pb2.RunStep) -> str:
     if len(step.attempts) > 1:
         failed = [each for each in step.attempts if each.HasField("failure")]
         return f"after {why(failed[-1].failure)}" if failed else ""
-    return ""
+    return _waited(step)
+
+
+def _waited(step: run_pb2.RunStep) -> str:
+    """What an ended step waited for, and how long."""
+    told = [
+        f"{_WAITED[each.kind]} {length(micros(each.end_time) - micros(each.start_time))}"
+        for each in step.waits
+        if each.kind in _WAITED and each.HasField("end_time")
+    ]
+    return ", ".join(told)
+
+
+_WAITED: Mapping[int, str] = {
+    run_pb2.WAIT_KIND_SLEEP: "slept",
+    run_pb2.WAIT_KIND_SIGNAL: "the signal came after",
+    run_pb2.WAIT_KIND_APPROVAL: "decided on after",
+}
 
 
 def wait_text(reason: run_pb2.WaitReason) -> str:
