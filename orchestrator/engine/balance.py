@@ -25,8 +25,8 @@ YIELD_SECONDS = 2.0
 class Balance:
     """Compares `own`, the runs that this replica drives, with what the others said last."""
 
-    def __init__(self, own: Callable[[], int]) -> None:
-        self._own = own
+    def __init__(self, own: Callable[[], int], monotonic_seconds: Callable[[], float] = time.monotonic) -> None:
+        self._own, self._now_seconds = own, monotonic_seconds
         self._others: Mapping[UUID, int] = {}
         self._yield_end_seconds = 0.0
 
@@ -44,12 +44,12 @@ class Balance:
 
     def gave(self) -> None:
         """Takes note that runs were given away, which the others are to take."""
-        self._yield_end_seconds = time.monotonic() + YIELD_SECONDS
+        self._yield_end_seconds = self._now_seconds() + YIELD_SECONDS
 
     @property
     def yields(self) -> bool:
         """Whether to leave to the others what they can take as well."""
-        return time.monotonic() < self._yield_end_seconds or self.surplus() > 0
+        return self._now_seconds() < self._yield_end_seconds or self.surplus() > 0
 
     def least(self) -> UUID | None:
         """The other replica that drives least; None where there is none."""

@@ -194,7 +194,10 @@ class Engine:
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        transit, balance = Transit(), Balance(lambda: len(self._driver.runs))
+        transit, balance = (
+            Transit(),
+            Balance(lambda: len(self._driver.runs), lambda: self._clock.monotonic_us() / 1_000_000),
+        )
         self._recovery = Recovery(
             self._driver,
             self._catalogue,
