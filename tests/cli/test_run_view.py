@@ -99,6 +99,11 @@ def test_steps_whose_parent_is_not_there_stand_by_themselves() -> None:
 @pytest.mark.parametrize(
     ("event", "told"),
     [
+        ({"attempt_started": {"method": "a.B/C", "worker": "w", "address": "h:1"}}, "a.B/C at w (h:1)"),
+        (
+            {"attempt_started": {"method": "a.B/C", "worker": "w", "address": "h:1", "waited_for": 4}},
+            "a.B/C at w (h:1), after a wait for a permit",
+        ),
         ({"step_waiting": {"sleeping": {}}}, "for time, until "),
         ({"step_waiting": {"signal": {"signal": "paid"}}}, "for the signal paid"),
         ({"step_waiting": {"items": {"count": 10000}}}, "for 10,000 items"),

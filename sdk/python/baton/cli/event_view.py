@@ -7,7 +7,7 @@ from google.rpc import code_pb2
 from rich.text import Text
 
 from baton.cli.output import clean, clock
-from baton.v1 import event_pb2, failure_pb2
+from baton.v1 import event_pb2, failure_pb2, run_pb2
 
 
 def why(failure: failure_pb2.Failure) -> str:
@@ -54,7 +54,9 @@ def _of_attempts(event: event_pb2.RunEvent) -> str:
     match event.WhichOneof("kind"):
         case "attempt_started":
             started = event.attempt_started
-            return clean(f"{started.method} at {started.worker} ({started.address})")
+            reason = run_pb2.QueueReason.Name(started.waited_for).removeprefix("QUEUE_REASON_").lower()
+            waited = f", after a wait for {_QUEUES.get(reason, reason)}" if started.waited_for else ""
+            return clean(f"{started.method} at {started.worker} ({started.address}){waited}")
         case "delivery_started":
             sent = event.delivery_started
             return clean(f"sending {sent.delivery} to {sent.worker} ({sent.address})")
@@ -150,4 +152,13 @@ def _because(reason: str) -> str:
     return f": {reason}" if reason else ""
 
 
+_QUEUES = {
+    "no_worker": "a worker",
+    "worker_not_serving": "a worker that serves",
+    "circuit_open": "a circuit",
+    "permit": "a permit",
+    "endpoint": "a free endpoint",
+    "replica": "the replica",
+    "paused": "the run to be resumed",
+}
 _SKIPS = {"CONDITION": "its condition was false", "BRANCH_NOT_TAKEN": "its branch was not taken"}
