@@ -118,11 +118,11 @@ USING ended AS e
 WHERE s.namespace = $1 AND s.schedule = $2 AND s.run_id = e.run_id AND e.old
 
 -- name: list_schedule_runs
--- Lists the runs noted of a schedule, newest first, with their first events.
-SELECT s.run_id, s.fire_time, s.triggered, r.state, e.header AS submitted
+-- Lists the runs noted of a schedule, newest first, with their first events where those are kept.
+SELECT s.run_id, s.fire_time, s.triggered, r.state, coalesce(e.header, ''::bytea) AS submitted
 FROM schedule_runs AS s
     JOIN runs AS r USING (namespace, run_id)
-    JOIN events AS e ON e.namespace = r.namespace AND e.run_id = r.run_id AND e.sequence = 1
+    LEFT JOIN events AS e ON e.namespace = r.namespace AND e.run_id = r.run_id AND e.sequence = 1
 WHERE s.namespace = $1 AND s.schedule = $2
 ORDER BY s.run_id DESC
 LIMIT $3
