@@ -102,6 +102,18 @@ def test_no_rule_answers_with_a_regular_expression() -> None:
         (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_KEY"), "give max_in_flight, rate or both"),  # type: ignore[arg-type]
         (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_METHOD", max_in_flight=1), "give target for the scopes"),  # type: ignore[arg-type]
         (limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_KEY", target="x", max_in_flight=1), "leave it out"),  # type: ignore[arg-type]
+        (
+            limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_METHOD", target="/shop.v1.Shop/Buy", max_in_flight=1),  # type: ignore[arg-type]
+            "package.Service/Method",
+        ),
+        (
+            limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_METHOD", target="shop.v1.Shop.Buy", max_in_flight=1),  # type: ignore[arg-type]
+            "package.Service/Method",
+        ),
+        (
+            limit_pb2.Limit(name="few", scope="LIMIT_SCOPE_WORKER", target="Payments", max_in_flight=1),  # type: ignore[arg-type]
+            "such as `payments-eu`",
+        ),
     ],
 )
 def test_a_limit_that_bounds_nothing_is_refused_with_its_cure(limit: limit_pb2.Limit, cure: str) -> None:

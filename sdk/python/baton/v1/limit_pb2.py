@@ -27,7 +27,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/limit.proto\x12\x08\x62\x61ton.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa2\x05\n\x05Limit\x12\xd4\x01\n\x04name\x18\x01 \x01(\tB\xc5\x01\xbaH\xc1\x01\xba\x01\xbd\x01\n\x04name\x12\x81\x01use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `payments-eu`\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\x12/\n\x05scope\x18\x02 \x01(\x0e\x32\x14.baton.v1.LimitScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06target\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\"\n\rmax_in_flight\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x1c\n\x04rate\x18\x05 \x01(\x0b\x32\x0e.baton.v1.Rate\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\x83\x02\xbaH\xff\x01\x1aY\n\x0blimit.bound\x12 give max_in_flight, rate or both\x1a(this.max_in_flight > 0 || has(this.rate)\x1a\xa1\x01\n\x0climit.target\x12Tgive target for the scopes METHOD and WORKER, and leave it out for NAMESPACE and KEY\x1a;(this.scope == 1 || this.scope == 2) == (this.target != \'\')\"v\n\x04Rate\x12\x1a\n\x05\x63ount\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12\x36\n\x03per\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05*\x00\x12\x1a\n\x05\x62urst\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\"q\n\x08LimitUse\x12\x11\n\tin_flight\x18\x01 \x01(\x05\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x1e\n\x04keys\x18\x03 \x03(\x0b\x32\x10.baton.v1.KeyUse\x12\x11\n\tkey_count\x18\x04 \x01(\x05\x12\x0e\n\x06paused\x18\x05 \x01(\t\"9\n\x06KeyUse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x05\x12\x0f\n\x07waiting\x18\x03 \x01(\x05*\x89\x01\n\nLimitScope\x12\x1b\n\x17LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12LIMIT_SCOPE_METHOD\x10\x01\x12\x16\n\x12LIMIT_SCOPE_WORKER\x10\x02\x12\x19\n\x15LIMIT_SCOPE_NAMESPACE\x10\x03\x12\x13\n\x0fLIMIT_SCOPE_KEY\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x14\x62\x61ton/v1/limit.proto\x12\x08\x62\x61ton.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x08\n\x05Limit\x12\xd4\x01\n\x04name\x18\x01 \x01(\tB\xc5\x01\xbaH\xc1\x01\xba\x01\xbd\x01\n\x04name\x12\x81\x01use at most 63 lower-case letters, digits and hyphens, starting with a letter and not ending with a hyphen, such as `payments-eu`\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\x12/\n\x05scope\x18\x02 \x01(\x0e\x32\x14.baton.v1.LimitScopeB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x18\n\x06target\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04\x12\"\n\rmax_in_flight\x18\x04 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\x12\x1c\n\x04rate\x18\x05 \x01(\x0b\x32\x0e.baton.v1.Rate\x12/\n\x0b\x63reate_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp:\xcd\x05\xbaH\xc9\x05\x1aY\n\x0blimit.bound\x12 give max_in_flight, rate or both\x1a(this.max_in_flight > 0 || has(this.rate)\x1a\xa1\x01\n\x0climit.target\x12Tgive target for the scopes METHOD and WORKER, and leave it out for NAMESPACE and KEY\x1a;(this.scope == 1 || this.scope == 2) == (this.target != \'\')\x1a\xf1\x01\n\x0climit.method\x12Twrite the target as package.Service/Method, such as `shop.v1.PaymentsService/Charge`\x1a\x8a\x01this.scope != 1 || this.target == \'\' || this.target.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')\x1a\xd3\x01\n\x0climit.worker\x12\x61the target is the name of a worker: lower-case letters, digits and hyphens, such as `payments-eu`\x1a`this.scope != 2 || this.target == \'\' || this.target.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')\"v\n\x04Rate\x12\x1a\n\x05\x63ount\x18\x01 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12\x36\n\x03per\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\x0e\xbaH\x0b\xaa\x01\x08\"\x04\x08\x80\xa3\x05*\x00\x12\x1a\n\x05\x62urst\x18\x03 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x00\"q\n\x08LimitUse\x12\x11\n\tin_flight\x18\x01 \x01(\x05\x12\x0f\n\x07waiting\x18\x02 \x01(\x05\x12\x1e\n\x04keys\x18\x03 \x03(\x0b\x32\x10.baton.v1.KeyUse\x12\x11\n\tkey_count\x18\x04 \x01(\x05\x12\x0e\n\x06paused\x18\x05 \x01(\t\"9\n\x06KeyUse\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x11\n\tin_flight\x18\x02 \x01(\x05\x12\x0f\n\x07waiting\x18\x03 \x01(\x05*\x89\x01\n\nLimitScope\x12\x1b\n\x17LIMIT_SCOPE_UNSPECIFIED\x10\x00\x12\x16\n\x12LIMIT_SCOPE_METHOD\x10\x01\x12\x16\n\x12LIMIT_SCOPE_WORKER\x10\x02\x12\x19\n\x15LIMIT_SCOPE_NAMESPACE\x10\x03\x12\x13\n\x0fLIMIT_SCOPE_KEY\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,21 +43,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LIMIT'].fields_by_name['max_in_flight']._loaded_options = None
   _globals['_LIMIT'].fields_by_name['max_in_flight']._serialized_options = b'\272H\010\032\006\030\300\204=(\000'
   _globals['_LIMIT']._loaded_options = None
-  _globals['_LIMIT']._serialized_options = b'\272H\377\001\032Y\n\013limit.bound\022 give max_in_flight, rate or both\032(this.max_in_flight > 0 || has(this.rate)\032\241\001\n\014limit.target\022Tgive target for the scopes METHOD and WORKER, and leave it out for NAMESPACE and KEY\032;(this.scope == 1 || this.scope == 2) == (this.target != \'\')'
+  _globals['_LIMIT']._serialized_options = b'\272H\311\005\032Y\n\013limit.bound\022 give max_in_flight, rate or both\032(this.max_in_flight > 0 || has(this.rate)\032\241\001\n\014limit.target\022Tgive target for the scopes METHOD and WORKER, and leave it out for NAMESPACE and KEY\032;(this.scope == 1 || this.scope == 2) == (this.target != \'\')\032\361\001\n\014limit.method\022Twrite the target as package.Service/Method, such as `shop.v1.PaymentsService/Charge`\032\212\001this.scope != 1 || this.target == \'\' || this.target.matches(\'^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*/[A-Za-z_][A-Za-z0-9_]*$\')\032\323\001\n\014limit.worker\022athe target is the name of a worker: lower-case letters, digits and hyphens, such as `payments-eu`\032`this.scope != 2 || this.target == \'\' || this.target.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')'
   _globals['_RATE'].fields_by_name['count']._loaded_options = None
   _globals['_RATE'].fields_by_name['count']._serialized_options = b'\272H\010\032\006\030\300\204=(\001'
   _globals['_RATE'].fields_by_name['per']._loaded_options = None
   _globals['_RATE'].fields_by_name['per']._serialized_options = b'\272H\013\252\001\010\"\004\010\200\243\005*\000'
   _globals['_RATE'].fields_by_name['burst']._loaded_options = None
   _globals['_RATE'].fields_by_name['burst']._serialized_options = b'\272H\010\032\006\030\300\204=(\000'
-  _globals['_LIMITSCOPE']._serialized_start=1100
-  _globals['_LIMITSCOPE']._serialized_end=1237
+  _globals['_LIMITSCOPE']._serialized_start=1558
+  _globals['_LIMITSCOPE']._serialized_end=1695
   _globals['_LIMIT']._serialized_start=129
-  _globals['_LIMIT']._serialized_end=803
-  _globals['_RATE']._serialized_start=805
-  _globals['_RATE']._serialized_end=923
-  _globals['_LIMITUSE']._serialized_start=925
-  _globals['_LIMITUSE']._serialized_end=1038
-  _globals['_KEYUSE']._serialized_start=1040
-  _globals['_KEYUSE']._serialized_end=1097
+  _globals['_LIMIT']._serialized_end=1261
+  _globals['_RATE']._serialized_start=1263
+  _globals['_RATE']._serialized_end=1381
+  _globals['_LIMITUSE']._serialized_start=1383
+  _globals['_LIMITUSE']._serialized_end=1496
+  _globals['_KEYUSE']._serialized_start=1498
+  _globals['_KEYUSE']._serialized_end=1555
 # @@protoc_insertion_point(module_scope)
