@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from benchmarks.processes import Program, memory_mb
@@ -13,7 +13,8 @@ from benchmarks.works import CLIENTS, CLOSED, OPEN, W1, W4, Work
 
 
 class Baton(System):
-    """Baton with one kind of worker and of client, and traces of that share of the runs (None: tracing is off)."""
+    """Baton with one kind of worker and of client, and traces of that share of the runs (None: tracing is off); in so
+    many processes on one address (0: without a supervisor), and with so many clients, each with a connection."""
 
     def __init__(
         self,
@@ -24,11 +25,14 @@ class Baton(System):
         worker: str,
         sdk_client: bool = False,
         traced: float | None = None,
+        processes: int = 0,
+        client_count: int = 1,
     ) -> None:
         super().__init__(place)
         self.name, self.works = name, tuple(works)
         self._worker_kind, self._sdk_client, self._traced = worker, sdk_client, traced
         self._server_address, self._worker_address, self._sink_address = (free_address() for _ in range(3))
+        self._processes, self._client_count = processes, client_count
         self._registers_itself = worker == "sdk_worker"
         self._spans = 0
 
@@ -62,11 +66,12 @@ class Baton(System):
 
     def parts(self) -> Mapping[str, int]:
         """Server, worker and client."""
-        return {"server": self._server.pid, "worker": self._worker.pid, "client": self._client.pid}
+        others = {f"client-{number}": client.pid for number, client in enumerate(self._clients[1:], 2)}
+        return {"server": self._server.pid, "worker": self._worker.pid, "client": self._client.pid, **others}
 
     def clients(self) -> Sequence[Program]:
-        """The one client."""
-        return [self._client]
+        """The clients, of which most systems have one."""
+        return self._clients
 
     def ended(self) -> dict[str, float]:
         """Spans that came in, where tracing is on; the last ones come when the server stops."""
@@ -88,9 +93,11 @@ class Baton(System):
             arguments += ["--baton", self._server_address]
         module = f"benchmarks.programs.{self._worker_kind}"
         self._worker = self.program(stack, module, *arguments, environment=environment)
-        self._client = self.program(stack, "benchmarks.programs.baton_client")
+        self._clients = [self.program(stack, "benchmarks.programs.baton_client") for _ in range(self._client_count)]
+        self._client = self._clients[0]
         self._worker.line()
-        self._client.ask(do="connect", server=self._server_address, sdk=self._sdk_client)
+        for client in self._clients:
+            client.ask(do="connect", server=self._server_address, sdk=self._sdk_client)
         if self._traced is not None:
             self._sink.line()
 
@@ -99,6 +106,8 @@ class Baton(System):
 
     def _start_server(self, stack: ExitStack) -> None:
         arguments = ["serve", "--listen", self._server_address, "--output", "json"]
+        if self._processes:
+            arguments += ["--processes", str(self._processes)]
         self._server = self.program(
             stack, "baton.cli", *arguments, environment=self._environment | {"BATON_DATABASE_URL": self._dsn}
         )
@@ -131,3 +140,12 @@ def sampled(place: Place) -> Baton:
 def traced(place: Place) -> Baton:
     """As `stream`, with traces of every run."""
     return Baton(place, "baton-traced-100", (W4,), worker="sdk_worker", traced=1.0)
+
+
+def in_processes(number: int) -> Callable[[Place], Baton]:
+    """As `stream`, in so many processes that share an address, with eight clients, whose connections they share."""
+
+    def make(place: Place) -> Baton:
+        return Baton(place, f"baton-processes-{number}", (W4,), worker="sdk_worker", processes=number, client_count=8)
+
+    return make
