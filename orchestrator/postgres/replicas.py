@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, ReplicaSet, RunOwner, RunRow
 from orchestrator.postgres.pool import Pool
@@ -18,10 +19,15 @@ _QUERIES = load("replicas")
 
 
 class PostgresReplicaStore:
-    """ReplicaStore in Postgres. `claims` is a pool of the engine's role, on the loop that renews the lease."""
+    """ReplicaStore in Postgres. `claims` is a pool of the engine's role, on the loop that renews the lease.
 
-    def __init__(self, claims: Pool) -> None:
+    Runs are taken over whose journals are in one of the formats that the replica reads; from there on they may hold
+    what it `writes`, and are left alone by replicas of a version that does not read that.
+    """
+
+    def __init__(self, claims: Pool, reads: frozenset[int] = READABLE_FORMATS, writes: int = JOURNAL_FORMAT) -> None:
         self._claims = claims
+        self._reads, self._writes = sorted(reads), writes
         self._reported: dict[str, int] = {}
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
@@ -59,15 +65,19 @@ class PostgresReplicaStore:
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         await self._claims.fetch(_QUERIES["leave_dead"])
-        return [run_row(row) for row in await self._claims.fetch(_QUERIES["adopt"], replica_id, limit)]
+        rows = await self._claims.fetch(_QUERIES["adopt"], replica_id, limit, self._reads, self._writes)
+        return [run_row(row) for row in rows]
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """See ReplicaStore.wake. Answers nothing where the own lease is over."""
-        return [run_row(row) for row in await self._claims.fetch(_QUERIES["wake"], replica_id, limit, lead_seconds)]
+        rows = await self._claims.fetch(_QUERIES["wake"], replica_id, limit, lead_seconds, self._reads, self._writes)
+        return [run_row(row) for row in rows]
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim. Answers None where the own lease is over."""
-        rows = await self._claims.fetch(_QUERIES["claim"], replica_id, key.namespace, key.run_id)
+        rows = await self._claims.fetch(
+            _QUERIES["claim"], replica_id, key.namespace, key.run_id, self._reads, self._writes
+        )
         return run_row(rows[0]) if rows else None
 
     async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:

@@ -85,15 +85,25 @@ class Program:
 
 
 class ServerProcess(Program):
-    """`baton serve` on a port that stays the same over starts, in so many processes (0: without a supervisor)."""
+    """`baton serve` on a port that stays the same over starts, in so many processes (0: without a supervisor).
 
-    def __init__(self, dsn: str, log: Path, settings: Mapping[str, str] | None = None, processes: int = 0) -> None:
+    `module` is the command line, or one that stands in for another version of it.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        log: Path,
+        settings: Mapping[str, str] | None = None,
+        processes: int = 0,
+        module: str = "baton.cli",
+    ) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self.dsn = dsn
         self.sound = True
         """Whether its scrubber is to find nothing, which is looked at in the end."""
         environment = QUICK | dict(settings or {}) | {"BATON_DATABASE_URL": dsn}
-        arguments = ["-m", "baton.cli", "serve", "--listen", self.address, "--output", "json"]
+        arguments = ["-m", module, "serve", "--listen", self.address, "--output", "json"]
         arguments += ["--processes", str(processes)] if processes else []
         super().__init__(arguments, environment, log)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import Counter
 
 import pytest
 from uuid_utils.compat import uuid7
 
+from orchestrator.domain.events import JOURNAL_FORMAT
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, ReplicaSet, RunOwner
 from tests.conformance.journal_store import (
@@ -74,6 +76,20 @@ class ReplicaStoreConformance:
         assert await stores.replicas.find_owner(RunKey("bank", key.run_id)) is None
         await stores.replicas.release(me)
         assert await stores.replicas.find_owner(key) == RunOwner(me, "127.0.0.1:7000", False, False)
+
+    async def test_runs_in_a_format_that_is_not_known_are_left_alone(self, stores: Stores) -> None:
+        dead, heir, old, newer = await replica(stores), await replica(stores), run_key(), run_key()
+        entry = submission(newer)
+        assert entry.new is not None
+        beyond = dataclasses.replace(entry, new=dataclasses.replace(entry.new, journal_format=JOURNAL_FORMAT + 1))
+        await states(stores, dead, submission(old), beyond)
+        await stores.replicas.release(dead)
+        adopted = await stores.replicas.adopt(heir, 10)
+        assert [(row.key, row.journal_format) for row in adopted] == [(old, JOURNAL_FORMAT)], (
+            "it may hold new events now"
+        )
+        assert await stores.replicas.claim(heir, newer) is None
+        assert await stores.replicas.find_owner(newer) == RunOwner(dead, "127.0.0.1:7000", False, False)
 
     async def test_a_dead_replica_adopts_nothing(self, stores: Stores) -> None:
         dead, zombie, heir = await replica(stores), await replica(stores), await replica(stores)

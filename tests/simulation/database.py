@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.ports import (
@@ -85,6 +86,11 @@ class Run:
     end_transaction: int | None = None
     end_replica: UUID | None = None
     events: list[StoredEvent] = field(default_factory=list)
+
+    @property
+    def readable(self) -> bool:
+        """Whether it has not ended and can be taken over by this version."""
+        return self.unfinished and self.journal_format in READABLE_FORMATS
 
     @property
     def unfinished(self) -> bool:
@@ -377,6 +383,7 @@ class Database:
         """Gives a run to a replica, in another epoch."""
         epoch_before = run.epoch
         run.owner, run.epoch, run.wake_time = replica_id, self.raised(run.epoch), None
+        run.journal_format = max(run.journal_format, JOURNAL_FORMAT)
         self.on_taken_over(run, epoch_before)
         return run.row()
 
@@ -393,7 +400,7 @@ class Database:
         dead = {each for each, replica in self.replicas.items() if replica.end_time is not None}
         lost: dict[tuple[UUID, str], list[Run]] = {}
         for run in self.runs.values():
-            if run.unfinished and run.owner is not None and run.owner in dead:
+            if run.readable and run.owner is not None and run.owner in dead:
                 lost.setdefault((run.owner, run.key.namespace), []).append(run)
         places = sorted(lost)[:NAMESPACES]
         share = -(-limit // len(places)) if places else 0
@@ -406,7 +413,7 @@ class Database:
         if not self.has_lease(replica_id):
             return []
         until = self.now() + round(lead_seconds * 1_000_000)
-        due = [run for run in self.runs.values() if run.unfinished and run.owner is None and _wake(run) <= until]
+        due = [run for run in self.runs.values() if run.readable and run.owner is None and _wake(run) <= until]
         due = sorted(due, key=_wake)[: limit * LOOKED_AT]
         turns: dict[str, int] = {}
         ordered = []
@@ -419,7 +426,7 @@ class Database:
         """Takes over a run of nobody or of a marked replica."""
         self._wait_for(replica_id)
         run = self.runs.get(key)
-        if run is None or not run.unfinished or not self.has_lease(replica_id):
+        if run is None or not run.readable or not self.has_lease(replica_id):
             return None
         owner = self.replicas.get(run.owner) if run.owner is not None else None
         if run.owner is not None and (owner is None or owner.end_time is None):

@@ -92,7 +92,8 @@ WHERE replica_id IN (
 )
 
 -- name: adopt
--- Takes over unfinished runs of marked replicas, raising their epoch; none where the own lease is over.
+-- Takes over unfinished runs of marked replicas, raising their epoch; none where the own lease is over, and none whose
+-- journal is in a format that the replica does not read ($3). What it writes from now on may be in its own format ($4).
 -- At most $2 runs, shared among the first 64 namespaces that have any.
 WITH RECURSIVE lease AS MATERIALIZED (
     SELECT replica_id
@@ -133,7 +134,7 @@ chosen AS MATERIALIZED (
         SELECT namespace, run_id
         FROM runs
         WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = s.replica_id AND end_time IS NULL
-            AND namespace = s.namespace
+            AND namespace = s.namespace AND journal_format = ANY ($3::smallint[])
         ORDER BY run_id
         LIMIT s.size
         FOR NO KEY UPDATE SKIP LOCKED
@@ -141,7 +142,8 @@ chosen AS MATERIALIZED (
     LIMIT $2::integer
 )
 UPDATE runs AS r
-SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL
+SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL,
+    journal_format = greatest(r.journal_format, $4::smallint)
 FROM chosen AS c
 WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
 RETURNING
@@ -171,7 +173,8 @@ SELECT EXISTS (SELECT FROM lease) AS leased
 
 -- name: wake
 -- Takes over at most $2 runs of nobody whose time comes within $3 seconds, raising their epoch; none where the own lease
--- is over. Those that are due first are shared among their namespaces: eight times as many as are taken are looked at.
+-- is over, and none in a format that the replica does not read ($4): see adopt. Those that are due first are shared
+-- among their namespaces: eight times as many as are taken are looked at.
 -- "coalesce(...)" in place of "end_time IS NULL", here and below, keeps a look by key from the indexes of that condition.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
@@ -184,7 +187,7 @@ due AS MATERIALIZED (
     FROM (
         SELECT namespace, run_id, coalesce(wake_time, '-infinity'::timestamptz) AS wake_time
         FROM runs
-        WHERE owner_replica IS NULL AND end_time IS NULL
+        WHERE owner_replica IS NULL AND end_time IS NULL AND journal_format = ANY ($4::smallint[])
             AND coalesce(wake_time, '-infinity'::timestamptz)
                 <= statement_timestamp() + make_interval(secs => $3::float8)
         ORDER BY coalesce(wake_time, '-infinity'::timestamptz)
@@ -205,7 +208,8 @@ chosen AS MATERIALIZED (
     ) AS c
 )
 UPDATE runs AS r
-SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL
+SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL,
+    journal_format = greatest(r.journal_format, $5::smallint)
 FROM chosen AS c
 WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id
 RETURNING
@@ -214,7 +218,8 @@ RETURNING
     r.expire_time
 
 -- name: claim
--- Takes one unfinished run of nobody or of a marked replica over, raising its epoch; not where the own lease is over.
+-- Takes one unfinished run of nobody or of a marked replica over, raising its epoch; not where the own lease is over, or
+-- where its journal is in a format that the replica does not read ($4): see adopt.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
@@ -222,9 +227,11 @@ WITH lease AS MATERIALIZED (
     FOR NO KEY UPDATE
 )
 UPDATE runs AS r
-SET owner_replica = l.replica_id, epoch = r.epoch + 1, wake_time = NULL
+SET owner_replica = l.replica_id, epoch = r.epoch + 1, wake_time = NULL,
+    journal_format = greatest(r.journal_format, $5::smallint)
 FROM lease AS l
 WHERE r.namespace = $2 AND r.run_id = $3 AND coalesce(r.end_time, 'infinity') = 'infinity'
+    AND r.journal_format = ANY ($4::smallint[])
     AND (
         r.owner_replica IS NULL
         OR EXISTS (SELECT FROM replicas AS p WHERE p.replica_id = r.owner_replica AND p.end_time IS NOT NULL)
