@@ -11,7 +11,7 @@ import pytest
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.acceptance.contracts import Contract, new_lab
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.processes import STEADY, LabProcess, ServerProcess
 from tests.acceptance.wire import Baton
 from tests.conftest import dsn_of
 
@@ -27,7 +27,7 @@ async def shared_server(
     await connection.execute(f"CREATE DATABASE acceptance TEMPLATE {template_database} STRATEGY file_copy")
     await connection.close()
     dsn = dsn_of(postgres_server.dsn, "acceptance")
-    server = ServerProcess(dsn, tmp_path_factory.mktemp("shared") / "server.log")
+    server = ServerProcess(dsn, tmp_path_factory.mktemp("shared") / "server.log", STEADY)
     await server.start()
     yield server
     await server.kill()

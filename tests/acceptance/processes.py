@@ -28,6 +28,9 @@ QUICK = {
 }
 """Settings that make a server wait less than one in earnest."""
 
+STEADY = {"BATON_LEASE_SECONDS": "5", "BATON_PARK_SECONDS": "600"}
+"""Beside those, for servers that nobody kills: however busy the machine is, no run changes hands or is parked."""
+
 
 def free_port() -> int:
     """A port of this machine that nobody listens at."""

@@ -15,7 +15,7 @@ from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.processes import LabProcess
+from tests.acceptance.processes import STEADY, LabProcess
 from tests.acceptance.test_parking import all_parked
 from tests.acceptance.test_replicas import Connect
 from tests.acceptance.wire import Baton, Refusal, eventually, kinds, refused, step_of
@@ -219,7 +219,7 @@ async def test_principals_are_names(baton: Baton, registered: LabWorker) -> None
 async def test_decisions_are_taken_at_every_replica_and_lists_are_whole(
     start_server: StartServer, connect: Connect, lab: LabWorker
 ) -> None:
-    servers = [await start_server(), await start_server()]
+    servers = [await start_server(**STEADY), await start_server(**STEADY)]
     one, two = (connect(server) for server in servers)
     await one.register(name_of(lab), lab.address)
     definition = asking(lab.contract)

@@ -11,7 +11,7 @@ from baton.v1 import run_pb2, run_service_pb2
 from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.contracts import Contract
-from tests.acceptance.processes import LabProcess
+from tests.acceptance.processes import STEADY, LabProcess
 from tests.acceptance.test_replicas import Connect
 from tests.acceptance.wire import Baton, Refusal, eventually, refused
 
@@ -37,8 +37,8 @@ async def hang(baton: Baton, contract: Contract, lab: LabProcess) -> str:
 async def test_a_run_is_cancelled_through_a_server_that_does_not_drive_it(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:
-    first = await start_server()
-    owner, other = connect(first), connect(await start_server())
+    first = await start_server(**STEADY)
+    owner, other = connect(first), connect(await start_server(**STEADY))
     run_id = await hang(owner, contract, lab_process)
     run = await other.cancel(run_id, "no longer wanted")
     assert (run.state, run.failure.message) == (CANCELLED, "no longer wanted")
@@ -58,7 +58,7 @@ async def test_a_run_is_cancelled_through_a_server_that_does_not_drive_it(
 async def test_errors_of_the_owner_come_through(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:
-    owner, other = connect(await start_server()), connect(await start_server())
+    owner, other = connect(await start_server(**STEADY)), connect(await start_server(**STEADY))
     await owner.register("lab", lab_process.address)
     run = await owner.run({"steps": [{"id": "a", "method": contract.method("Lab/Do")}]})
     for baton in (owner, other):
@@ -95,7 +95,7 @@ async def test_while_the_owner_is_dead_the_caller_tries_again(
 async def test_many_verbs_go_to_their_owners_at_once(
     start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
 ) -> None:
-    servers = [await start_server(), await start_server()]
+    servers = [await start_server(**STEADY), await start_server(**STEADY)]
     one, two = (connect(server) for server in servers)
     await one.register("lab", lab_process.address)
     request = {"conduct": {"literal": {"hang": True}}}
