@@ -254,6 +254,8 @@ class ChildRuns:
     async def _read_end(self, followed: _Followed) -> None:
         run = await self._reader.read_ended(followed.child, FULL, steps=False)
         if self._followed.get(followed.child) is not followed:
+            if followed.live.forgotten:
+                self._to_poke.append(followed.live.key)  # As in _tell; it was dropped for that meanwhile.
             return
         failure = from_failure(run.failure) if run.HasField("failure") else None
         payload = None
