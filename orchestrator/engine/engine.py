@@ -296,7 +296,11 @@ class Engine:
         """Takes a lease, reads the catalogue, and begins to accept, to adopt and to write. `address` is where other
         replicas reach this one. Errors: DatabaseUnavailable."""
         self._address = self._attachments.address = self._ownership.address = address
-        replica_id = await self._take_lease()
+        try:
+            replica_id = await self._take_lease()
+        except LeaseLost:  # The process slept, or the database was slow.
+            text = "the lease was over before this replica began; start it again"
+            raise DatabaseUnavailable(text, retry_delay_seconds=1.0) from None
         await self._catalogue.start()
         self._loops = asyncio.create_task(self._keep_running(replica_id))
         self._submitter.accepting = True
