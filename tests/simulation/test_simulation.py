@@ -25,7 +25,7 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
             pytest.fail(report(outcome), pytrace=False)
 
 
-@pytest.mark.parametrize(("seed", "stress"), [(23, ("statements",)), (222, ()), (47, ("cut:wake", "cut:adopt"))])
+@pytest.mark.parametrize(("seed", "stress"), [(23, ("statements",)), (222, ()), (5119, ()), (5150, ())])
 def test_what_once_found_a_fault_holds(seed: int, stress: tuple[str, ...]) -> None:
     assert simulate(seed, stress).breach is None
 
