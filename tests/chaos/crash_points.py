@@ -74,9 +74,9 @@ class CrashingJournalStore(PostgresJournalStore):
 class CrashingReplicaStore(PostgresReplicaStore):
     """Ownership, with a death after each step that others see."""
 
-    async def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew."""
-        renewal = await super().renew(replica_id, lease_seconds)
+        renewal = await super().renew(replica_id, lease_seconds, active_runs)
         _pass("after-renewal")
         return renewal
 

@@ -13,6 +13,7 @@ from uuid_utils.compat import uuid7
 
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.lease import LeaseKeeper
+from orchestrator.engine.machine import OwnThread
 from orchestrator.engine.ports import LeaseLost, ReplicaStore
 from orchestrator.postgres.pool import CLAIM_SETTINGS, Pool, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
@@ -70,6 +71,7 @@ class Kept:
             lambda: 7,
             lambda _: None,
             self.lost.set,
+            OwnThread(),
         )
 
 

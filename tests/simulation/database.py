@@ -54,6 +54,7 @@ class Replica:
     lease_expire_time: int
     end_time: int | None = None
     locks: int = 0
+    active_runs: int | None = None
 
 
 @dataclass(slots=True)
@@ -162,7 +163,7 @@ class Database:
         if replica is not None and replica.locks:
             raise Locked
 
-    def renew(self, replica_id: UUID, lease_seconds: float) -> Renewal:
+    def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """Extends a lease. Errors: LeaseLost."""
         self._wait_for(replica_id)
         if not self.has_lease(replica_id):
@@ -171,7 +172,13 @@ class Database:
         replica = self.replicas[replica_id]
         replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
         changes = {name: version for name, (version, _) in self.catalogues.items()}
-        return Renewal(now, replica.lease_expire_time, changes, self.replica_set())
+        replica.active_runs = active_runs
+        loads = {
+            each: row.active_runs
+            for each, row in self.replicas.items()
+            if each in self.members and row.end_time is None and row.active_runs is not None
+        }
+        return Renewal(now, replica.lease_expire_time, changes, self.replica_set(), loads)
 
     def replica_set(self) -> ReplicaSet:
         """Reads the set of replicas."""

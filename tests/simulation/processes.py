@@ -79,7 +79,7 @@ class NoPermits:
 
 
 class NoHints:
-    """Implements ReplicaHints: every hint is lost, as any may be."""
+    """Implements ReplicaHints: every word is lost."""
 
     async def runs_left(self, replica_id: UUID, address: str) -> None:
         raise ReplicaUnreachable

@@ -140,12 +140,12 @@ class SimulatedReplicas:
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew."""
-        renewal = await self._link.ask("renew", lambda: self._database.renew(replica_id, lease_seconds))
+        renewal = await self._link.ask("renew", lambda: self._database.renew(replica_id, lease_seconds, active_runs))
         changed = {
             name: version for name, version in renewal.changed_namespaces.items() if self._reported.get(name) != version
         }
         self._reported |= changed
-        return Renewal(renewal.database_time, renewal.lease_expire_time, changed, renewal.replicas)
+        return Renewal(renewal.database_time, renewal.lease_expire_time, changed, renewal.replicas, renewal.loads)
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""

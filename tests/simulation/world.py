@@ -158,6 +158,7 @@ class World:
             flush_max_events_of_run=draws.choice((1, 4, 256)),
             revision_cache=draws.choice((1, 1_000)),
             default_max_in_flight=draws.choice((1, 4, 100)),
+            scrub_interval_seconds=1e9,
         )
         used = [draws.randrange(POOL) for _ in range(3)]
         self.orders = [
