@@ -24,7 +24,7 @@ Connect = Callable[[ServerProcess], Baton]
 StartVersion = Callable[[str], Any]
 
 OLD, NEW = "tests.acceptance.old_server", "baton.cli"
-RUNS = 10
+RUNS = 6
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ async def start(database: str, tmp_path: Path) -> AsyncIterator[StartVersion]:
 def napping(contract: Contract) -> dict[str, Any]:
     """The diamond with a sleep before it, which the older version knows nothing of."""
     definition = diamond(contract, "0.1s")
-    nap = {"id": "nap", "sleep": {"duration": {"literal": "0.2s"}}}
+    nap = {"id": "nap", "sleep": {"duration": {"literal": "2s"}}}
     first, *others = definition["steps"]
     return {**definition, "name": "napping", "steps": [nap, {**first, "after": ["nap"]}, *others]}
 
