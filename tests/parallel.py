@@ -24,7 +24,7 @@ MOST_PROCESSES = 8
 
 TOGETHER = ("tests/cli/",)
 """Folders that one process runs whole: their tests share a server and workers that are dear to start."""
-LONG = ("tests/cli/", "tests/acceptance/", "tests/benchmarks/", "tests/docs/")
+LONG = ("tests/cli/", "tests/chaos/", "tests/acceptance/", "tests/benchmarks/", "tests/docs/")
 """Folders that begin first, the longest of them before the others."""
 
 _DOORS = "baton_doors"

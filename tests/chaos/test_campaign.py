@@ -21,11 +21,12 @@ LONG = "x" * 400
 """Makes a statement as long as those of the journal are."""
 
 
+@pytest.mark.timeout(180)  # on a busy machine; otherwise 45 s
 def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
     """Run as the command is, in a process of its own: a campaign starts a Postgres that is to die with it."""
     command = [sys.executable, "-m", "tests.chaos", "--seconds", str(SECONDS), "--seed", "7"]
     command += ["--campaigns", "everything", "--output", str(tmp_path / "chaos.json"), "--keep", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
     assert done.returncode == 0, done.stderr
     written = json.loads((tmp_path / "chaos.json").read_text())
     (campaign,) = written["campaigns"]
