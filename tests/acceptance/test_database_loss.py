@@ -8,19 +8,15 @@ import shutil
 import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
-from baton.v1 import run_pb2
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.migrate import migrate
 from tests.acceptance import test_schedules as schedules
 from tests.acceptance.contracts import Contract
-from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_kills import Submitter, diamond, require_sound
 from tests.acceptance.test_replicas import require_results, start_runs
@@ -88,46 +84,6 @@ async def test_runs_go_on_after_the_database_was_killed(
     await require_sound(server.dsn, submitter.acknowledged, lab_process)
 
 
-@asynccontextmanager
-async def locked_journal(dsn: str) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
-    """Lets no statement of the journal through meanwhile."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE")
-            yield connection
-    finally:
-        await connection.close()
-
-
-@pytest.mark.parametrize("transport", ["stream"], indirect=True)
-@pytest.mark.parametrize("sent", [False, True], ids=["not sent", "sent"])
-async def test_an_attempt_that_is_over_before_that_can_be_written_is_followed_by_the_next(
-    own_postgres: EmbeddedPostgres, server: ServerProcess, connect: Connect, lab: LabWorker, sent: bool
-) -> None:
-    baton = connect(server)
-    await baton.register("lab", lab.address)
-    step = {
-        "id": "a",
-        "method": lab.contract.method("Lab/Do"),
-        "request": {"conduct": {"literal": {"gate": "open"}}},
-        "attempt_timeout": "0.4s",
-        "retry": {"max_attempts": 100, "initial_backoff": "0s", "codes": ["DEADLINE_EXCEEDED"]},
-    }
-    submitted = asyncio.ensure_future(baton.submit({"steps": [step]})) if sent else None
-    if sent:
-        await lab.arrived()
-    async with locked_journal(own_postgres.dsn) as connection:
-        submitted = submitted or asyncio.ensure_future(baton.submit({"steps": [step]}))
-        await connection.execute("SELECT pg_sleep(1)")  # the attempt's time passes, which is the fault
-    lab.gates["open"].set()
-    run = await baton.end((await submitted).run_id, wait_seconds=15)
-    assert run.state == run_pb2.RUN_STATE_SUCCEEDED
-    assert run.steps[0].attempts[0].failure.reason == "ATTEMPT_TIMEOUT"
-    assert len(run.steps[0].attempts) > 1
-
-
-@pytest.mark.parametrize("transport", ["stream"], indirect=True)
 async def test_no_firing_is_lost_or_doubled_over_deaths_of_the_database(
     own_postgres: EmbeddedPostgres,
     server: ServerProcess,

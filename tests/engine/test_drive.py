@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import Resumption, RunTimeoutPassed
+from orchestrator.domain.inputs import CallFailed, Resumption, RunTimeoutPassed
+from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import FailureMatch, Graph, RetryPolicy, Step, Target
 from orchestrator.engine import drive
 from orchestrator.engine.clock import DatabaseClock
@@ -60,3 +61,53 @@ async def test_entries_of_a_run_that_was_given_up_are_not_written() -> None:
     made.forget(live, "gone")
     assert made.journal._take_batch() == []
     assert made.journal.queued_events == 0
+
+
+def over(live: LiveRun) -> Any:
+    """A call of an attempt that is over, by its time: the next one is due, and admission has passed over the step."""
+    live.run.steps[0].state = StepState.READY
+    ticket = SimpleNamespace(released=lambda: None)
+    flight: Any = SimpleNamespace(step=0, attempt=1, ticket=ticket, sending=None, heard_time=0)
+    live.flights[0] = flight
+    return flight
+
+
+@pytest.fixture
+def queued(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Steps that drivers queue."""
+    steps: list[int] = []
+    monkeypatch.setattr(Driver, "_queue", lambda _, live, index: steps.append(index))
+    return steps
+
+
+def engaged() -> Driver:
+    made = driver()
+    made.resumptions = made.liveness = SimpleNamespace(end=lambda *_: None)  # type: ignore[assignment]
+    return made
+
+
+async def test_a_step_is_queued_again_when_the_answer_to_an_attempt_that_is_over_comes(queued: list[int]) -> None:
+    made, live = engaged(), live_run()
+    flight = over(live)
+    failure: Any = None
+    made.record(live, flight, CallFailed(0, 1, failure, None, 0.0))
+    assert not live.flights
+    assert queued == [0]
+
+
+async def test_a_step_is_queued_again_when_an_attempt_that_is_over_becomes_durable(queued: list[int]) -> None:
+    made, live = engaged(), live_run()
+    over(live)
+    started: Any = SimpleNamespace(step=0, attempt=1)
+    made._dispatch(live, started)
+    assert not live.flights
+    assert queued == [0]
+
+
+async def test_a_step_that_has_ended_is_not_queued_again(queued: list[int]) -> None:
+    made, live = engaged(), live_run()
+    flight = over(live)
+    live.run.steps[0].state = StepState.CANCELLED
+    failure: Any = None
+    made.record(live, flight, CallFailed(0, 1, failure, None, 0.0))
+    assert queued == []
