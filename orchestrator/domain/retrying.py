@@ -80,6 +80,19 @@ def add_step(run: Run, spec: Step) -> StepRun:
 # --- beginning anew
 
 
+def would_forget_undo(run: Run, index: int) -> bool:
+    """Tells whether an undo call that may have to be made would not be, were an ended step to begin anew."""
+    step = run.steps[index]
+    children = step.children or []
+    if step.spec.map is not None:
+        anew = steps_that_open(run, index)
+    elif step.spec.repeat is not None:
+        anew = children[len(_prefix(run, children)) :]
+    else:
+        anew = [index]
+    return any(run.steps[one].spec.is_undone and _may_be_undone(run.steps[one]) for one in anew)
+
+
 def steps_that_open(run: Run, index: int) -> list[int]:
     """Returns the parts of an ended step that begin anew with it."""
     if run.steps[index].spec.map is None:
@@ -131,9 +144,7 @@ def _begin_item(run: Run, index: int, *, whole: bool) -> None:
 def _keep(run: Run, step: StepRun, children: list[int], kept: list[int]) -> None:
     """Leaves a step those of its children that are kept, and drops the others with all that belongs to them."""
     for child in set(children) - set(kept):
-        for place in _with_parts(run, child):
-            run.dropped.add(place)
-            run.undoable -= run.steps[place].spec.is_undone and _may_be_undone(run.steps[place])
+        run.dropped.update(_with_parts(run, child))
     step.children = kept or None
     step.ended_children = len(kept)
 

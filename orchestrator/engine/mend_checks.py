@@ -15,6 +15,7 @@ from orchestrator.domain import errors
 from orchestrator.domain.events import Payload
 from orchestrator.domain.ids import RevisionKey
 from orchestrator.domain.plan import in_the_way
+from orchestrator.domain.retrying import would_forget_undo
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
 from orchestrator.domain.workflow import StepRole
@@ -181,6 +182,12 @@ def require_ended_before(live: LiveRun, index: int) -> None:
         raise errors.RunActive(
             f"the run is being undone: wait for its end; {spec.id} can be retried then",
             metadata={"run_id": live.run_id},
+        )
+    if would_forget_undo(run, index):
+        raise errors.StepNotMendable(
+            f"step: {spec.id} has succeeded, and what it did may have to be taken back: cancel the run, which does "
+            "that, and retry the step then",
+            metadata={"step": spec.id},
         )
     steps = ", ".join(run.steps[other].spec.id for other in in_the_way(run, index)[:NAMED])
     if steps:

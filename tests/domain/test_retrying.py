@@ -2,15 +2,11 @@
 
 Rules that were each broken once by hand, and fell here or in a scenario (in brackets):
 
-    a dependant in backoff counts as not begun
     who asked a person counts as not begun
     direct dependants alone begin anew
-    a handler stays chosen, or is not chosen any more
-    what was dropped is undone
-    all items begin anew, or those that failed stay        [retry_a_map]
-    a key whose step was dropped answers
+    a dependant in backoff counts as not begun             [retry_with_steps_in_the_way]
+    a success with an undo call begins anew
     steps begin anew while the run is undone               [retry_of_an_undo_call]
-    the next attempt keeps its time                        [retry_now]
 """
 
 from __future__ import annotations

@@ -330,7 +330,9 @@ class Witness:
         after = self.accounts.dependents(event.step)
         assert set(event.reset) == after, "what depends on it begins anew with it, and nothing else"
         assert not any(self.accounts.has_begun(other) for other in after - {event.step}), "nothing done is forgotten"
+        to_undo = self._to_undo()
         self.accounts.begin_anew(event.step)
+        assert self._to_undo() == to_undo, "what may have to be taken back is not forgotten"
         self.waits.keys = {key for key in self.waits.keys if not self._was_left(*key)}
         self.queued -= after
 

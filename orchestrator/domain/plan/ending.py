@@ -67,7 +67,7 @@ def fail_run_for(plan: Planner, index: int, failure: Failure) -> None:
 
 def _undo(plan: Planner, failure: Failure | None, reason: str, principal: str) -> bool:
     """Begins the undo calls; False where there is nothing to undo."""
-    undone = _undone_before(plan) | plan.run.dropped
+    undone = _undone_before(plan)
     done = [
         index
         for index, step in enumerate(plan.run.steps)

@@ -11,7 +11,7 @@ from orchestrator.domain.failures import Failure
 from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, StepRetry, Substitution
 from orchestrator.domain.plan import children, decision
 from orchestrator.domain.reopening import dependents, taken_back
-from orchestrator.domain.retrying import steps_that_open, waiting_for_their_time
+from orchestrator.domain.retrying import steps_that_open, waiting_for_their_time, would_forget_undo
 from orchestrator.domain.run import Run, StepRun
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
 from orchestrator.domain.workflow import Graph, Step, StepRole
@@ -197,6 +197,8 @@ def retry_step(plan: Planner, given: StepRetry) -> None:
     if step.state in ENDED_STEP:
         is_part = step.spec.role is not StepRole.WORKFLOW
         if is_part or run.state is RunState.UNDOING or in_the_way(run, given.step):
+            return
+        if would_forget_undo(run, given.step):
             return
         reset = steps_retried(run, given.step)
         opened = len(reset) + len(steps_that_open(run, given.step))
