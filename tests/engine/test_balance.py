@@ -61,10 +61,9 @@ def test_it_comes_to_rest_though_what_is_known_is_old(loads: list[int]) -> None:
     assert max(loads) <= mean * (1 + balance.TOLERANCE) + balance.TOLERANCE_RUNS
 
 
-def test_who_has_given_leaves_what_is_due_to_the_others_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_has_given_leaves_what_is_due_to_the_others_for_a_while() -> None:
     now = 1_000.0
-    monkeypatch.setattr(balance.time, "monotonic", lambda: now)
-    made = Balance(lambda: 10)
+    made = Balance(lambda: 10, lambda: now)
     made.set_loads(ME, {REPLICAS[1]: 10})
     assert not made.yields
     made.gave()
