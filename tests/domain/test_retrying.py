@@ -5,7 +5,7 @@ Rules that were each broken once by hand, and fell here or in a scenario (in bra
     who asked a person counts as not begun
     direct dependants alone begin anew
     a dependant in backoff counts as not begun             [retry_with_steps_in_the_way]
-    a success with an undo call begins anew
+    a success with an undo call begins anew                [retry_what_can_be_undone]
     steps begin anew while the run is undone               [retry_of_an_undo_call]
 """
 
