@@ -154,6 +154,7 @@ class _Injector:
 async def running(name: str, shape: Shape, seed: int, keep: Path | None) -> AsyncIterator[Cluster]:
     """Runs a cluster in a folder of its own; with `keep`, what was logged is copied there."""
     directory = Path(tempfile.mkdtemp(prefix="baton-chaos-"))
+    directory.chmod(0o755)  # Postgres has another user where this is root's, and keeps its data here if it can.
     cluster = Cluster(directory, shape, seed)
     try:
         await cluster.start()
