@@ -127,7 +127,7 @@ class WorkDialer:
             first = await open_stream(self._name(address), read, call.write)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED and address not in self._relayed:
-                await self._unserved(address, connection)
+                await self._unserved(address, connection, session)
             return False
         except (NoOpening, TimeoutError, grpc.aio.UsageError, asyncio.InvalidStateError):
             return False
@@ -145,13 +145,14 @@ class WorkDialer:
         """Who speaks: another for each address, since one worker process may serve at several."""
         return str(uuid.uuid5(self._replica_id, address))
 
-    async def _unserved(self, address: str, connection: Connection) -> None:
+    async def _unserved(self, address: str, connection: Connection, session: WorkSession) -> None:
         """Leaves an address to those who make single calls until its connection was lost."""
         self._on_unserved(address, True)
         try:
             await connection.wait_lost()
         finally:
-            self._on_unserved(address, False)
+            if self._sessions.get(address) is session:  # Else it was removed, and may be reached in another way by now.
+                self._on_unserved(address, False)
 
 
 def _reader(call: grpc.aio.StreamStreamCall[work_pb2.BatonFrame, work_pb2.WorkerFrame]) -> ReadFrame:
