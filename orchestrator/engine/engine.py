@@ -278,7 +278,7 @@ class Engine:
             self._clock,
         )
         forker = Forker(self._catalogue, self._submitter, stores.runs, stores.journal)
-        many = ManyMender(mender, stores.runs, ask_elsewhere)
+        many = ManyMender(mender, forker, stores.runs, ask_elsewhere)
         return Runs(self._reader, self._submitter, canceller, signals, self._ends, mender, forker, many)
 
     def _run_ended(self, live: LiveRun) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import BatonError
+from orchestrator.engine.fork import Forker
 from orchestrator.engine.mend import Mender
 from orchestrator.engine.ownership import AnsweredElsewhere, AskElsewhere, RunElsewhere
 from orchestrator.engine.ports import FilterTerm, RunStore
@@ -51,8 +52,8 @@ class _Verb(NamedTuple):
 class ManyMender:
     """Mends runs of the caller's namespace by a filter."""
 
-    def __init__(self, mender: Mender, runs: RunStore, ask_elsewhere: AskElsewhere) -> None:
-        self._mender, self._runs, self._ask_elsewhere = mender, runs, ask_elsewhere
+    def __init__(self, mender: Mender, forker: Forker, runs: RunStore, ask_elsewhere: AskElsewhere) -> None:
+        self._mender, self._forker, self._runs, self._ask_elsewhere = mender, forker, runs, ask_elsewhere
 
     async def mend(
         self,
@@ -97,6 +98,19 @@ class ManyMender:
                     run_id=run_id, revision=request.retry.revision, reason=reason, validate_only=dry
                 )
                 return _Verb("RetryRun", retry, lambda: mender.retry(caller, retry))
+            case "retry_step":
+                step = run_service_pb2.RetryStepRequest(
+                    run_id=run_id, step=request.retry_step.step, reason=reason, validate_only=dry
+                )
+                return _Verb("RetryStep", step, lambda: mender.retry_step(caller, step))
+            case "fork":
+                fork = run_service_pb2.ForkRunRequest(
+                    run_id=run_id,
+                    step=request.fork.step,
+                    request_id=f"{request.fork.request_id}/{run_id}",
+                    validate_only=dry,
+                )
+                return _Verb("ForkRun", fork, lambda: self._forker.fork(caller, fork))
             case "skip":
                 skip = run_service_pb2.SkipStepRequest(
                     run_id=run_id, step=request.skip.step, reason=reason, validate_only=dry

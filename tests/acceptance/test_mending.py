@@ -431,6 +431,34 @@ async def test_many_runs_are_mended_by_a_filter(baton: Baton, registered: LabWor
     assert {(await baton.end(run.run_id)).state for run in runs} == {SUCCEEDED}
 
 
+async def test_a_step_of_many_runs_is_retried_and_many_are_forked(baton: Baton, registered: LabWorker) -> None:
+    me, do = registered.contract.package, registered.contract.method("Lab/Do")
+    request = {"conduct": {"literal": {"failures": 1, "code": 9}}}
+    steps = [{"id": "first", "method": do}, {"id": "a", "method": do, "after": ["first"], "request": request}]
+    runs = [await baton.run({"steps": steps}, workspace=me, client_id=me) for _ in range(2)]
+    mend = run_service_pb2.MendRunsRequest(filter=f'client_id = "{me}"')
+    mend.retry_step.step = "a"
+    answer = await baton.runs.MendRuns(mend, timeout=30)
+    assert (answer.mended, answer.refused) == (2, 0)
+    assert {(await baton.end(run.run_id)).state for run in runs} == {SUCCEEDED}
+
+    async def forks() -> list[run_pb2.Run]:
+        found = await baton.runs.ListRuns(run_service_pb2.ListRunsRequest(filter=f'workspace = "{me}"'))
+        shown = [await baton.get(run.run_id) for run in found.runs]
+        return [run for run in shown if run.forked_step == "a"]
+
+    mend.fork.step, mend.fork.request_id, mend.validate_only = "a", "again", True
+    assert (await baton.runs.MendRuns(mend, timeout=30)).mended == 2
+    assert await forks() == []
+    mend.validate_only = False
+    for _ in range(2):  # The second time each fork is there already.
+        assert (await baton.runs.MendRuns(mend, timeout=30)).mended == 2
+        assert sorted(run.forked_run_id for run in await forks()) == sorted(run.run_id for run in runs)
+    mend.fork.step = "nothing"
+    refusals = (await baton.runs.MendRuns(mend, timeout=30)).refusals
+    assert [refusal.status.code for refusal in refusals] == [grpc.StatusCode.NOT_FOUND.value[0]] * 2
+
+
 async def test_many_runs_are_paused_where_they_are_driven(
     start_server: StartServer, connect: Connect, lab: LabWorker
 ) -> None:

@@ -151,22 +151,22 @@ def resume(context: typer.Context, run_id: RunId, server: ServerOption = None, o
 
 def mend(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(metavar="ACTION", help="retry, skip, pause or resume.")],
+    action: Annotated[str, typer.Argument(metavar="ACTION", help="retry, skip, fork, pause or resume.")],
     filter_: Annotated[str, typer.Option("--filter", metavar="TERMS", help="Which runs, such as 'state = FAILED'.")],
-    step: Annotated[str, typer.Option(metavar="STEP", help="The step, for skip; without an output.")] = "",
+    step: Annotated[
+        str, typer.Option(metavar="STEP", help="The step to skip, without an output, or to fork at; or to retry alone.")
+    ] = "",
     revision: Annotated[str, typer.Option(metavar="REVISION", help="Revision to go on with, for retry.")] = "",
+    request_id: Annotated[
+        str, typer.Option(metavar="ID", help="Begins the request ids of forks: the same forks no run twice.")
+    ] = "",
     reason: Reason = "",
     dry_run: DryRun = False,
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
     """Do one thing to every run that meets a filter; exit code 1 where some were refused."""
-    if action not in ("retry", "skip", "pause", "resume"):
-        raise typer.BadParameter("the action is retry, skip, pause or resume")
-    if (action == "skip") != bool(step):
-        raise typer.BadParameter("--step goes with skip, and skip with --step")
-    if revision and action != "retry":
-        raise typer.BadParameter("--revision goes with retry")
+    _check_action(action, step, revision, request_id)
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> int:
@@ -178,11 +178,11 @@ def mend(
         from baton.v1 import run_service_pb2
 
         request = run_service_pb2.MendRunsRequest(filter=filter_, reason=reason, validate_only=dry_run)
-        getattr(request, action).SetInParent()
-        if step:
-            request.skip.step = step
-        if revision:
-            request.retry.revision = revision
+        chosen_action = getattr(request, "retry_step" if action == "retry" and step else action)
+        chosen_action.SetInParent()
+        for name, value in (("step", step), ("revision", revision), ("request_id", request_id)):
+            if value:
+                setattr(chosen_action, name, value)
         matched = mended = refused = 0
         async for page in client.mend_runs(request):
             matched, mended, refused = matched + page.matched, mended + page.mended, refused + page.refused
@@ -203,6 +203,19 @@ def mend(
         return ExitCode.FAILED if refused else 0
 
     run_with_client(chosen, work)
+
+
+def _check_action(action: str, step: str, revision: str, request_id: str) -> None:
+    if action not in ("retry", "skip", "fork", "pause", "resume"):
+        raise typer.BadParameter("the action is retry, skip, fork, pause or resume")
+    if action in ("skip", "fork") and not step:
+        raise typer.BadParameter(f"name the step to {action} with --step")
+    if step and action in ("pause", "resume"):
+        raise typer.BadParameter("--step goes with retry, skip and fork")
+    if revision and (action != "retry" or step):
+        raise typer.BadParameter("--revision goes with retry, without --step")
+    if (action == "fork") != bool(request_id):
+        raise typer.BadParameter("--request-id goes with fork, and fork with --request-id")
 
 
 async def _input(client: Client, run_id: str, name: str | None, fields: Sequence[str]) -> Message | None:

@@ -1326,6 +1326,8 @@ class MendRunsRequest(_message.Message):
     SKIP_FIELD_NUMBER: _builtins.int
     PAUSE_FIELD_NUMBER: _builtins.int
     RESUME_FIELD_NUMBER: _builtins.int
+    RETRY_STEP_FIELD_NUMBER: _builtins.int
+    FORK_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -1356,6 +1358,14 @@ class MendRunsRequest(_message.Message):
     def resume(self) -> Global___ResumeAction:
         """As by ResumeRun."""
 
+    @_builtins.property
+    def retry_step(self) -> Global___RetryStepAction:
+        """As by RetryStep."""
+
+    @_builtins.property
+    def fork(self) -> Global___ForkAction:
+        """As by ForkRun."""
+
     def __init__(
         self,
         *,
@@ -1364,16 +1374,18 @@ class MendRunsRequest(_message.Message):
         skip: Global___SkipAction | None = ...,
         pause: Global___PauseAction | None = ...,
         resume: Global___ResumeAction | None = ...,
+        retry_step: Global___RetryStepAction | None = ...,
+        fork: Global___ForkAction | None = ...,
         reason: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "pause", b"pause", "resume", b"resume", "retry", b"retry", "skip", b"skip"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "fork", b"fork", "pause", b"pause", "resume", b"resume", "retry", b"retry", "retry_step", b"retry_step", "skip", b"skip"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "pause", b"pause", "reason", b"reason", "resume", b"resume", "retry", b"retry", "skip", b"skip", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "filter", b"filter", "fork", b"fork", "page_size", b"page_size", "page_token", b"page_token", "pause", b"pause", "reason", b"reason", "resume", b"resume", "retry", b"retry", "retry_step", b"retry_step", "skip", b"skip", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["retry", "skip", "pause", "resume"]  # noqa: Y015
+    _WhichOneofReturnType_action: _TypeAlias = _typing.Literal["retry", "skip", "pause", "resume", "retry_step", "fork"]  # noqa: Y015
     _WhichOneofArgType_action: _TypeAlias = _typing.Literal["action", b"action"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_action) -> _WhichOneofReturnType_action | None: ...
 
@@ -1428,6 +1440,56 @@ class SkipAction(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SkipAction: _TypeAlias = SkipAction  # noqa: Y015
+
+@_typing.final
+class RetryStepAction(_message.Message):
+    """RetryStepAction retries one step of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """Id of the step, such as `pay` or `pay/undo`."""
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetryStepAction: _TypeAlias = RetryStepAction  # noqa: Y015
+
+@_typing.final
+class ForkAction(_message.Message):
+    """ForkAction submits a new run that begins at a step of a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    step: _builtins.str
+    """Id of a step of the workflow, such as `pay`."""
+    request_id: _builtins.str
+    """Begins the request id of each new run; `/` and the id of the run that it comes from follow. So a call that is made
+    again forks no run twice.
+    """
+    def __init__(
+        self,
+        *,
+        step: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ForkAction: _TypeAlias = ForkAction  # noqa: Y015
 
 @_typing.final
 class PauseAction(_message.Message):
