@@ -24,7 +24,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 demo: setup ## start Baton with workers, run the example workflows and show them
 	$(BIN)/python -m examples.demo
 
-test: setup ## run the tests, two processes a CPU; `make test PROCESSES=0` in one
+test: setup ## run the tests, three processes for two CPUs; `make test PROCESSES=0` in one
 	$(BIN)/python -m pytest -n $(PROCESSES)
 
 SEEDS ?= 1000

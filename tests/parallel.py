@@ -18,7 +18,7 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 from xdist.workermanage import WorkerController
 
-PROCESSES_PER_CPU = 2
+PROCESSES_PER_CPU = 1.5
 """Half of the time of a test of whole servers is waiting: for a lease, for a moment, for another process."""
 MOST_PROCESSES = 8
 
@@ -110,7 +110,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers() -> int:
     """How many processes `-n auto` means."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_PROCESSES, PROCESSES_PER_CPU * cpus)
+    return min(MOST_PROCESSES, max(1, int(PROCESSES_PER_CPU * cpus)))
 
 
 def _place(item: pytest.Item) -> int:

@@ -57,8 +57,8 @@ class HandOver:
         try:
             while self._driver.runs:
                 resting = [live for live in self._driver.runs.values() if at_rest(live)]
-                now = self._clock.now()
-                ripe = ((live, self._parker.wake_time(live) or now) for live in resting if at_rest(live))
+                due_time = self._due_time()
+                ripe = ((live, self._parker.wake_time(live) or due_time) for live in resting if at_rest(live))
                 given = 0
                 while count := await self._parker.give_up(replica_id, ripe):
                     given += count
@@ -80,9 +80,13 @@ class HandOver:
                     await self.tell((least,))
 
     def _resting(self, count: int) -> Iterator[tuple[LiveRun, int]]:
-        now = self._clock.now()
+        due_time = self._due_time()
         resting = [live for live in islice(self._driver.runs.values(), LOOK_RUNS) if at_rest(live)]
-        return ((live, now) for live in resting[:count])
+        return ((live, due_time) for live in resting[:count])
+
+    def _due_time(self) -> int:
+        """A time that has surely come at the database: who gets the word looks once, and must find the run due."""
+        return self._clock.now() - self._clock.error_us
 
     async def tell(self, replicas: Iterable[UUID]) -> None:
         """Gives other replicas the word that there are runs to take."""

@@ -96,7 +96,7 @@ def current_caller() -> Caller:
 class LayerInterceptor(grpc.aio.ServerInterceptor):
     """Runs the layers around every handler and turns every error into a rich status.
 
-    Methods of `background_services` (health, reflection) do not hold up a server that stops: see `end_background`.
+    Methods of `background_services` (health, reflection) do not hold up a server that stops: see `wait_idle`.
     """
 
     def __init__(
@@ -106,8 +106,8 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
+        self._foreground: set[asyncio.Task[Any]] = set()
         self._ended: set[asyncio.Task[Any]] = set()
-        self._foreground = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -130,9 +130,10 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         """Waits until no call is served but those of the background services."""
         await self._idle.wait()
 
-    def end_background(self) -> None:
-        """Cancels the calls of the background services, which would last as long as their connections."""
-        for task in self._background:
+    def end_calls(self) -> None:
+        """Ends every call that is still served, so that its caller is told to try another replica: left to gRPC, it
+        would hear of a cancellation that it has not asked for."""
+        for task in (*self._background, *self._foreground):
             self._ended.add(task)
             task.cancel()
 
@@ -179,7 +180,11 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                 raise left.__cause__ or left from None  # grpc takes its own error for what it is.
             except asyncio.CancelledError as error:
                 # grpc leaves a call that it has not cancelled itself without an answer.
-                await _abort(method, self._cause_of_cancellation(error), context)
+                cause = self._cause_of_cancellation(error)
+                try:
+                    await _abort(method, cause, context)
+                except grpc.aio.UsageError:
+                    raise error from None  # The caller has left just before: nobody is to be told.
             except NotImplementedError as error:
                 # What generated servicers raise for a method that is not served, with this code set.
                 if context.code() != grpc.StatusCode.UNIMPLEMENTED:
@@ -228,23 +233,24 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         return error
 
     def _enter(self, background: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         if background:
-            task = asyncio.current_task()
-            if task is not None:
-                self._background.add(task)
-            return
-        self._foreground += 1
-        self._idle.clear()
+            self._background.add(task)
+        else:
+            self._foreground.add(task)
+            self._idle.clear()
 
     def _leave(self, background: bool) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if self._ended:
+            self._ended.discard(task)
         if background:
-            task = asyncio.current_task()
-            if task is not None:
-                self._background.discard(task)
-                self._ended.discard(task)
+            self._background.discard(task)
             return
-        self._foreground -= 1
-        if self._foreground == 0:
+        self._foreground.discard(task)
+        if not self._foreground:
             self._idle.set()
 
 

@@ -98,6 +98,10 @@ class AddressUnavailable(OSError):
     """The address cannot be listened on."""
 
 
+ANSWER_SECONDS = 1.0
+"""How long calls that are ended by a server that stops have to answer, before gRPC cancels them."""
+
+
 class RpcServer:
     """Serves baton.v1, health and reflection on one address."""
 
@@ -167,15 +171,15 @@ class RpcServer:
         self._watches.end()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls and waits for those that are served, at most `grace_seconds`; then cancels them."""
+        """Refuses new calls and waits for those that are served, at most `grace_seconds`; then ends them."""
         if self._server is None:
             return
         await self.drain()
         async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(self._server.stop(grace_seconds))
+            stopping = group.create_task(self._server.stop(grace_seconds + ANSWER_SECONDS))
             idle = group.create_task(self._interceptor.wait_idle())
-            await asyncio.wait({stopping, idle}, return_when=asyncio.FIRST_COMPLETED)
-            self._interceptor.end_background()
+            await asyncio.wait({stopping, idle}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+            self._interceptor.end_calls()
             await stopping
             idle.cancel()
         self._server = None

@@ -157,7 +157,7 @@ async def test_an_owner_that_goes_away_while_it_is_waited_for(asked: Replica, ow
     assert owner.server is not None
     await owner.server.stop(0)
     answer = await waiting
-    assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
+    assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 
 
 async def test_the_deadline_goes_along(asked: Replica, owner: Replica) -> None:

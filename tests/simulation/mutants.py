@@ -266,6 +266,6 @@ MUTANTS = (
         [ANY_OWNER],
     ),
     Mutant("only what is durable is shown", [(LiveRun, "settled", property(_yes))], ("slow",)),
-    Mutant("only runs at rest are parked", [(Parker, "_wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
+    Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )
 """Every mutant."""
