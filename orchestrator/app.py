@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -217,9 +218,21 @@ def calm_collector() -> None:
     gc.set_threshold(COLLECTOR_THRESHOLD)
 
 
+def calm_scheduler() -> None:
+    """Has the threads that this one will make take the processor in turn instead of pushing each other aside.
+
+    gRPC reads its sockets on threads of its own. Each wake-up of one would interrupt the event loop in its work where no
+    core is idle, thousands of times a second, only to hand it the next event; now these wait for the loop instead, which
+    then finds more of them at once. An idle core is taken as before, so that nothing waits on a machine that has time.
+    """
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 async def serve(settings: Settings, dsn: str, on_ready: Callable[[int], None], lifeline: int | None = None) -> None:
     """Runs a server until SIGINT or SIGTERM, then drains it; a second signal ends it at once. `lifeline` is a pipe that
     nobody writes into: its end stops the server as well, since whoever kept it is gone."""
+    calm_scheduler()
     server = Server(settings, dsn)
     port = await server.start()
     calm_collector()
