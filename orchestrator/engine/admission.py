@@ -415,20 +415,24 @@ class Admission:
         if self.paused:
             return waits.DRAINING
         groups = self._fitting(key)
-        wanted = groups if worker is None else [group for group in groups if group.worker == worker]
-        # One without a connection is called where there is no other: its circuit decides then.
-        while candidates := [first for group in wanted if (first := group.first()) is not None]:
-            endpoint = min(candidates).endpoint
-            group = self.catalogue.group_of(endpoint)
+        while True:
+            # One without a connection is called where there is no other: its circuit decides then.
+            best, best_group = None, None
+            for group in groups:
+                if worker is None or group.worker == worker:
+                    first = group.first()
+                    if first is not None and (best is None or first < best):
+                        best, best_group = first, group
+            if best is None or best_group is None:
+                return self._refused(key, groups)
+            endpoint = best[3]
             ticket = endpoint.take()
-            assert group is not None
             if ticket is not None:
-                group.look(endpoint)
+                best_group.look(endpoint)
                 return endpoint, ticket
-            group.set_aside(endpoint)
-        return self._refused(key, groups)
+            best_group.set_aside(endpoint)
 
-    def _refused(self, key: QueueKey, groups: list[EndpointGroup]) -> Wait:
+    def _refused(self, key: QueueKey, groups: Sequence[EndpointGroup]) -> Wait:
         """Says why no endpoint can take a call now."""
         if not groups:
             unfit = self.catalogue.groups(key.namespace, key.method)
@@ -442,12 +446,8 @@ class Admission:
             return waits.all_open([one for group in groups for one in group.tripped])
         return waits.endpoints_are_full(key.method, limit)
 
-    def _fitting(self, key: QueueKey) -> list[EndpointGroup]:
-        return [
-            group
-            for group in self.catalogue.groups(key.namespace, key.method)
-            if self.catalogue.fits(group.contract_digest, key.pins, key.method)
-        ]
+    def _fitting(self, key: QueueKey) -> Sequence[EndpointGroup]:
+        return self.catalogue.fitting_groups(key.namespace, key.pins, key.method)
 
     def _hold(self, queue: MethodQueue, wait: Wait) -> None:
         """Lets a queue wait, in the lines of all that may end its wait."""

@@ -38,6 +38,10 @@ READ_AT_START = 100
 """Namespaces whose catalogues are read at the start, those that changed last; others when they are first met."""
 
 
+FITTING_CACHE = 10_000
+"""Pairs of a revision and a method of a namespace whose groups of endpoints are remembered."""
+
+
 def restore_contract(row: ContractRow) -> Contract:
     """Turns a stored contract back into the checked form, under the digest it is known by. Errors: InvalidContract."""
     contract = read_contract(descriptor_pb2.FileDescriptorSet.FromString(row.files).file, row.services)
@@ -51,6 +55,7 @@ class _Namespace:
         "asked",
         "by_method",
         "endpoints",
+        "fitting",
         "group_of",
         "groups",
         "indexed",
@@ -69,6 +74,7 @@ class _Namespace:
         self.groups: dict[tuple[str, str], EndpointGroup] = {}
         self.group_of: dict[Endpoint, EndpointGroup] = {}
         self.by_method: dict[str, list[EndpointGroup]] = {}
+        self.fitting: dict[tuple[str, tuple[str, ...], str], list[EndpointGroup]] = {}
         self.indexed: frozenset[tuple[str, str]] = frozenset()
         self.newest: dict[str, RevisionKey] = {}
         self.version = 0
@@ -193,7 +199,10 @@ class Catalogue:
         """Reads contracts that are not in memory yet, so that `contract` finds them."""
         missing = [digest for digest in digests if digest not in self._contracts]
         if missing:
-            for row in await self._workers.get_contracts(namespace, missing):
+            rows = await self._workers.get_contracts(namespace, missing)
+            for entry in self._namespaces.values():
+                entry.fitting.clear()  # What is pinned to these may be served by others.
+            for row in rows:
                 try:
                     self._contracts[row.digest] = restore_contract(row)
                 except InvalidContract as error:
@@ -205,7 +214,7 @@ class Catalogue:
         indexed = frozenset(key for key in entry.groups if key[0] in self._contracts)
         if indexed == entry.indexed:
             return
-        entry.indexed, entry.by_method = indexed, {}
+        entry.indexed, entry.by_method, entry.fitting = indexed, {}, {}
         for key in sorted(indexed):
             for method, _ in self._contracts[key[0]].methods():
                 entry.by_method.setdefault(method, []).append(entry.groups[key])
@@ -219,6 +228,21 @@ class Catalogue:
         """Returns the groups of endpoints that serve `package.Service/Method`, whatever their health."""
         entry = self._namespaces.get(namespace)
         return entry.by_method.get(method, ()) if entry is not None else ()
+
+    def fitting_groups(self, namespace: str, pins: Pins, method: str) -> Sequence[EndpointGroup]:
+        """Returns those of the groups that can serve a method to what is pinned."""
+        entry = self._namespaces.get(namespace)
+        if entry is None:
+            return ()
+        key = pins.revision, pins.contract_digests, method
+        found = entry.fitting.get(key)
+        if found is None:
+            if len(entry.fitting) >= FITTING_CACHE:
+                entry.fitting.clear()
+            found = entry.fitting[key] = [
+                group for group in entry.by_method.get(method, ()) if self.fits(group.contract_digest, pins, method)
+            ]
+        return found
 
     def limits(self, namespace: str) -> NamespaceLimits | None:
         """Returns the limits of a namespace; None where it has none."""

@@ -49,8 +49,9 @@ def encode(event: Event, run: Run) -> JournalRow:
                 started.waited_for = int(event.waited_for)  # type: ignore[assignment]
         case ev.StepSucceeded():
             step, attempt, payload = steps[event.step].spec.id, event.attempt, event.payload
-            message.step_succeeded.substituted_by = event.substituted_by
             message.step_succeeded.SetInParent()
+            if event.substituted_by:
+                message.step_succeeded.substituted_by = event.substituted_by
         case ev.RunSubmitted():
             payload = event.payload
             _encode_submitted(event, message.run_submitted)
@@ -93,9 +94,11 @@ def _encode_submitted(event: ev.RunSubmitted, submitted: event_pb2.RunSubmitted)
     submitted.priority = event.priority
     submitted.labels.extend(event.labels)
     submitted.attributes.update(event.attributes)
-    submitted.parent_run_id, submitted.parent_step = event.parent_run_id, event.parent_step
-    submitted.depth = event.depth
-    submitted.forked_run_id, submitted.forked_step = event.forked_run_id, event.forked_step
+    if event.parent_run_id:
+        submitted.parent_run_id, submitted.parent_step = event.parent_run_id, event.parent_step
+        submitted.depth = event.depth
+    if event.forked_run_id:
+        submitted.forked_run_id, submitted.forked_step = event.forked_run_id, event.forked_step
 
 
 def decode(row: JournalRow, run: Run) -> Event:

@@ -57,6 +57,7 @@ class RunData:
         self.answer: Message | None = None
         self._next: tuple[CompiledWorkflow, Message | None] = (compiled, None)
         self._named: dict[str, tuple[CompiledStep, str]] = {}
+        self._pins: Pins | None = None
 
     # --- what a step is
 
@@ -83,7 +84,9 @@ class RunData:
             if delegated is not None:
                 return Pins((delegated[1],))
             return self.pins(self._run.steps[index].spec.parent)
-        return pins_of(self.compiled)
+        if self._pins is None or self._pins.compiled is not self.compiled:
+            self._pins = pins_of(self.compiled)
+        return self._pins
 
     def bounding_step(self, index: int) -> int:
         """Returns the step whose limits and priority hold for the calls of a step: of a delegated one, who delegated

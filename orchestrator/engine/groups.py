@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
-from typing import NamedTuple
 
 from orchestrator.engine.endpoints import Endpoint
 
@@ -20,13 +19,9 @@ SPARE_CANDIDATES = 32
 _numbers = itertools.count()
 
 
-class Candidate(NamedTuple):
-    """An endpoint that can take a call, least first. `number` puts the one first that has been so for longest."""
-
-    unreachable: bool
-    in_flight: int
-    number: int
-    endpoint: Endpoint
+Candidate = tuple[bool, int, int, Endpoint]
+"""An endpoint that can take a call, least first: whether it has no connection, its calls in flight, a number that puts
+the one first that has been so for longest, and the endpoint."""
 
 
 class EndpointGroup:
@@ -73,7 +68,8 @@ class EndpointGroup:
         self._set_limit(endpoint, limit)
         state = endpoint.circuit.state
         if state == "closed":
-            self.tripped.pop(endpoint, None)
+            if self.tripped:
+                self.tripped.pop(endpoint, None)
         else:
             self.tripped[endpoint] = None
             until_time = endpoint.circuit.until_time
@@ -83,7 +79,7 @@ class EndpointGroup:
         if state == "open" or endpoint.in_flight >= limit:
             self._candidates.pop(endpoint, None)
             return
-        candidate = Candidate(endpoint.health == "unreachable", endpoint.in_flight, next(_numbers), endpoint)
+        candidate = (endpoint.health == "unreachable", endpoint.in_flight, next(_numbers), endpoint)
         self._candidates[endpoint] = candidate
         heappush(self._order, candidate)
         if len(self._order) > 2 * len(self._candidates) + SPARE_CANDIDATES:
@@ -97,18 +93,17 @@ class EndpointGroup:
     def first(self) -> Candidate | None:
         """Returns the endpoint that should take the next call: one with a connection before one without, then the
         least busy."""
-        self._look_at_trials()
+        if self._trials:
+            self._look_at_trials()
         while self._order:
             candidate = self._order[0]
-            if self._candidates.get(candidate.endpoint) is candidate:
+            if self._candidates.get(candidate[3]) is candidate:
                 return candidate
             heappop(self._order)
         return None
 
     def _look_at_trials(self) -> None:
         """An open circuit becomes half-open by time alone, and tells nobody."""
-        if not self._trials:
-            return
         now = self._now()
         due = []
         while self._trials and self._trials[0][0] <= now:
@@ -124,14 +119,19 @@ class EndpointGroup:
         return max(self.limit // 10, 1)
 
     def _set_limit(self, endpoint: Endpoint, limit: int | None) -> None:
-        known = self._limits.pop(endpoint, None)
+        known = self._limits.get(endpoint)
+        room = 0 if limit is None or limit < endpoint.in_flight else limit - endpoint.in_flight
         if known is not None:
+            self.room += room - known[1]
+            if known[0] == limit:
+                self._limits[endpoint] = limit, room
+                return
             self.able -= 1
             self.limit -= known[0]
-            self.room -= known[1]
+            del self._limits[endpoint]
+        elif limit is not None:
+            self.room += room
         if limit is not None:
-            room = max(limit - endpoint.in_flight, 0)
             self._limits[endpoint] = limit, room
             self.able += 1
             self.limit += limit
-            self.room += room

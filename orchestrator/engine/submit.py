@@ -91,6 +91,13 @@ class Fork:
 NO_CHILD = Child()
 
 
+async def _told(accepted: asyncio.Future[WriteResult]) -> WriteResult | None:
+    """Waits for what became of a submission; None where that is not known."""
+    if not accepted.done():
+        await asyncio.wait((accepted,))
+    return None if accepted.cancelled() else accepted.result()
+
+
 class _Batch:
     """What became of submissions that wait for their commits together: one future for all of them."""
 
@@ -165,12 +172,7 @@ class Submitter:
             # First for the end, which most runs reach in time: it comes after the acceptance, and to be woken for each
             # costs twice as much. A run that is not accepted is left too.
             await live.left(wait_seconds)
-        try:
-            result: WriteResult | None = await asyncio.shield(accepted)
-        except asyncio.CancelledError:
-            if not accepted.cancelled():
-                raise
-            result = None
+        result = await _told(accepted)
         key = self._key(live, request, result)
         return await self._answer(live, key, request, end_seconds - loop.time())
 
@@ -326,12 +328,8 @@ class Submitter:
         run_input = self._input(compiled, request)
         accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
         self._start(caller, request, revision, compiled, run_input, accepted, child)
-        try:
-            return (await asyncio.shield(accepted)).state
-        except asyncio.CancelledError:
-            if not accepted.cancelled():
-                raise
-            return None
+        result = await _told(accepted)
+        return result.state if result is not None else None
 
     async def submit_fork(
         self, caller: Caller, request: run_service_pb2.SubmitRunRequest, fork: Fork
@@ -344,12 +342,7 @@ class Submitter:
         run_input = self._input(compiled, request)
         accepted: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
         live = self._start(caller, request, revision, compiled, run_input, accepted, fork=fork)
-        try:
-            result: WriteResult | None = await asyncio.shield(accepted)
-        except asyncio.CancelledError:
-            if not accepted.cancelled():
-                raise
-            result = None
+        result = await _told(accepted)
         return await self._answer(live, self._key(live, request, result), request, 0.0)
 
     def _start(

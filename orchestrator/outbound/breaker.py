@@ -90,6 +90,7 @@ class Circuit:
         self._breaker = pybreaker.CircuitBreaker(
             fail_max=fail_max, reset_timeout=reset_timeout_seconds, throw_new_error_on_trip=False
         )
+        self._closed = True
         self._generation = 0  # Rises at each change of state; a ticket of an older generation counts no more.
         self._trial_taken = False
         self._open_until = 0.0
@@ -98,9 +99,11 @@ class Circuit:
     @property
     def state(self) -> CircuitState:
         """The state now: an open circuit whose time is over is half-open."""
-        if self._breaker.current_state == pybreaker.STATE_OPEN:
-            return "open" if self._monotonic() < self._open_until else "half_open"
-        return "closed" if self._breaker.current_state == pybreaker.STATE_CLOSED else "half_open"
+        if self._closed:
+            return "closed"
+        if self._breaker.current_state == pybreaker.STATE_OPEN and self._monotonic() < self._open_until:
+            return "open"
+        return "half_open"
 
     @property
     def until_time(self) -> int | None:
@@ -109,10 +112,9 @@ class Circuit:
 
     def admit(self) -> Ticket | None:
         """Returns leave for one call; None while the circuit is open, or half-open with its one trial under way."""
-        state = self.state
-        if state == "closed":
+        if self._closed:
             return Ticket(self, self._generation, False)
-        if state == "open" or self._trial_taken:
+        if self.state == "open" or self._trial_taken:
             return None
         self._trial_taken = True
         if self._breaker.current_state == pybreaker.STATE_OPEN:
@@ -145,6 +147,7 @@ class Circuit:
             self._changed()
 
     def _changed(self) -> None:
+        self._closed = self._breaker.current_state == pybreaker.STATE_CLOSED
         self._generation += 1
         self._notify()
 

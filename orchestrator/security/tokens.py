@@ -22,6 +22,8 @@ VERSION = "v1"
 MAX_TOKEN_CHARACTERS = 1_024
 MAX_FORWARD_CHARACTERS = 4_096
 
+_URL_SAFE = bytes.maketrans(b"+/", b"-_")
+
 
 class TokenInvalid(Exception):
     """The text is not a token that this key signed."""
@@ -98,7 +100,7 @@ def _forward_body(said: bytes, method: str, request: bytes) -> bytes:
 
 
 def _encode(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+    return binascii.b2a_base64(data, newline=False).translate(_URL_SAFE).rstrip(b"=").decode()
 
 
 def _decode(text: str) -> bytes:
