@@ -221,9 +221,10 @@ def calm_collector() -> None:
 def calm_scheduler() -> None:
     """Has the threads that this one will make take the processor in turn instead of pushing each other aside.
 
-    gRPC reads its sockets on threads of its own. Each wake-up of one would interrupt the event loop in its work where no
-    core is idle, thousands of times a second, only to hand it the next event; now these wait for the loop instead, which
-    then finds more of them at once. An idle core is taken as before, so that nothing waits on a machine that has time.
+    gRPC reads its sockets on threads of its own. Each wake-up of one would interrupt the event loop in its work where
+    no core is idle, thousands of times a second, only to hand it the next event; now these wait for the loop instead,
+    which then finds more of them at once. An idle core is taken as before, so that nothing waits on a machine that has
+    time.
     """
     if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

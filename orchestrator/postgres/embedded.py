@@ -326,7 +326,8 @@ def _environment() -> dict[str, str]:
 
 
 def _die_with(parent: int) -> Callable[[], None] | None:
-    """Makes the hook that asks the kernel, in the child, for a fast shutdown when the parent dies."""
+    """Makes the hook that asks the kernel, in the child, for a fast shutdown when the parent dies, and for turns of the
+    processor: it shares the machine with those whom it serves, and pushes none of them aside (app.calm_scheduler)."""
     if sys.platform != "linux":
         return None
     library = ctypes.CDLL(None)
@@ -335,6 +336,8 @@ def _die_with(parent: int) -> Callable[[], None] | None:
         library.prctl(_PR_SET_PDEATHSIG, int(signal.SIGINT))
         if os.getppid() != parent:
             os._exit(1)
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
     return hook
 

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from baton.v1.run_service_pb2 import SubmitRunRequest
 from google.protobuf.message import Message
 from protovalidate import EvaluationError, Validator
 
 from orchestrator.domain.errors import FieldFault, InvalidRequest
+from orchestrator.rpc.glance import is_plain_submission
 from orchestrator.rpc.layers import Call
 
 FAULT_LIMIT = 100
@@ -27,6 +29,8 @@ class RequestValidator:
 
     def faults(self, message: Message) -> list[FieldFault]:
         """Returns what is wrong with `message`, at most FAULT_LIMIT faults; empty where it is valid."""
+        if isinstance(message, SubmitRunRequest) and is_plain_submission(message):
+            return []
         try:
             violations = self._validator.collect_violations(message)
         except EvaluationError:
