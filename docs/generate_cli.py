@@ -27,6 +27,7 @@ own names, one document, or one a line for streams (`run watch`, `run submit --w
 on standard error: `{"error": {"message", "code", "reason", "cure", "metadata", "violations"}}`.
 
 `--server` and `--output` stand before or after the command. BATON_ADDRESS names the server for all commands.
+Either takes several replicas, of which one that answers is used: `ipv4:10.0.0.5:7330,10.0.0.6:7330`.
 
 `-i PATH=VALUE` sets one field of the input: text for strings, enums and bytes, else JSON, such as
 `-i name=Ada -i address.city=Turin -i 'lines=[{"sku": "TEA", "quantity": 2}]'`.

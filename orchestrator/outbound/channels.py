@@ -45,7 +45,8 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),
     # Servers close connections that are pinged more often than every five minutes, which is grpc's default for them.
     ("grpc.keepalive_time_ms", 330_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 20_000),  # counts for TCP; the next for HTTP/2, where a minute is the default
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.client_idle_timeout_ms", 2_147_483_647),  # Never: an idle connection would look like a lost one.
     ("grpc.initial_reconnect_backoff_ms", 200),

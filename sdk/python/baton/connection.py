@@ -54,12 +54,26 @@ _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 NO_PROBES = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
 """No ping beside each message to probe the bandwidth; a window that lets any message through at once instead."""
 
+RECONNECTION = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # The time that one try to connect may take, over a slow line too.
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+"""Another try to connect soon after one that failed."""
+
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),  # counts for TCP; the next for HTTP/2, where a minute is the default
+    ("grpc.http2.ping_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),  # as many as needed
+)
+"""A server that is there and silent, frozen or behind a line that swallows, is left after 20 s for another of the
+target. Servers of Baton let clients ping as often."""
+
 _OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.use_local_subchannel_pool", 1),  # else channels to one address would share one connection and its streams
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.keepalive_time_ms", 60_000),
+    *RECONNECTION,
+    *KEEPALIVE,
     *NO_PROBES,
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),

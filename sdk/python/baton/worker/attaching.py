@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
-from baton.connection import NO_PROBES, Backoff, namespace_metadata, server_address
+from baton.connection import KEEPALIVE, NO_PROBES, RECONNECTION, Backoff, namespace_metadata, server_address
 from baton.descriptors import file_set
 from baton.status import error_of
 from baton.worker.listening import first_of
@@ -24,9 +24,8 @@ _FAREWELL_SECONDS = 1.0
 _REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION)
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 _OPTIONS = (
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    *RECONNECTION,
+    *KEEPALIVE,
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
     *NO_PROBES,
