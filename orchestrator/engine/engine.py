@@ -345,6 +345,8 @@ class Engine:
     async def _take_lease(self) -> UUID:
         replica_id = UUID(int=machine.new_id().int)
         self._replica_id = replica_id
+        # What was taken in since the lease was lost holds permits, and waits for some, that nobody knows from here on.
+        self._driver.forget_all("the lease is lost")
         self._homes.begin(replica_id)
         self._lost = asyncio.Event()
         self._lease = LeaseKeeper(
