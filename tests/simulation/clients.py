@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from baton.v1 import run_service_pb2
+from baton.v1 import run_service_pb2, workflow_pb2
 from google.protobuf import any_pb2
 
 from orchestrator.domain.caller import Caller
@@ -22,9 +22,8 @@ from orchestrator.domain.errors import (
     ShuttingDown,
     TooManyRuns,
 )
-from tests.simulation.processes import Unreachable
-from tests.simulation.workers import Done
-from tests.simulation.workflows import JOB, pooled, signals_of
+from tests.simulation.network import Unreachable
+from tests.simulation.workflows import JOB, Done, signals_of
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -38,7 +37,7 @@ class Order:
 
     number: int
     caller: Caller
-    workflow: int
+    workflow: workflow_pb2.Workflow
     copies: int
     request_id: str
     runs: list[UUID] = field(default_factory=list)
@@ -74,7 +73,7 @@ class Client:
         doings = [self._watch(run_id, self._draws.random() < 0.5) for _ in range(self._draws.choice((0, 1, 1, 2)))]
         doings += [
             self._signal(run_id, number, name)
-            for number, name in enumerate(signals_of(pooled(self.order.workflow)))
+            for number, name in enumerate(signals_of(self.order.workflow))
             if self._draws.random() < 0.8
         ]
         if self._draws.random() < 0.2:
@@ -100,7 +99,7 @@ class Client:
         for item in range(order.number % 4):
             job.items.add(text=f"item {item}")
         request = run_service_pb2.SubmitRunRequest(
-            workflow=pooled(order.workflow).name,
+            workflow=order.workflow.name,
             request_id=order.request_id,
             input=any_pb2.Any(type_url=f"type.googleapis.com/{JOB}", value=job.SerializeToString(deterministic=True)),
         )

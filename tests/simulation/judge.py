@@ -12,22 +12,26 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+from baton.v1 import approval_pb2, approval_service_pb2, event_pb2, limit_pb2, run_pb2, workflow_pb2
+
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.plan import MAX_DELIVERIES
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, EventKind, StepState
-from orchestrator.domain.waits import RunAwaited
+from orchestrator.domain.waits import RunAwaited, request_hash
 from orchestrator.engine.codec import decode, to_message
-from orchestrator.engine.ports import RunEntry
+from orchestrator.engine.ports import JournalRow, RunEntry
 from orchestrator.engine.worker_ports import Call
 from tests.simulation.database import Database, Replica, Run
+from tests.simulation.quotas import Pool, Quotas
+from tests.simulation.workflows import Done
 
 if TYPE_CHECKING:
     from tests.simulation.clients import Order, Watched
     from tests.simulation.processes import Process
 
 DELIVERED = (EventKind.ATTEMPT_STARTED, EventKind.DELIVERY_STARTED)
-ONCE_AN_ATTEMPT = (EventKind.ATTEMPT_STARTED, EventKind.ATTEMPT_FAILED)
+ONCE_AN_ATTEMPT = (EventKind.ATTEMPT_STARTED, EventKind.ATTEMPT_FAILED, EventKind.ATTEMPT_SUSPENDED)
 STILL_SECONDS = 16.0
 """Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
 CHILD_SECONDS = 100.0
@@ -44,6 +48,8 @@ class Judge:
         self.graphs: dict[tuple[str, str], Any] = {}
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
+        self.quotas = Quotas(breach, self._pools_of)
+        self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
         self._moved: dict[RunKey, tuple[int, float]] = {}
         database.on_written, database.on_taken_over = self.written, self.taken_over
@@ -81,6 +87,7 @@ class Judge:
         durable = sum(row.kind in DELIVERED and (row.step, row.attempt) == (call.step, call.attempt) for row in rows)
         if durable < call.delivery:
             self._breach("durability before action", f"{where} leaves, of which {durable} entries are durable")
+        self._look_at_approval(where, call, run)
         if process.replica_id is None or not self._database.has_lease(process.replica_id):
             self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
         self.sent[call.run_id, call.step, call.attempt] += 1
@@ -90,6 +97,66 @@ class Judge:
     def effect(self, call: Call) -> None:
         """A worker has got a call."""
         self.effects[call.run_id, call.step] += 1
+
+    def _look_at_approval(self, where: str, call: Call, run: Run | None) -> None:
+        """Looks whether what a call needs was approved: that very request, by somebody who may."""
+        if run is None or not self.definitions:
+            return
+        steps = self.definitions[run.revision.workflow].steps
+        asked = next((one for one in steps if one.id == call.step and one.HasField("approval")), None)
+        if asked is None or call.method != asked.method:
+            return
+        decided = [self.message_of(event.row) for event in run.events if event.row.kind == EventKind.APPROVAL_DECIDED]
+        own = [one for one in decided if one.step == call.step]
+        shown = request_hash(call.method, call.payload)
+        if not own or not own[-1].approval_decided.approved or own[-1].approval_decided.request_hash != shown:
+            self._breach("what was approved is called", f"{where} leaves without a decision on its request")
+        elif own[-1].approval_decided.principal == run.new.principal:
+            self._breach("what was approved is called", f"{where}: {run.new.principal} has approved it")
+        elif asked.approval.approvers and own[-1].approval_decided.principal not in asked.approval.approvers:
+            self._breach("what was approved is called", f"{where}: approved by who may not")
+
+    @staticmethod
+    def message_of(row: JournalRow) -> event_pb2.RunEvent:
+        """The stored event."""
+        return event_pb2.RunEvent.FromString(row.header)
+
+    def listed(self, key: RunKey, approval: approval_pb2.Approval) -> None:
+        """Somebody is shown a request that waits."""
+        rows = [event.row for event in self._database.runs[key].events]
+        asked = [self.message_of(row) for row in rows if row.kind == EventKind.APPROVAL_REQUESTED]
+        if not any(
+            (one.step, one.approval_requested.request_hash) == (approval.step, approval.request_hash) for one in asked
+        ):
+            self._breach("only what is durable is shown", f"run {key.run_id}: {approval.step} asks for no approval")
+
+    def decided(self, key: RunKey, principal: str, request: approval_service_pb2.DecideApprovalRequest) -> None:
+        """Somebody is told that a decision was taken."""
+        rows = [event.row for event in self._database.runs[key].events]
+        for row in rows:
+            if row.kind == EventKind.APPROVAL_DECIDED and row.step == request.step:
+                told = self.message_of(row).approval_decided
+                if (told.approved, told.principal, told.request_hash) == (
+                    request.approved,
+                    principal,
+                    request.request_hash,
+                ):
+                    return
+        self._breach("nothing acknowledged is lost", f"run {key.run_id}: the decision on {request.step} is not durable")
+
+    def delegated(self, call: Call, key: str, step: Any) -> None:
+        """A handler is told of a step that it has delegated."""
+        where, step_id = f"call {call.run_id}/{call.step}/{call.attempt}", f"{call.step}/{key}"
+        run = self._run(call.endpoint.namespace, call.run_id)
+        assert run is not None
+        folded = self._fold(run)
+        index = folded.indexes.get(step_id)
+        if index is None:
+            self._breach("nothing acknowledged is lost", f"{where} is told of {step_id}, which is not durable")
+        elif step.state == run_pb2.STEP_STATE_SUCCEEDED:
+            output = folded.steps[index].output
+            if output is None or output.data != step.output.value:
+                self._breach("only what is durable is shown", f"{where} is told what {step_id} gave, and that is not")
 
     def acknowledged(self, order: Order, run_id: UUID) -> None:
         """A replica is about to tell a client of its run."""
@@ -127,6 +194,29 @@ class Judge:
         if message.last_sequence > length:
             self._breach("only what is durable is shown", f"run {message.run_id}: {message.last_sequence} of {length}")
 
+    def _pools_of(self, call: Call) -> list[Pool]:
+        """What a call counts in."""
+        if not self.quotas.rows:
+            return []
+        namespace, found = call.endpoint.namespace, list[Pool]()
+        for (where, name), row in self.quotas.rows.items():
+            of_all = row.scope == limit_pb2.LIMIT_SCOPE_NAMESPACE
+            if where == namespace and (of_all or row.target in (call.method, call.endpoint.worker)):
+                found.append((namespace, name, ""))
+        step = call.step.partition("/")
+        run = self._run(namespace, call.run_id)
+        if run is not None and "undo" not in step[2]:
+            steps = self.definitions[run.revision.workflow].steps
+            for limit in next(one.limits for one in steps if one.id == step[0]):
+                found.append((namespace, limit.limit, self._text_of(run) if limit.key else ""))
+        return found
+
+    @staticmethod
+    def _text_of(run: Run) -> str:
+        """The text of a run's input, which is what the keys of limits are."""
+        text: str = Done.FromString(run.events[0].row.payload or b"").text
+        return text
+
     def _run(self, namespace: str, run_id: str) -> Run | None:
         return self._database.runs.get(RunKey(namespace, UUID(run_id)))
 
@@ -150,6 +240,7 @@ class Judge:
         """Looks at everything, once all is still."""
         for run in self._database.runs.values():
             self._look_at(run)
+        self._look_at_rates()
         for order in orders:
             self._look_at_order(order)
         for (namespace, request_id), (run_id, _) in self._database.requests.items():
@@ -167,6 +258,18 @@ class Judge:
                 self._breach(
                     "watch without gaps", f"run {run.key.run_id}: seen {watched.last_sequence} of {len(run.events)}"
                 )
+
+    def _look_at_rates(self) -> None:
+        """Looks at when the calls were admitted that count in limits with a rate."""
+        times: dict[tuple[str, str], list[int]] = {}
+        rated = {row.target: where for where, row in self.quotas.rows.items() if row.rate is not None}
+        for run in self._database.runs.values() if rated else ():
+            for step in self._fold(run).steps:
+                for attempt in step.attempts:
+                    where = (run.key.namespace, rated.get(attempt.method, ("", ""))[1])
+                    if where in self.quotas.rows:
+                        times.setdefault(where, []).append(attempt.start_time)
+        self.quotas.look_at_rates(times)
 
     def _look_at_order(self, order: Order) -> None:
         if len(order.runs) != order.copies:
@@ -231,11 +334,13 @@ class Judge:
                 self._breach("no fault of ours", f"{where}: {failure.message}")
         for step in folded.steps:
             most = sum(target.retry.max_attempts for target in step.spec.targets) if step.spec.targets else 0
-            if step.attempt > most:
-                self._breach("bounded attempts", f"{where}: {step.spec.id} has {step.attempt} of {most} attempts")
+            begun = sum(not attempt.suspended for attempt in step.attempts[step.earlier_attempts :])
+            if begun > most:
+                self._breach("bounded attempts", f"{where}: {step.spec.id} has {begun} of {most} attempts")
             if (
                 step.state is StepState.SUCCEEDED
-                and step.attempt
+                and begun
+                and not step.substituted_by
                 and not self.effects[str(run.key.run_id), step.spec.id]
             ):
                 self._breach("no success without a call", f"{where}: {step.spec.id}")

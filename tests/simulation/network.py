@@ -15,6 +15,11 @@ from tests.simulation.loop import Actor
 
 T = TypeVar("T")
 
+
+class Unreachable(Exception):
+    """A call has no answer: the process is gone, or the time is over."""
+
+
 TOLD = (LeaseLost, WriteRefused, BatonError)
 """Errors that the database answers with; others are faults of the simulation."""
 
@@ -37,6 +42,8 @@ class Weather:
     """The connection is cut, which the one side learns at once, and the statement goes on for a while."""
     commits: float = 0.0
     """A commit of the journal meets one of these, whatever becomes of other statements."""
+    cut_links: float = 0.0
+    """A stream between two replicas is cut as something is sent."""
     late_of: dict[str, float] = field(default_factory=dict)
     """The same as `late`, of the statements of one name."""
     tardy_of: dict[str, float] = field(default_factory=dict)

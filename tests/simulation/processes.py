@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,8 +11,8 @@ from uuid import UUID
 
 from baton.v1 import run_service_pb2
 
-from orchestrator.domain.caller import Caller, StepClaim
-from orchestrator.domain.errors import BatonError, OwnerUnavailable
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import BatonError, OwnerUnavailable, WorkerNotFound
 from orchestrator.engine import machine as machines
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.machine import Machine, Work
@@ -20,10 +21,15 @@ from orchestrator.engine.ownership import AnsweredElsewhere, RunElsewhere
 from orchestrator.engine.ports import Renewal, ReplicaStore
 from orchestrator.engine.replica_ports import ReplicaUnreachable
 from orchestrator.engine.updates import Update
+from orchestrator.engine.worker_ports import Answer, Call
+from tests.simulation.approvals import SimulatedApprovals
+from tests.simulation.handlers import Handler
 from tests.simulation.loop import Actor
-from tests.simulation.network import StatementLink
+from tests.simulation.network import StatementLink, Unreachable
+from tests.simulation.permits import SimulatedExchange, SimulatedHints, SimulatedPermits
 from tests.simulation.stores import SimulatedReplicas, stores_over
-from tests.simulation.workers import SimulatedGateway
+from tests.simulation.tokens import read_token, step_token
+from tests.simulation.workers import SimulatedGateway, SimulatedSending
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -31,10 +37,6 @@ if TYPE_CHECKING:
 Verb = Callable[[Engine], Awaitable[Any]]
 FORWARD_SECONDS = 5.0
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
-
-
-class Unreachable(Exception):
-    """A call has no answer: the process is gone, or the time is over."""
 
 
 class LeaseActor:
@@ -124,6 +126,8 @@ class Process:
         self.lease = Actor(world.loop, f"{self.name}/lease", self.main)
         self.replica_id: UUID | None = None
         self.ready = False
+        self.streams: list[SimulatedExchange] = []
+        """Streams of permits that it has opened or serves."""
         self._open: dict[asyncio.Future[Any], asyncio.Task[Any]] = {}
         self.engine: Engine
         self.gateway: SimulatedGateway
@@ -152,6 +156,9 @@ class Process:
             world.trace,
             self._called,
             world.judge.effect,
+            world.judge.quotas,
+            world.workers,
+            self._handle,
         )
 
         @asynccontextmanager
@@ -159,15 +166,15 @@ class Process:
             yield _Registering(self, world.database, link)
 
         self.engine = Engine(
-            stores_over(world.catalogues, world.database, link),
+            stores_over(world.catalogues, world.database, link, SimulatedApprovals(world.database, link)),
             replica_store,
             self.gateway,  # type: ignore[arg-type]  # nobody attaches
-            NoPermits(),
-            NoHints(),
+            SimulatedPermits(world, self) if world.parts else NoPermits(),
+            SimulatedHints(world) if world.parts else NoHints(),
             world.limits,
             _Observer(world, self.name),
-            lambda live, flight: "token",
-            _no_token,
+            step_token,
+            read_token,
             False,
             lambda: TRACEPARENT,
             self._ask_elsewhere,
@@ -176,6 +183,10 @@ class Process:
 
     def _called(self, call: Any) -> None:
         self._world.judge.called(self, call)
+
+    async def _handle(self, call: Call, sending: SimulatedSending) -> Answer | None:
+        """Runs the handler of a worker that this process has called."""
+        return await Handler(self._world, call, sending).answer()
 
     async def _live(self) -> None:
         try:
@@ -202,6 +213,24 @@ class Process:
         for answer in self._open:
             self._world.network.later(self._world.draws.random() * 0.5, _settle, answer, Unreachable("gone"))
         self._open.clear()
+        self.gateway.given_up()
+        streams, self.streams = self.streams, []
+        for stream in streams:
+            stream.break_off()
+
+    def freeze(self) -> None:
+        """Stops it, but not the thread of its lease."""
+        self.main.freeze()
+        self.gateway.given_up()
+
+    def hear(self, token: str) -> None:
+        """Takes the word that runs are left."""
+        if self.alive and self.ready:
+            self.main.later(0.0, self._look_for_runs, token)
+
+    def _look_for_runs(self, token: str) -> None:
+        with contextlib.suppress(WorkerNotFound):
+            self.engine.replicas.look_for_runs(token)
 
     def leave(self) -> None:
         """Ends it in good order."""
@@ -331,10 +360,6 @@ class Stream:
                 return await self._queue.get()
         except TimeoutError:
             raise Unreachable("nothing comes") from None
-
-
-def _no_token(token: str) -> StepClaim:
-    raise AssertionError("no worker delegates")
 
 
 def _settle(future: asyncio.Future[Any], outcome: Any) -> None:

@@ -11,7 +11,7 @@ from uuid import UUID
 from orchestrator.domain.errors import CursorExpired, InvalidFilter
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.states import ENDED_RUN
-from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition
+from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.engine import Stores
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.ports import (
@@ -101,6 +101,7 @@ class Catalogues:
     newest: dict[tuple[str, str], RevisionKey] = field(default_factory=dict)
     workers: dict[str, list[WorkerRow]] = field(default_factory=dict)
     contracts: dict[str, ContractRow] = field(default_factory=dict)
+    limits: dict[str, Sequence[LimitRow]] = field(default_factory=dict)
 
 
 class SimulatedJournal:
@@ -330,20 +331,11 @@ class SimulatedCatalogue:
 
     async def list_limits(self, namespace: str) -> list[LimitRow]:
         """See LimitStore.list_limits."""
-        return []
+        rows = self._catalogues.limits.get(namespace, [])
+        return await self._link.ask("list_limits", lambda: list(rows)) if rows else []
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the simulation has no {name}: its catalogue does not change")
-
-
-class NoApprovals:
-    """ApprovalStore of a database in which nothing is asked for."""
-
-    async def list_approvals(
-        self, namespace: str, run_id: UUID | None, after: ApprovalPosition | None, limit: int
-    ) -> ApprovalPage:
-        """See ApprovalStore.list_approvals."""
-        return ApprovalPage((), None)
 
 
 class NoSchedules:
@@ -399,7 +391,7 @@ class NothingToScrub:
         return 0
 
 
-def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Stores:
+def stores_over(catalogues: Catalogues, database: Database, link: Link, approvals: ApprovalStore) -> Stores:
     """Makes the stores of one replica."""
     catalogue: Any = SimulatedCatalogue(catalogues, database, link)
     schedules: Any = NoSchedules()
@@ -409,7 +401,7 @@ def stores_over(catalogues: Catalogues, database: Database, link: Link) -> Store
         SimulatedReplicas(database, link),
         catalogue,
         catalogue,
-        NoApprovals(),
+        approvals,
         schedules,
         catalogue,
         NothingToScrub(),

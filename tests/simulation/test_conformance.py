@@ -6,17 +6,35 @@ import time
 
 import pytest
 
+from tests.conformance.approval_store import ApprovalStoreConformance, ApprovalStoreMaker
 from tests.conformance.journal_store import JournalStoreConformance, Stores
 from tests.conformance.replica_store import ReplicaStoreConformance
 from tests.conformance.run_store import RunStoreConformance
+from tests.simulation.approvals import LOOKED_AT, PAGE_BYTES, SimulatedApprovals
 from tests.simulation.database import Database
 from tests.simulation.stores import Direct, SimulatedJournal, SimulatedReplicas, SimulatedRuns
 
 
 @pytest.fixture
-def stores() -> Stores:
+def database() -> Database:
+    """A new database."""
+    return Database(lambda: time.time_ns() // 1_000)
+
+
+@pytest.fixture
+def approvals(database: Database) -> ApprovalStoreMaker:
+    """Makes the store of approvals over the same."""
+
+    def make(looked_at: int = LOOKED_AT, page_bytes: int = PAGE_BYTES) -> SimulatedApprovals:
+        return SimulatedApprovals(database, Direct(), looked_at, page_bytes)
+
+    return make
+
+
+@pytest.fixture
+def stores(database: Database) -> Stores:
     """The stores over a new database, with nothing in between."""
-    database, link = Database(lambda: time.time_ns() // 1_000), Direct()
+    link = Direct()
     return Stores(SimulatedJournal(database, link), SimulatedReplicas(database, link), SimulatedRuns(database, link))
 
 
@@ -30,3 +48,7 @@ class TestSimulatedReplicas(ReplicaStoreConformance):
 
 class TestSimulatedRuns(RunStoreConformance):
     """Runs."""
+
+
+class TestSimulatedApprovals(ApprovalStoreConformance):
+    """What waits for people."""

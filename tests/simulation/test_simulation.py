@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.__main__ import report
+from tests.simulation.parts import PARTS
 from tests.simulation.world import simulate
 
 SEEDS, PART = 200, 40
+GROWN_SEEDS = 40
 ROOT = Path(__file__).parents[2]
 
 
@@ -27,12 +29,24 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
 
 @pytest.mark.parametrize(("seed", "stress"), [(23, ("statements",)), (222, ()), (5119, ()), (5150, ())])
 def test_what_once_found_a_fault_holds(seed: int, stress: tuple[str, ...]) -> None:
-    assert simulate(seed, stress).breach is None
+    assert simulate(seed, stress, ()).breach is None
+
+
+def test_a_permit_is_waited_for_no_longer_than_a_lease_that_is_taken_again_at_the_second_try() -> None:
+    assert simulate(128, (), ("limits",)).breach is None
+
+
+def test_steps_that_delegate_and_that_are_approved_hold_too() -> None:
+    for seed in range(1, GROWN_SEEDS):
+        outcome = simulate(seed, (), ("growth",))
+        if outcome.breach is not None:
+            pytest.fail(report(outcome), pytrace=False)
 
 
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == simulate(seed).trace
+    assert simulate(4, (), PARTS).trace == simulate(4, (), PARTS).trace
 
 
 def test_a_seed_gives_the_same_trace_in_another_process_whatever_the_hashes_are() -> None:

@@ -7,13 +7,11 @@ less kind than the real one has to be: an answer may come after the call was can
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Literal
 from uuid import UUID
-
-from google.protobuf import descriptor_pool, message_factory
 
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import EndpointKey
@@ -21,15 +19,13 @@ from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending, Ticket
 from tests.simulation.loop import Actor
 from tests.simulation.network import Trace
-from tests.simulation.workflows import DONE, _contract_files
+from tests.simulation.quotas import Quotas
+from tests.simulation.workflows import LEAD, Done
 
 FAILURES_TO_OPEN = 5
 OPEN_SECONDS = 1.0
-
-_POOL = descriptor_pool.DescriptorPool()
-for _file in _contract_files():
-    _POOL.Add(_file)
-Done: Any = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(DONE))
+GIVE_UP_SECONDS = 5.0
+"""Longest that a worker is at what a replica has called it for that is gone."""
 
 
 @dataclass(slots=True)
@@ -121,21 +117,36 @@ class _CircuitTicket:
 class SimulatedSending:
     """Implements worker_ports.Sending: a call under way from one replica."""
 
-    __slots__ = ("_given_up", "_listener", "_rude", "_timer", "name", "process")
+    __slots__ = ("_gateway", "_given_up", "_listener", "_rude", "_timer", "_waits_for", "call", "handling", "name")
 
-    def __init__(self, listener: CallListener, process: Actor, name: str, rude: bool) -> None:
-        self._listener, self.process, self.name, self._rude = listener, process, name, rude
+    def __init__(self, listener: CallListener, gateway: SimulatedGateway, call: Call, name: str, rude: bool) -> None:
+        self._listener, self._gateway, self.call, self.name, self._rude = listener, gateway, call, name, rude
         self._given_up = False
+        self._waits_for: set[str] = set()
+        self.handling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
+        self._gateway.over(self)
         self._given_up = not self._rude
         if self._timer is not None:
             self._timer.cancel()
 
+    def waits(self, key: str) -> None:
+        """The handler waits for a step that it has delegated: the call is not at work."""
+        if not self._waits_for:
+            self._gateway.rests(self)
+        self._waits_for.add(key)
+
+    def goes_on(self, key: str) -> None:
+        """The handler has heard of the end of that step."""
+        self._waits_for.discard(key)
+        if not self._waits_for:
+            self._gateway.works(self)
+
     def deadline(self, seconds: float) -> None:
         """Ends the call by itself after a while."""
-        self._timer = self.process.later(seconds, self._too_late)
+        self._timer = self._gateway.process.later(seconds, self._too_late)
 
     def _too_late(self) -> None:
         failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "no answer in time", Origin.TIMEOUT)
@@ -149,6 +160,7 @@ class SimulatedSending:
             self._timer.cancel()
         if not self._rude:
             self._given_up = True
+        self._gateway.over(self)
         self._listener.answered(answer)
 
 
@@ -165,10 +177,15 @@ class SimulatedGateway:
         trace: Trace,
         on_call: Callable[[Call], None],
         on_effect: Callable[[Call], None],
+        quotas: Quotas,
+        workers: Actor,
+        handler: Callable[[Call, SimulatedSending], Coroutine[Any, Any, Answer | None]],
     ) -> None:
         self.replica_id = replica_id
-        self._process, self._network, self._draws, self._mood = process, network, draws, mood
+        self.process, self._network, self._draws, self._mood = process, network, draws, mood
         self._trace, self._on_call, self._on_effect = trace, on_call, on_effect
+        self._quotas, self._workers, self._handler = quotas, workers, handler
+        self._under_way: dict[SimulatedSending, None] = {}
         self._followed: dict[EndpointKey, Callable[[Health, int | None], None]] = {}
 
     def send(self, call: Call, listener: CallListener) -> Sending:
@@ -176,11 +193,39 @@ class SimulatedGateway:
         self._on_call(call)
         name = f"{call.run_id[-6:]}/{call.step}/{call.attempt}.{call.delivery}"
         mood = self._mood
-        sending = SimulatedSending(listener, self._process, name, self._draws.random() < mood.late)
+        sending = SimulatedSending(listener, self, call, name, self._draws.random() < mood.late)
         sending.deadline(call.deadline_seconds)
-        self._trace(self._process.name, f"calls {call.endpoint.address} {call.method.rpartition('/')[2]} {name}")
+        self._under_way[sending] = None
+        self._quotas.begins(sending)
+        self._trace(self.process.name, f"calls {call.endpoint.address} {call.method.rpartition('/')[2]} {name}")
         self._network.later(self._seconds(), self._arrive, call, sending)
         return sending
+
+    def over(self, sending: SimulatedSending) -> None:
+        """A call is over for its replica or, where that is gone, for its worker."""
+        if self._under_way.pop(sending, self) is None:
+            self._quotas.ends(sending)
+            if sending.handling is not None:
+                self._network.later(self._seconds(), sending.handling.cancel)
+
+    def rests(self, sending: SimulatedSending) -> None:
+        """A call is not at work for a while."""
+        self._quotas.ends(sending)
+
+    def works(self, sending: SimulatedSending) -> None:
+        """A call is at work again."""
+        if sending in self._under_way:
+            self._quotas.begins(sending)
+
+    def given_up(self) -> None:
+        """Nothing is heard of the replica: workers give up on what it has called them for, each in its time."""
+        if self._quotas.rows:
+            for sending in self._under_way:
+                self._network.later(self._draws.random() * GIVE_UP_SECONDS, self._give_up, sending)
+
+    def _give_up(self, sending: SimulatedSending) -> None:
+        if self.process.frozen or self.process.dead:
+            self.over(sending)
 
     def _seconds(self) -> float:
         return (0.001 + self._draws.random() * 0.01) * self._mood.slow
@@ -194,7 +239,8 @@ class SimulatedGateway:
         draw -= mood.unreachable
         self._on_effect(call)
         work_seconds = (0.005 + self._draws.random() ** 3 * 0.6) * mood.slow
-        if draw < mood.hang:
+        handled = call.method == LEAD
+        if draw < mood.hang and not handled:
             return
         draw -= mood.hang
         if draw < mood.lose:
@@ -202,9 +248,17 @@ class SimulatedGateway:
             return
         draw -= mood.lose
         answer = self._made(call, draw)
+        if handled and answer.payload is not None:
+            sending.handling = self._workers.run(self._handle(call, sending))
+            return
         self._network.later(work_seconds, self._answer, sending, answer)
         if self._draws.random() < mood.twice:
             self._network.later(work_seconds + self._draws.random() * 3, self._answer, sending, answer)
+
+    async def _handle(self, call: Call, sending: SimulatedSending) -> None:
+        answer = await self._handler(call, sending)
+        if answer is not None:
+            self._answer(sending, answer)
 
     def _made(self, call: Call, draw: float) -> Answer:
         if draw < self._mood.fail:
@@ -219,7 +273,9 @@ class SimulatedGateway:
     def _answer(self, sending: SimulatedSending, answer: Answer) -> None:
         what = "answers" if answer.payload is not None else "loses" if answer.lost else "fails"
         self._trace("worker", f"{what} {sending.name}")
-        self._process.later(self._seconds(), sending.tell, answer)
+        if self.process.dead:
+            self.over(sending)
+        self.process.later(self._seconds(), sending.tell, answer)
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> SimulatedCircuit:
         """See WorkerGateway.circuit."""
@@ -228,7 +284,7 @@ class SimulatedGateway:
     def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See WorkerGateway.follow."""
         self._followed[row.key] = on_change
-        self._process.later(self._seconds(), self.look, row.key)
+        self.process.later(self._seconds(), self.look, row.key)
         return lambda: self._followed.pop(row.key, None) and None
 
     def look(self, key: EndpointKey) -> None:

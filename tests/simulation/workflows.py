@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from baton.v1 import workflow_pb2
-from google.protobuf import descriptor_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2
 
@@ -26,7 +26,11 @@ NAMESPACES = ("north", "south")
 POOL = 64
 LEAVES = 4
 DIGEST_TAG = "sim"
-WORK, SAFE, OTHER, TAKE_BACK = (f"sim.v1.Lab/{name}" for name in ("Work", "Safe", "Other", "TakeBack"))
+METHODS = ("Work", "Safe", "Other", "TakeBack", "Lead")
+WORK, SAFE, OTHER, TAKE_BACK, LEAD = (f"sim.v1.Lab/{name}" for name in METHODS)
+APPROVERS = ("bob", "eve")
+KEY_LIMIT = "customers"
+"""Limit of the scope KEY that steps name."""
 JOB, DONE = "sim.v1.Job", "sim.v1.Done"
 
 
@@ -40,11 +44,22 @@ def _contract_files() -> Sequence[descriptor_pb2.FileDescriptorProto]:
         made.field.add(name="items", number=2, type=message, label=repeated, type_name=".sim.v1.Item")
         made.field.add(name="number", number=3, type=5, label=optional)
     service = file.service.add(name="Lab")
-    for name in ("Work", "Safe", "Other", "TakeBack"):
+    for name in METHODS:
         method = service.method.add(name=name, input_type=f".{JOB}", output_type=f".{DONE}")
         if name == "Safe":
             method.options.idempotency_level = descriptor_pb2.MethodOptions.IDEMPOTENT
     return [file]
+
+
+def _done_class() -> Any:
+    pool = descriptor_pool.DescriptorPool()
+    for file in _contract_files():
+        pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(DONE))
+
+
+Done = _done_class()
+"""The class of answers; requests have the same fields."""
 
 
 @functools.cache
@@ -111,9 +126,24 @@ def checked(workflow: workflow_pb2.Workflow) -> Checked:
 
 
 @functools.cache
-def revision_row(namespace: str, number: int, of_leaves: bool) -> RevisionRow:
+def grown(number: int) -> workflow_pb2.Workflow:
+    """A workflow of the pool whose steps delegate, are to be approved, and name limits."""
+    return _drawn(f"grown-{number}", Random(500 + number), tuple(f"leaf-{each}" for each in range(LEAVES)), grows=True)
+
+
+_revision_rows: dict[tuple[str, str], RevisionRow] = {}
+
+
+def revision_row(namespace: str, workflow: workflow_pb2.Workflow) -> RevisionRow:
     """The stored revision of a workflow of the pool, or of a leaf."""
-    compiled = checked(leaf(number) if of_leaves else pooled(number)).compiled
+    row = _revision_rows.get((namespace, workflow.name))
+    if row is None:
+        row = _revision_rows[namespace, workflow.name] = _revision_row(namespace, workflow)
+    return row
+
+
+def _revision_row(namespace: str, workflow: workflow_pb2.Workflow) -> RevisionRow:
+    compiled = checked(workflow).compiled
     assert compiled is not None
     definition = compiled.definition
     return RevisionRow(
@@ -124,10 +154,10 @@ def revision_row(namespace: str, number: int, of_leaves: bool) -> RevisionRow:
     )
 
 
-def _drawn(name: str, draws: Random, leaves: Sequence[str]) -> workflow_pb2.Workflow:
+def _drawn(name: str, draws: Random, leaves: Sequence[str], *, grows: bool = False) -> workflow_pb2.Workflow:
     """Draws workflows until one passes the check."""
     for _ in range(200):
-        workflow = _Drawing(name, draws, leaves).workflow
+        workflow = _Drawing(name, draws, leaves, grows).workflow
         _drop_useless_defaults(workflow)
         if checked(workflow).compiled is not None:
             return workflow
@@ -154,8 +184,8 @@ def _seconds(seconds: float) -> Duration:
 class _Drawing:
     """Draws one workflow."""
 
-    def __init__(self, name: str, draws: Random, leaves: Sequence[str]) -> None:
-        self._draws, self._leaves = draws, leaves
+    def __init__(self, name: str, draws: Random, leaves: Sequence[str], grows: bool) -> None:
+        self._draws, self._leaves, self._grows = draws, leaves, grows
         self.workflow = workflow_pb2.Workflow(name=name, input_type=JOB, output_type=DONE)
         self.workflow.run_timeout.CopyFrom(_seconds(draws.choice((10.0, 20.0, 180.0))))
         for index in range(draws.randint(1, 5 if leaves else 2)):
@@ -175,6 +205,8 @@ class _Drawing:
         kinds = ["call"] * 12 + ["map"] * 3 + ["repeat"] * 2 + ["sleep"] * 2 + ["signal"] * 2
         if self._leaves:
             kinds += ["child"] * 2
+        if self._grows:
+            kinds += ["lead"] * 10 + ["asked"] * 5
         kind = draws.choice(kinds)
         earlier = [one for one in self.workflow.steps[:index] if self._chance(0.5)]
         step.after.extend(one.id for one in earlier)
@@ -185,6 +217,8 @@ class _Drawing:
             step.when = "input.number > 0"
         if self._chance(0.3):
             step.on_failure.add()
+        if self._grows and step.method and self._chance(0.4):
+            step.limits.add(limit=KEY_LIMIT, key="input.text" if self._chance(0.5) else "")
 
     def _call(self, step: workflow_pb2.Step, earlier: Sequence[workflow_pb2.Step]) -> None:
         draws = self._draws
@@ -226,6 +260,18 @@ class _Drawing:
         step.map.max_failed = self._draws.choice((0, 2))
         step.request["text"].path = "item.text"
         self._retries(step)
+
+    def _lead(self, step: workflow_pb2.Step, earlier: Sequence[workflow_pb2.Step]) -> None:
+        step.method = LEAD
+        step.request["text"].path = "input.text"
+        self._retries(step)
+        step.attempt_timeout.CopyFrom(_seconds(30.0))
+
+    def _asked(self, step: workflow_pb2.Step, earlier: Sequence[workflow_pb2.Step]) -> None:
+        self._call(step, earlier)
+        step.approval.timeout.CopyFrom(_seconds(self._draws.choice((5.0, 10.0))))
+        if self._chance(0.5):
+            step.approval.approvers.append(APPROVERS[0])
 
     def _repeat(self, step: workflow_pb2.Step, earlier: Sequence[workflow_pb2.Step]) -> None:
         step.method = WORK

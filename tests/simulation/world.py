@@ -14,16 +14,20 @@ from random import Random
 from unittest import mock
 from uuid import UUID
 
+from baton.v1.workflow_pb2 import Workflow
+
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine import catalogue, machine, workflows
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import EndpointRow, Reach, WorkerRow
+from tests.simulation.approvals import Approver
 from tests.simulation.clients import Client, Order
 from tests.simulation.database import Database
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Actor, Stuck, VirtualLoop
 from tests.simulation.network import Trace, Weather
+from tests.simulation.parts import draw_limits, draw_parts
 from tests.simulation.processes import Process
 from tests.simulation.stores import Catalogues
 from tests.simulation.workers import Mood
@@ -34,6 +38,7 @@ from tests.simulation.workflows import (
     check,
     checked,
     contract_row,
+    grown,
     leaf,
     pooled,
     restore,
@@ -98,12 +103,14 @@ class _Errors(logging.Handler):
 class World:
     """All there is in a simulation."""
 
-    def __init__(self, seed: int, stress: Collection[str] = ()) -> None:
+    def __init__(self, seed: int, stress: Collection[str] = (), parts: Collection[str] | None = None) -> None:
         self.seed, self._stress = seed, frozenset(stress)
+        self.parts = draw_parts(seed) if parts is None else frozenset(parts)
         self.draws = Random(f"world {seed}")
         self.loop = VirtualLoop(Random(f"schedule {seed}"), self.fault)
         self.trace = Trace(self.loop.time)
         self.network, self.director = Actor(self.loop, "network"), Actor(self.loop, "director")
+        self.workers = Actor(self.loop, "workers")
         self.database = Database(self._database_now)
         self.judge = Judge(self.database, self.breach)
         self.weather, self.mood = Weather(), Mood()
@@ -160,7 +167,8 @@ class World:
             default_max_in_flight=draws.choice((1, 4, 100)),
             scrub_interval_seconds=1e9,
         )
-        used = [draws.randrange(POOL) for _ in range(3)]
+        make = grown if "growth" in self.parts else pooled
+        used = [make(draws.randrange(POOL)) for _ in range(3)]
         self.orders = [
             Order(
                 number,
@@ -176,14 +184,13 @@ class World:
         # How rough this seed is: some have one kind of fault alone, some all.
         self.roughness = {
             kind: draws.random() < (MILD_CHANCE if self._stress else ROUGH_CHANCE) or kind in self._stress
-            for kind in KINDS
+            for kind in (*KINDS, *(("links",) if self.parts else ()))
         }
         self.count = draws.choice((1, 2, 3, 3))
 
-    def _put_catalogue(self, namespace: str, used: list[int]) -> None:
-        rows = [revision_row(namespace, number, True) for number in range(LEAVES)]
-        rows += [revision_row(namespace, number, False) for number in used]
-        for row in rows:
+    def _put_catalogue(self, namespace: str, used: list[Workflow]) -> None:
+        workflows = [*(leaf(number) for number in range(LEAVES)), *used]
+        for row in (revision_row(namespace, workflow) for workflow in workflows):
             self.catalogues.revisions[row.key] = row
             self.catalogues.newest[namespace, row.key.workflow] = row.key
         contract = contract_row()
@@ -197,11 +204,14 @@ class World:
         ]
         self.database.raise_version(namespace)
         graphs = {}
-        for workflow in (*(leaf(number) for number in range(LEAVES)), *(pooled(number) for number in used)):
+        for workflow in workflows:
             compiled = checked(workflow).compiled
             assert compiled is not None
             graphs[workflow.name, compiled.revision] = compiled.graph
         self.judge.graphs = graphs
+        self.judge.definitions = {workflow.name: workflow for workflow in workflows}
+        self.catalogues.limits[namespace] = limits = draw_limits(self.seed, namespace, self.parts)
+        self.judge.quotas.rows |= {(namespace, row.name): row for row in limits}
 
     def start(self, number: int) -> None:
         """Starts a process in the place of one that is gone."""
@@ -245,6 +255,8 @@ class World:
 
     async def _direct(self) -> None:
         clients = [Actor(self.loop, f"client {order.number}").run(Client(self, order).live()) for order in self.orders]
+        if "growth" in self.parts:
+            Actor(self.loop, "approvers").run(Approver(self).live())
         disturbing = self.director.run(self._disturb())
         await asyncio.sleep(self.busy_seconds + 4.0)
         disturbing.cancel()
@@ -266,7 +278,9 @@ class World:
 
     async def _disturb(self) -> None:
         draws = self.draws
-        kinds = [kind for kind in KINDS for _ in range(4 if kind in self._stress else 1) if self.roughness[kind]]
+        kinds = [
+            kind for kind in self.roughness for _ in range(4 if kind in self._stress else 1) if self.roughness[kind]
+        ]
         if self.roughness["statements"]:
             self.weather.lost_before = self.weather.lost_after = self.weather.late = (
                 0.12 if "statements" in self._stress else draws.choice((0.01, 0.05))
@@ -275,6 +289,8 @@ class World:
             what, _, name = stress.partition(":")
             if name:
                 {"cut": self.weather.late_of, "tardy": self.weather.tardy_of}[what][name] = 0.3
+        if self.roughness.get("links"):
+            self.weather.cut_links = draws.choice((0.02, 0.1))
         if self.roughness["commits"]:
             self.weather.commits = draws.choice((0.05, 0.2))
         if self.roughness["workers"]:
@@ -295,11 +311,11 @@ class World:
             process.crash()
             self.network.later(draws.random() * 3, self.restart, process)
         elif kind == "pause":
-            process.main.freeze()
+            process.freeze()
             process.lease.freeze()
             self.network.later(draws.choice((0.3, 1.5, 5.0, 9.0)) * draws.random() * 2, self._resume, process)
         elif kind == "stall":
-            process.main.freeze()
+            process.freeze()
             self.network.later(draws.random() * 4, self._resume, process)
         elif kind == "leave" and process.ready:
             process.leave()
@@ -309,6 +325,9 @@ class World:
         elif kind == "slow":
             self.weather.slow = draws.choice((10.0, 60.0))
             self.network.later(draws.random() * 3, self._speed_up)
+        elif kind == "links":
+            for stream in list(process.streams):
+                stream.break_off()
         elif kind == "away":
             self.mood.away ^= {draws.choice(("lab-1:1", "lab-2:1"))}
             self._tell_health()
@@ -332,6 +351,7 @@ class World:
         weather, mood = self.weather, self.mood
         weather.lost_before = weather.lost_after = weather.late = weather.commits = weather.outage_until = 0.0
         weather.slow = mood.slow = 1.0
+        weather.cut_links = 0.0
         weather.late_of.clear()
         weather.tardy_of.clear()
         mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
@@ -375,8 +395,9 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
             gc.enable()
 
 
-def simulate(seed: int, stress: Collection[str] = ()) -> Outcome:
-    """Runs the simulation of one seed; what is in `stress` goes wrong for sure, and more often."""
-    world = World(seed, stress)
+def simulate(seed: int, stress: Collection[str] = (), parts: Collection[str] | None = None) -> Outcome:
+    """Runs the simulation of one seed; what is in `stress` goes wrong for sure, and more often. `parts` are what the
+    world has, where that is not drawn; see parts.py."""
+    world = World(seed, stress, parts)
     with _in_place_of_the_world(world):
         return world.run()

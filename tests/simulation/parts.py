@@ -1,0 +1,45 @@
+"""What a world may have beyond runs: drawn apart from all else, so that a seed without any of it is as it ever was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+
+from baton.v1 import limit_pb2
+
+from orchestrator.engine.limit_ports import LimitRow, Rate
+from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
+
+PARTS = ("limits", "growth")
+"""`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
+approve, and that name limits."""
+
+DRAWN = ("limits",)
+"""Those that seeds have by themselves."""
+
+
+def draw_parts(seed: int) -> frozenset[str]:
+    """Draws what the world of a seed has."""
+    draws = Random(f"parts {seed}")
+    return frozenset(part for part in DRAWN if draws.random() < 0.5)
+
+
+def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[LimitRow]:
+    """Draws the limits of a namespace."""
+    draws, rows = Random(f"limits {seed} {namespace}"), list[LimitRow]()
+
+    def add(name: str, scope: limit_pb2.LimitScope.ValueType, target: str, most: int, rate: Rate | None = None) -> None:
+        rows.append(LimitRow(namespace, name, int(scope), target, most, rate, 0, 0))
+
+    if "growth" in parts:
+        add(KEY_LIMIT, limit_pb2.LIMIT_SCOPE_KEY, "", draws.choice((1, 2)))
+    if "limits" in parts:
+        if draws.random() < 0.5:
+            add("everything", limit_pb2.LIMIT_SCOPE_NAMESPACE, "", draws.choice((1, 2, 3)))
+        if draws.random() < 0.5:
+            add("lab", limit_pb2.LIMIT_SCOPE_WORKER, "lab", draws.choice((1, 2)))
+        if draws.random() < 0.6:
+            add("work", limit_pb2.LIMIT_SCOPE_METHOD, WORK, draws.choice((1, 2)))
+        if draws.random() < 0.5:
+            add("safe", limit_pb2.LIMIT_SCOPE_METHOD, SAFE, 0, Rate(4, 1_000_000, draws.choice((2, 4))))
+    return rows

@@ -1,0 +1,62 @@
+"""The judge of limits: counts the calls that are at work, and those that start, over all replicas.
+
+A call is at work from when it leaves its replica until its answer is there or it is given up. One whose replica has
+died goes on at the worker, which gives up on it after a while, as workers do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from orchestrator.engine.limit_ports import LimitRow
+from orchestrator.engine.worker_ports import Call
+
+if TYPE_CHECKING:
+    from tests.simulation.workers import SimulatedSending
+
+Pool = tuple[str, str, str]
+"""Namespace, limit, and the key of it."""
+
+RATE_SLACK_SECONDS = 0.5
+"""How far the times of two replicas may lie apart that admit calls."""
+
+
+class Quotas:
+    """Counts calls. `pools_of` tells what a call counts in."""
+
+    def __init__(self, breach: Callable[[str, str], None], pools_of: Callable[[Call], Sequence[Pool]]) -> None:
+        self._breach, self._pools_of = breach, pools_of
+        self.rows: dict[tuple[str, str], LimitRow] = {}
+        self._at_work: dict[Pool, dict[SimulatedSending, None]] = {}
+
+    def begins(self, sending: SimulatedSending) -> None:
+        """A call leaves its replica, or goes on after it has waited."""
+        for pool in self._pools_of(sending.call):
+            at_work = self._at_work.setdefault(pool, {})
+            at_work[sending] = None
+            most = self.rows[pool[:2]].max_in_flight
+            if most and len(at_work) > most:
+                names = ", ".join(each.name for each in at_work)
+                self._breach("no limit is exceeded", f"{pool[1]} {pool[2]} allows {most}: {names} are at work")
+
+    def ends(self, sending: SimulatedSending) -> None:
+        """A call is over, or waits."""
+        for pool in self._pools_of(sending.call):
+            self._at_work.get(pool, {}).pop(sending, None)
+
+    def look_at_rates(self, times_of: Mapping[tuple[str, str], Sequence[int]]) -> None:
+        """Looks at the times, in microseconds, at which calls were admitted that count in each limit."""
+        for where, times in times_of.items():
+            rate = self.rows[where].rate
+            if rate is None:
+                continue
+            each_us = rate.interval_us
+            ordered = sorted(times)
+            for first, begin in enumerate(ordered):
+                for last in range(first + rate.burst, len(ordered)):
+                    span_us = ordered[last] - begin + RATE_SLACK_SECONDS * 1_000_000
+                    if last - first + 1 > rate.burst + span_us / each_us:
+                        text = f"{where[1]}: {last - first + 1} calls start in {(ordered[last] - begin) / 1e6:.2f} s"
+                        self._breach("no limit is exceeded", text)
+                        return
