@@ -98,8 +98,10 @@ class LimitHome:
         """Goes by another set of replicas; `is_home` tells for a namespace whether it is at home here now."""
         self._first_generation = self._first_generation or replicas.generation
         self._set = replicas
-        for replica_id in [one for one in self._peers if one not in replicas.members]:
-            self._drop(self._peers.pop(replica_id))
+        for replica_id, peer in list(self._peers.items()):
+            # One that goes by a newer set already may be in that: its stream stands, and it tells nothing again.
+            if replica_id not in replicas.members and peer.generation <= replicas.generation:
+                self._drop(self._peers.pop(replica_id))
         for namespace in [one for one in self._books if not is_home(one)]:
             self._books.pop(namespace).close()
         self._set_time = self._clock.now()

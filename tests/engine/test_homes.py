@@ -299,3 +299,15 @@ def test_a_home_drops_what_an_older_stream_still_says() -> None:
     assert home.use("default", "few").in_flight == 3
     home.receive(other, new, permits_pb2.ExchangeRequest(returns=[returned]))
     assert home.use("default", "few").in_flight == 0
+
+
+def test_who_goes_by_the_next_set_already_is_known_where_a_home_learns_of_one_in_between_first() -> None:
+    world = World(0)
+    replica = Replica(world)
+    other, home = UUID(int=7), replica.homes.own
+    home.set_replicas(ReplicaSet(2, {replica.id: "a"}), lambda _: True)
+    opening = permits_pb2.Opening(replica_id=str(other), generation=4)
+    home.receive(other, Peer(lambda: None), permits_pb2.ExchangeRequest(opening=opening))
+    home.set_replicas(ReplicaSet(3, {replica.id: "a"}), lambda _: True)
+    home.set_replicas(ReplicaSet(4, {replica.id: "a", other: "b"}), lambda _: True)
+    assert not home.pause()
