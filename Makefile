@@ -71,6 +71,7 @@ bench: setup ## measure speed and memory beside disk, wire, a sketch and peers; 
 bench-quick: setup ## the main ratios of that without peers; under two minutes
 	$(BIN)/python -m benchmarks --quick
 
+CHAOS ?= --least 30
 chaos: setup ## inject faults into whole systems under load and check what must hold; CHAOS="--seconds 60" for less
 	$(BIN)/python -m tests.chaos $(CHAOS)
 

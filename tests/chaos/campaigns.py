@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any
 import asyncpg
 import grpc.aio
 
-from tests.acceptance.wire import Baton
+from tests.acceptance.wire import Baton, eventually
 from tests.chaos import faults
 from tests.chaos.checker import Fault, Figures, counted, find_faults, measure, percentile
 from tests.chaos.cluster import Cluster, Shape
@@ -26,6 +27,9 @@ from tests.chaos.logs import read_logs
 
 SETTLE_SECONDS = 90.0
 """How long runs have to end, once the faults are over and nothing is submitted any more."""
+
+LONGEST_TIMES = 4.0
+"""How many times as long as it is given a campaign may go on, for kinds of faults that were injected too seldom."""
 
 LEAST_ACKNOWLEDGED_A_SECOND = 0.3
 """With less, a campaign proves nothing and counts as not measured."""
@@ -42,6 +46,22 @@ LEFT JOIN replicas AS p ON p.replica_id = r.owner_replica WHERE r.end_time IS NU
 
 class NotMeasured(Exception):
     """A campaign that says nothing: it could not run, or next to nothing happened in it."""
+
+
+@dataclass(slots=True)
+class Effort:
+    """How long a campaign goes on: for `seconds`, and on until each of its kinds of faults was injected `least` times.
+
+    `injected` counts over all campaigns of one command.
+    """
+
+    seconds: float
+    least: int = 0
+    injected: Counter[str] = field(default_factory=Counter)
+
+    def lacking(self, kinds: Iterable[str]) -> list[str]:
+        """Kinds that were injected too seldom."""
+        return [kind for kind in kinds if self.injected[kind] < self.least]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,20 +124,28 @@ class Outcome:
 _PARKING = {"BATON_PARK_SECONDS": "0.05"}
 """Lets the sleeping step of each run park it, where nothing else is under way."""
 
-CAMPAIGNS: Mapping[str, Campaign] = {
+CAMPAIGNS: dict[str, Campaign] = {
     each.name: each
     for each in (
         Campaign("replicas", (faults.REPLICAS,), (0.2, 1.2), Shape(settings=_PARKING)),
         Campaign("pauses", (faults.PAUSES | faults.STOPS, faults.COMMITS), shape=Shape(settings=_PARKING)),
-        Campaign("database", (faults.DATABASE, faults.COMMITS, faults.POSTGRES), shape=Shape(settings=_PARKING)),
-        Campaign("workers", (faults.WORKERS, faults.CLIENTS), (0.0, 0.5)),
+        Campaign("clocks", (faults.STALLED, faults.CLOCKS), (0.5, 2.0), Shape(settings=_PARKING)),
+        Campaign(
+            "database",
+            (faults.DATABASE, faults.COMMITS, faults.POSTGRES, faults.SNAPSHOTS),
+            shape=Shape(settings=_PARKING),
+        ),
+        Campaign("failover", (faults.FAIL_OVER, faults.COMMITS), (1.0, 2.0), Shape(settings=_PARKING, standby=True)),
+        Campaign("disk", (faults.DISK, faults.COMMITS), (1.0, 3.0), Shape(settings=_PARKING, small_disk=True)),
+        Campaign("workers", (faults.WORKERS,), (0.0, 0.5)),
+        Campaign("clients", (faults.CLIENTS, faults.DOORS), (0.0, 0.5)),
         Campaign("recovery", (faults.KILLS,), (6.0, 8.0), Shape(settings={"BATON_LEASE_SECONDS": "5"})),
         Campaign(
             "everything",
             (
-                faults.REPLICAS | faults.PAUSES | faults.STOPS,
-                faults.DATABASE | faults.POSTGRES,
-                faults.WORKERS | faults.CLIENTS,
+                faults.REPLICAS | faults.PAUSES | faults.STOPS | faults.STALLED | faults.CLOCKS,
+                faults.DATABASE | faults.POSTGRES | faults.SNAPSHOTS,
+                faults.WORKERS | faults.CLIENTS | faults.DOORS,
             ),
             shape=Shape(settings=_PARKING),
         ),
@@ -128,25 +156,31 @@ CAMPAIGNS: Mapping[str, Campaign] = {
 class _Injector:
     """Injects one group of faults, one after the other: each kind once before any comes again."""
 
-    def __init__(self, cluster: Cluster, group: Mapping[str, faults.Fault], pause_seconds: tuple[float, float]) -> None:
-        self._cluster, self._group, self._pause_seconds = cluster, group, pause_seconds
+    def __init__(
+        self, cluster: Cluster, group: Mapping[str, faults.Fault], pause_seconds: tuple[float, float], effort: Effort
+    ) -> None:
+        self._cluster, self._group, self._pause_seconds, self._effort = cluster, group, pause_seconds, effort
         self.injected: Counter[str] = Counter()
         self.missed: Counter[str] = Counter()
         """Faults that could not be injected: a point that nobody came to, a process that was dead already."""
 
-    async def run(self, end: float) -> None:
-        """Injects until the monotonic time `end`; a fault that began then is seen to its end."""
+    async def run(self) -> None:
+        """Injects for as long as the effort says; a fault that began then is seen to its end."""
         order: list[str] = []
-        while time.monotonic() < end:
+        began = time.monotonic()
+        while (passed := time.monotonic() - began) < LONGEST_TIMES * self._effort.seconds:
             if not order:
-                order = list(self._group)
+                order = list(self._group) if passed < self._effort.seconds else self._effort.lacking(self._group)
                 self._cluster.draw.shuffle(order)
+            if not order:
+                return
             name = order.pop()
             try:
                 happened = await self._group[name](self._cluster)
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 happened = False  # Another fault stood in the way, such as a database that is away.
             (self.injected if happened else self.missed)[name] += 1
+            self._effort.injected[name] += happened
             await asyncio.sleep(self._cluster.draw.uniform(*self._pause_seconds))
 
 
@@ -166,14 +200,14 @@ async def running(name: str, shape: Shape, seed: int, keep: Path | None) -> Asyn
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def run_campaign(campaign: Campaign, seconds: float, seed: int, keep: Path | None = None) -> Outcome:
-    """Runs a campaign for `seconds`. Errors: NotMeasured."""
+async def run_campaign(campaign: Campaign, effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
+    """Runs a campaign. Errors: NotMeasured, NoDisk."""
     async with running(campaign.name, campaign.shape, seed, keep) as cluster:
-        injectors = [_Injector(cluster, group, campaign.pause_seconds) for group in campaign.groups]
+        injectors = [_Injector(cluster, group, campaign.pause_seconds, effort) for group in campaign.groups]
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for injector in injectors:
-                tasks.create_task(injector.run(began + seconds))
+                tasks.create_task(injector.run())
         took = time.monotonic() - began
         injected = sum((injector.injected for injector in injectors), Counter[str]())
         missed = sum((injector.missed for injector in injectors), Counter[str]())
@@ -184,7 +218,7 @@ async def _calm(cluster: Cluster) -> None:
     """Ends every fault, and the load once everybody is up again."""
     for path in (*cluster.crashes.iterdir(), *cluster.control.iterdir()):
         path.unlink()
-    for proxy in (*cluster.worker_proxies.values(), *(replica.proxy for replica in cluster.replicas)):
+    for proxy in cluster.proxies():
         proxy.heal()
     async with asyncio.timeout(SETTLE_SECONDS):
         for each in (*cluster.replicas, *cluster.workers.values(), *cluster.clients, *cluster.watchers):
@@ -196,9 +230,12 @@ async def _settle(cluster: Cluster) -> None:
     """Waits until every run has ended, or as long as they have."""
     connection = await asyncpg.connect(cluster.dsn)
     try:
-        end = time.monotonic() + SETTLE_SECONDS
-        while time.monotonic() < end and await connection.fetchval(_UNFINISHED):
-            await asyncio.sleep(0.2)
+
+        async def ended() -> bool:
+            return not await connection.fetchval(_UNFINISHED)
+
+        with contextlib.suppress(AssertionError):  # What has not ended is found as a fault.
+            await eventually(ended, SETTLE_SECONDS)
         await _describe(cluster, await connection.fetch(_STUCK))
     finally:
         await connection.close()

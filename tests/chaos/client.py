@@ -122,15 +122,12 @@ class Client:
             if self._is_asked_for_poison():
                 conduct = "poison"
             assert conduct in CONDUCTS
-            sent = {
-                "request": f"{self._name}-{number}",
-                "rotation": self._random.randrange(len(KINDS)),
-                "number": self._random.randrange(1_000_000),
-                "conduct": conduct,
-            }
+            request_id, rotation = f"{self._name}-{number}", self._random.randrange(len(KINDS))
+            number = self._random.randrange(1_000_000)
             extra = self._draw(SHARES | {"": 1 - sum(SHARES.values())}) if not CONDUCTS[conduct].poison else ""
-            self._log.write(what="sent", time=now_us(), extra=extra, **sent)
-            call = self.one(sent["request"], sent["rotation"], sent["number"], conduct, extra)
+            said = {"request": request_id, "rotation": rotation, "number": number, "conduct": conduct}
+            self._log.write(what="sent", time=now_us(), extra=extra, **said)
+            call = self.one(request_id, rotation, number, conduct, extra)
             under_way.add(asyncio.create_task(call))
         await asyncio.gather(*under_way)
 

@@ -1,7 +1,7 @@
 """Everything that a campaign runs, as processes: Postgres, replicas, workers, clients and watchers.
 
-What dies is started again, whoever killed it. Between replicas and Postgres, and between replicas and workers that
-listen, stand proxies.
+What dies is started again, whoever killed it. Between replicas and Postgres, between replicas and workers that listen,
+and between replicas and who comes to them (clients, watchers, attached workers), stand proxies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import random
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,17 @@ from typing import Any
 import asyncpg
 import grpc
 
-from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.migrate import migrate
 from tests.acceptance.processes import QUICK, Program
-from tests.acceptance.wire import Baton
-from tests.chaos.crash_points import CRASHES_VARIABLE
+from tests.acceptance.wire import Baton, eventually
+from tests.chaos.crash_points import CRASHES_VARIABLE, STALL_LIMIT_SECONDS
+from tests.chaos.database import Database
 from tests.chaos.evidence import PREPARE, Death
 from tests.chaos.logs import now_us
 from tests.chaos.proxy import FaultyProxy
 from tests.chaos.worker import CONTROL_DIRECTORY
 from tests.chaos.works import KINDS, workflows
+from tests.chaos.wrong_clock import CLOCK_VARIABLE
 
 RESTART_SECONDS = (0.1, 1.0)
 """How long what has died stays dead."""
@@ -51,6 +51,10 @@ class Shape:
     max_in_flight: int = 0
     """Calls that a replica has at a plain worker at a time; 0: as many as is the default."""
     settings: dict[str, str] = field(default_factory=dict)
+    standby: bool = False
+    """Whether Postgres has a standby that each commit waits for."""
+    small_disk: bool = False
+    """Whether Postgres has a disk that can be filled, which takes the rights of root."""
 
 
 def lasting_port() -> int:
@@ -130,25 +134,36 @@ class Kept:
 
 
 class Replica(Kept):
-    """A replica behind its own proxy to Postgres."""
+    """A replica between two proxies: its own to Postgres, and its door, by which clients come."""
 
-    def __init__(self, number: int, cluster: Cluster, proxy: FaultyProxy, dsn: str) -> None:
-        self.address = f"127.0.0.1:{lasting_port()}"
-        self.proxy = proxy
+    def __init__(self, number: int, cluster: Cluster) -> None:
+        port = lasting_port()
+        self.address = f"127.0.0.1:{port}"
+        self.proxy = FaultyProxy("127.0.0.1", cluster.database.port, cluster.seed)
+        self.door = FaultyProxy("127.0.0.1", port, cluster.seed)
+        self.clock = cluster.directory / f"replica-{number}.clock"
         self.deaths: list[Death] = []
-        self._dsn = cluster.dsn
-        self._log = cluster.directory / f"replica-{number}.err"
+        self._cluster = cluster
+        self._environment = QUICK | {"BATON_STALL_SECONDS": STALL_LIMIT_SECONDS} | cluster.shape.settings
+        self._environment |= {CRASHES_VARIABLE: str(cluster.crashes), CLOCK_VARIABLE: str(self.clock)}
         arguments = ["-m", "tests.chaos.replica", "serve", "--listen", self.address, "--output", "json"]
-        environment = QUICK | cluster.shape.settings
-        environment |= {"BATON_DATABASE_URL": dsn, CRASHES_VARIABLE: str(cluster.crashes)}
-        super().__init__(f"replica-{number}", Program(arguments, environment, self._log), cluster.draw)
+        log = cluster.directory / f"replica-{number}.err"
+        super().__init__(f"replica-{number}", Program(arguments, self._environment, log), cluster.draw)
+
+    async def start(self) -> None:
+        """Starts the proxies, and then the replica; all keep their ports."""
+        port = await self.proxy.start()
+        dsn = self._cluster.database.dsn
+        self._environment["BATON_DATABASE_URL"] = dsn.replace(f":{self._cluster.database.port}/", f":{port}/")
+        await self.door.start()
+        await super().start()
 
     async def died(self) -> None:
         """Notes who died and when."""
         time = now_us()
         replica_id = ""
         with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-            connection = await asyncpg.connect(self._dsn, timeout=2)
+            connection = await asyncpg.connect(self._cluster.dsn, timeout=2)
             try:
                 query = "SELECT replica_id FROM replicas WHERE address = $1 ORDER BY create_time DESC LIMIT 1"
                 replica_id = str(await connection.fetchval(query, self.address, timeout=2) or "")
@@ -164,11 +179,7 @@ class Cluster:
         self.directory, self.shape, self.seed = directory, shape, seed
         self.draw = random.Random(seed)
         self.crashes, self.control = directory / "crashes", directory / "control"
-        self.postgres_port = lasting_port()
-        self._postgres = EmbeddedPostgres(directory / "postgres", port=self.postgres_port)
-        # The kernel ends Postgres with the thread that started it.
-        self._keeper = ThreadPoolExecutor(1)
-        self.dsn = ""
+        self.database = Database(directory, lasting_port, standby=shape.standby, small_disk=shape.small_disk)
         self.replicas: list[Replica] = []
         self.workers: dict[str, Kept] = {}
         self.worker_proxies: dict[str, FaultyProxy] = {}
@@ -181,30 +192,16 @@ class Cluster:
         """Starts everything, and returns once every kind of worker is registered."""
         for folder in (self.crashes, self.control):
             folder.mkdir(parents=True)
-        await self.start_postgres()
-        self.dsn = self._postgres.tcp_dsn
+        await self.database.start()
         await migrate(self.dsn)
         connection = await asyncpg.connect(self.dsn)
         await connection.execute(PREPARE)
         await connection.close()
-        for number in range(self.shape.replicas):
-            proxy = FaultyProxy("127.0.0.1", self.postgres_port, self.seed)
-            port = await proxy.start()
-            self.replicas.append(Replica(number, self, proxy, self.dsn.replace(f":{self.postgres_port}/", f":{port}/")))
+        self.replicas = [Replica(number, self) for number in range(self.shape.replicas)]
         await asyncio.gather(*(replica.start() for replica in self.replicas))
         self._sampler = asyncio.create_task(self._sample())
         await self._start_workers()
         await self._start_load()
-
-    async def start_postgres(self) -> None:
-        """Starts Postgres, which is not running."""
-        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.start)
-
-    async def kill_postgres(self, number: signal.Signals) -> None:
-        """Ends Postgres: SIGQUIT ends it at once, SIGINT after rolling back what is under way."""
-        if (process_id := self._postgres.process_id) is not None:
-            os.kill(process_id, number)
-        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.stop)
 
     async def stop_load(self) -> None:
         """Lets clients and watchers end what they began."""
@@ -217,17 +214,30 @@ class Cluster:
             self._sampler.cancel()
         everybody = [*self.clients, *self.watchers, *self.replicas, *self.workers.values()]
         await asyncio.gather(*(each.end(signal.SIGKILL) for each in everybody))
-        for proxy in (*self.worker_proxies.values(), *(replica.proxy for replica in self.replicas)):
+        for proxy in self.proxies():
             await proxy.stop()
-        await asyncio.get_running_loop().run_in_executor(self._keeper, self._postgres.stop)
-        self._keeper.shutdown()
+        await self.database.stop()
+
+    @property
+    def dsn(self) -> str:
+        """Postgres itself, past all proxies."""
+        return self.database.dsn
+
+    def proxies(self) -> list[FaultyProxy]:
+        """Every proxy."""
+        of_replicas = [proxy for replica in self.replicas for proxy in (replica.proxy, replica.door)]
+        return [*self.worker_proxies.values(), *of_replicas]
 
     def addresses(self) -> list[str]:
-        """Where the replicas listen."""
+        """Where the replicas listen, past all proxies."""
         return [replica.address for replica in self.replicas]
 
+    def doors(self) -> list[str]:
+        """Where clients come to the replicas."""
+        return [f"127.0.0.1:{replica.door.port}" for replica in self.replicas]
+
     async def _start_workers(self) -> None:
-        everywhere = "ipv4:" + ",".join(self.addresses())
+        everywhere = "ipv4:" + ",".join(self.doors())
         for kind in KINDS:
             port = lasting_port()
             advertised = ""
@@ -252,21 +262,21 @@ class Cluster:
     @staticmethod
     async def _apply(baton: Baton, definition: dict[str, Any]) -> None:
         """Applies a workflow, which can be done once the workers that it calls have registered."""
-        for last in [False] * 100 + [True]:
-            try:
+
+        async def applied() -> bool:
+            with contextlib.suppress(grpc.aio.AioRpcError):
                 await baton.apply(definition)
-                return
-            except grpc.aio.AioRpcError:
-                if last:
-                    raise
-                await asyncio.sleep(0.1)
+                return True
+            return False
+
+        await eventually(applied)
 
     async def _start_load(self) -> None:
         rate = str(self.shape.runs_a_second / max(1, self.shape.clients))
         for number in range(self.shape.clients):
             name = f"client-{number}"
             arguments = ["-m", "tests.chaos.client", name, str(self.directory / f"{name}.log"), str(self.seed + number)]
-            program = Program([*arguments, rate, *self.addresses()], {}, self.directory / f"{name}.err")
+            program = Program([*arguments, rate, *self.doors()], {}, self.directory / f"{name}.err")
             self.clients.append(Kept(name, program, self.draw))
         for number in range(self.shape.watchers):
             name = f"watcher-{number}"
@@ -277,7 +287,7 @@ class Cluster:
                 str(self.directory / f"{name}.log"),
                 str(self.seed + number),
             ]
-            program = Program([*arguments, str(self.directory), *self.addresses()], {}, self.directory / f"{name}.err")
+            program = Program([*arguments, str(self.directory), *self.doors()], {}, self.directory / f"{name}.err")
             self.watchers.append(Kept(name, program, self.draw))
         await asyncio.gather(*(each.start() for each in (*self.clients, *self.watchers)))
 

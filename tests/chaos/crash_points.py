@@ -1,8 +1,8 @@
-"""Named points at which a replica dies by SIGKILL when its campaign says so.
+"""Named points at which a replica dies by SIGKILL, or its event loop stands still, when its campaign says so.
 
 They lie at the engine's ports, around the real stores and the real gateway: the product has no line of this. A point is
 armed by a file of its name in the folder that CHAOS_CRASHES names; the replica that comes to it first takes the file
-away and dies.
+away and dies. Who finds a file of STALLS there before a commit lets its loop stand still.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,13 @@ POINTS = (
     "after-waking",
 )
 
+STALLS = {"stall-within": 1.5, "stall-beyond": 4.0}
+"""How long the event loop stands still, in seconds: longer than a lease of 1 s, which is kept; and longer than
+BATON_STALL_SECONDS, so that it is given up."""
+
+STALL_LIMIT_SECONDS = "2"
+"""BATON_STALL_SECONDS of all campaigns."""
+
 _SOON_SECONDS = 0.003
 """Within this a statement or a call that began is under way."""
 
@@ -58,11 +66,19 @@ def _pass(point: str) -> None:
         _die()
 
 
+def _stand_still() -> None:
+    """Blocks the event loop where that was asked for."""
+    for name, seconds in STALLS.items():
+        if _take(name):
+            time.sleep(seconds)
+
+
 class CrashingJournalStore(PostgresJournalStore):
     """The journal, with a death before, in and after a commit."""
 
     async def write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         """See JournalStore.write."""
+        _stand_still()
         _pass("before-commit")
         if _take("during-commit"):
             asyncio.get_running_loop().call_later(_SOON_SECONDS / 3, _die)
@@ -120,7 +136,7 @@ class CrashingGateway(GrpcWorkerGateway):
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See WorkerGateway.send."""
         _pass("after-entry-before-dispatch")
-        sending = super().send(call, _Listener(listener))  # type: ignore[arg-type]
+        sending = super().send(call, _Listener(listener))
         if _take("after-dispatch-before-outcome"):
             asyncio.get_running_loop().call_later(_SOON_SECONDS, _die)
         return sending

@@ -8,14 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
 
+from tests.acceptance.wire import eventually
 from tests.chaos.cluster import Cluster, Kept
-from tests.chaos.crash_points import POINTS
+from tests.chaos.crash_points import POINTS, STALLS
 from tests.chaos.proxy import CommitCut, FaultyProxy
 
 Fault = Callable[[Cluster], Awaitable[bool]]
@@ -26,12 +26,14 @@ REACHED_SECONDS = 3.0
 
 async def _happens(look: Callable[[], bool]) -> bool:
     """Tells whether something comes to be true."""
-    end = time.monotonic() + REACHED_SECONDS
-    while not look():
-        if time.monotonic() > end:
-            return False
-        await asyncio.sleep(0.02)
-    return True
+
+    async def seen() -> bool:
+        return look()
+
+    try:
+        return await eventually(seen, REACHED_SECONDS)
+    except AssertionError:
+        return False
 
 
 async def _is_taken(order: Path) -> bool:
@@ -112,6 +114,10 @@ def _database_proxies(cluster: Cluster) -> list[FaultyProxy]:
     return [replica.proxy for replica in cluster.replicas]
 
 
+def _doors(cluster: Cluster) -> list[FaultyProxy]:
+    return [replica.door for replica in cluster.replicas]
+
+
 def _worker_proxies(cluster: Cluster) -> list[FaultyProxy]:
     return list(cluster.worker_proxies.values())
 
@@ -143,22 +149,49 @@ def _cut_commit(how: CommitCut) -> Fault:
 
 def _stop_postgres(number: signal.Signals) -> Fault:
     async def inject(cluster: Cluster) -> bool:
-        await cluster.kill_postgres(number)
+        await cluster.database.end_server(number)
         await asyncio.sleep(cluster.draw.uniform(0.0, 1.0))
-        await cluster.start_postgres()
+        await cluster.database.start_server()
         return True
 
     return inject
 
 
+async def _fail_over(cluster: Cluster) -> bool:
+    """Lets the standby take the place of Postgres, which ends at once, and waits until that one has a standby."""
+    await cluster.database.fail_over()
+    for replica in cluster.replicas:
+        replica.proxy.lead_to(cluster.database.port)
+    await asyncio.sleep(cluster.draw.uniform(0.5, 2.0))
+    await cluster.database.restore_standby()
+    await asyncio.sleep(cluster.draw.uniform(0.0, 1.0))
+    return True
+
+
+async def _fill_disk(cluster: Cluster) -> bool:
+    """Takes what is left of Postgres's disk for a while. Postgres may die of it; then it is started again."""
+    await cluster.database.fill_disk()
+    try:
+        await asyncio.sleep(cluster.draw.uniform(0.5, 3.0))
+    finally:
+        await cluster.database.free_disk()
+    return True
+
+
 async def _connect(cluster: Cluster) -> asyncpg.Connection[asyncpg.Record]:
     """Connects to Postgres itself, which may just be coming up."""
-    async with asyncio.timeout(REACHED_SECONDS):
-        while True:
-            try:
-                return await asyncpg.connect(cluster.dsn, timeout=REACHED_SECONDS)
-            except (OSError, asyncpg.PostgresError):
-                await asyncio.sleep(0.1)
+
+    async def connected() -> asyncpg.Connection[asyncpg.Record] | None:
+        with contextlib.suppress(OSError, asyncpg.PostgresError):
+            return await asyncpg.connect(cluster.dsn, timeout=REACHED_SECONDS)
+        return None
+
+    try:
+        connection = await eventually(connected, REACHED_SECONDS)
+    except AssertionError:
+        raise ConnectionError("Postgres does not come up") from None
+    assert connection is not None
+    return connection
 
 
 async def _end_backends(cluster: Cluster) -> bool:
@@ -207,6 +240,47 @@ async def _lock_journal(cluster: Cluster) -> bool:
     return True
 
 
+async def _hold_snapshot(cluster: Cluster) -> bool:
+    """Leaves a transaction open that sees the database as it was, so that nothing of it can be cleaned away."""
+    connection = await _connect(cluster)
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            await connection.fetchval("SELECT count(*) FROM runs")
+            await asyncio.sleep(cluster.draw.uniform(2.0, 10.0))
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        return True  # Another fault ended it.
+    finally:
+        connection.terminate()
+    return True
+
+
+def _stall(name: str) -> Fault:
+    """Lets the event loop of a replica stand still."""
+
+    async def inject(cluster: Cluster) -> bool:
+        taken = await _is_taken(cluster.crashes / name)
+        if taken:
+            await asyncio.sleep(STALLS[name])
+        return taken
+
+    return inject
+
+
+CLOCK_ERRORS = (10.0, 3_600.0)
+"""How far a clock is put wrong, in either direction, in seconds."""
+
+
+def _put_clock_wrong(number: signal.Signals) -> Fault:
+    """Gives a replica another clock, which it has at once (SIGUSR1) or as it starts again (SIGKILL), and keeps."""
+
+    async def inject(cluster: Cluster) -> bool:
+        replica = cluster.draw.choice(cluster.replicas)
+        replica.clock.write_text(str(cluster.draw.choice((-1, 1)) * cluster.draw.choice(CLOCK_ERRORS)))
+        return replica.send(number)
+
+    return inject
+
+
 async def _flap(cluster: Cluster) -> bool:
     """Lets half of the calls of one worker fail for a while."""
     told = cluster.control / f"{cluster.draw.choice(list(cluster.workers))}.flap"
@@ -222,21 +296,29 @@ async def _poison(cluster: Cluster) -> bool:
     return await _is_taken(cluster.directory / f"{client.name}.poison")
 
 
-KILLS: Mapping[str, Fault] = {"replica killed": _signal(_replicas, signal.SIGKILL)}
-REPLICAS: Mapping[str, Fault] = KILLS | {f"replica killed {point}": _crash_at(point) for point in POINTS}
-STOPS: Mapping[str, Fault] = {
+KILLS: dict[str, Fault] = {"replica killed": _signal(_replicas, signal.SIGKILL)}
+REPLICAS: dict[str, Fault] = KILLS | {f"replica killed {point}": _crash_at(point) for point in POINTS}
+STOPS: dict[str, Fault] = {
     "replica stopped in good order": _signal(_replicas, signal.SIGTERM),
     "all replicas killed": _kill_all_replicas,
 }
-PAUSES: Mapping[str, Fault] = {
+PAUSES: dict[str, Fault] = {
     "replica paused beyond its lease": _pause(_replicas, 1.3, 3.0),
     "replica paused within its lease": _pause(_replicas, 0.2, 0.7),
 }
-COMMITS: Mapping[str, Fault] = {
+STALLED: dict[str, Fault] = {
+    "event loop stands still": _stall("stall-within"),
+    "event loop stands still for too long": _stall("stall-beyond"),
+}
+CLOCKS: dict[str, Fault] = {
+    "replica starts with a wrong clock": _put_clock_wrong(signal.SIGKILL),
+    "clock of a replica jumps": _put_clock_wrong(signal.SIGUSR1),
+}
+COMMITS: dict[str, Fault] = {
     "commit cut, answer lost": _cut_commit(CommitCut.ANSWER_LOST),
     "commit cut, outcome open": _cut_commit(CommitCut.SENT),
 }
-DATABASE: Mapping[str, Fault] = {
+DATABASE: dict[str, Fault] = {
     "database connections cut": _on_proxy(_database_proxies, FaultyProxy.cut),
     "database connections swallowed": _on_proxy(_database_proxies, FaultyProxy.swallow, (1.0, 4.0)),
     "database late": _on_proxy(_database_proxies, _delay, (0.5, 2.0)),
@@ -246,11 +328,14 @@ DATABASE: Mapping[str, Fault] = {
     "database out of connections": _exhaust_connections,
     "journal locked": _lock_journal,
 }
-POSTGRES: Mapping[str, Fault] = {
+SNAPSHOTS: dict[str, Fault] = {"transaction left open": _hold_snapshot}
+POSTGRES: dict[str, Fault] = {
     "postgres stopped at once": _stop_postgres(signal.SIGQUIT),
     "postgres restarted": _stop_postgres(signal.SIGINT),
 }
-WORKERS: Mapping[str, Fault] = {
+FAIL_OVER: dict[str, Fault] = {"standby takes over": _fail_over}
+DISK: dict[str, Fault] = {"disk full": _fill_disk}
+WORKERS: dict[str, Fault] = {
     "worker killed": _signal(_workers, signal.SIGKILL),
     "worker paused": _pause(_workers, 0.5, 3.0),
     "worker flaps": _flap,
@@ -260,8 +345,15 @@ WORKERS: Mapping[str, Fault] = {
     "worker refuses": _on_proxy(_worker_proxies, _refuse, (0.3, 2.0)),
     "poison submitted": _poison,
 }
-CLIENTS: Mapping[str, Fault] = {
+CLIENTS: dict[str, Fault] = {
     "client killed": _signal(_clients, signal.SIGKILL),
     "watcher killed": _signal(_watchers, signal.SIGKILL),
     "watcher paused": _pause(_watchers, 0.5, 3.0),
+}
+DOORS: dict[str, Fault] = {
+    "client connections cut": _on_proxy(_doors, FaultyProxy.cut),
+    "client connections swallowed": _on_proxy(_doors, FaultyProxy.swallow, (0.5, 3.0)),
+    "client connections late": _on_proxy(_doors, _delay, (0.5, 2.0)),
+    "client connections slow": _on_proxy(_doors, _trickle, (0.5, 2.0)),
+    "replica refuses clients": _on_proxy(_doors, _refuse, (0.3, 2.0)),
 }

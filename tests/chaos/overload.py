@@ -19,7 +19,7 @@ import grpc.aio
 
 from tests.acceptance.processes import Program
 from tests.acceptance.wire import Baton
-from tests.chaos.campaigns import NotMeasured, Outcome, judge, running
+from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Cluster, Shape
 from tests.chaos.logs import read_log
@@ -37,8 +37,9 @@ PROBES = 20
 RECOVERY_LIMIT_SECONDS = 60.0
 
 
-async def run_overload(seconds: float, seed: int, keep: Path | None = None) -> Outcome:
-    """Floods for `seconds`. Errors: NotMeasured."""
+async def run_overload(effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
+    """Floods for as long as the effort says. Errors: NotMeasured."""
+    seconds = effort.seconds
     shape = Shape(clients=0, watchers=0, max_in_flight=IN_FLIGHT, settings={"BATON_MAX_ACTIVE_RUNS": str(ACTIVE_RUNS)})
     capacity = shape.replicas * IN_FLIGHT / WORK_SECONDS
     async with running(NAME, shape, seed, keep) as cluster:

@@ -49,6 +49,11 @@ class FaultyProxy:
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
+    def lead_to(self, port: int) -> None:
+        """Passes what connects from now on to another port; ends what is connected."""
+        self._port = port
+        self.cut()
+
     async def stop(self) -> None:
         """Ends everything."""
         assert self._server is not None

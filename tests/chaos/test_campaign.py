@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import asyncpg
@@ -14,6 +16,7 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.acceptance.processes import ROOT, free_port
+from tests.chaos.database import Database
 from tests.chaos.proxy import CommitCut, FaultyProxy
 
 SECONDS = 20
@@ -79,6 +82,43 @@ async def test_what_was_swallowed_is_cut_when_the_proxy_heals(served: tuple[str,
     again = await asyncpg.connect(dsn)
     assert await again.fetchval("SELECT 1") == 1
     await again.close()
+
+
+async def test_a_proxy_is_led_to_another_port(served: tuple[str, FaultyProxy]) -> None:
+    dsn, proxy = served
+    connection = await asyncpg.connect(dsn)
+    own = await connection.fetchval("SELECT current_setting('port')::integer")
+    proxy.lead_to(free_port())
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await connection.fetchval("SELECT 1")
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await asyncpg.connect(dsn)
+    proxy.lead_to(own)
+    await (await asyncpg.connect(dsn)).close()
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """A folder that a Postgres of another user can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-chaos-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+async def test_a_standby_has_what_was_committed_when_it_takes_over(reachable: Path) -> None:
+    database = Database(reachable, free_port, standby=True, small_disk=False)
+    await database.start()
+    try:
+        connection = await asyncpg.connect(database.dsn)
+        await connection.execute("CREATE TABLE notes AS SELECT 1 AS note")
+        await database.fail_over()
+        assert connection.is_closed()
+        again = await asyncpg.connect(database.dsn)
+        assert await again.fetchval("SELECT note FROM notes") == 1
+        await again.close()
+    finally:
+        await database.stop()
 
 
 async def test_a_proxy_that_is_down_refuses(served: tuple[str, FaultyProxy]) -> None:

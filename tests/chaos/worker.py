@@ -80,7 +80,7 @@ class Workshop:
 
 def servicer(kind: str, workshop: Workshop) -> Any:
     """A servicer of the service of a kind."""
-    base = getattr(stubs, f"{KINDS[kind]}Servicer")
+    base: Any = getattr(stubs, f"{KINDS[kind]}Servicer")
 
     class Asynchronous(base):  # type: ignore[misc]
         async def Do(self, request: Any, context: Any) -> Any:
