@@ -111,6 +111,7 @@ class Outcome:
             "unexpected_exits": list(self.unexpected_exits),
             "effects": self.figures.effects,
             "needed": self.figures.needed,
+            "again_by_cause": dict(self.figures.again),
             "late_calls": self.figures.late_calls,
             "given_up": self.figures.given_up,
             "recoveries": len(recovery),

@@ -41,6 +41,31 @@ class Fault:
         return f"{self.name}: {self.count}, such as {'; '.join(self.rows)}"
 
 
+_AGAIN = """
+WITH answered AS (
+    SELECT *, row_number() OVER (PARTITION BY run, step ORDER BY attempt DESC, delivery DESC, time DESC) AS rank
+    FROM chaos.call WHERE what = 'answered'
+)
+SELECT cause, count(*) AS times FROM (
+    SELECT CASE
+        WHEN a.step = 'b' AND a.attempt = 1 AND k.conduct IN ('late', 'hang') THEN 'ASKED_FOR'
+        WHEN EXISTS (
+            SELECT FROM chaos.event AS d
+            WHERE d.run = a.run AND d.step = a.step AND d.kind = 12
+                AND d.attempt = a.attempt AND d.delivery > a.delivery
+        ) THEN 'DELIVERED_AGAIN'
+        ELSE coalesce((
+            SELECT f.reason FROM chaos.event AS f
+            WHERE f.run = a.run AND f.step = a.step AND f.kind = 13 AND f.attempt = a.attempt LIMIT 1
+        ), 'OTHER') END AS cause
+    FROM answered AS a LEFT JOIN (SELECT DISTINCT run, conduct FROM chaos.acknowledged) AS k ON k.run = a.run
+    WHERE a.rank > 1
+) AS causes GROUP BY cause ORDER BY times DESC
+"""
+"""Why answers were not the last of their step: a worker that is late as it was told to be, a call that the next owner
+made again, or the reason for which the attempt failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What a campaign measured. Recovery: from a replica's death to the first event of a run taken over from it."""
@@ -48,6 +73,8 @@ class Figures:
     acknowledged: int
     effects: int
     needed: int
+    again: Mapping[str, int]
+    """Effects beyond those needed, by their cause: see `_AGAIN`."""
     events: int
     late_calls: int
     """Calls that reached a worker after one of a later owner: what the epoch in each call is for."""
@@ -91,6 +118,7 @@ async def measure(connection: asyncpg.Connection[asyncpg.Record]) -> Figures:
         await connection.fetchval("SELECT count(DISTINCT request) FROM chaos.acknowledged"),
         effects,
         needed,
+        {row["cause"]: row["times"] for row in await connection.fetch(_AGAIN)},
         await connection.fetchval("SELECT count(*) FROM chaos.event"),
         await connection.fetchval(late),
         await connection.fetchval("SELECT count(*) FROM chaos.event WHERE kind = 20 AND reason = 'DELIVERY_LIMIT'"),

@@ -22,6 +22,7 @@ PREPARE = Path(__file__).with_name("prepare.sql").read_text("utf-8")
 
 _DETAILED = (
     Kind.DELIVERY_STARTED,
+    Kind.ATTEMPT_FAILED,
     Kind.STEP_SUCCEEDED,
     Kind.RUN_SUCCEEDED,
     Kind.RUN_FAILED,
@@ -131,6 +132,8 @@ def _detail(row: asyncpg.Record) -> tuple[int | None, int | None, int | None, st
     match row["kind"]:
         case Kind.DELIVERY_STARTED:
             return event.delivery_started.delivery, None, None, None
+        case Kind.ATTEMPT_FAILED:
+            return None, None, None, event.attempt_failed.failure.reason
         case Kind.STEP_WAITING:
             return None, None, event.step_waiting.sleeping.until_time.ToMicroseconds(), None
         case Kind.RUN_FAILED:

@@ -101,6 +101,7 @@ async def test_nothing_is_found_where_everything_holds(sound: Connection) -> Non
     figures = await measure(sound)
     assert (figures.acknowledged, figures.effects, figures.needed, figures.late_calls) == (1, 5, 4, 0)
     assert figures.recovery_seconds == (2.0,)
+    assert figures.again == {"DELIVERED_AGAIN": 1}
 
 
 _EVENT = "INSERT INTO chaos.event (run, sequence, epoch, kind, step, attempt, time, delivery) VALUES "
