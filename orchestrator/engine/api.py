@@ -333,7 +333,7 @@ class Replicas(Protocol):
     """What replicas let each other know; `token` shows that a replica says it."""
 
     def look_for_runs(self, token: str) -> None:
-        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound."""
+        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound, ShuttingDown."""
         ...
 
 

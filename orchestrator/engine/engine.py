@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from orchestrator.domain.errors import DatabaseUnavailable, WorkerNotFound
+from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown, WorkerNotFound
 from orchestrator.engine import machine
 from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.approvals import Approvals
@@ -60,6 +60,7 @@ from orchestrator.engine.signals import Signals
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.transit import Transit
+from orchestrator.engine.words import Words
 from orchestrator.engine.worker_ports import WorkerGateway
 from orchestrator.engine.workers import WorkerRegistry
 from orchestrator.engine.workflows import WorkflowCatalogue
@@ -133,16 +134,20 @@ class Workers:
 
 
 class Replicas:
-    """Implements api.Replicas. `me` tells which replica process this is now."""
+    """Implements api.Replicas. `me` tells which replica process this is now, `takes` whether it takes runs over."""
 
-    def __init__(self, hints: ReplicaHints, me: Callable[[], UUID | None], look: Callable[[], None]) -> None:
-        self._hints, self._me, self._look = hints, me, look
+    def __init__(
+        self, hints: ReplicaHints, me: Callable[[], UUID | None], takes: Callable[[], bool], look: Callable[[], None]
+    ) -> None:
+        self._hints, self._me, self._takes, self._look = hints, me, takes, look
 
     def look_for_runs(self, token: str) -> None:
-        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound."""
+        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound, ShuttingDown."""
         me = self._me()
         if me is None or not self._hints.admits(me, token):
             raise WorkerNotFound("this is not the replica process that was meant, or the caller is no replica")
+        if not self._takes():
+            raise ShuttingDown("this replica takes no runs over any more; try another")
         self._look()
 
 
@@ -210,9 +215,19 @@ class Engine:
             balance,
         )
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
-        self._handover = HandOver(self._driver, self._parker, balance, hints, self._clock, limits)
+        self._words = Words(hints)
+        self._handover = HandOver(
+            self._driver,
+            self._parker,
+            balance,
+            self._words,
+            stores.replicas,
+            self._clock,
+            limits,
+            lambda: self._recovery.is_taking,
+        )
         self._scrubber = self._new_scrubber(transit)
-        self.replicas = Replicas(hints, lambda: self._replica_id, self._recovery.look)
+        self.replicas = Replicas(hints, lambda: self._replica_id, lambda: not admission.paused, self._recovery.look)
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         self.runs = self._new_runs(transit, ask_elsewhere)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
@@ -335,6 +350,7 @@ class Engine:
             await self._lease.stop()
             # What could not be handed over is to be adopted now.
             await self._handover.tell_all()
+        await self._words.close()
 
     async def wait_stopped(self) -> None:
         """Waits for the engine's loops; returns only where one of them failed. Errors: what it failed with."""

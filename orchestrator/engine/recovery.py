@@ -1,9 +1,10 @@
 """Recovery: takes over runs whose replica is gone, those that were handed over, and parked ones whose time has come,
 and drives them on from their journal.
 
-Every replica looks once an interval, and at once where another gives the word. It takes a bounded batch, and another
-while there are more; one that drives more than its share takes a quarter of that, and what is due only where the others
-have left it for a while (`balance.py`).
+Every replica looks once an interval. Where another gives the word it looks at once, and a little later once more: what
+was held by a statement of somebody else at that moment, or left to replicas with more room, is not to wait for the
+interval. It takes a bounded batch, and another while there are more; one that drives more than its share takes a
+quarter, and what is due only where the others have left it for a while (`balance.py`).
 """
 
 from __future__ import annotations
@@ -43,6 +44,12 @@ UNDER_WAY_SECONDS = 8.0
 WORD_JITTER_SECONDS = 0.02
 """Longest that a replica waits before it looks on a word that others get too."""
 
+WORD_LOOKS = 2
+"""Looks that a word is owed."""
+
+LOOK_AGAIN_SECONDS = 0.25
+"""Time between them; where this replica leaves what is due to the others, it is as long as that."""
+
 YIELD_PART = 4
 """One that drives more than its share takes a batch divided by this."""
 
@@ -69,6 +76,8 @@ class Recovery:
         self._doubtful = False
         self._doubt_end_seconds: float | None = None
         self._word = asyncio.Event()
+        self._looks_owed = 0
+        self._looking = False
         self.replica_id: UUID | None = None
 
     def doubt(self) -> None:
@@ -85,33 +94,51 @@ class Recovery:
         return doubtful
 
     def look(self) -> None:
-        """Lets the next look for runs come at once."""
+        """Lets the next look for runs come at once, also where one is under way."""
         self._word.set()
+
+    @property
+    def is_taking(self) -> bool:
+        """Whether runs are being taken over, or may be: they are not in memory yet."""
+        return self._looking or len(self._transit) > 0
 
     async def run(self, replica_id: UUID) -> None:
         """Adopts and wakes for ever."""
         self.replica_id, self._doubtful, self._doubt_end_seconds = replica_id, False, None
         while True:
-            adopted = 0
+            doubtful = self._is_doubtful()
+            self._looking = True
             try:
-                rows = await (self._find_lost(replica_id) if self._is_doubtful() else self._adopt(replica_id))
-                with self._transit.of([row.key for row in rows]):
-                    for begin in range(0, len(rows), REBUILD_RUNS):
-                        await self._resume_all(rows[begin : begin + REBUILD_RUNS])
-                await self._fail_refused()
-                adopted = len(rows)
+                adopted = await self._look(replica_id, doubtful)
             except DatabaseUnavailable:
                 self.doubt()
-            if adopted < self._limits.adoption_batch:
+                adopted, doubtful = 0, False
+            finally:
+                self._looking = False
+            # A look for what is owned and not held takes nothing from others: it is not the look that was due.
+            if adopted < self._limits.adoption_batch and not doubtful:
                 await self._pause()
+
+    async def _look(self, replica_id: UUID, doubtful: bool) -> int:
+        """Takes a batch over, or finds what is owned and not held; tells how many. Errors: DatabaseUnavailable."""
+        rows = await (self._find_lost(replica_id) if doubtful else self._adopt(replica_id))
+        with self._transit.of([row.key for row in rows]):
+            for begin in range(0, len(rows), REBUILD_RUNS):
+                await self._resume_all(rows[begin : begin + REBUILD_RUNS])
+        await self._fail_refused()
+        return len(rows)
 
     async def _pause(self) -> None:
         """Waits for the next look."""
+        seconds = self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0)
+        if self._looks_owed:
+            seconds = min(seconds, YIELD_SECONDS if self._balance.yields else LOOK_AGAIN_SECONDS)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0)):
+            async with asyncio.timeout(seconds):
                 await self._word.wait()
         if self._word.is_set():
             self._word.clear()
+            self._looks_owed = WORD_LOOKS
             await asyncio.sleep(random.uniform(0.0, WORD_JITTER_SECONDS))
 
     async def claim(self, key: RunKey) -> LiveRun | None:
@@ -137,6 +164,7 @@ class Recovery:
         batch = self._limits.adoption_batch
         limit = min(-(-batch // YIELD_PART) if yields else batch, room)
         if limit <= 0 or self._driver.admission.paused:
+            self._looks_owed = 0
             return ()
         rows = await self._replicas.adopt(replica_id, limit)
         if len(rows) == limit:
@@ -146,10 +174,12 @@ class Recovery:
         if yields:
             lead_seconds = -YIELD_SECONDS
         try:
-            return [*rows, *await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)]
+            woken = await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)
         except DatabaseUnavailable:
             self.doubt()
             return rows
+        self._looks_owed = max(self._looks_owed - 1, 0)
+        return [*rows, *woken]
 
     async def _find_lost(self, replica_id: UUID) -> Sequence[RunRow]:
         """Finds runs that this replica owns and does not hold: the database went away after it had given them."""

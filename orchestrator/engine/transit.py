@@ -18,6 +18,9 @@ class Transit:
     def __contains__(self, key: RunKey) -> bool:
         return key in self._moving
 
+    def __len__(self) -> int:
+        return len(self._moving)
+
     @contextmanager
     def of(self, keys: Collection[RunKey]) -> Iterator[None]:
         """Says that runs are on their way; those that are already stay so until they have come there."""

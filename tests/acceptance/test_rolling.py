@@ -27,8 +27,8 @@ from tests.acceptance.wire import ENDED, ENDING, Baton, eventually, refused, sub
 T = TypeVar("T")
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
 
-PATIENT = {"BATON_LEASE_SECONDS": "5", "BATON_ADOPTION_INTERVAL_SECONDS": "3"}
-"""Runs move by word; where a word is lost, as any may be, others look for themselves soon enough."""
+PATIENT = {"BATON_LEASE_SECONDS": "5", "BATON_ADOPTION_INTERVAL_SECONDS": "120"}
+"""Nobody looks for runs by itself before the test is over: they move by word alone."""
 
 
 class Cluster:
@@ -145,7 +145,7 @@ async def test_a_rolling_restart_fails_no_call(
             async def taken(server: ServerProcess = server) -> bool:
                 return not {"", server.address} & set((await owners(server.dsn)).values())
 
-            # Before it is there again.
+            # Before it is there again: nobody looks for runs by itself.
             await eventually(taken, 10)
             await server.start()
         stopping.set()
@@ -159,6 +159,25 @@ async def test_a_rolling_restart_fails_no_call(
     runs = await require_sound(servers[0].dsn, acknowledged, lab_process)
     assert any(run.epoch > 1 for run in runs.values()), "no run was handed over"
     assert {note.delivery for note in lab_process.notes()} == {1}, "a call was cut off"
+
+
+async def test_runs_go_to_a_server_that_was_started_a_moment_ago(
+    start_server: StartServer, connect: Connect, contract: Contract
+) -> None:
+    """One after the other is started anew, faster than replicas hear of each other by themselves."""
+    seldom = PATIENT | {"BATON_LEASE_SECONDS": "60", "BATON_PARK_SECONDS": "3600"}
+    first, second = await asyncio.gather(*(start_server(**seldom) for _ in range(2)))
+    run_ids = await submit(connect(second), {"steps": [{"id": "a", "wait_signal": {"signal": "go"}}]}, 5)
+    first.send(signal.SIGTERM)
+    assert await first.wait() == 0, first.log()[-2000:]
+    await first.start()
+    second.send(signal.SIGTERM)
+    assert await second.wait() == 0, second.log()[-2000:]
+
+    async def taken() -> bool:
+        return await owners(first.dsn) == dict.fromkeys(run_ids, first.address)
+
+    await eventually(taken, 10)
 
 
 async def knows_lab(baton: Baton) -> bool:

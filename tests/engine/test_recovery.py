@@ -1,0 +1,106 @@
+"""When a replica looks for runs: a word is never used up by anything but a look for what others have left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.engine.balance import Balance
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.observer import RecordingObserver
+from orchestrator.engine.recovery import WORD_LOOKS, Recovery
+from tests.engine.test_park import ME, Bench
+
+
+class Database:
+    """Answers looks as a test says, and lets it wait for them."""
+
+    def __init__(self) -> None:
+        self.looks: list[str] = []
+        self.looked = asyncio.Condition()
+        self.fail = False
+        self.hold: asyncio.Event | None = None
+
+    async def adopt(self, *_: Any) -> list[Any]:
+        return []
+
+    async def wake(self, *_: Any) -> list[Any]:
+        await self._look("for what others left")
+        return []
+
+    async def list_owned(self, *_: Any) -> list[Any]:
+        await self._look("for what is lost")
+        return []
+
+    async def _look(self, what: str) -> None:
+        async with self.looked:
+            self.looks.append(what)
+            self.looked.notify_all()
+        if self.hold is not None:
+            await self.hold.wait()
+        if self.fail:
+            self.fail = False
+            raise DatabaseUnavailable("away", retry_delay_seconds=0.1)
+
+    async def wait_for(self, count: int) -> list[str]:
+        """Waits for so many looks; returns what each was for."""
+        async with asyncio.timeout(20), self.looked:
+            await self.looked.wait_for(lambda: len(self.looks) >= count)
+        return self.looks
+
+
+@pytest.fixture
+async def database() -> Database:
+    return Database()
+
+
+@pytest.fixture
+async def recovery(database: Database) -> AsyncIterator[Recovery]:
+    """One that looks by itself only in an hour, after its first look."""
+    bench, store, nothing = Bench(), database, None
+    made: Any = Recovery
+    limits = EngineLimits(adoption_interval_seconds=3_600)
+    balance = Balance(lambda: 0)
+    recovery: Recovery = made(
+        bench.driver, nothing, store, nothing, nothing, limits, RecordingObserver(), bench.transit, balance
+    )
+    running = asyncio.create_task(recovery.run(ME))
+    await database.wait_for(1)
+    yield recovery
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+async def test_a_word_that_comes_during_a_look_is_followed_by_another(database: Database, recovery: Recovery) -> None:
+    database.hold = asyncio.Event()
+    recovery.look()
+    await database.wait_for(2)
+    recovery.look()
+    database.hold.set()
+    assert len(await database.wait_for(2 + WORD_LOOKS)) >= 2 + WORD_LOOKS
+
+
+async def test_a_look_for_what_is_lost_does_not_use_up_the_word(database: Database, recovery: Recovery) -> None:
+    recovery.doubt()
+    recovery.look()
+    looks = await database.wait_for(2 + WORD_LOOKS)
+    assert looks[1] == "for what is lost"
+    assert looks[2:] == ["for what others left"] * WORD_LOOKS
+
+
+async def test_a_word_is_kept_where_the_look_fails(database: Database, recovery: Recovery) -> None:
+    database.fail = True
+    recovery.look()
+    looks = await database.wait_for(3 + WORD_LOOKS)
+    assert looks[2:] == ["for what is lost", *["for what others left"] * WORD_LOOKS]
+
+
+async def test_a_replica_is_taking_while_it_looks(database: Database, recovery: Recovery) -> None:
+    database.hold = asyncio.Event()
+    recovery.look()
+    await database.wait_for(2)
+    assert recovery.is_taking
