@@ -99,6 +99,8 @@ class Steps:
     async def _find(self, claim: StepClaim) -> tuple[LiveRun, int]:
         """Finds the run and step of an attempt that is under way. Errors: StepNotRunning, and those of find."""
         live = await self._ownership.find(RunKey(claim.namespace, claim.run_id))
+        if live is not None and live.epoch < claim.epoch:
+            raise _moved()  # This replica has lost the run and has yet to learn of it: it knows nothing of the attempt.
         index = live.run.indexes.get(claim.step) if live is not None else None
         if live is None or index is None or not _is_current(live, index, claim):
             raise errors.StepNotRunning(
