@@ -18,7 +18,8 @@ from tests.chaos.proxy import FaultyProxy
 
 from .double import Double
 from .test_client import INPUT
-from .test_worker_stream import Till, charge_now
+from .test_worker import Till
+from .test_worker_stream import charge_now
 from .typing_ok import fulfil
 from .work_double import WorkDouble
 
