@@ -146,6 +146,16 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         unary = streaming == (False, False)
 
         async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+            try:
+                return await answer_or_abort(raw, context)
+            except grpc.aio.AbortError as aborted:
+                # grpc keeps it with the context. What it leads to, by its frames and what it was raised after, must not
+                # lead back: refused requests would be cycles, which the collector finds after thousands of them.
+                del raw, context
+                aborted.__context__ = aborted.__cause__ = None
+                raise aborted.with_traceback(None)  # noqa: B904
+
+        async def answer_or_abort(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
             self._enter(background)
             try:
                 request = _read_all(raw, read) if handler.request_streaming else read(raw)

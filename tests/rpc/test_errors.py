@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from grpc_status import rpc_status
 from orchestrator.domain import errors as domain_errors
 from orchestrator.domain.errors import BatonError, FieldFault
 from orchestrator.rpc.errors import CODES, STATUS_LIMIT_BYTES, to_status
+from orchestrator.rpc.layers import Call
 from orchestrator.rpc.server import SERVICES
 from tests.rpc.fakes import FakeEngine, server_records, told
 
@@ -257,3 +259,25 @@ async def test_a_report_arrives_with_as_much_as_fits(
     assert 0 < len(told_report.broken) < 100
     assert told_report.broken[0].violations[0] == report.broken[0].violations[0]
     assert status.ByteSize() <= STATUS_LIMIT_BYTES
+
+
+async def test_a_refused_call_leaves_nothing_to_the_garbage_collector(
+    engine: FakeEngine, runs: run_service_pb2_grpc.RunServiceAsyncStub
+) -> None:
+    """Else a flood of large requests would fill the memory, however fast they are refused."""
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for _ in range(5):
+            engine.error = domain_errors.TooManyRuns("full", retry_delay_seconds=1.0)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await runs.GetRun(run_service_pb2.GetRunRequest(run_id=RUN_ID))
+        engine.error = None
+        gc.collect()
+        left = [each for each in gc.garbage if isinstance(each, Call)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == []
