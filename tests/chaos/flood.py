@@ -1,6 +1,7 @@
 """A client that does not wait: `flood.py LOG SEED RATE SECONDS ADDRESS...` submits at a rate, whatever comes back.
 
-What is rejected is noted with the time that took and the wait that was asked for, and is not submitted again.
+What is rejected is noted with the time that took and the wait that was asked for, and is not submitted again. How late
+each submission left is noted too: where this machine did not let the client go in time, nor did it the server.
 """
 
 from __future__ import annotations
@@ -21,18 +22,21 @@ from tests.chaos.works import WORK, given
 CALL_SECONDS = 10.0
 
 
-async def _one(log: Log, baton: Baton, request_id: str) -> None:
+async def _one(log: Log, baton: Baton, request_id: str, due: float) -> None:
     request = submission(WORK, given(1, "work"), request_id=request_id)
     began = time.monotonic()
+    late = round(began - due, 4)
     try:
         answer = await baton.runs.SubmitRun(request, timeout=CALL_SECONDS)
     except grpc.aio.AioRpcError as error:
         seconds = round(time.monotonic() - began, 4)
         refusal = Refusal(error)
         code, reason = error.code().name, refusal.reason
-        log.write(what="rejected", code=code, reason=reason, wait_seconds=refusal.retry_seconds, seconds=seconds)
+        log.write(
+            what="rejected", code=code, reason=reason, wait_seconds=refusal.retry_seconds, seconds=seconds, late=late
+        )
         return
-    said = {"request": request_id, "body": "work", "run": answer.run.run_id, "conduct": "work", "due": 2}
+    said = {"request": request_id, "body": "work", "run": answer.run.run_id, "conduct": "work", "due": 2, "late": late}
     log.write(what="acknowledged", time=now_us(), seconds=round(time.monotonic() - began, 4), **said)
 
 
@@ -43,7 +47,7 @@ async def _main(log: str, seed: str, rate: str, seconds: str, *addresses: str) -
     began = due = time.monotonic()
     calls: list[asyncio.Task[None]] = []
     while due < began + float(seconds):
-        calls.append(asyncio.create_task(_one(writer, draw.choice(batons), f"flood-{seed}-{len(calls)}")))
+        calls.append(asyncio.create_task(_one(writer, draw.choice(batons), f"flood-{seed}-{len(calls)}", due)))
         due += draw.expovariate(float(rate))
         await asyncio.sleep(max(0.0, due - time.monotonic()))
     await asyncio.gather(*calls)

@@ -116,6 +116,7 @@ def _figures(records: list[dict[str, Any]], capacity: float, seconds: float) -> 
         "rejected_without_wait": sum(not each["wait_seconds"] for each in rejected),
         "rejected_p50_s": percentile(times, 0.5),
         "rejected_p99_s": percentile(times, 0.99),
+        "client_late_p99_s": percentile(tuple(each["late"] for each in records), 0.99),
         "accepted_p50_s": percentile(accepted, 0.5),
         "accepted_p99_s": percentile(accepted, 0.99),
     }
