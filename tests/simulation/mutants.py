@@ -17,14 +17,17 @@ from uuid import UUID
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.plan import attempts
 from orchestrator.domain.run import Run as FoldedRun
-from orchestrator.engine import park, recovery
+from orchestrator.engine import homes, park, recovery
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.homes import Homes
 from orchestrator.engine.journal import GroupCommit
+from orchestrator.engine.limit_home import LimitHome
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
+from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
 from tests.simulation.database import Database, Replica
 from tests.simulation.judge import Judge
@@ -38,7 +41,7 @@ Patch = tuple[Any, str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A safeguard that is switched off. `stress` is what goes wrong more often for it.
+    """A safeguard that is switched off. `stress` is what goes wrong more often for it, `parts` what its worlds have.
 
     `guard` is what stands behind it, so that alone it does no harm that could be found; `guard_patches` switch that off
     too, and then there must be harm.
@@ -49,6 +52,7 @@ class Mutant:
     stress: Sequence[str] = ()
     guard: str = ""
     guard_patches: Sequence[Patch] = ()
+    parts: Sequence[str] = ()
 
     @contextmanager
     def switched_off(self, *, with_guard: bool) -> Iterator[None]:
@@ -62,7 +66,7 @@ class Mutant:
         """Looks for the mutant; gives the first seed that finds it, and how."""
         with self.switched_off(with_guard=with_guard):
             for seed in range(1, seeds + 1):
-                outcome = simulate(seed, self.stress)
+                outcome = simulate(seed, self.stress, self.parts)
                 if outcome.breach is not None:
                     return seed, outcome.breach
         return None
@@ -173,9 +177,41 @@ def _no(*_: Any) -> bool:
     return False
 
 
+# --- limits, delegation, approvals
+
+_opening = Homes.opening
+
+
+def _not_paused(self: LimitHome) -> str:
+    return ""
+
+
+def _nothing_held(self: Homes, replica_id: UUID) -> Any:
+    opening = _opening(self, replica_id)
+    del opening.holdings[:]
+    return opening
+
+
+def _go_on_without(self: Resumptions, one: Any) -> None:
+    one.flight.permit = one.flight.resumption = None
+    self._withdraw(one)
+    self._admission.call_resumed(one.flight.endpoint)
+    one.changed.wake()
+
+
+@contextmanager
+def _keep_permits(self: Resumptions, live: LiveRun, flight: Any) -> Iterator[None]:
+    yield
+
+
+async def _durable_at_once(self: LiveRun, sequence: int) -> bool:
+    return True
+
+
 ANY_LEASE: Patch = (Database, "lock", _any_lease)
 ANY_OWNER: Patch = (Database, "is_owner", _owner_only_by_sequence)
 LATE = ("pause", "slow")
+GROWN = ("growth", "limits")
 UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
 """Lets the judge pass over what the lease alone forbids, to see what else there is."""
 
@@ -266,6 +302,30 @@ MUTANTS = (
         [ANY_OWNER],
     ),
     Mutant("only what is durable is shown", [(LiveRun, "settled", property(_yes))], ("slow",)),
+    Mutant(
+        "a home of limits gives nothing before all have told what they hold",
+        [(LimitHome, "pause", _not_paused)],
+        ("links", "crash"),
+        parts=("limits",),
+    ),
+    Mutant(
+        "what is held is told with each stream",
+        [(Homes, "opening", _nothing_held)],
+        ("links", "crash"),
+        parts=("limits",),
+    ),
+    Mutant("permits come back", [(Homes, "give_back", _nothing)], parts=("limits",)),
+    Mutant(
+        "workers have given up on a lost replica before its permits are given again",
+        [(homes, "WORKER_HOLD_SECONDS", 0.0)],
+        ("crash", "workers"),
+        parts=("limits",),
+    ),
+    Mutant("a call that waits for its steps lends its permits", [(Resumptions, "lent", _keep_permits)], parts=GROWN),
+    Mutant("it goes on once it has them again", [(Resumptions, "_try", _go_on_without)], parts=GROWN),
+    Mutant(
+        "verbs are answered after the commit", [(LiveRun, "durable", _durable_at_once)], ("slow",), parts=("growth",)
+    ),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )
 """Every mutant."""

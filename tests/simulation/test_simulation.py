@@ -32,8 +32,9 @@ def test_what_once_found_a_fault_holds(seed: int, stress: tuple[str, ...]) -> No
     assert simulate(seed, stress, ()).breach is None
 
 
-def test_a_permit_is_waited_for_no_longer_than_a_lease_that_is_taken_again_at_the_second_try() -> None:
-    assert simulate(128, (), ("limits",)).breach is None
+@pytest.mark.parametrize(("seed", "part"), [(128, "limits"), (171, "growth"), (287, "growth")])
+def test_what_once_found_a_fault_of_limits_or_delegation_holds(seed: int, part: str) -> None:
+    assert simulate(seed, (), (part,)).breach is None
 
 
 def test_steps_that_delegate_and_that_are_approved_hold_too() -> None:

@@ -226,6 +226,8 @@ class SimulatedGateway:
     def _give_up(self, sending: SimulatedSending) -> None:
         if self.process.frozen or self.process.dead:
             self.over(sending)
+            if sending.handling is not None:  # What it came to is lost, which the replica learns once it goes on.
+                self.process.later(0.0, sending.tell, Answer(None, lost=True))
 
     def _seconds(self) -> float:
         return (0.001 + self._draws.random() * 0.01) * self._mood.slow
