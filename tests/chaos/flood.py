@@ -1,4 +1,5 @@
-"""A client that does not wait: `flood.py LOG SEED RATE SECONDS ADDRESS...` submits at a rate, whatever comes back.
+"""A client that does not wait: `flood.py LOG SEED RATE SECONDS NAMESPACE ADDRESS...` submits at a rate, whatever
+comes back; NAMESPACE is "" for that of who says nothing.
 
 What is rejected is noted with the time that took and the wait that was asked for, and is not submitted again. How late
 each submission left is noted too: where this machine did not let the client go in time, nor did it the server.
@@ -40,9 +41,9 @@ async def _one(log: Log, baton: Baton, request_id: str, due: float) -> None:
     log.write(what="acknowledged", time=now_us(), seconds=round(time.monotonic() - began, 4), **said)
 
 
-async def _main(log: str, seed: str, rate: str, seconds: str, *addresses: str) -> None:
-    draw, writer = random.Random(int(seed)), Log(Path(log))
-    batons = [Baton(address) for address in addresses]
+async def _main(log: str, seed: str, rate: str, seconds: str, namespace: str, *addresses: str) -> None:
+    draw, writer = random.Random(seed), Log(Path(log))
+    batons = [Baton(address, namespace) for address in addresses]
     print("flooding", flush=True)
     began = due = time.monotonic()
     calls: list[asyncio.Task[None]] = []

@@ -45,7 +45,7 @@ async def run_overload(effort: Effort, seed: int, keep: Path | None = None) -> O
     async with running(NAME, shape, seed, keep) as cluster:
         before = await _probe(cluster)
         log = cluster.directory / "client-flood.log"
-        arguments = ["-m", "tests.chaos.flood", str(log), str(seed), str(TIMES * capacity), str(seconds)]
+        arguments = ["-m", "tests.chaos.flood", str(log), str(seed), str(TIMES * capacity), str(seconds), ""]
         flood = Program([*arguments, *cluster.addresses()], {}, cluster.directory / "flood.err")
         began = time.monotonic()
         await flood.start()

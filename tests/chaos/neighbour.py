@@ -1,0 +1,87 @@
+"""The campaign of neighbours: a calm namespace by itself, and then beside one that submits a hundred times as much.
+
+What both share is the calls that a replica has under way at a time. The loud one gets what is left over; the calm one
+must hardly notice, and none of its submissions may be rejected.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import asyncpg
+
+from tests.acceptance.processes import Program
+from tests.acceptance.wire import Baton
+from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
+from tests.chaos.checker import percentile
+from tests.chaos.cluster import Cluster, Shape
+from tests.chaos.logs import read_log
+from tests.chaos.works import WORK, workflows
+
+NAME = "neighbours"
+CALM, LOUD = "calm", "loud"
+CALM_A_SECOND = 2.0
+TIMES = 100
+SETTINGS = {
+    "BATON_NAMESPACES": f"{CALM},{LOUD}",
+    "BATON_MAX_CALLS_IN_FLIGHT": "5",
+    "BATON_MAX_ACTIVE_RUNS": "80",
+    "BATON_NAMESPACE_MAX_ACTIVE_RUNS": "60",
+}
+
+_SECONDS = """
+SELECT extract(epoch FROM end_time - create_time)::float8 AS seconds FROM runs
+WHERE namespace = $1 AND request_id LIKE $2 AND end_time IS NOT NULL
+"""
+
+
+async def run_neighbours(effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
+    """A third of the time for the calm one alone, the rest for both. Errors: NotMeasured."""
+    alone_seconds, beside_seconds = effort.seconds / 3, effort.seconds * 2 / 3
+    async with running(NAME, Shape(clients=0, watchers=0, settings=SETTINGS), seed, keep) as cluster:
+        for namespace in (CALM, LOUD):
+            await _furnish(cluster, namespace)
+        await _flood(cluster, "alone", CALM, CALM_A_SECOND, alone_seconds)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_flood(cluster, "beside", CALM, CALM_A_SECOND, beside_seconds))
+            tasks.create_task(_flood(cluster, "flood", LOUD, TIMES * CALM_A_SECOND, beside_seconds))
+        outcome = await judge(NAME, cluster, Counter({"loud neighbour": 1}), Counter(), effort.seconds)
+        figures: dict[str, float | int | None] = {}
+        for name in ("alone", "beside"):
+            seconds = await _seconds(cluster, CALM, f"flood-{name}-%")
+            figures |= {f"calm_{name}_p50_s": percentile(seconds, 0.5), f"calm_{name}_p99_s": percentile(seconds, 0.99)}
+        for name, of in (("alone", CALM), ("beside", CALM), ("flood", LOUD)):
+            records = read_log(cluster.directory / f"client-{name}.log")
+            figures[f"{of}_{name}_rejected"] = sum(each["what"] == "rejected" for each in records)
+        return replace(outcome, more={NAME: figures})
+
+
+async def _furnish(cluster: Cluster, namespace: str) -> None:
+    """Gives a namespace the worker and the workflow."""
+    baton = Baton(cluster.replicas[0].address, namespace)
+    try:
+        await baton.register("unary", f"127.0.0.1:{cluster.worker_proxies['unary'].port}")
+        await baton.apply(next(each for each in workflows() if each["name"] == WORK))
+    finally:
+        await baton.close()
+
+
+async def _flood(cluster: Cluster, name: str, namespace: str, rate: float, seconds: float) -> None:
+    log = cluster.directory / f"client-{name}.log"
+    arguments = ["-m", "tests.chaos.flood", str(log), name, str(rate), str(seconds), namespace]
+    flood = Program([*arguments, *cluster.addresses()], {}, log.with_suffix(".err"))
+    await flood.start()
+    if await flood.wait(seconds + 60):
+        raise NotMeasured(f"the client {name} failed: {flood.log()[-1000:]}")
+
+
+async def _seconds(cluster: Cluster, namespace: str, requests: str) -> tuple[float, ...]:
+    """How long runs took."""
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+        return tuple(row["seconds"] for row in await connection.fetch(_SECONDS, namespace, requests))
+    finally:
+        await connection.close()
