@@ -74,6 +74,8 @@ class GroupCommit:
         self._idle.set()
         self.queued_events = 0
         """Events that are staged and not yet durable."""
+        self.queued_bytes = 0
+        """Likewise, bytes of them and their payloads."""
         self.batches_begun = self.batches_ended = 0
         """Batches whose writing began and ended; what is durable by the latter has been published."""
 
@@ -81,6 +83,7 @@ class GroupCommit:
         """Adds one decision of a run to what will be written next."""
         live.staged.append(staged)
         self.queued_events += len(staged.events)
+        self.queued_bytes += staged.size
         if not live.in_journal_queue:
             live.in_journal_queue = True
             self._queue.append(live)
@@ -114,7 +117,7 @@ class GroupCommit:
             live.staged.clear()
             live.in_journal_queue = False
         self._queue.clear()
-        self.queued_events = 0
+        self.queued_events = self.queued_bytes = 0
 
     def _take_batch(self) -> list[Flushed]:
         batch: list[Flushed] = []
@@ -124,6 +127,7 @@ class GroupCommit:
             if live.forgotten:
                 # Another may drive the run by now: of a batch, each run has one entry at most.
                 self.queued_events -= sum(len(staged.events) for staged in live.staged)
+                self.queued_bytes -= sum(staged.size for staged in live.staged)
                 live.staged.clear()
             count = part_size = 0
             taken: list[Staged] = []
@@ -173,6 +177,7 @@ class GroupCommit:
     def _finish(self, part: Flushed, result: WriteResult | None) -> None:
         live = part.live
         self.queued_events -= len(part.entry.rows)
+        self.queued_bytes -= part.size
         if live.staged and not live.forgotten:
             self._queue.append(live)
             self._wake.set()

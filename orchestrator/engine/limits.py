@@ -13,7 +13,8 @@ MAX_PAYLOAD_BYTES = 1 << 20
 class EngineLimits:
     """What one replica takes on, and how long it waits.
 
-    Times are seconds. `max_queued_events` bounds what waits for the journal: submissions beyond it are refused.
+    Times are seconds. `max_queued_events` and `max_queued_bytes` bound what waits for the journal: submissions beyond
+    are refused.
     `max_schedules` is for each namespace.
     `namespace_weights` are those of namespaces that have another than 1; the other `namespace_` limits bound what one
     of them may have here, so that others find room.
@@ -22,6 +23,7 @@ class EngineLimits:
     max_active_runs: int = 20_000
     max_calls_in_flight: int = 2_000
     max_queued_events: int = 200_000
+    max_queued_bytes: int = 256 << 20
     default_max_in_flight: int = 100
     default_run_timeout_seconds: float = 3_600.0
     lease_seconds: float = 5.0

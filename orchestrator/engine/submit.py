@@ -266,6 +266,12 @@ class Submitter:
                 f"{queued} events wait for the database; the replica lets {self._limits.max_queued_events} wait",
                 retry_delay_seconds=0.5,
             )
+        if self._driver.journal.queued_bytes >= self._limits.max_queued_bytes:
+            raise errors.TooManyRuns(
+                f"{self._driver.journal.queued_bytes} bytes wait for the database; "
+                f"the replica lets {self._limits.max_queued_bytes} wait",
+                retry_delay_seconds=0.5,
+            )
 
     def _require_room_of(self, namespace: str) -> None:
         """Holds one namespace to its part, so that others find room. Errors: NamespaceQueueFull."""

@@ -359,6 +359,7 @@ async def test_a_reader_that_is_too_slow_is_asked_to_watch_again_and_misses_noth
     [
         ("BATON_MAX_ACTIVE_RUNS", "2 runs are active; the replica takes 2"),
         ("BATON_MAX_QUEUED_EVENTS", "events wait for the database; the replica lets 2 wait"),
+        ("BATON_MAX_QUEUED_BYTES", "bytes wait for the database; the replica lets 2 wait"),
     ],
 )
 async def test_a_full_server_says_what_it_is_full_of(

@@ -60,7 +60,7 @@ async def test_entries_of_a_run_that_was_given_up_are_not_written() -> None:
     made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
     made.forget(live, "gone")
     assert made.journal._take_batch() == []
-    assert made.journal.queued_events == 0
+    assert (made.journal.queued_events, made.journal.queued_bytes) == (0, 0)
 
 
 def over(live: LiveRun) -> Any:
