@@ -18,6 +18,7 @@ OTHER_NAMES = frozenset(
     {
         "BATON_DATABASE_URL",
         "BATON_LOG_FORMAT",
+        "BATON_PROCESS_NUMBER",
         "BATON_LOG_LEVEL",
         "BATON_DEV_DIRECTORY",
         "BATON_ADVERTISE_ADDRESS",

@@ -19,16 +19,21 @@ _FORMATS = ("json", "console")
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 """What every record has; the others are fields that the caller gave."""
 
+PROCESS_VARIABLE = "BATON_PROCESS_NUMBER"
+"""Set by `baton serve --processes` for each of its processes: from 0."""
+
 _COLOURS = {"WARNING": "\x1b[33m", "ERROR": "\x1b[31m", "CRITICAL": "\x1b[31m"}
 _BOLD, _DIM, _PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
 
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """`as_json`: one JSON object a line, else lines for people. `level` is one of `logging`'s numbers."""
+    """`as_json`: one JSON object a line, else lines for people. `level` is one of `logging`'s numbers. `process_number`
+    is in each line, as the field of that name, where it is not empty."""
 
     as_json: bool
     level: int
+    process_number: str = ""
 
 
 def log_settings(environment: Mapping[str, str], *, terminal: bool) -> LogSettings:
@@ -42,7 +47,7 @@ def log_settings(environment: Mapping[str, str], *, terminal: bool) -> LogSettin
     level = environment.get("BATON_LOG_LEVEL", "").strip().lower() or "info"
     if level not in _LEVELS:
         raise TelemetrySettingInvalid("BATON_LOG_LEVEL", f"is {level!r}; use one of {', '.join(_LEVELS)}")
-    return LogSettings(form == "json", _LEVELS[level])
+    return LogSettings(form == "json", _LEVELS[level], environment.get(PROCESS_VARIABLE, ""))
 
 
 def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
@@ -50,9 +55,24 @@ def configure_logs(settings: LogSettings, stream: TextIO | None = None) -> None:
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if settings.as_json else ConsoleFormatter(colours=stream.isatty()))
+    if settings.process_number:
+        handler.addFilter(_Numbered(settings.process_number))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.level)
+
+
+class _Numbered(logging.Filter):
+    """Adds to each line which process of a supervisor wrote it."""
+
+    def __init__(self, process_number: str) -> None:
+        super().__init__()
+        self._process_number = process_number
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Lets every record pass."""
+        record.process_number = self._process_number
+        return True
 
 
 class JsonFormatter(logging.Formatter):

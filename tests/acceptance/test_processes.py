@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -92,6 +93,9 @@ async def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
             await baton.close()
     server.send(signal.SIGTERM)
     assert await server.wait() == 0, server.log()[-3000:]
+    lines = [json.loads(line) for line in server.log().splitlines() if line.startswith("{")]
+    drained = {line["process_number"] for line in lines if line["event"] == "draining"}
+    assert drained == {str(number) for number in range(PROCESSES)}, "lines do not tell whose they are"
 
     async def released() -> bool:  # The lease of the one that was killed is over by itself.
         return not await owners(server.dsn)

@@ -28,8 +28,8 @@ T = TypeVar("T")
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
 
 AWAY = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED})
-"""What a call ends with at a server that stops. CANCELLED is gRPC's own answer to a call that came to the connection and
-was not yet begun in the moment in which the server closed; no test here cancels one."""
+"""What a call ends with at a server that stops. CANCELLED is gRPC's own answer to a call that came to the connection
+and was not yet begun in the moment in which the server closed; no test here cancels one."""
 
 PATIENT = {"BATON_LEASE_SECONDS": "5", "BATON_ADOPTION_INTERVAL_SECONDS": "120"}
 """Nobody looks for runs by itself before the test is over: they move by word alone."""

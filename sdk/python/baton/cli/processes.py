@@ -159,7 +159,7 @@ class Supervisor:
                 pause_seconds = FIRST_PAUSE_SECONDS
             _log.warning(
                 "a server process ended and is started again",
-                extra={"number": number, "exit_code": code, "pause_seconds": pause_seconds},
+                extra={"process_number": number, "exit_code": code, "pause_seconds": pause_seconds},
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause_seconds)
@@ -171,7 +171,7 @@ class Supervisor:
             sys.executable,
             "-m",
             "baton.cli.processes",
-            env={**os.environ, **self._place.environment(number)},
+            env={**os.environ, **self._place.environment(number), "BATON_PROCESS_NUMBER": str(number)},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             # A Ctrl-C reaches the supervisor alone, which hands it on: two signals would end a process at once.
@@ -194,7 +194,7 @@ class Supervisor:
         if await process.stdout.readline() != READY:
             return
         self._ready.add(number)
-        _log.info("a server process serves", extra={"number": number, "pid": process.pid})
+        _log.info("a server process serves", extra={"process_number": number, "pid": process.pid})
         if len(self._ready) == self._number and not self._served:
             self._served = True
             try:
@@ -208,7 +208,7 @@ class Supervisor:
         with contextlib.suppress(ProcessLookupError):
             process.terminate()
         await asyncio.sleep(self._stop_seconds)
-        _log.error("a server process did not stop in time and is killed", extra={"number": number})
+        _log.error("a server process did not stop in time and is killed", extra={"process_number": number})
         with contextlib.suppress(ProcessLookupError):
             process.kill()
 
