@@ -59,4 +59,5 @@ class Watches:
         self._ending = True
         now = asyncio.get_running_loop().time()
         for waiting in self._waiting:
-            waiting.reschedule(now)
+            if not waiting.expired():  # One that is being ended already, here or by its age, cannot be ended again.
+                waiting.reschedule(now)

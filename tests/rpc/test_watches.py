@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import grpc
@@ -12,6 +13,7 @@ from baton.v1.run_service_pb2 import WatchRunResponse
 
 from orchestrator.domain.errors import CursorExpired
 from orchestrator.rpc.server import RpcServer
+from orchestrator.rpc.watches import Watches
 from tests.rpc.conftest import make_server
 from tests.rpc.fakes import FakeEngine, told
 
@@ -81,6 +83,33 @@ async def test_draining_asks_watchers_to_reconnect(engine: FakeEngine, server: R
     await asyncio.wait_for(engine.ended.wait(), 5)
     late = [update async for update in runs.WatchRun(REQUEST, timeout=10)]
     assert [(update.cursor, update.progress.reconnect) for update in late] == [("c0", True)]
+
+
+async def test_streams_can_be_ended_again_while_they_end() -> None:
+    """A server that stops ends its streams when it drains, and once more when it closes."""
+    begun, closing, may_close = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def updates() -> AsyncGenerator[WatchRunResponse, None]:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+            yield WatchRunResponse()
+        finally:
+            closing.set()
+            await may_close.wait()
+
+    async def follow() -> list[WatchRunResponse]:
+        return [update async for update in watches.follow(updates(), WatchRunResponse, "c0")]
+
+    watches = Watches()
+    following = asyncio.ensure_future(follow())
+    await begun.wait()
+    watches.end()
+    await closing.wait()
+    watches.end()
+    may_close.set()
+    (last,) = await following
+    assert (last.cursor, last.progress.reconnect) == ("c0", True)
 
 
 async def test_an_old_watch_asks_to_reconnect(engine: FakeEngine) -> None:

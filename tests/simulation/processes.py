@@ -12,7 +12,7 @@ from uuid import UUID
 from baton.v1 import run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import BatonError, OwnerUnavailable, WorkerNotFound
+from orchestrator.domain.errors import BatonError, OwnerUnavailable, ShuttingDown, WorkerNotFound
 from orchestrator.engine import machine as machines
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.machine import Machine, Work
@@ -229,7 +229,7 @@ class Process:
             self.main.later(0.0, self._look_for_runs, token)
 
     def _look_for_runs(self, token: str) -> None:
-        with contextlib.suppress(WorkerNotFound):
+        with contextlib.suppress(WorkerNotFound, ShuttingDown):
             self.engine.replicas.look_for_runs(token)
 
     def leave(self) -> None:
