@@ -274,8 +274,8 @@ class ChildRuns:
                     asked = run_service_pb2.CancelRunRequest(run_id=str(key.run_id), reason=REASON)
                     raw = asked.SerializeToString()
                     await self._ask_elsewhere(elsewhere.address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
-            except errors.OwnerUnavailable:
-                continue  # Tried again at the next look.
+            except (errors.OwnerUnavailable, errors.ShuttingDown):
+                continue  # Tried again at the next look; where this replica drains, by who takes the parent over.
             except AnsweredElsewhere as answer:
                 if answer.code in TRIED_AGAIN:
                     continue  # It moved on meanwhile.
