@@ -19,7 +19,8 @@ from orchestrator.domain.states import ENDED_STEP, StepState
 from orchestrator.domain.workflow import Graph, Step, StepRole
 
 if TYPE_CHECKING:
-    from orchestrator.domain.run import Run, StepRun
+    from orchestrator.domain.run import Run
+    from orchestrator.domain.step_run import StepRun
 
 
 def dependents(graph: Graph, steps: Iterable[int]) -> set[int]:

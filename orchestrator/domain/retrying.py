@@ -18,7 +18,8 @@ from orchestrator.domain.states import ENDED_STEP, StepState, next_step_state
 from orchestrator.domain.workflow import Step
 
 if TYPE_CHECKING:
-    from orchestrator.domain.run import Run, StepRun
+    from orchestrator.domain.run import Run
+    from orchestrator.domain.step_run import StepRun
 
 
 def step_retried(run: Run, event: StepRetried) -> list[int]:

@@ -8,8 +8,9 @@ from uuid import UUID
 from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.domain import waits
-from orchestrator.domain.run import AttemptRecord, Run, StepRun
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.step_run import AttemptRecord, StepRun
 from orchestrator.domain.tracing import attempt_span_id, trace_id_of
 from orchestrator.engine.messages import set_any, set_timestamp, to_failure, to_timestamp
 from orchestrator.engine.ports import NewRun, RunRow

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from orchestrator.domain.events import SkipReason
 from orchestrator.domain.failures import Failure
-from orchestrator.domain.run import AttemptRecord, Run, StepRun, WaitRecord
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.step_run import AttemptRecord, StepRun, WaitRecord
 from orchestrator.domain.workflow import Graph, Step, StepRole
 
 

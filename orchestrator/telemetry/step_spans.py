@@ -10,8 +10,8 @@ from functools import lru_cache
 from itertools import repeat
 from uuid import UUID
 
-from orchestrator.domain.run import AttemptRecord, WaitRecord
 from orchestrator.domain.states import StepState
+from orchestrator.domain.step_run import AttemptRecord, WaitRecord
 from orchestrator.domain.tracing import attempt_span_id, backoff_span_id, queue_span_id, step_span_id, wait_span_id
 from orchestrator.domain.waits import ApprovalAwaited, QueueReason, SignalAwaited, Sleeping, Wait
 from orchestrator.domain.workflow import Step, StepKind, StepRole

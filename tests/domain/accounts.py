@@ -6,8 +6,9 @@ import enum
 from dataclasses import dataclass, field
 
 from orchestrator.domain.failures import Failure
-from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, StepState
+from orchestrator.domain.step_run import StepRun
 from orchestrator.domain.waits import ItemsAwaited, IterationsAwaited, Wait
 from orchestrator.domain.workflow import Delivery, Graph, Step, StepRole, Target
 

@@ -11,8 +11,9 @@ from orchestrator.domain import inputs
 from orchestrator.domain.events import Payload
 from orchestrator.domain.plan import decide
 from orchestrator.domain.plan.decision import MAX_ITEMS
-from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.step_run import StepRun
 from orchestrator.domain.workflow import Delivery, FailureMatch, Graph, Map, RetryPolicy, Step, Target, Undo
 
 from .graphs import Answers, FixedConditions

@@ -12,8 +12,9 @@ from orchestrator.domain.inputs import PauseRequest, Reopening, ResumeRequest, S
 from orchestrator.domain.plan import children, decision
 from orchestrator.domain.reopening import dependents, taken_back
 from orchestrator.domain.retrying import steps_that_open, waiting_for_their_time, would_forget_undo
-from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
+from orchestrator.domain.step_run import StepRun
 from orchestrator.domain.workflow import Graph, Step, StepRole
 
 if TYPE_CHECKING:

@@ -3,8 +3,9 @@ it."""
 
 from __future__ import annotations
 
-from orchestrator.domain.run import Run, StepRun
+from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_STEP, RunState, StepState
+from orchestrator.domain.step_run import StepRun
 from orchestrator.domain.waits import ApprovalAwaited, SignalAwaited, Sleeping
 from orchestrator.domain.workflow import StepRole
 
