@@ -65,7 +65,7 @@ async def open_replica_store(dsn: str) -> AsyncIterator[ReplicaStore]:
 
 
 class Server:
-    """One replica: `start` it, then `drain` and `stop` it. `port` is where it listens, alone."""
+    """One replica: `start` it, then `stop` it. `port` is where it listens, alone."""
 
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings, self._dsn = settings, dsn
@@ -156,11 +156,18 @@ class Server:
         await self._engine.wait_stopped()
 
     async def stop(self) -> None:
-        """Drains, then stops everything: nothing acknowledged is lost, what is left is adopted by others."""
+        """Drains, then stops everything: nothing acknowledged is lost, what is left is adopted by others.
+
+        Callers are told to go elsewhere until the process ends, or `close` is called.
+        """
         await self._rpc.drain()
         await self._engine.drain()
         await self._rpc.stop(self._settings.stop_grace_seconds)
         await self._stack.aclose()
+
+    async def close(self) -> None:
+        """Closes the connections of a server that is stopped; the end of a process does so more gently."""
+        await self._rpc.close()
 
     async def _ask_elsewhere(self, address: str, caller: Caller, method: str, request: bytes, seconds: float) -> bytes:
         return await self._forwarding.ask(address, caller, method, request, seconds)

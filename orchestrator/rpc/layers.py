@@ -10,7 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, NoReturn, Protocol
@@ -96,7 +96,7 @@ def current_caller() -> Caller:
 class LayerInterceptor(grpc.aio.ServerInterceptor):
     """Runs the layers around every handler and turns every error into a rich status.
 
-    Methods of `background_services` (health, reflection) do not hold up a server that stops: see `wait_idle`.
+    Methods of `background_services` (health, reflection) do not hold up a server that stops: see `refuse_calls`.
     """
 
     def __init__(
@@ -110,6 +110,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         self._ended: set[asyncio.Task[Any]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._refusing = False
 
     async def intercept_service(
         self,
@@ -126,16 +127,19 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             guarded = self._guarded[method] = self._guard(method, handler)
         return guarded
 
-    async def wait_idle(self) -> None:
-        """Waits until no call is served but those of the background services."""
-        await self._idle.wait()
-
-    def end_calls(self) -> None:
-        """Ends every call that is still served, so that its caller is told to try another replica: left to gRPC, it
-        would hear of a cancellation that it has not asked for."""
-        for task in (*self._background, *self._foreground):
+    async def refuse_calls(self, grace_seconds: float, answer_seconds: float) -> None:
+        """Tells every new call to try another replica, from now on. Those that are served have `grace_seconds` to end,
+        but for those of the background services; what is left is told the same and has `answer_seconds` for it."""
+        self._refusing = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_seconds):
+                await self._idle.wait()
+        left = {*self._background, *self._foreground}
+        for task in left:
             self._ended.add(task)
             task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=answer_seconds)
 
     def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         read, write = _reader(method, handler.request_deserializer or bytes), _writer(handler.response_serializer)
@@ -147,6 +151,8 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
 
         async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
             try:
+                if self._refusing:
+                    await _abort(method, _shutting_down(), context)
                 return await answer_or_abort(raw, context)
             except grpc.aio.AbortError as aborted:
                 # grpc keeps it with the context. What it leads to, by its frames and what it was raised after, must not
@@ -237,7 +243,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         assert task is not None
         if task in self._ended:
             task.uncancel()
-            return ShuttingDown("this replica is shutting down; try another")
+            return _shutting_down()
         if task.cancelling():
             raise error
         return error
@@ -262,6 +268,10 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         self._foreground.discard(task)
         if not self._foreground:
             self._idle.set()
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("this replica is shutting down; try another")
 
 
 async def _abort(method: str, error: BaseException, context: grpc.aio.ServicerContext[Any, Any]) -> NoReturn:

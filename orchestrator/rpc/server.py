@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 import grpc
@@ -100,7 +99,7 @@ class AddressUnavailable(OSError):
 
 
 ANSWER_SECONDS = 1.0
-"""How long calls that are ended by a server that stops have to answer, before gRPC cancels them."""
+"""How long calls that are ended by a server that stops have to answer."""
 
 
 class RpcServer:
@@ -172,18 +171,19 @@ class RpcServer:
         self._watches.end()
 
     async def stop(self, grace_seconds: float) -> None:
-        """Refuses new calls and waits for those that are served, at most `grace_seconds`; then ends them."""
-        if self._server is None:
-            return
+        """Refuses new calls and waits for those that are served, at most `grace_seconds`; then ends them.
+
+        Connections stay open, and calls on them are told to go elsewhere: gRPC would end those that come while it
+        closes with CANCELLED. Leave them to the end of the process, or `close` them.
+        """
         await self.drain()
-        async with asyncio.TaskGroup() as group:
-            stopping = group.create_task(self._server.stop(grace_seconds + ANSWER_SECONDS))
-            idle = group.create_task(self._interceptor.wait_idle())
-            await asyncio.wait({stopping, idle}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
-            self._interceptor.end_calls()
-            await stopping
-            idle.cancel()
-        self._server = None
+        await self._interceptor.refuse_calls(grace_seconds, ANSWER_SECONDS)
+
+    async def close(self) -> None:
+        """Closes every connection, as the end of the process does; `stop` first."""
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
 
     def _layers(self) -> list[Layer]:
         """What stands around every call, outermost first. Outside of all is the LayerInterceptor, which turns what

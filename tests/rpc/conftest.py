@@ -23,6 +23,7 @@ async def server(engine: FakeEngine) -> AsyncIterator[RpcServer]:
     server = make_server(engine)
     yield server
     await server.stop(0)
+    await server.close()
 
 
 @pytest.fixture

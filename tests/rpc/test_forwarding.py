@@ -58,6 +58,7 @@ class Replica:
         await self.channel.close()
         assert self.server is not None
         await self.server.stop(0)
+        await self.server.close()
 
 
 @pytest.fixture
@@ -156,6 +157,7 @@ async def test_an_owner_that_goes_away_while_it_is_waited_for(asked: Replica, ow
     await owner.engine.entered.wait()
     assert owner.server is not None
     await owner.server.stop(0)
+    await owner.server.close()
     answer = await waiting
     assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
 

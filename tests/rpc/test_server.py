@@ -98,7 +98,9 @@ async def test_an_address_in_use_is_told(engine: FakeEngine) -> None:
     with pytest.raises(AddressUnavailable, match=f"127.0.0.1:{port}"):
         await second.start()
     await second.stop(0)
+    await second.close()
     await first.stop(0)
+    await first.close()
 
 
 async def with_server(engine: FakeEngine, use: Callable[[Any], Any], **options: Any) -> None:
@@ -107,6 +109,7 @@ async def with_server(engine: FakeEngine, use: Callable[[Any], Any], **options: 
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
         await use(run_service_pb2_grpc.RunServiceStub(channel))
     await server.stop(0)
+    await server.close()
 
 
 async def test_the_observer_is_told_of_unary_calls(engine: FakeEngine) -> None:
@@ -191,3 +194,20 @@ async def test_authentication_that_breaks_tells_nothing(engine: FakeEngine) -> N
     assert told(caught.value).reason == "INTERNAL"
     assert "hunter2" not in told(caught.value).raw
     await server.stop(0)
+    await server.close()
+
+
+async def test_a_server_that_has_stopped_sends_every_call_elsewhere(
+    server: RpcServer, engine: FakeEngine, runs: Runs
+) -> None:
+    """Its connections are left to the end of the process: who closes them by gRPC cancels what is on its way."""
+    await runs.GetRun(GET)
+    before = len(engine.calls)
+    await server.stop(0)
+    for _ in range(3):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await runs.GetRun(GET)
+        refusal = told(caught.value)
+        assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert refusal.retry is not None
+    assert len(engine.calls) == before

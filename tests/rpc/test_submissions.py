@@ -133,6 +133,7 @@ async def test_each_submission_has_a_span_of_its_own(engine: FakeEngine) -> None
         )
         await stub.SubmitRun(SubmitRunRequest(workflow="w", traceparent=TRACEPARENT))
     await server.stop(0)
+    await server.close()
     many, one = "/baton.v1.RunService/SubmitRuns", "/baton.v1.RunService/SubmitRun"
     assert started == [(many, TRACEPARENT), (many, TRACEPARENT.replace("b7ad", "c7ad")), (one, TRACEPARENT)]
     assert [call[1].traceparent for call in engine.calls] == ["span-1", "span-2", "span-3"]

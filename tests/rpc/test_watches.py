@@ -121,6 +121,7 @@ async def test_an_old_watch_asks_to_reconnect(engine: FakeEngine) -> None:
     assert [update.cursor for update in seen] == ["c1", "c2", "c3", "c3"]
     assert seen[-1].progress.reconnect
     await server.stop(0)
+    await server.close()
 
 
 async def test_a_timeout_of_the_engine_itself_is_not_taken_for_age(engine: FakeEngine, runs: Runs) -> None:

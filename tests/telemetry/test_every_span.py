@@ -114,6 +114,7 @@ async def baton(database: str) -> AsyncIterator[str]:
             yield address
     finally:
         await server.stop()
+        await server.close()
 
 
 async def fired(client: Client) -> run_pb2.Run:

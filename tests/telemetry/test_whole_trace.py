@@ -72,6 +72,7 @@ async def test_one_trace_leads_from_the_caller_to_the_worker(database: str, monk
                 run = await run_chain(channel, f"127.0.0.1:{worker_port}")
         finally:
             await server.stop()
+            await server.close()
             await worker_server.stop(0)
     assert run.state == run_pb2.RUN_STATE_SUCCEEDED
     assert run.trace_id == TRACEPARENT[3:35]

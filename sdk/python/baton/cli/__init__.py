@@ -31,7 +31,7 @@ def _run(words: list[str]) -> None:
 
     plain = plain_serve(words)
     if plain is not None:
-        sys.exit(serve(*plain))
+        serve(*plain)
     from baton.cli.application import app
 
     app()

@@ -235,7 +235,7 @@ def main() -> None:
         serving.configure_server_logs()
         serving.serve_until_signal(settings, serving.named_dsn(None), _tell_ready, sys.stdin.fileno())
 
-    sys.exit(serving.ended(Choices(None, OutputForm.TABLE), work))
+    serving.leave(serving.ended(Choices(None, OutputForm.TABLE), work))
 
 
 def _tell_ready(_port: int) -> None:

@@ -67,7 +67,7 @@ def dev(
                 settings, postgres.dsn, lambda port: _tell_dev(chosen, settings, port, shown, place)
             )
 
-    raise typer.Exit(serving.ended(chosen, work))
+    serving.leave(serving.ended(chosen, work))
 
 
 def serve(
@@ -83,7 +83,7 @@ def serve(
 
     The environment names it: BATON_DATABASE_URL, or PGHOST and the other PG* variables.
     """
-    raise typer.Exit(serving.serve(choices(context, None, output), listen, processes))
+    serving.serve(choices(context, None, output), listen, processes)
 
 
 def migrate(

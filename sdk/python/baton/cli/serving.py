@@ -5,22 +5,28 @@ The server's package is imported here alone, where it is needed. What parses com
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from baton.cli.lines import print_json_line, write
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm, output_fault
 
 if TYPE_CHECKING:
+    import asyncio
+
     from orchestrator.config import Settings
 
 T = TypeVar("T")
 
+_left_open: list[asyncio.Runner] = []
+"""Where servers ran. Closing an event loop cancels gRPC's own tasks, and with them calls on their way: see `leave`."""
 
-def serve(chosen: Choices, listen: str | None, processes: int | None = None) -> ExitCode:
-    """`baton serve`, from settings to the end of the server; returns the exit code."""
+
+def serve(chosen: Choices, listen: str | None, processes: int | None = None) -> NoReturn:
+    """`baton serve`, from settings to the end of the process."""
 
     def work() -> ExitCode | None:
         settings = server_settings(listen)
@@ -31,7 +37,7 @@ def serve(chosen: Choices, listen: str | None, processes: int | None = None) -> 
         serve_until_signal(settings, dsn, lambda port: _tell_serve(chosen, settings, port))
         return None
 
-    return ended(chosen, work)
+    leave(ended(chosen, work))
 
 
 def plain_serve(words: Sequence[str]) -> tuple[Choices, str | None, int | None] | None:
@@ -92,6 +98,21 @@ def ended(chosen: Choices, work: Callable[[], ExitCode | None]) -> ExitCode:
     return code or ExitCode.SUCCESS
 
 
+def leave(code: ExitCode) -> NoReturn:
+    """Ends a process that has served, without what Python does at its end.
+
+    The kernel then closes the server's connections, and a call on its way to it fails with UNAVAILABLE. gRPC, told to
+    close them, would end it with CANCELLED, which says that the caller has cancelled it.
+    """
+    import logging
+
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            stream.flush()
+    os._exit(code)
+
+
 def server_settings(listen: str | None) -> Settings:
     """Reads the settings; `listen` takes the place of the address. Errors: SettingInvalid."""
     from dataclasses import replace
@@ -133,23 +154,17 @@ def configure_server_logs() -> None:
 def serve_until_signal(
     settings: Settings, dsn: str, on_ready: Callable[[int], None], lifeline: int | None = None
 ) -> None:
-    """Serves; `on_ready` is told the port. Stops where the pipe `lifeline` ends, too."""
+    """Serves; `on_ready` is told the port. Stops where the pipe `lifeline` ends, too. `leave` the process then."""
     from orchestrator.app import serve as serve_on_loop
 
-    run_loop(serve_on_loop(settings, dsn, on_ready, lifeline))
+    runner = _runner()
+    _left_open.append(runner)
+    runner.run(serve_on_loop(settings, dsn, on_ready, lifeline))
 
 
 def run_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a coroutine on uvloop where it is installed: it serves more calls in the same time."""
-    import asyncio
-    import importlib.util
-
-    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    if importlib.util.find_spec("uvloop") is not None:
-        import uvloop
-
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
+    """Runs a coroutine on a loop of its own."""
+    with _runner() as runner:
         return runner.run(work)
 
 
@@ -158,6 +173,19 @@ def shown_address(settings: Settings, port: int) -> str:
     host = settings.listen_address.rpartition(":")[0]
     # 0.0.0.0 and [::] are listened on, not called.
     return f"{'127.0.0.1' if host in ('0.0.0.0', '[::]', '') else host}:{port}"
+
+
+def _runner() -> asyncio.Runner:
+    """Runs on uvloop where it is installed: it serves more calls in the same time."""
+    import asyncio
+    import importlib.util
+
+    factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    if importlib.util.find_spec("uvloop") is not None:
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    return asyncio.Runner(loop_factory=factory)
 
 
 def _foreseen(error: Exception) -> CommandFailed | None:
