@@ -48,6 +48,7 @@ from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.hints import GrpcReplicaHints
 from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.postgres.approvals import PostgresApprovalStore
+from orchestrator.postgres.directory import PostgresReplicaDirectory
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.limits import PostgresLimitStore
@@ -154,6 +155,7 @@ class Server:
             PostgresScheduleStore(reads, claims),
             PostgresLimitStore(reads),
             PostgresScrubStore(claims),
+            PostgresReplicaDirectory(claims),
         )
         signer = TokenSigner(await PostgresKeyStore(claims).signing_key())
         gateway = EchoGateway(signer)

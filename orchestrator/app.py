@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib import metadata
 
 from orchestrator.config import Settings
 from orchestrator.domain.caller import Caller, StepClaim
@@ -25,6 +26,7 @@ from orchestrator.outbound.hints import GrpcReplicaHints
 from orchestrator.outbound.permits import GrpcPermitNetwork
 from orchestrator.outbound.replicas import ReplicaRequests
 from orchestrator.postgres.approvals import PostgresApprovalStore
+from orchestrator.postgres.directory import PostgresReplicaDirectory
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
@@ -54,12 +56,19 @@ def _untraced() -> str:
     return new_traceparent(os.urandom(16), os.urandom(8), sampled=False)
 
 
+def _version() -> str:
+    try:
+        return metadata.version("baton")
+    except metadata.PackageNotFoundError:  # It runs from its sources.
+        return ""
+
+
 @asynccontextmanager
 async def open_replica_store(dsn: str) -> AsyncIterator[ReplicaStore]:
     """Opens a store of its own for the lease thread."""
     pool = await Pool.open(dsn, Role.ENGINE, CLAIM_SETTINGS)
     try:
-        yield PostgresReplicaStore(pool)
+        yield PostgresReplicaStore(pool, version=_version())
     finally:
         await pool.close()
 
@@ -115,6 +124,7 @@ class Server:
             PostgresScheduleStore(reads, claims),
             PostgresLimitStore(reads),
             PostgresScrubStore(claims),
+            PostgresReplicaDirectory(claims),
         )
         self._engine = Engine(
             stores,

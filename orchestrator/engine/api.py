@@ -16,6 +16,7 @@ from baton.v1 import (
     approval_service_pb2,
     event_pb2,
     limit_pb2,
+    replica_pb2,
     run_pb2,
     run_service_pb2,
     schedule_pb2,
@@ -330,10 +331,19 @@ class Permits(Protocol):
 
 
 class Replicas(Protocol):
-    """What replicas let each other know; `token` shows that a replica says it."""
+    """The replicas of the database, whatever their namespaces, and what they let each other know."""
+
+    async def list(self, after: UUID | None, limit: int, *, include_ended: bool) -> Sequence[replica_pb2.Replica]:
+        """Lists replicas with ids above `after`."""
+        ...
+
+    async def list_faults(self, offset: int, limit: int) -> Sequence[replica_pb2.FoundFault]:
+        """Lists what all of them found that should not exist, from the fault number `offset` on."""
+        ...
 
     def look_for_runs(self, token: str) -> None:
-        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound, ShuttingDown."""
+        """Lets this replica look at once for runs that nobody drives; `token` shows that a replica says it. Errors:
+        WorkerNotFound, ShuttingDown."""
         ...
 
 

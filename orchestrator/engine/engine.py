@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown, WorkerNotFound
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine import machine
 from orchestrator.engine.approval_ports import ApprovalStore
 from orchestrator.engine.approvals import Approvals
@@ -20,6 +20,7 @@ from orchestrator.engine.child_runs import ChildRuns
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.contract_changes import ContractChanges
 from orchestrator.engine.delegate import ReadStepToken, Steps
+from orchestrator.engine.directory_ports import ReplicaDirectory
 from orchestrator.engine.dispatch import Dispatcher, StepToken
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.ends import Ends
@@ -51,6 +52,7 @@ from orchestrator.engine.ports import (
 )
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replica_ports import PermitNetwork, ReplicaHints
+from orchestrator.engine.replicas import Replicas
 from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.engine.scheduled_runs import ScheduledRuns
 from orchestrator.engine.schedules import Schedules
@@ -82,6 +84,7 @@ class Stores:
     schedules: ScheduleStore
     limits: LimitStore
     scrub: ScrubStore
+    directory: ReplicaDirectory
 
 
 class Runs:
@@ -131,24 +134,6 @@ class Workers:
         self.greet = attachments.greet
         self.attach = attachments.attach
         self.relay = attachments.relay
-
-
-class Replicas:
-    """Implements api.Replicas. `me` tells which replica process this is now, `takes` whether it takes runs over."""
-
-    def __init__(
-        self, hints: ReplicaHints, me: Callable[[], UUID | None], takes: Callable[[], bool], look: Callable[[], None]
-    ) -> None:
-        self._hints, self._me, self._takes, self._look = hints, me, takes, look
-
-    def look_for_runs(self, token: str) -> None:
-        """Lets this replica look at once for runs that nobody drives. Errors: WorkerNotFound, ShuttingDown."""
-        me = self._me()
-        if me is None or not self._hints.admits(me, token):
-            raise WorkerNotFound("this is not the replica process that was meant, or the caller is no replica")
-        if not self._takes():
-            raise ShuttingDown("this replica takes no runs over any more; try another")
-        self._look()
 
 
 class Engine:
@@ -227,7 +212,9 @@ class Engine:
             lambda: self._recovery.is_taking,
         )
         self._scrubber = self._new_scrubber(transit)
-        self.replicas = Replicas(hints, lambda: self._replica_id, lambda: not admission.paused, self._recovery.look)
+        self.replicas = Replicas(
+            stores.directory, hints, lambda: self._replica_id, lambda: not admission.paused, self._recovery.look
+        )
         self._ownership = Ownership(self._driver, self._recovery, stores.replicas, transit)
         self.runs = self._new_runs(transit, ask_elsewhere)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
@@ -264,6 +251,7 @@ class Engine:
         stores = self._stores
         return Scrubber(
             stores.scrub,
+            stores.directory,
             stores.replicas,
             stores.journal,
             self._catalogue,

@@ -22,6 +22,7 @@ from orchestrator.domain.plan import next_due_time, wait_due_time
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.directory_ports import ReplicaDirectory
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, TimerKey, TimerKind
@@ -41,7 +42,7 @@ FOLD_RUNS = 20
 """Runs whose journals are read in one look."""
 
 OVERDUE_SECONDS = 60.0
-"""A run of nobody that has been due for so long is reported."""
+"""A run of nobody that has been due for so long is reported, as is one whose owner has been gone for so long."""
 
 PARKED_SECONDS = 60.0
 """A run that is parked for less than this is not looked at: it comes by itself."""
@@ -69,7 +70,8 @@ class Fault(enum.StrEnum):
     TIMER_MISSING = "timer_missing"
     """A step in memory waits for a time, or in a queue, that nothing watches. The run is rebuilt from its journal."""
     OVERDUE = "overdue"
-    """Runs of nobody are due, and no replica takes them: all are full, or drain. Nothing is done about it."""
+    """Runs of nobody, or of replicas that are gone, are due, and no replica takes them: all are full, or drain. Nothing
+    is done about it."""
     RUN_GONE = "run_gone"
     """A schedule keeps a run that is gone. It forgets it."""
 
@@ -80,11 +82,12 @@ REPORTED = frozenset({Fault.UNREADABLE, Fault.OVERDUE})
 
 class Scrubber:
     """Scrubs for one replica. `is_oldest` tells whether it looks through what belongs to all; `doubt` lets recovery
-    look for runs that are owned and not held. `found` counts faults since the start."""
+    look for runs that are owned and not held. `found` counts faults since the start; `directory` keeps them."""
 
     def __init__(
         self,
         store: ScrubStore,
+        directory: ReplicaDirectory,
         replicas: ReplicaStore,
         journal: JournalStore,
         catalogue: Catalogue,
@@ -97,11 +100,13 @@ class Scrubber:
         is_oldest: Callable[[], bool],
         doubt: Callable[[], None],
     ) -> None:
-        self._store, self._replicas, self._journal, self._catalogue = store, replicas, journal, catalogue
+        self._store, self._directory, self._replicas = store, directory, replicas
+        self._journal, self._catalogue = journal, catalogue
         self._driver, self._parker, self._transit, self._clock = driver, parker, transit, clock
         self._limits, self._observer = limits, observer
         self._is_oldest, self._doubt = is_oldest, doubt
         self.found: Counter[Fault] = Counter()
+        self._unkept: Counter[Fault] = Counter()
         self._begin_laps()
 
     def _begin_laps(self) -> None:
@@ -112,6 +117,7 @@ class Scrubber:
         self._missing_before: set[RunKey] = set()
         self._doubted: set[RunKey] = set()
         self._told: set[RunKey] = set()
+        self._overdue = 0
 
     async def run(self, replica_id: UUID) -> None:
         """Scrubs for ever. Errors: LeaseLost."""
@@ -130,13 +136,28 @@ class Scrubber:
         await self._look_at_owned(replica_id)
         if self._is_oldest():
             self._report(Fault.OWNER_UNKNOWN, len(await self._store.free_unknown(LOOK_RUNS)))
-            self._report(Fault.OVERDUE, await self._store.count_overdue(OVERDUE_SECONDS, LOOK_RUNS))
+            self._report_overdue(await self._store.count_overdue(OVERDUE_SECONDS, LOOK_RUNS))
             self._report(Fault.RUN_GONE, await self._store.remove_schedule_runs(LOOK_RUNS))
             await self._look_at_parked(replica_id)
+        await self._keep(replica_id)
+
+    async def _keep(self, replica_id: UUID) -> None:
+        """Keeps what was found where operators of all replicas see it; what cannot be kept now is kept later."""
+        if self._unkept:
+            await self._directory.add_faults(replica_id, {str(fault): count for fault, count in self._unkept.items()})
+            self._unkept.clear()
+
+    def _report_overdue(self, count: int) -> None:
+        """Reports as many runs as there are more than at the look before: these are not mended, and found again."""
+        self._report(Fault.OVERDUE, max(count - self._overdue, 0))
+        if count:
+            self._unkept[Fault.OVERDUE] += 0  # It is still there, which is kept too.
+        self._overdue = count
 
     def _report(self, fault: Fault, count: int = 1) -> None:
         if count:
             self.found[fault] += count
+            self._unkept[fault] += count
             self._observer.fault_found(fault, count, fault not in REPORTED)
 
     # --- runs in memory

@@ -42,7 +42,8 @@ class ScrubStore(Protocol):
         ...
 
     async def count_overdue(self, seconds: float, limit: int) -> int:
-        """Counts runs of nobody that have been due for so long, at most `limit`."""
+        """Counts runs that have been due, or whose owner has been gone, for so long, and that nobody takes; at most
+        `limit`."""
         ...
 
     async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:

@@ -22,18 +22,26 @@ class PostgresReplicaStore:
     """ReplicaStore in Postgres. `claims` is a pool of the engine's role, on the loop that renews the lease.
 
     Runs are taken over whose journals are in one of the formats that the replica reads; from there on they may hold
-    what it `writes`, and are left alone by replicas of a version that does not read that.
+    what it `writes`, and are left alone by replicas of a version that does not read that. `version` is that of the
+    program, as it is shown.
     """
 
-    def __init__(self, claims: Pool, reads: frozenset[int] = READABLE_FORMATS, writes: int = JOURNAL_FORMAT) -> None:
-        self._claims = claims
+    def __init__(
+        self,
+        claims: Pool,
+        reads: frozenset[int] = READABLE_FORMATS,
+        writes: int = JOURNAL_FORMAT,
+        version: str = "",
+    ) -> None:
+        self._claims, self._version = claims, version
         self._reads, self._writes = sorted(reads), writes
         self._reported: dict[str, int] = {}
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """See ReplicaStore.register."""
         await self._claims.fetch(_QUERIES["forget"])
-        (row,) = await self._claims.fetch(_QUERIES["register"], replica_id, address, lease_seconds)
+        await self._claims.fetch(_QUERIES["forget_finders"])
+        (row,) = await self._claims.fetch(_QUERIES["register"], replica_id, address, lease_seconds, self._version)
         await self._claims.fetch(_QUERIES["join_set"], replica_id)
         return Renewal(row["database_time"], row["lease_expire_time"])
 

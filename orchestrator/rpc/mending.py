@@ -34,7 +34,7 @@ class Mending:
     async def mend(self, caller: Caller, request: MendRunsRequest) -> MendRunsResponse:
         """Mends a page of runs."""
         listing = Listing("MendRuns", caller.namespace, _subject(request))
-        before = listing.run_position(request.page_token)
+        before = listing.id_position(request.page_token)
         terms, size = parse_filter(request.filter), page_size(request.page_size, PAGE_RUNS)
         done = await self._runs.mend_many(caller, terms, before, size, request)
         response = MendRunsResponse(matched=len(done.runs))

@@ -62,8 +62,8 @@ class Listing:
             raise invalid_page_token()
         return position
 
-    def run_position(self, token: str) -> UUID | None:
-        """Reads a token whose position is a run."""
+    def id_position(self, token: str) -> UUID | None:
+        """Reads a token whose position is an id."""
         position = self.position(token)
         try:
             return UUID(position) if position else None

@@ -57,7 +57,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         """Lists runs."""
         caller = current_caller()
         listing = Listing("ListRuns", caller.namespace, request.filter)
-        before = listing.run_position(request.page_token)
+        before = listing.id_position(request.page_token)
         size = page_size(request.page_size)
         found = await self._runs.list(
             caller, parse_filter(request.filter), before, size + 1, _view_of_many(request.view)

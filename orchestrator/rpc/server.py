@@ -11,6 +11,8 @@ from baton.v1 import (
     approval_service_pb2_grpc,
     limit_service_pb2,
     limit_service_pb2_grpc,
+    replica_service_pb2,
+    replica_service_pb2_grpc,
     run_service_pb2,
     run_service_pb2_grpc,
     schedule_service_pb2,
@@ -37,7 +39,7 @@ from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
 from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.permit_service import PermitService
-from orchestrator.rpc.replica_service import ReplicaService
+from orchestrator.rpc.replica_service import HintService, ReplicaService
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.schedule_service import ScheduleService
 from orchestrator.rpc.step_service import StepService
@@ -58,6 +60,7 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
     approval_service_pb2.DESCRIPTOR.services_by_name["ApprovalService"],
     schedule_service_pb2.DESCRIPTOR.services_by_name["ScheduleService"],
     limit_service_pb2.DESCRIPTOR.services_by_name["LimitService"],
+    replica_service_pb2.DESCRIPTOR.services_by_name["ReplicaService"],
     work_pb2.DESCRIPTOR.services_by_name["AttachService"],
 )
 """The services of Baton."""
@@ -217,7 +220,8 @@ class RpcServer:
         work_pb2_grpc.add_WorkerServiceServicer_to_server(RelayService(self._doors.workers), server)
         limit_service_pb2_grpc.add_LimitServiceServicer_to_server(LimitService(self._doors.limits), server)
         permits_pb2_grpc.add_PermitServiceServicer_to_server(PermitService(self._doors.permits), server)
-        replicas_pb2_grpc.add_ReplicaServiceServicer_to_server(ReplicaService(self._doors.replicas), server)
+        replica_service_pb2_grpc.add_ReplicaServiceServicer_to_server(ReplicaService(self._doors.replicas), server)
+        replicas_pb2_grpc.add_ReplicaServiceServicer_to_server(HintService(self._doors.replicas), server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.Reflection(
             [*(service.full_name for service in SERVICES), *_BACKGROUND_SERVICES],

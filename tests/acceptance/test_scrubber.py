@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import pytest
-from baton.v1 import run_pb2, schedule_pb2, schedule_service_pb2
+from baton.v1 import replica_pb2, replica_service_pb2, run_pb2, schedule_pb2, schedule_service_pb2
 from google.protobuf import json_format
 from uuid_utils.compat import uuid7
 
@@ -66,6 +66,21 @@ class Bench:
                 found[told["fault"]] += told["count"]
         return found
 
+    async def found(self, baton: Baton | None = None) -> list[replica_pb2.FoundFault]:
+        """The faults that a server shows."""
+        request = replica_service_pb2.ListFaultsRequest()
+        return list((await (baton or self.baton).replicas.ListFaults(request, timeout=20)).faults)
+
+    async def shows(self, faults: Mapping[str, int], baton: Baton | None = None) -> None:
+        """Waits until exactly these faults are shown."""
+
+        async def shown() -> bool:
+            found = await self.found(baton)
+            name = replica_pb2.Fault.Name
+            return {name(each.fault).removeprefix("FAULT_").lower(): each.count for each in found} == faults
+
+        await eventually(shown)
+
 
 @pytest.fixture
 async def bench(start_server: StartServer, connect: Connect) -> AsyncIterator[Bench]:
@@ -76,7 +91,9 @@ async def bench(start_server: StartServer, connect: Connect) -> AsyncIterator[Be
     await database.close()
 
 
-async def test_faults_that_are_planted_are_found_and_repaired(bench: Bench) -> None:
+async def test_faults_that_are_planted_are_found_and_repaired(
+    bench: Bench, start_server: StartServer, connect: Connect
+) -> None:
     baton, database = bench.baton, bench.database
     unknown, unheld, late = [await bench.parked(WAITS_FOR_SIGNAL) for _ in range(3)]
     sleeper = await bench.parked(sleeping("3s"))
@@ -109,6 +126,14 @@ async def test_faults_that_are_planted_are_found_and_repaired(bench: Bench) -> N
     assert (found["owner_unknown"], found["woken_too_late"], found["ended"]) == (1, 2, 2)
     assert found["not_held"] == 2, "the run that was woken although it had ended was one too"
 
+    # What a replica found stays known at the others when it is gone.
+    await bench.shows(found)
+    await bench.server.kill()
+    other = connect(await start_server())
+    await bench.shows(found, other)
+    listed = (await other.replicas.ListReplicas(replica_service_pb2.ListReplicasRequest(), timeout=20)).replicas
+    assert {fault.count for fault in listed[0].faults} == set(found.values())
+
 
 async def test_what_cannot_be_repaired_is_reported_once_and_harms_nobody(bench: Bench) -> None:
     run_id = await bench.parked(WAITS_FOR_SIGNAL)
@@ -130,3 +155,31 @@ async def test_runs_that_a_schedule_keeps_and_that_are_gone_are_forgotten(bench:
     )
     await eventually(lambda: bench.database.fetchval("SELECT count(*) = 0 FROM schedule_runs"))
     await bench.tells("run_gone")
+    await bench.shows({"run_gone": 1})
+
+
+async def test_runs_that_are_due_and_that_nobody_takes_are_told_of(start_server: StartServer, connect: Connect) -> None:
+    server = await start_server(
+        BATON_SCRUB_INTERVAL_SECONDS="0.2",
+        BATON_PARK_SECONDS="3600",
+        BATON_MAX_ACTIVE_RUNS="1",
+        BATON_LOG_FORMAT="json",
+    )
+    server.sound = False
+    database = await asyncpg.connect(server.dsn)
+    try:
+        bench = Bench(server, connect(server), database)
+        due = await bench.parked(WAITS_FOR_SIGNAL)
+        holder = await bench.baton.submit(sleeping("600s"))
+        await bench.set(due, "wake_time = clock_timestamp() - interval '2 minutes'")
+        await bench.shows({"overdue": 1})
+        assert await database.fetchval("SELECT owner_replica IS NULL FROM runs WHERE run_id = $1", due)
+        assert bench.faults() == {"overdue": 1}
+        assert [fault.repaired for fault in await bench.found()] == [False]
+
+        await bench.baton.cancel(holder.run_id)
+        taken = "SELECT owner_replica IS NOT NULL OR wake_time > clock_timestamp() FROM runs WHERE run_id = $1"
+        await eventually(lambda: database.fetchval(taken, due))
+        await bench.shows({"overdue": 1})
+    finally:
+        await database.close()

@@ -17,6 +17,7 @@ from baton.v1 import (
     limit_pb2,
     limit_service_pb2,
     limit_service_pb2_grpc,
+    replica_service_pb2_grpc,
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
@@ -96,6 +97,7 @@ class Baton:
         self.workers: Any = worker_service_pb2_grpc.WorkerServiceStub(self.channel)
         self.steps_of_workers: Any = step_service_pb2_grpc.StepServiceStub(self.channel)
         self.approvals: Any = approval_service_pb2_grpc.ApprovalServiceStub(self.channel)
+        self.replicas: Any = replica_service_pb2_grpc.ReplicaServiceStub(self.channel)
         self.limits: Any = limit_service_pb2_grpc.LimitServiceStub(self.channel)
 
     async def close(self) -> None:

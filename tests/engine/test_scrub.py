@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import pytest
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import Sleeping
@@ -21,16 +22,36 @@ Change = Callable[[Bench, LiveRun], None]
 
 
 class Owned:
-    """A store that knows what a replica owns."""
+    """A store that knows what a replica owns and how many runs are due, and keeps what was found."""
 
     def __init__(self) -> None:
         self.keys: list[RunKey] = []
+        self.kept: list[dict[str, int]] = []
+        self.fails = False
+        self.overdue = 0
 
     async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> Sequence[RunKey]:
         return [key for key in sorted(self.keys) if after is None or key > after][:limit]
 
     async def get_unfinished(self, key: RunKey) -> None:
         return None
+
+    async def free_unknown(self, limit: int) -> Sequence[RunKey]:
+        return ()
+
+    async def count_overdue(self, seconds: float, limit: int) -> int:
+        return self.overdue
+
+    async def remove_schedule_runs(self, limit: int) -> int:
+        return 0
+
+    async def list_parked(self, beyond_seconds: float, after: object, limit: int) -> Sequence[Any]:
+        return ()
+
+    async def add_faults(self, replica_id: UUID, counts: Mapping[str, int]) -> None:
+        if self.fails:
+            raise DatabaseUnavailable("away", retry_delay_seconds=1.0)
+        self.kept.append(dict(counts))
 
 
 class Scrub:
@@ -41,9 +62,11 @@ class Scrub:
         store: Any = self.store
         nothing: Any = None
         self.doubts = 0
+        self.oldest = False
         # Runs of the bench are in no queue.
         self.bench.driver.admission.is_queued = lambda live, step: False  # type: ignore[method-assign]
         self.scrubber = Scrubber(
+            store,
             store,
             nothing,
             nothing,
@@ -54,7 +77,7 @@ class Scrub:
             self.bench.clock,
             EngineLimits(),
             self.observer,
-            lambda: False,
+            lambda: self.oldest,
             self._doubt,
         )
 
@@ -136,3 +159,23 @@ async def test_what_is_owned_and_not_held_for_two_laps_is_looked_for(scrub: Scru
         await scrub.scrubber.look(ME)
     assert scrub.scrubber.found == {Fault.NOT_HELD: 1}
     scrub.bench.driver.forget(held, "")
+
+
+async def test_runs_that_stay_due_are_counted_once_and_kept_as_still_there(scrub: Scrub) -> None:
+    scrub.oldest = True
+    for scrub.store.overdue in (2, 2, 5, 1, 0, 1):
+        await scrub.scrubber.look(ME)
+    assert scrub.scrubber.found == {Fault.OVERDUE: 6}
+    assert [fact.count for fact in scrub.observer.facts if isinstance(fact, FaultFound)] == [2, 3, 1]
+    assert [kept["overdue"] for kept in scrub.store.kept] == [2, 0, 3, 0, 1]
+
+
+async def test_what_was_found_while_the_database_was_away_is_kept_later(scrub: Scrub) -> None:
+    scrub.oldest, scrub.store.overdue, scrub.store.fails = True, 3, True
+    with pytest.raises(DatabaseUnavailable):
+        await scrub.scrubber.look(ME)
+    scrub.store.overdue, scrub.store.fails = 4, False
+    await scrub.scrubber.look(ME)
+    scrub.store.overdue = 0
+    await scrub.scrubber.look(ME)
+    assert scrub.store.kept == [{"overdue": 4}]

@@ -20,7 +20,7 @@ from orchestrator.postgres.workflows import PostgresWorkflowStore
 from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, submission
 from tests.postgres.conftest import Pools
 
-SHARED = {"replicas", "replica_sets", "schema_migrations", "signing_keys"}
+SHARED = {"faults", "replicas", "replica_sets", "schema_migrations", "signing_keys"}
 """Tables that belong to no namespace."""
 
 
@@ -107,7 +107,7 @@ async def test_rights_are_narrow(pools: Pools, administrator: asyncpg.Connection
             ("baton_api", name): everything for name in ("workers", "endpoints", "limits", "schedules", "schedule_runs")
         },
         ("baton_api", "contracts"): append,
-        ("baton_engine", "replicas"): everything,
+        **{("baton_engine", name): everything for name in ("replicas", "faults")},
         ("baton_engine", "runs"): edit,
         ("baton_engine", "replica_sets"): "SELECT UPDATE",
         **{("baton_engine", name): append for name in ("requests", "events", "signing_keys")},

@@ -16,7 +16,7 @@ from orchestrator.postgres.sql import load
 from tests.conformance.journal_store import run_key
 from tests.postgres.conftest import Pools
 
-FILES = ("approvals", "catalogue", "journal", "limits", "replicas", "runs", "schedules", "scrub")
+FILES = ("approvals", "catalogue", "directory", "journal", "limits", "replicas", "runs", "schedules", "scrub")
 _FIRST, _LAST = UUID(int=0), UUID(int=(1 << 128) - 1)
 OF_ENGINE = {
     "list_namespaces",
@@ -38,7 +38,11 @@ async def test_every_query_can_be_prepared(pools: Pools, file: str) -> None:
     for name, text in load(file).items():
         if name in ("list_runs", "list_ended") or name.startswith("term_"):
             continue
-        engine = file == "replicas" or name in OF_ENGINE or (file == "journal" and not name.startswith("read_"))
+        engine = (
+            file in ("directory", "replicas")
+            or name in OF_ENGINE
+            or (file == "journal" and not name.startswith("read_"))
+        )
         pool: Pool = pools.claims if engine else pools.reads
         async with pool.lend() as connection:
             await connection.prepare(text)

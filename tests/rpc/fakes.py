@@ -17,6 +17,7 @@ from baton.v1 import (
     approval_service_pb2,
     event_pb2,
     limit_pb2,
+    replica_pb2,
     run_pb2,
     run_service_pb2,
     schedule_pb2,
@@ -60,6 +61,8 @@ class FakeEngine:
         self.approval_list: list[tuple[approval_pb2.Approval, ApprovalPosition]] = []
         self.more_approvals: ApprovalPosition | None = None
         self.limit_list: list[limit_pb2.Limit] = []
+        self.replica_list: list[replica_pb2.Replica] = []
+        self.fault_list: list[replica_pb2.FoundFault] = []
         self.worker_list: list[worker_pb2.Worker] = []
         self.revision_list: list[workflow_pb2.WorkflowRevision] = []
         self.schedule_list: list[schedule_pb2.StoredSchedule] = []
@@ -73,7 +76,7 @@ class FakeEngine:
         self.schedules = FakeSchedules(self)
         self.limits = FakeLimits(self)
         self.permits = object()
-        self.replicas = object()
+        self.replicas = FakeReplicas(self)
 
     async def record(self, name: str, caller: Caller, *arguments: Any) -> None:
         """Records a call; holds it while `hold` is unset, and fails it with `error`."""
@@ -449,3 +452,22 @@ class FakeLimits:
     async def delete(self, caller: Caller, limit: str) -> limit_pb2.Limit:
         await self._engine.record("delete", caller, limit)
         return limit_pb2.Limit(name=limit)
+
+
+class FakeReplicas:
+    """Replicas and faults that the engine's attributes hold."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self._engine = engine
+
+    async def list(self, after: UUID | None, limit: int, *, include_ended: bool) -> Sequence[replica_pb2.Replica]:
+        await self._engine.record("list", NOBODY, after, limit, include_ended)
+        above = str(after or "")
+        return [replica for replica in self._engine.replica_list if replica.replica_id > above][:limit]
+
+    async def list_faults(self, offset: int, limit: int) -> Sequence[replica_pb2.FoundFault]:
+        await self._engine.record("list_faults", NOBODY, offset, limit)
+        return self._engine.fault_list[offset : offset + limit]
+
+    def look_for_runs(self, token: str) -> None:
+        raise AssertionError(token)

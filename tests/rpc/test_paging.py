@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
 from uuid import UUID
 
 import grpc
 import pytest
 from baton.v1 import (
     event_pb2,
+    replica_pb2,
+    replica_service_pb2,
+    replica_service_pb2_grpc,
     run_pb2,
     run_service_pb2,
     run_service_pb2_grpc,
@@ -30,10 +34,10 @@ def test_tokens_give_their_position_back() -> None:
     listing = Listing("ListRuns", "default", "state = FAILED")
     assert listing.position("") == ""
     assert listing.position(listing.token("ü/1")) == "ü/1"
-    assert listing.run_position(listing.token(RUN_ID)) == UUID(RUN_ID)
+    assert listing.id_position(listing.token(RUN_ID)) == UUID(RUN_ID)
     assert listing.number_position(listing.token("7")) == 7
     assert listing.number_position("") == 0
-    assert listing.run_position("") is None
+    assert listing.id_position("") is None
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,7 @@ def test_tokens_fit_one_listing_only(other: Listing) -> None:
 
 @pytest.mark.parametrize("token", ["x", "!!!!", "AAAA", "é", "A" * 600, "=", "\0", " "])
 def test_other_tokens_are_refused(token: str) -> None:
-    for read in (Listing("m", "n").position, Listing("m", "n").run_position, Listing("m", "n").number_position):
+    for read in (Listing("m", "n").position, Listing("m", "n").id_position, Listing("m", "n").number_position):
         with pytest.raises(InvalidPageToken):
             read(token)
 
@@ -60,7 +64,7 @@ def test_other_tokens_are_refused(token: str) -> None:
 @pytest.mark.parametrize("position", ["-1", "0", "1.5", "x", "99999999999999999999", "٣"])
 def test_positions_of_the_wrong_kind_are_refused(position: str) -> None:
     listing = Listing("m", "n")
-    for read in (listing.number_position, listing.run_position):
+    for read in (listing.number_position, listing.id_position):
         with pytest.raises(InvalidPageToken):
             read(listing.token(position))
 
@@ -154,3 +158,30 @@ async def test_workers_and_workflows_are_paged(
     end = await workflows.ListWorkflowRevisions(asked)
     assert [each.workflow for each in (*start.revisions, *end.revisions)] == names
     assert engine.last("list_revisions") == ("w", 2, 3)
+
+
+async def test_replicas_and_faults_are_paged(engine: FakeEngine, channel: grpc.aio.Channel) -> None:
+    stub: Any = replica_service_pb2_grpc.ReplicaServiceStub(channel)
+    engine.replica_list = [replica_pb2.Replica(replica_id=str(UUID(int=number))) for number in range(1, 6)]
+    replicas = replica_service_pb2.ListReplicasRequest(page_size=3, include_ended=True)
+    first = await stub.ListReplicas(replicas)
+    replicas.page_token = first.next_page_token
+    second = await stub.ListReplicas(replicas)
+    assert [each.replica_id[-1] for page in (first, second) for each in page.replicas] == list("12345")
+    assert (len(first.replicas), second.next_page_token) == (3, "")
+    assert engine.last("list") == (UUID(int=3), 4, True)
+    replicas.include_ended = False
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.ListReplicas(replicas)
+    assert told(caught.value).reason == "INVALID_PAGE_TOKEN"
+
+    engine.fault_list = [replica_pb2.FoundFault(count=number) for number in range(5)]
+    faults = replica_service_pb2.ListFaultsRequest(page_size=2)
+    counts = []
+    while True:
+        page = await stub.ListFaults(faults)
+        counts.append([each.count for each in page.faults])
+        faults.page_token = page.next_page_token
+        if not faults.page_token:
+            break
+    assert counts == [[0, 1], [2, 3], [4]]

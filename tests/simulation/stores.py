@@ -395,6 +395,7 @@ def stores_over(catalogues: Catalogues, database: Database, link: Link, approval
     """Makes the stores of one replica."""
     catalogue: Any = SimulatedCatalogue(catalogues, database, link)
     schedules: Any = NoSchedules()
+    directory: Any = None  # Nothing is found, and nobody asks.
     return Stores(
         SimulatedJournal(database, link),
         SimulatedRuns(database, link),
@@ -405,4 +406,5 @@ def stores_over(catalogues: Catalogues, database: Database, link: Link, approval
         schedules,
         catalogue,
         NothingToScrub(),
+        directory,
     )

@@ -1,7 +1,7 @@
 -- name: register
 -- Inserts the row of a new replica process.
-INSERT INTO replicas (replica_id, address, create_time, lease_expire_time)
-VALUES ($1, $2, clock_timestamp(), clock_timestamp() + make_interval(secs => $3::float8))
+INSERT INTO replicas (replica_id, address, create_time, lease_expire_time, version)
+VALUES ($1, $2, clock_timestamp(), clock_timestamp() + make_interval(secs => $3::float8), $4)
 RETURNING lease_expire_time, clock_timestamp() AS database_time
 
 -- name: forget
@@ -13,6 +13,31 @@ WHERE r.end_time < clock_timestamp() - interval '1 hour'
         SELECT FROM runs
         WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = r.replica_id AND end_time IS NULL
     )
+
+-- name: forget_finders
+-- Adds up what replicas found that there is no row of any more, so that what was found stays known in a row a fault.
+WITH gone AS MATERIALIZED (
+    SELECT f.replica_id, f.fault
+    FROM faults AS f
+    WHERE f.replica_id <> '00000000-0000-0000-0000-000000000000'::uuid
+        AND NOT EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = f.replica_id)
+    FOR UPDATE SKIP LOCKED
+),
+moved AS (
+    DELETE FROM faults AS f
+    USING gone AS g
+    WHERE f.replica_id = g.replica_id AND f.fault = g.fault
+    RETURNING f.fault, f.found_count, f.first_time, f.last_time
+)
+INSERT INTO faults (replica_id, fault, found_count, first_time, last_time)
+SELECT '00000000-0000-0000-0000-000000000000'::uuid, fault, sum(found_count)::bigint, min(first_time), max(last_time)
+FROM moved
+GROUP BY fault
+ORDER BY fault
+ON CONFLICT (replica_id, fault) DO UPDATE
+SET found_count = faults.found_count + excluded.found_count,
+    first_time = least(faults.first_time, excluded.first_time),
+    last_time = greatest(faults.last_time, excluded.last_time)
 
 -- name: join_set
 -- Takes a new replica process into the set. It is in it before it holds a permit.

@@ -79,9 +79,19 @@ FROM runs
 WHERE namespace = $1 AND run_id = $2 AND coalesce(end_time, 'infinity') = 'infinity'
 
 -- name: count_overdue
--- Counts runs of nobody that have been due for longer than $1 seconds, at most $2.
+-- Counts runs of nobody that have been due, and runs of replicas whose lease has been over, for longer than $1 seconds;
+-- at most $2. Without a wake time a run is due at once, which says nothing of for how long.
 SELECT count(*) AS overdue
 FROM (
+    SELECT
+    FROM replicas AS r CROSS JOIN LATERAL (
+        SELECT
+        FROM runs
+        WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = r.replica_id AND end_time IS NULL
+        LIMIT $2
+    ) AS o
+    WHERE r.lease_expire_time < clock_timestamp() - make_interval(secs => $1::float8)
+    UNION ALL
     SELECT
     FROM runs
     WHERE owner_replica IS NULL AND end_time IS NULL

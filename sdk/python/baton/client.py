@@ -22,6 +22,7 @@ from baton.limits import Limits
 from baton.mending import Mending
 from baton.payloads import pack
 from baton.policies import Seconds
+from baton.replicas import ReplicaCalls
 from baton.runs import RunHandle, Told
 from baton.schedules import ScheduleCalls
 from baton.submissions import Submissions
@@ -39,7 +40,7 @@ _EXECUTE_WAIT_SECONDS = 60.0
 _WAIT_LIMIT_SECONDS = 600.0
 
 
-class Client(Catalogue, ScheduleCalls, Mending, Limits):
+class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
     """Talks to Baton: `async with Client() as client: …`.
 
     `address` is by default BATON_ADDRESS, else 127.0.0.1:7330. `timeout` limits one call, `retry_timeout` how long a

@@ -23,6 +23,7 @@ from baton.status import error_of
 from baton.v1 import (
     approval_service_pb2_grpc,
     limit_service_pb2_grpc,
+    replica_service_pb2_grpc,
     run_service_pb2_grpc,
     schedule_service_pb2_grpc,
     step_service_pb2_grpc,
@@ -33,6 +34,7 @@ from baton.v1 import (
 if TYPE_CHECKING:
     from baton.v1.approval_service_pb2_grpc import ApprovalServiceAsyncStub
     from baton.v1.limit_service_pb2_grpc import LimitServiceAsyncStub
+    from baton.v1.replica_service_pb2_grpc import ReplicaServiceAsyncStub
     from baton.v1.run_service_pb2_grpc import RunServiceAsyncStub
     from baton.v1.schedule_service_pb2_grpc import ScheduleServiceAsyncStub
     from baton.v1.step_service_pb2_grpc import StepServiceAsyncStub
@@ -92,6 +94,7 @@ class Link:
     approvals: ApprovalServiceAsyncStub
     schedules: ScheduleServiceAsyncStub
     limits: LimitServiceAsyncStub
+    replicas: ReplicaServiceAsyncStub
     in_use: int = 0
 
 
@@ -250,6 +253,7 @@ def _link(channel: grpc.aio.Channel) -> Link:
         approval_service_pb2_grpc.ApprovalServiceStub(channel),
         schedule_service_pb2_grpc.ScheduleServiceStub(channel),
         limit_service_pb2_grpc.LimitServiceStub(channel),
+        replica_service_pb2_grpc.ReplicaServiceStub(channel),
     )
 
 

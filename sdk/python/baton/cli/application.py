@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from baton.cli import approval, health, limit, run, schedule, server, worker, workflow
+from baton.cli import approval, health, limit, replica, run, schedule, server, worker, workflow
 from baton.cli.outcomes import Choices, OutputForm
 from baton.cli.session import NamespaceOption, OutputOption, PrincipalOption, ServerOption
 
@@ -73,3 +73,4 @@ app.add_typer(run.app, name="run")
 app.add_typer(approval.app, name="approval")
 app.add_typer(schedule.app, name="schedule")
 app.add_typer(limit.app, name="limit")
+app.add_typer(replica.app, name="replica")

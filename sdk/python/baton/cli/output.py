@@ -35,6 +35,7 @@ _COLOURS = {
     "ACTIVE": "green",
     "PAUSED": "yellow",
     "ENDED": "dim",
+    "LOST": "red",
     "DRAINING": "yellow",
     "SERVING": "green",
     "NOT_SERVING": "yellow",
@@ -45,7 +46,7 @@ _COLOURS = {
 }
 
 
-_WHOLE = ("RUN", "STEP", "STATE", "ATTEMPTS", "TIME", "HASH")
+_WHOLE = ("RUN", "REPLICA", "STEP", "STATE", "ATTEMPTS", "TIME", "HASH")
 """Columns that are never broken on a narrow terminal: ids stay fit for reading and copying."""
 
 
