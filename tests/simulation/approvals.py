@@ -18,9 +18,10 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import EventKind, RunState
 from orchestrator.engine.approval_ports import ApprovalPage, ApprovalPosition, ApprovalRow
 from orchestrator.postgres.approvals import LOOKED_AT, PAGE_BYTES
-from tests.simulation.database import Database, Run
+from tests.simulation.database import Database
 from tests.simulation.handlers import ASK_AGAIN
 from tests.simulation.stores import Link
+from tests.simulation.tables import Run
 from tests.simulation.workflows import APPROVERS, NAMESPACES
 
 if TYPE_CHECKING:
@@ -101,14 +102,16 @@ class Approver:
         while True:
             await asyncio.sleep(0.3 + self._draws.random() * 2)
             for namespace in NAMESPACES:
-                caller = Caller(namespace, self._draws.choice(APPROVERS), "grpc")
-                try:
-                    shown, _ = await self._world.any_process().call(
-                        lambda engine, caller=caller: engine.approvals.list(caller, None, None, 10), 3.0
-                    )
-                except ASK_AGAIN:
-                    continue
-                await asyncio.gather(*(self._decide(namespace, each) for each, _ in shown))
+                await self._look(namespace, Caller(namespace, self._draws.choice(APPROVERS), "grpc"))
+
+    async def _look(self, namespace: str, caller: Caller) -> None:
+        try:
+            shown, _ = await self._world.any_process().call(
+                lambda engine: engine.approvals.list(caller, None, None, 10), 3.0
+            )
+        except ASK_AGAIN:
+            return
+        await asyncio.gather(*(self._decide(namespace, each) for each, _ in shown))
 
     async def _decide(self, namespace: str, approval: approval_pb2.Approval) -> None:
         self._world.judge.listed(RunKey(namespace, UUID(approval.run_id)), approval)

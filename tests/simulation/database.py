@@ -9,19 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from uuid import UUID
 
-from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
-from orchestrator.domain.ids import RevisionKey, RunKey
+from orchestrator.domain.events import JOURNAL_FORMAT
+from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.ports import (
     JournalRow,
     LeaseLost,
-    NewRun,
     ParkedRun,
-    Renewal,
-    ReplicaSet,
     RunEntry,
     RunOwner,
     RunRow,
@@ -29,6 +25,8 @@ from orchestrator.engine.ports import (
     WriteResult,
     WriteState,
 )
+from tests.simulation.leases import Leases
+from tests.simulation.tables import Run, StoredEvent
 
 WRITTEN, FENCED = WriteResult(WriteState.WRITTEN), WriteResult(WriteState.FENCED)
 FIRST_TRANSACTION = 1_000
@@ -42,191 +40,25 @@ NAMESPACES = 64
 """Namespaces that `adopt` shares a batch among."""
 
 
-class Locked(Exception):
-    """Another statement holds the row of the replica: this one waits."""
-
-
-@dataclass(slots=True)
-class Replica:
-    """A row of `replicas`; `locks` are statements under way that hold it."""
-
-    address: str
-    lease_expire_time: int
-    end_time: int | None = None
-    locks: int = 0
-    active_runs: int | None = None
-
-
-@dataclass(slots=True)
-class StoredEvent:
-    """A row of `events`, and who wrote it."""
-
-    epoch: int
-    row: JournalRow
-    writer: UUID
-
-
-@dataclass(slots=True)
-class Run:
-    """A row of `runs`, with its events."""
-
-    key: RunKey
-    revision: RevisionKey
-    request_id: str
-    state: int
-    owner: UUID | None
-    epoch: int
-    next_sequence: int
-    journal_format: int
-    new: NewRun
-    start_time: int | None
-    end_time: int | None
-    expire_time: int
-    round: int = 1
-    wake_time: int | None = None
-    end_transaction: int | None = None
-    end_replica: UUID | None = None
-    events: list[StoredEvent] = field(default_factory=list)
-
-    @property
-    def readable(self) -> bool:
-        """Whether it has not ended and can be taken over by this version."""
-        return self.unfinished and self.journal_format in READABLE_FORMATS
-
-    @property
-    def unfinished(self) -> bool:
-        return self.end_time is None
-
-    def row(self) -> RunRow:
-        """What the engine is given of it."""
-        new = self.new
-        return RunRow(
-            self.key,
-            self.revision,
-            self.state,
-            self.epoch,
-            self.next_sequence,
-            self.journal_format,
-            self.round,
-            new.principal,
-            new.channel,
-            new.workspace,
-            tuple(new.labels),
-            dict(new.attributes),
-            new.create_time,
-            self.start_time,
-            self.end_time,
-            self.expire_time,
-            new.client_id,
-        )
-
-
-class Database:
-    """The tables. `now` is its clock, in microseconds since the Unix epoch."""
+class Database(Leases):
+    """All tables."""
 
     def __init__(self, now: Callable[[], int]) -> None:
-        self.now = now
-        self.replicas: dict[UUID, Replica] = {}
+        super().__init__(now)
         self.runs: dict[RunKey, Run] = {}
         self.requests: dict[tuple[str, str], tuple[UUID, bytes]] = {}
         self.transaction = FIRST_TRANSACTION
-        self.generation = 1
-        self.members: list[UUID] = []
-        self.leave_time: int | None = None
-        self.loss_time: int | None = None
-        self.catalogues: dict[str, tuple[int, int]] = {}
-        """Version and time of the last change, by namespace."""
         self.on_written: Callable[[UUID, RunEntry], None] = lambda _, __: None
         """Told of each entry right before it is written."""
         self.on_taken_over: Callable[[Run, int], None] = lambda _, __: None
         """Told of each run that has got an owner, and of its epoch before."""
 
-    # --- leases
-
-    def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
-        """Inserts a replica and takes it into the set."""
-        now = self.now()
-        self.replicas[replica_id] = Replica(address, now + round(lease_seconds * 1_000_000))
-        if replica_id not in self.members:
-            self.members.append(replica_id)
-            self.generation += 1
-        return Renewal(now, self.replicas[replica_id].lease_expire_time)
-
-    def has_lease(self, replica_id: UUID) -> bool:
-        """Whether a replica's lease goes on."""
-        replica = self.replicas.get(replica_id)
-        return replica is not None and replica.end_time is None and replica.lease_expire_time > self.now()
-
-    def _wait_for(self, replica_id: UUID) -> None:
-        """Lets a statement wait that locks the row of its own replica while another does. Errors: Locked."""
-        replica = self.replicas.get(replica_id)
-        if replica is not None and replica.locks:
-            raise Locked
-
-    def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """Extends a lease. Errors: LeaseLost."""
-        self._wait_for(replica_id)
-        if not self.has_lease(replica_id):
-            raise LeaseLost
-        now = self.now()
-        replica = self.replicas[replica_id]
-        replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
-        changes = {name: version for name, (version, _) in self.catalogues.items()}
-        replica.active_runs = active_runs
-        loads = {
-            each: row.active_runs
-            for each, row in self.replicas.items()
-            if each in self.members and row.end_time is None and row.active_runs is not None
-        }
-        return Renewal(now, replica.lease_expire_time, changes, self.replica_set(), loads)
-
-    def replica_set(self) -> ReplicaSet:
-        """Reads the set of replicas."""
-        members = {each: self.replicas[each].address for each in sorted(self.members) if each in self.replicas}
-        return ReplicaSet(self.generation, members, self.leave_time, self.loss_time)
-
-    def leave_set(self, replica_id: UUID) -> None:
-        """Takes a replica that leaves in good order out of the set."""
-        if replica_id in self.members:
-            self.members.remove(replica_id)
-            self.generation += 1
-            self.leave_time = self.now()
-
-    def release(self, replica_id: UUID) -> None:
-        """Ends a lease at once."""
-        self._wait_for(replica_id)
-        replica = self.replicas.get(replica_id)
-        if replica is not None and replica.end_time is None:
-            replica.end_time = self.now()
-            replica.lease_expire_time = min(replica.lease_expire_time, self.now())
-
-    def end_dead(self) -> None:
-        """Marks replicas whose lease is over, but those that a statement under way holds."""
-        now = self.now()
-        for replica in self.replicas.values():
-            if replica.end_time is None and replica.lease_expire_time <= now and not replica.locks:
-                replica.end_time = now
-
-    def leave_dead(self) -> None:
-        """Takes marked replicas out of the set."""
-        dead = [each for each in self.members if each in self.replicas and self.replicas[each].end_time is not None]
-        if dead:
-            self.members = [each for each in self.members if each not in dead]
-            self.generation += 1
-            self.leave_time = self.loss_time = self.now()
-
-    def lock(self, replica_id: UUID) -> None:
-        """Begins a statement under a lease, which is held until `unlock`. Errors: LeaseLost."""
-        self._wait_for(replica_id)
-        if not self.has_lease(replica_id):
-            raise LeaseLost
-        self.replicas[replica_id].locks += 1
-
-    def unlock(self, replica_id: UUID) -> None:
-        """Ends a statement under a lease."""
-        self.replicas[replica_id].locks -= 1
-
     # --- the journal
+
+    def begin_write(self, replica_id: UUID) -> list[WriteResult]:
+        """Begins `write_batch`: locks the replica's row. Nothing is written yet. Errors: LeaseLost."""
+        self.lock(replica_id)
+        return []
 
     def write_batch(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         """Writes a batch under a lease that is held. Errors: WriteRefused."""
@@ -401,7 +233,7 @@ class Database:
 
     def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """Takes over runs of marked replicas, shared among namespaces."""
-        self._wait_for(replica_id)
+        self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             return []
         dead = {each for each, replica in self.replicas.items() if replica.end_time is not None}
@@ -416,14 +248,14 @@ class Database:
 
     def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """Takes over runs of nobody whose time comes, those that are due first, in turns among namespaces."""
-        self._wait_for(replica_id)
+        self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             return []
         until = self.now() + round(lead_seconds * 1_000_000)
         due = [run for run in self.runs.values() if run.readable and run.owner is None and _wake(run) <= until]
         due = sorted(due, key=_wake)[: limit * LOOKED_AT]
         turns: dict[str, int] = {}
-        ordered = []
+        ordered: list[tuple[int, int, int, Run]] = []
         for run in due:
             turns[run.key.namespace] = turn = turns.get(run.key.namespace, 0) + 1
             ordered.append((turn, _wake(run), len(ordered), run))
@@ -431,7 +263,7 @@ class Database:
 
     def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """Takes over a run of nobody or of a marked replica."""
-        self._wait_for(replica_id)
+        self.wait_for(replica_id)
         run = self.runs.get(key)
         if run is None or not run.readable or not self.has_lease(replica_id):
             return None
@@ -442,7 +274,7 @@ class Database:
 
     def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """Gives runs away until their time. Errors: LeaseLost."""
-        self._wait_for(replica_id)
+        self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             raise LeaseLost
         for parked in runs:
@@ -476,13 +308,6 @@ class Database:
         """Lists unfinished runs of a replica."""
         owned = [run for run in self.runs.values() if run.owner == replica_id and run.unfinished]
         return [run.row() for run in sorted(owned, key=lambda run: run.key)]
-
-    # --- the catalogue's version
-
-    def raise_version(self, namespace: str) -> None:
-        """Takes note of a change of a namespace's catalogue."""
-        version, _ = self.catalogues.get(namespace, (0, 0))
-        self.catalogues[namespace] = (version + 1, self.now())
 
     def unfinished(self) -> Mapping[RunKey, Run]:
         """Runs that have not ended."""

@@ -22,8 +22,10 @@ from orchestrator.domain.waits import RunAwaited, request_hash
 from orchestrator.engine.codec import decode, to_message
 from orchestrator.engine.ports import JournalRow, RunEntry
 from orchestrator.engine.worker_ports import Call
-from tests.simulation.database import Database, Replica, Run
+from tests.simulation.database import Database
+from tests.simulation.leases import Replica
 from tests.simulation.quotas import Pool, Quotas
+from tests.simulation.tables import Run
 from tests.simulation.workflows import Done
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 from uuid import UUID
 
@@ -29,8 +29,9 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
-from tests.simulation.database import Database, Replica
+from tests.simulation.database import Database
 from tests.simulation.judge import Judge
+from tests.simulation.leases import Replica
 from tests.simulation.world import Breach, simulate
 
 SEEDS = 400
@@ -132,11 +133,11 @@ async def _taken_for_refused(self: Any, replica_id: UUID, batch: Sequence[Any]) 
 
 # --- the driver
 
-_admit, _record, _start, _resume = Driver._admit, Driver.record, Submitter._start, Recovery._resume
+_admit, _record, _start = Driver._admit, Driver.record, Submitter._start
 
 
-def _admit_and_send(self: Any, live: LiveRun, index: int, endpoint: Any, ticket: Any, permit: Any) -> bool:
-    admitted = _admit(self, live, index, endpoint, ticket, permit)
+def _admit_and_send(self: Any, live: LiveRun, index: int, *others: Any) -> bool:
+    admitted = cast(Callable[..., bool], _admit)(self, live, index, *others)
     if admitted:
         self._dispatcher.send(live, live.flights[index])
     return admitted
@@ -151,7 +152,7 @@ def _record_any_flight(self: Any, live: LiveRun, flight: Any, outcome: Any) -> N
 
 
 def _start_and_accept(self: Any, *arguments: Any) -> LiveRun:
-    live = _start(self, *arguments)
+    live = cast(Callable[..., LiveRun], _start)(self, *arguments)
     if live.accepted is not None:
         live.accepted.set_result(WriteResult(WriteState.WRITTEN))
     return live

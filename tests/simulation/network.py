@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from orchestrator.domain.errors import BatonError, DatabaseUnavailable
 from orchestrator.engine.ports import LeaseLost, WriteRefused
-from tests.simulation.database import Locked
+from tests.simulation.leases import Locked
 from tests.simulation.loop import Actor
 
 T = TypeVar("T")

@@ -33,7 +33,8 @@ from orchestrator.engine.ports import (
 from orchestrator.engine.schedule_ports import ClaimedSchedule
 from orchestrator.engine.scrub_ports import WaitingRun
 from orchestrator.postgres.snapshots import Snapshot
-from tests.simulation.database import Database, Run
+from tests.simulation.database import Database
+from tests.simulation.tables import Run
 
 T = TypeVar("T")
 
@@ -120,7 +121,7 @@ class SimulatedJournal:
             return database.write_batch(replica_id, batch)
 
         return await self._link.ask(
-            "write", lambda: database.lock(replica_id) or [], commit, lambda: database.unlock(replica_id)
+            "write", lambda: database.begin_write(replica_id), commit, lambda: database.unlock(replica_id)
         )
 
     async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:

@@ -6,11 +6,12 @@ import time
 
 import pytest
 
+from orchestrator.postgres.approvals import LOOKED_AT, PAGE_BYTES
 from tests.conformance.approval_store import ApprovalStoreConformance, ApprovalStoreMaker
 from tests.conformance.journal_store import JournalStoreConformance, Stores
 from tests.conformance.replica_store import ReplicaStoreConformance
 from tests.conformance.run_store import RunStoreConformance
-from tests.simulation.approvals import LOOKED_AT, PAGE_BYTES, SimulatedApprovals
+from tests.simulation.approvals import SimulatedApprovals
 from tests.simulation.database import Database
 from tests.simulation.stores import Direct, SimulatedJournal, SimulatedReplicas, SimulatedRuns
 

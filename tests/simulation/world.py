@@ -107,7 +107,7 @@ class World:
         self.seed, self._stress = seed, frozenset(stress)
         self.parts = draw_parts(seed) if parts is None else frozenset(parts)
         self.draws = Random(f"world {seed}")
-        self.loop = VirtualLoop(Random(f"schedule {seed}"), self.fault)
+        self.loop = VirtualLoop(Random(f"schedule {seed}"), self.fault)  # type: ignore[abstract]  # as far as it is used
         self.trace = Trace(self.loop.time)
         self.network, self.director = Actor(self.loop, "network"), Actor(self.loop, "director")
         self.workers = Actor(self.loop, "workers")

@@ -1,0 +1,131 @@
+"""The simulated database: replicas, their leases, and the set of those that are alive.
+
+As in `database.py` each method is one statement, which happens at one moment and whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaSet
+
+
+class Locked(Exception):
+    """Another statement holds the row of the replica: this one waits."""
+
+
+@dataclass(slots=True)
+class Replica:
+    """A row of `replicas`; `locks` are statements under way that hold it."""
+
+    address: str
+    lease_expire_time: int
+    end_time: int | None = None
+    locks: int = 0
+    active_runs: int | None = None
+
+
+class Leases:
+    """The tables of replicas and of catalogue versions. `now` is the clock, in microseconds since the Unix epoch."""
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self.now = now
+        self.replicas: dict[UUID, Replica] = {}
+        self.generation = 1
+        self.members: list[UUID] = []
+        self.leave_time: int | None = None
+        self.loss_time: int | None = None
+        self.catalogues: dict[str, tuple[int, int]] = {}
+        """Version and time of the last change, by namespace."""
+
+    def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
+        """Inserts a replica and takes it into the set."""
+        now = self.now()
+        self.replicas[replica_id] = Replica(address, now + round(lease_seconds * 1_000_000))
+        if replica_id not in self.members:
+            self.members.append(replica_id)
+            self.generation += 1
+        return Renewal(now, self.replicas[replica_id].lease_expire_time)
+
+    def has_lease(self, replica_id: UUID) -> bool:
+        """Whether a replica's lease goes on."""
+        replica = self.replicas.get(replica_id)
+        return replica is not None and replica.end_time is None and replica.lease_expire_time > self.now()
+
+    def wait_for(self, replica_id: UUID) -> None:
+        """Lets a statement wait that locks the row of its own replica while another does. Errors: Locked."""
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.locks:
+            raise Locked
+
+    def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
+        """Extends a lease. Errors: LeaseLost."""
+        self.wait_for(replica_id)
+        if not self.has_lease(replica_id):
+            raise LeaseLost
+        now = self.now()
+        replica = self.replicas[replica_id]
+        replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
+        changes = {name: version for name, (version, _) in self.catalogues.items()}
+        replica.active_runs = active_runs
+        loads = {
+            each: row.active_runs
+            for each, row in self.replicas.items()
+            if each in self.members and row.end_time is None and row.active_runs is not None
+        }
+        return Renewal(now, replica.lease_expire_time, changes, self.replica_set(), loads)
+
+    def replica_set(self) -> ReplicaSet:
+        """Reads the set of replicas."""
+        members = {each: self.replicas[each].address for each in sorted(self.members) if each in self.replicas}
+        return ReplicaSet(self.generation, members, self.leave_time, self.loss_time)
+
+    def leave_set(self, replica_id: UUID) -> None:
+        """Takes a replica that leaves in good order out of the set."""
+        if replica_id in self.members:
+            self.members.remove(replica_id)
+            self.generation += 1
+            self.leave_time = self.now()
+
+    def release(self, replica_id: UUID) -> None:
+        """Ends a lease at once."""
+        self.wait_for(replica_id)
+        replica = self.replicas.get(replica_id)
+        if replica is not None and replica.end_time is None:
+            replica.end_time = self.now()
+            replica.lease_expire_time = min(replica.lease_expire_time, self.now())
+
+    def end_dead(self) -> None:
+        """Marks replicas whose lease is over, but those that a statement under way holds."""
+        now = self.now()
+        for replica in self.replicas.values():
+            if replica.end_time is None and replica.lease_expire_time <= now and not replica.locks:
+                replica.end_time = now
+
+    def leave_dead(self) -> None:
+        """Takes marked replicas out of the set."""
+        dead = [each for each in self.members if each in self.replicas and self.replicas[each].end_time is not None]
+        if dead:
+            self.members = [each for each in self.members if each not in dead]
+            self.generation += 1
+            self.leave_time = self.loss_time = self.now()
+
+    def lock(self, replica_id: UUID) -> None:
+        """Begins a statement under a lease, which is held until `unlock`. Errors: LeaseLost."""
+        self.wait_for(replica_id)
+        if not self.has_lease(replica_id):
+            raise LeaseLost
+        self.replicas[replica_id].locks += 1
+
+    def unlock(self, replica_id: UUID) -> None:
+        """Ends a statement under a lease."""
+        self.replicas[replica_id].locks -= 1
+
+    # --- the catalogue's version
+
+    def raise_version(self, namespace: str) -> None:
+        """Takes note of a change of a namespace's catalogue."""
+        version, _ = self.catalogues.get(namespace, (0, 0))
+        self.catalogues[namespace] = (version + 1, self.now())
