@@ -27,8 +27,15 @@ from orchestrator.engine.ports import (
 )
 from tests.simulation.leases import Leases
 from tests.simulation.tables import Run, StoredEvent
+from tests.simulation.tally import Tally
 
 WRITTEN, FENCED = WriteResult(WriteState.WRITTEN), WriteResult(WriteState.FENCED)
+NOT_WRITTEN = {
+    WriteState.WRITTEN: "commits found written",
+    WriteState.FENCED: "writes fenced",
+    WriteState.REQUEST_TAKEN: "requests found taken",
+}
+"""Why an entry was left out, as it is counted."""
 FIRST_TRANSACTION = 1_000
 PAYLOAD_LIMIT = 1 << 20
 NEVER = 1 << 62
@@ -52,6 +59,7 @@ class Database(Leases):
         """Told of each entry right before it is written."""
         self.on_taken_over: Callable[[Run, int], None] = lambda _, __: None
         """Told of each run that has got an owner, and of its epoch before."""
+        self.tally = Tally()
 
     # --- the journal
 
@@ -83,7 +91,7 @@ class Database(Leases):
             return [FENCED]
         for position in sorted(written):
             self._apply(replica_id, entries[position])
-        return [WRITTEN if position in written else self._settle(entry) for position, entry in enumerate(entries)]
+        return [WRITTEN if position in written else self._settled(entry) for position, entry in enumerate(entries)]
 
     @staticmethod
     def _require_texts(entries: Sequence[RunEntry]) -> None:
@@ -191,6 +199,11 @@ class Database(Leases):
             run.owner = None
             run.end_transaction, run.end_replica = self.transaction, replica_id
 
+    def _settled(self, entry: RunEntry) -> WriteResult:
+        result = self._settle(entry)
+        self.tally(NOT_WRITTEN[result.state])
+        return result
+
     def _settle(self, entry: RunEntry) -> WriteResult:
         """Finds out why an entry was not written."""
         if entry.new is not None and entry.new.request_id:
@@ -244,6 +257,7 @@ class Database(Leases):
         places = sorted(lost)[:NAMESPACES]
         share = -(-limit // len(places)) if places else 0
         chosen = [run for place in places for run in sorted(lost[place], key=lambda run: run.key.run_id)[:share]]
+        self.tally("runs adopted", len(chosen[:limit]))
         return [self.take_over(run, replica_id) for run in chosen[:limit]]
 
     def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
@@ -259,6 +273,7 @@ class Database(Leases):
         for run in due:
             turns[run.key.namespace] = turn = turns.get(run.key.namespace, 0) + 1
             ordered.append((turn, _wake(run), len(ordered), run))
+        self.tally("runs woken", len(ordered[:limit]))
         return [self.take_over(run, replica_id) for *_, run in sorted(ordered, key=lambda one: one[:3])[:limit]]
 
     def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
@@ -270,6 +285,7 @@ class Database(Leases):
         owner = self.replicas.get(run.owner) if run.owner is not None else None
         if run.owner is not None and (owner is None or owner.end_time is None):
             return None
+        self.tally("runs claimed")
         return self.take_over(run, replica_id)
 
     def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
@@ -285,6 +301,7 @@ class Database(Leases):
                 parked.next_sequence,
             ):
                 continue
+            self.tally("runs parked")
             run.owner = None
             run.wake_time = parked.wake_time if run.wake_time is None else min(run.wake_time, parked.wake_time)
 
@@ -293,6 +310,7 @@ class Database(Leases):
         for key in keys:
             run = self.runs.get(key)
             if run is not None and run.unfinished:
+                self.tally("runs poked")
                 run.wake_time = self.now() if run.wake_time is None else min(run.wake_time, self.now())
 
     def find_owner(self, key: RunKey) -> RunOwner | None:

@@ -81,6 +81,7 @@ class Handler:
         except _Over:
             return None
         except _Suspends as suspends:
+            self._world.tally("attempts suspended")
             return _suspended(suspends.key)
         except BatonError as error:
             return Answer(None, Failure(Code.INVALID_ARGUMENT, error.reason, error.message, Origin.WORKER))

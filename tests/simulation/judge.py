@@ -50,7 +50,7 @@ class Judge:
         self.graphs: dict[tuple[str, str], Any] = {}
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
-        self.quotas = Quotas(breach, self._pools_of)
+        self.quotas = Quotas(breach, self._pools_of, database.tally)
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
         self._moved: dict[RunKey, tuple[int, float]] = {}
@@ -135,6 +135,7 @@ class Judge:
     def decided(self, key: RunKey, principal: str, request: approval_service_pb2.DecideApprovalRequest) -> None:
         """Somebody is told that a decision was taken."""
         rows = [event.row for event in self._database.runs[key].events]
+        self._database.tally("requests decided")
         for row in rows:
             if row.kind == EventKind.APPROVAL_DECIDED and row.step == request.step:
                 told = self.message_of(row).approval_decided

@@ -12,6 +12,7 @@ from orchestrator.domain.errors import BatonError, DatabaseUnavailable
 from orchestrator.engine.ports import LeaseLost, WriteRefused
 from tests.simulation.leases import Locked
 from tests.simulation.loop import Actor
+from tests.simulation.tally import Tally
 
 T = TypeVar("T")
 
@@ -69,9 +70,9 @@ class Trace:
 class StatementLink:
     """Implements stores.Link: the connection of one process to the database."""
 
-    def __init__(self, name: str, network: Actor, draws: Random, weather: Weather, trace: Trace) -> None:
+    def __init__(self, name: str, network: Actor, draws: Random, weather: Weather, trace: Trace, tally: Tally) -> None:
         self._name, self._network, self._draws = name, network, draws
-        self._weather, self._trace = weather, trace
+        self._weather, self._trace, self.tally = weather, trace, tally
 
     async def ask(
         self,
@@ -139,6 +140,7 @@ class _Statement:
         draw = link.draw()
         if asyncio.get_running_loop().time() < weather.outage_until or draw < weather.lost_before:
             link.note(f"{self._name} is lost")
+            self._count_unknown(landed=False)
             link.answer(self._answer, unavailable())
             return
         draw -= weather.lost_before
@@ -178,11 +180,17 @@ class _Statement:
                 self._release()
         self._tell(outcome)
 
+    def _count_unknown(self, *, landed: bool) -> None:
+        if self._commit is not None:
+            self._link.tally("commits unknown, landed" if landed else "commits unknown, not landed")
+
     def _tell(self, outcome: Any) -> None:
-        if self._link.weather is None or not isinstance(outcome, Exception):
-            shown = _shown(outcome)
-        else:
-            shown = type(outcome).__name__
+        failed = isinstance(outcome, Exception)
+        shown = type(outcome).__name__ if failed else _shown(outcome)
+        if isinstance(outcome, LeaseLost):
+            self._link.tally("leases lost")
+        if not self._told:
+            self._count_unknown(landed=not failed)
         if shown:
             self._link.note(f"{self._name} {shown}" if self._told else f"{self._name} {shown}, which is not told")
         if not self._answer.done():

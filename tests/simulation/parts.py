@@ -14,14 +14,14 @@ PARTS = ("limits", "growth")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits."""
 
-DRAWN = ("limits",)
-"""Those that seeds have by themselves."""
+CHANCE = 0.5
+"""How likely each is in a seed."""
 
 
 def draw_parts(seed: int) -> frozenset[str]:
     """Draws what the world of a seed has."""
     draws = Random(f"parts {seed}")
-    return frozenset(part for part in DRAWN if draws.random() < 0.5)
+    return frozenset(part for part in PARTS if draws.random() < CHANCE)
 
 
 def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[LimitRow]:

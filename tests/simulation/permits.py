@@ -96,6 +96,7 @@ class SimulatedExchange:
     def break_off(self) -> None:
         """Cuts the stream: what is sent from here on is lost. One side learns of it later."""
         draws = self._world.draws
+        self._world.tally("streams of permits cut")
         self._cut = True
         late_seconds, sooner = draws.random() * LATEST_SECONDS, draws.random() < 0.5
         self._back.put(ReplicaUnreachable(), 0.0 if sooner else late_seconds)

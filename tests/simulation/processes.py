@@ -140,7 +140,7 @@ class Process:
 
     def _build(self) -> None:
         world = self._world
-        link = StatementLink(self.name, world.network, world.draws, world.weather, world.trace)
+        link = StatementLink(self.name, world.network, world.draws, world.weather, world.trace, world.tally)
         skew_ns = world.draws.randrange(10**12)
         machine = Machine(
             lambda: round(world.loop.time() * 1_000_000_000) + skew_ns,
@@ -159,6 +159,7 @@ class Process:
             world.judge.quotas,
             world.workers,
             self._handle,
+            world.tally,
         )
 
         @asynccontextmanager
@@ -285,6 +286,7 @@ class Process:
 
     async def _forward(self, elsewhere: RunElsewhere, verb: Verb) -> Any:
         other = self._world.process_at(elsewhere.address)
+        self._world.tally("requests forwarded")
         if other is None or other is self:
             return OwnerUnavailable("nobody is at the owner's address")
         try:
@@ -312,6 +314,7 @@ class Process:
 
     def watch(self, caller: Caller, run_id: UUID, cursor: str, batch: bool) -> Stream:
         """Opens a stream of a run."""
+        self._world.tally("watches gone on with", bool(cursor))
         stream = Stream(self, self._world)
         self._world.network.later(self._hop(), self._open_stream, caller, run_id, cursor, batch, stream)
         return stream

@@ -6,11 +6,12 @@ died goes on at the worker, which gives up on it after a while, as workers do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.worker_ports import Call
+from tests.simulation.tally import Tally
 
 if TYPE_CHECKING:
     from tests.simulation.workers import SimulatedSending
@@ -25,8 +26,11 @@ RATE_SLACK_SECONDS = 0.5
 class Quotas:
     """Counts calls. `pools_of` tells what a call counts in."""
 
-    def __init__(self, breach: Callable[[str, str], None], pools_of: Callable[[Call], Sequence[Pool]]) -> None:
-        self._breach, self._pools_of = breach, pools_of
+    def __init__(
+        self, breach: Callable[[str, str], None], pools_of: Callable[[Call], Sequence[Pool]], tally: Tally
+    ) -> None:
+        self._breach, self._pools_of, self._tally = breach, pools_of, tally
+        self._lost: set[Pool] = set()
         self.rows: dict[tuple[str, str], LimitRow] = {}
         self._at_work: dict[Pool, dict[SimulatedSending, None]] = {}
 
@@ -35,10 +39,18 @@ class Quotas:
         for pool in self._pools_of(sending.call):
             at_work = self._at_work.setdefault(pool, {})
             at_work[sending] = None
+            if pool in self._lost:
+                self._lost.discard(pool)
+                self._tally("permits reclaimed")
             most = self.rows[pool[:2]].max_in_flight
             if most and len(at_work) > most:
                 names = ", ".join(each.name for each in at_work)
                 self._breach("no limit is exceeded", f"{pool[1]} {pool[2]} allows {most}: {names} are at work")
+
+    def lost(self, sendings: Iterable[SimulatedSending]) -> None:
+        """The replica is gone that has made these calls."""
+        for sending in sendings:
+            self._lost.update(self._pools_of(sending.call))
 
     def ends(self, sending: SimulatedSending) -> None:
         """A call is over, or waits."""

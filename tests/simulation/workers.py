@@ -20,6 +20,7 @@ from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health,
 from tests.simulation.loop import Actor
 from tests.simulation.network import Trace
 from tests.simulation.quotas import Quotas
+from tests.simulation.tally import Tally
 from tests.simulation.workflows import LEAD, Done
 
 FAILURES_TO_OPEN = 5
@@ -50,8 +51,8 @@ class Mood:
 class SimulatedCircuit:
     """Implements worker_ports.Circuit and its tickets: it opens after some failures in a row, for a while."""
 
-    def __init__(self, on_change: Callable[[], None], now: Callable[[], int]) -> None:
-        self._on_change, self._now = on_change, now
+    def __init__(self, on_change: Callable[[], None], now: Callable[[], int], tally: Tally) -> None:
+        self._on_change, self._now, self._tally = on_change, now, tally
         self._failures = 0
         self._trying = False
         self._until_time: int | None = None
@@ -86,6 +87,7 @@ class SimulatedCircuit:
             self._failures += 1
             if self._failures >= FAILURES_TO_OPEN or self._trying:
                 self._trying = False
+                self._tally("circuits opened")
                 self._until_time = self._now() + round(OPEN_SECONDS * 1_000_000)
                 asyncio.get_running_loop().call_later(OPEN_SECONDS + 0.001, self._on_change)
                 self._on_change()
@@ -117,18 +119,29 @@ class _CircuitTicket:
 class SimulatedSending:
     """Implements worker_ports.Sending: a call under way from one replica."""
 
-    __slots__ = ("_gateway", "_given_up", "_listener", "_rude", "_timer", "_waits_for", "call", "handling", "name")
+    __slots__ = (
+        "_gateway",
+        "_given_up",
+        "_is_over",
+        "_listener",
+        "_rude",
+        "_timer",
+        "_waits_for",
+        "call",
+        "handling",
+        "name",
+    )
 
     def __init__(self, listener: CallListener, gateway: SimulatedGateway, call: Call, name: str, rude: bool) -> None:
         self._listener, self._gateway, self.call, self.name, self._rude = listener, gateway, call, name, rude
-        self._given_up = False
+        self._given_up = self._is_over = False
         self._waits_for: set[str] = set()
         self.handling: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def cancel(self) -> None:
         self._gateway.over(self)
-        self._given_up = not self._rude
+        self._given_up, self._is_over = not self._rude, True
         if self._timer is not None:
             self._timer.cancel()
 
@@ -154,8 +167,11 @@ class SimulatedSending:
 
     def tell(self, answer: Answer) -> None:
         """Hands an answer on, in the replica."""
+        if self._given_up or self._is_over:
+            self._gateway.tally("answers dropped")
         if self._given_up:
             return
+        self._is_over = True
         if self._timer is not None:
             self._timer.cancel()
         if not self._rude:
@@ -180,17 +196,19 @@ class SimulatedGateway:
         quotas: Quotas,
         workers: Actor,
         handler: Callable[[Call, SimulatedSending], Coroutine[Any, Any, Answer | None]],
+        tally: Tally,
     ) -> None:
         self.replica_id = replica_id
         self.process, self._network, self._draws, self._mood = process, network, draws, mood
         self._trace, self._on_call, self._on_effect = trace, on_call, on_effect
-        self._quotas, self._workers, self._handler = quotas, workers, handler
+        self._quotas, self._workers, self._handler, self.tally = quotas, workers, handler, tally
         self._under_way: dict[SimulatedSending, None] = {}
         self._followed: dict[EndpointKey, Callable[[Health, int | None], None]] = {}
 
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See WorkerGateway.send."""
         self._on_call(call)
+        self.tally("calls made again", call.delivery > 1)
         name = f"{call.run_id[-6:]}/{call.step}/{call.attempt}.{call.delivery}"
         mood = self._mood
         sending = SimulatedSending(listener, self, call, name, self._draws.random() < mood.late)
@@ -220,6 +238,7 @@ class SimulatedGateway:
     def given_up(self) -> None:
         """Nothing is heard of the replica: workers give up on what it has called them for, each in its time."""
         if self._quotas.rows:
+            self._quotas.lost(self._under_way)
             for sending in self._under_way:
                 self._network.later(self._draws.random() * GIVE_UP_SECONDS, self._give_up, sending)
 
@@ -246,6 +265,7 @@ class SimulatedGateway:
             return
         draw -= mood.hang
         if draw < mood.lose:
+            self.tally("calls lost")
             self._network.later(work_seconds, self._answer, sending, Answer(None, lost=True))
             return
         draw -= mood.lose
@@ -281,7 +301,7 @@ class SimulatedGateway:
 
     def circuit(self, key: EndpointKey, on_change: Callable[[], None], now: Callable[[], int]) -> SimulatedCircuit:
         """See WorkerGateway.circuit."""
-        return SimulatedCircuit(on_change, now)
+        return SimulatedCircuit(on_change, now, self.tally)
 
     def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See WorkerGateway.follow."""

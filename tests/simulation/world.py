@@ -30,6 +30,7 @@ from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts
 from tests.simulation.processes import Process
 from tests.simulation.stores import Catalogues
+from tests.simulation.tally import Tally
 from tests.simulation.workers import Mood
 from tests.simulation.workflows import (
     LEAVES,
@@ -86,6 +87,7 @@ class Outcome:
     events: int
     virtual_seconds: float
     callbacks: int
+    tally: Tally
 
 
 class _Errors(logging.Handler):
@@ -112,6 +114,7 @@ class World:
         self.network, self.director = Actor(self.loop, "network"), Actor(self.loop, "director")
         self.workers = Actor(self.loop, "workers")
         self.database = Database(self._database_now)
+        self.tally = self.database.tally
         self.judge = Judge(self.database, self.breach)
         self.weather, self.mood = Weather(), Mood()
         self.found: Breach | None = None
@@ -251,7 +254,7 @@ class World:
         events = sum(len(run.events) for run in self.database.runs.values())
         seconds, callbacks, runs = self.loop.time() - 1_000.0, self.loop.callbacks, len(self.database.runs)
         self.loop.drop()
-        return Outcome(self.seed, self.found, self.trace.lines, digest, runs, events, seconds, callbacks)
+        return Outcome(self.seed, self.found, self.trace.lines, digest, runs, events, seconds, callbacks, self.tally)
 
     async def _direct(self) -> None:
         clients = [Actor(self.loop, f"client {order.number}").run(Client(self, order).live()) for order in self.orders]
@@ -308,6 +311,7 @@ class World:
         process = self.any_process()
         self.trace("director", f"{kind} {process.name}")
         if kind == "crash":
+            self.tally("crashes", process.alive)
             process.crash()
             self.network.later(draws.random() * 3, self.restart, process)
         elif kind == "pause":
@@ -330,7 +334,8 @@ class World:
                 stream.break_off()
         elif kind == "away":
             self.mood.away ^= {draws.choice(("lab-1:1", "lab-2:1"))}
-            self._tell_health()
+            if draws.random() < 0.5:  # Else it is found out by calls, which fail.
+                self._tell_health()
 
     def _resume(self, process: Process) -> None:
         process.main.thaw()

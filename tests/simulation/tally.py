@@ -1,0 +1,58 @@
+"""Counts how often what is rare came up: a simulation in which it never does says nothing of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+RARE: Mapping[str, str] = {
+    "crashes": "processes that were killed, with all that was not written",
+    "leases lost": "statements that were refused because the lease of their replica was over",
+    "runs adopted": "runs taken over from replicas whose lease was over",
+    "runs claimed": "runs taken over for a verb on them",
+    "runs parked": "runs given up while they only wait, or handed over",
+    "runs woken": "runs of nobody that were taken over when their time came",
+    "runs poked": "runs whose time was let come by what happened elsewhere",
+    "commits unknown, landed": "batches that were written, and whose answer was lost",
+    "commits unknown, not landed": "batches of which no answer came and nothing was written",
+    "commits found written": "batches that were written again and found as they are",
+    "writes fenced": "entries that the fence kept out",
+    "requests found taken": "submissions whose request id had a run",
+    "calls made again": "deliveries of an attempt after its first",
+    "calls lost": "calls whose stream was gone before they answered",
+    "answers dropped": "answers that came to who had given the call up",
+    "circuits opened": "circuits of endpoints that opened",
+    "requests forwarded": "requests that went on to the replica that drives the run",
+    "watches gone on with": "watches that went on from a cursor",
+    "streams of permits cut": "streams between replicas that broke off",
+    "permits reclaimed": "calls under a limit that a lost replica had calls under",
+    "attempts suspended": "attempts that gave their place up until a delegated step has ended",
+    "requests decided": "approvals whose decision was acknowledged",
+}
+"""What has to come up, and what that is."""
+
+
+class Tally:
+    """Counts of one world, or of many."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, what: str, count: int = 1) -> None:
+        """Takes note of something of RARE."""
+        assert what in RARE, what
+        if count:
+            self.counts[what] += count
+
+    def add(self, other: Tally) -> None:
+        """Takes over the counts of another world."""
+        self.counts += other.counts
+
+    def missing(self) -> list[str]:
+        """What has to come up, and did not."""
+        return [what for what in RARE if not self.counts[what]]
+
+    def lines(self) -> list[str]:
+        """A line for each, for people."""
+        width = max(map(len, RARE))
+        return [f"{what:{width}} {self.counts[what]:>9,}  {meaning}" for what, meaning in RARE.items()]
