@@ -51,7 +51,8 @@ from orchestrator.domain.workflow import Graph, Step
 
 
 class SequenceGap(Exception):
-    """An event does not follow the one before it: the journal has a gap, or does not begin with the submission."""
+    """An event does not follow the one before it: the journal has a gap, does not begin with the submission, or ends
+    before what was written last."""
 
 
 class Run:

@@ -9,7 +9,7 @@ from orchestrator.contracts.scope import Scope
 from orchestrator.domain import events as ev
 from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RevisionKey, RunKey
-from orchestrator.domain.run import Run
+from orchestrator.domain.run import Run, SequenceGap
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import decode, to_message
@@ -56,7 +56,10 @@ async def read_run(store: JournalStore, row: RunRow, catalogue: Catalogue, paylo
                 compiled = await catalogue.compiled(row.revision._replace(revision=event.revision))
                 run.next_graph = compiled.graph
             run.apply(event)
-    return run if run.sequence else None
+    if not run.sequence:
+        return None
+    _require_whole(run, row)
+    return run
 
 
 async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue) -> None:
@@ -102,8 +105,16 @@ async def load_run(store: JournalStore, row: RunRow, catalogue: Catalogue) -> Li
     live.client_id = row.client_id
     async for page in read_pages(store, row.key, payloads=True):
         await refold(live, page, catalogue)
+    _require_whole(live.run, row)
     live.durable_sequence = live.run.sequence
     return live
+
+
+def _require_whole(run: Run, row: RunRow) -> None:
+    """Refuses a journal that lacks what its row tells of; it may hold more, since it is read later. Errors:
+    SequenceGap."""
+    if run.sequence < row.next_sequence - 1:
+        raise SequenceGap(f"the journal ends with event {run.sequence}, and {row.next_sequence - 1} were written")
 
 
 def require_format(journal_format: int) -> None:

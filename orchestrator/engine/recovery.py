@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 from collections.abc import Sequence
 from uuid import UUID
@@ -18,7 +19,7 @@ from uuid import UUID
 from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import Abandonment, Resumption
+from orchestrator.domain.inputs import Abandonment, Input, Resumption
 from orchestrator.domain.states import ENDED_RUN
 from orchestrator.engine.balance import YIELD_SECONDS, Balance
 from orchestrator.engine.catalogue import Catalogue
@@ -34,6 +35,8 @@ GIVEN_UP = Failure(
     Code.INTERNAL, "INTERNAL", "the run could not be driven on; the server's log tells why", Origin.ORCHESTRATOR
 )
 
+
+_LOGGER = logging.getLogger(__name__)
 
 REBUILD_RUNS = 8
 """Runs that are rebuilt at once."""
@@ -196,9 +199,18 @@ class Recovery:
 
     async def _resume(self, row: RunRow) -> LiveRun | None:
         live = await self._rebuild(row)
-        if live is not None:
-            self._driver.advance(live, Resumption())
-        return live
+        return live if live is not None and self._go_on(live, Resumption()) else None
+
+    def _go_on(self, live: LiveRun, given: Input) -> bool:
+        """Drives a run on that was rebuilt. One by which that fails is left alone and reported: it must not keep this
+        replica, and then the next one, from all others."""
+        try:
+            self._driver.advance(live, given)
+        except Exception as error:
+            _LOGGER.exception("run %s: it cannot be driven on", live.key.run_id)
+            self._driver.forget(live, f"cannot be driven on: {type(error).__name__}")
+            return False
+        return True
 
     async def _fail_refused(self) -> None:
         """Ends runs that were given up, from their last durable state."""
@@ -208,7 +220,7 @@ class Recovery:
             if row is not None and row.state not in ENDED_RUN:
                 live = await self._rebuild(row)
                 if live is not None:
-                    self._driver.advance(live, Abandonment(GIVEN_UP))
+                    self._go_on(live, Abandonment(GIVEN_UP))
             self._driver.refused.remove(key)
 
     async def _rebuild(self, row: RunRow) -> LiveRun | None:

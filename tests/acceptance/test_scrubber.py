@@ -135,14 +135,26 @@ async def test_faults_that_are_planted_are_found_and_repaired(
     assert {fault.count for fault in listed[0].faults} == set(found.values())
 
 
+UNREADABLE = (
+    r"UPDATE events SET header = '\xff' WHERE run_id = $1 AND sequence = 2",
+    "DELETE FROM events WHERE run_id = $1 AND sequence = 1",
+    # As if the database had lost what was written last.
+    "DELETE FROM events WHERE run_id = $1 AND sequence = 2",
+)
+
+
 async def test_what_cannot_be_repaired_is_reported_once_and_harms_nobody(bench: Bench) -> None:
-    run_id = await bench.parked(WAITS_FOR_SIGNAL)
     sound = await bench.parked(WAITS_FOR_SIGNAL)
-    await bench.database.execute(r"UPDATE events SET header = '\xff' WHERE run_id = $1 AND sequence = 2", run_id)
-    await bench.tells("unreadable")
+    for statement in UNREADABLE:
+        run_id = await bench.parked(WAITS_FOR_SIGNAL)
+        await bench.database.execute(statement, run_id)
+    await bench.shows({"unreadable": 3})
+    # The server that takes them over goes on, and drives the others.
+    await bench.database.execute("UPDATE runs SET wake_time = clock_timestamp() WHERE run_id <> $1", sound)
+    await bench.shows({"unreadable": 3, "not_held": 3})
     await bench.baton.signal(str(sound), "go")
     assert (await bench.baton.end(str(sound))).state == SUCCEEDED
-    assert bench.faults() == {"unreadable": 1}
+    assert bench.faults() == {"unreadable": 3, "not_held": 3}
 
 
 async def test_runs_that_a_schedule_keeps_and_that_are_gone_are_forgotten(bench: Bench) -> None:

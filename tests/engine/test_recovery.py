@@ -9,8 +9,11 @@ from typing import Any
 import pytest
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.ids import RunKey
+from orchestrator.domain.inputs import Input
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import RecordingObserver
 from orchestrator.engine.recovery import WORD_LOOKS, Recovery
 from tests.engine.test_park import ME, Bench
@@ -24,13 +27,15 @@ class Database:
         self.looked = asyncio.Condition()
         self.fail = False
         self.hold: asyncio.Event | None = None
+        self.due: list[Any] = []
 
     async def adopt(self, *_: Any) -> list[Any]:
         return []
 
     async def wake(self, *_: Any) -> list[Any]:
         await self._look("for what others left")
-        return []
+        due, self.due = self.due, []
+        return due
 
     async def list_owned(self, *_: Any) -> list[Any]:
         await self._look("for what is lost")
@@ -104,3 +109,46 @@ async def test_a_replica_is_taking_while_it_looks(database: Database, recovery: 
     recovery.look()
     await database.wait_for(2)
     assert recovery.is_taking
+
+
+async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, nothing = Bench(), None
+    poison, sound = bench.waiting(), bench.waiting()
+    driven: list[RunKey] = []
+
+    def advance(live: LiveRun, _: Input) -> None:
+        if live is poison:
+            raise IndexError("tuple index out of range")
+        driven.append(live.key)
+
+    async def load_run(_: object, row: LiveRun, __: object) -> LiveRun:
+        return row
+
+    monkeypatch.setattr(bench.driver, "advance", advance)
+    monkeypatch.setattr("orchestrator.engine.recovery.load_run", load_run)
+    database.due = [poison, sound]
+    made: Any = Recovery
+    limits = EngineLimits(adoption_interval_seconds=3_600)
+    recovery: Recovery = made(
+        bench.driver,
+        nothing,
+        database,
+        nothing,
+        nothing,
+        limits,
+        RecordingObserver(),
+        bench.transit,
+        Balance(lambda: 0),
+    )
+    running = asyncio.create_task(recovery.run(ME))
+    await database.wait_for(1)
+    recovery.look()
+    await database.wait_for(2)
+    assert driven == [sound.key]
+    assert bench.driver.runs == {sound.key: sound}
+    assert poison.forgotten
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    bench.driver.forget(sound, "")
