@@ -227,7 +227,8 @@ class Scrubber:
                 self._tell_unreadable(waiting.row.key)
             elif run.ended:
                 await self._settle(waiting.row, replica_id, run)
-            elif waiting.wake_time > next_due_time(run) + SLACK_US:
+            elif run.sequence < waiting.row.next_sequence and waiting.wake_time > next_due_time(run) + SLACK_US:
+                # Not of one that went on since its row was read.
                 late.append(waiting.row.key)
         if late:
             await self._replicas.poke(late)
@@ -244,10 +245,14 @@ class Scrubber:
 
     async def _fold(self, row: RunRow) -> Run | None:
         """Folds a journal; None where it cannot be read, whatever the reason: that is what is to be found out."""
+        run: Run | None = None
+        why: Exception | None = None
         try:
-            return await read_run(self._journal, row, self._catalogue, payloads=False)
+            run = await read_run(self._journal, row, self._catalogue, payloads=False)
         except DatabaseUnavailable:
             raise
-        except Exception:
-            _LOGGER.exception("run %s: its journal cannot be folded", row.key.run_id)
-            return None
+        except Exception as error:
+            why = error
+        if run is None and row.key not in self._told:
+            _LOGGER.error("run %s: its journal is gone, or cannot be folded", row.key.run_id, exc_info=why)
+        return run

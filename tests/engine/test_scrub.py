@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -29,6 +30,7 @@ class Owned:
         self.kept: list[dict[str, int]] = []
         self.fails = False
         self.overdue = 0
+        self.parked: list[Any] = []
 
     async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> Sequence[RunKey]:
         return [key for key in sorted(self.keys) if after is None or key > after][:limit]
@@ -46,7 +48,7 @@ class Owned:
         return 0
 
     async def list_parked(self, beyond_seconds: float, after: object, limit: int) -> Sequence[Any]:
-        return ()
+        return self.parked
 
     async def add_faults(self, replica_id: UUID, counts: Mapping[str, int]) -> None:
         if self.fails:
@@ -179,3 +181,12 @@ async def test_what_was_found_while_the_database_was_away_is_kept_later(scrub: S
     scrub.store.overdue = 0
     await scrub.scrubber.look(ME)
     assert scrub.store.kept == [{"overdue": 4}]
+
+
+async def test_a_run_that_cannot_be_read_is_told_of_once(scrub: Scrub, caplog: pytest.LogCaptureFixture) -> None:
+    row = SimpleNamespace(key=scrub.bench.waiting().key, round=1)
+    scrub.oldest, scrub.store.parked = True, [SimpleNamespace(row=row, wake_time=0)]
+    for _ in range(3):
+        await scrub.scrubber.look(ME)
+    assert scrub.scrubber.found == {Fault.UNREADABLE: 1}
+    assert [str(row.key.run_id) in line for line in caplog.messages] == [True]
