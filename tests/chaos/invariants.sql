@@ -124,7 +124,7 @@ SELECT min(run), min(step) FROM chaos.call GROUP BY key HAVING count(DISTINCT (r
 -- name: calls/success_without_an_answer
 -- What a step succeeded with is what its worker answered in that attempt.
 SELECT e.run, e.step, e.attempt, e.value FROM chaos.event AS e
-WHERE e.kind = 15 AND e.step <> 'nap' AND NOT EXISTS (
+WHERE e.kind = 15 AND e.step NOT IN ('nap', 'alarm') AND NOT EXISTS (
     SELECT FROM chaos.call AS c
     WHERE c.what = 'answered' AND c.run = e.run AND c.step = e.step AND c.attempt = e.attempt
         AND c.value IS NOT DISTINCT FROM e.value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,11 @@ class Log:
 
     def write(self, **record: Any) -> None:
         """Writes a record; it is on the disk when this returns."""
-        os.write(self._file, (json.dumps(record) + "\n").encode())
+        self.write_all((record,))
+
+    def write_all(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Writes records; they are on the disk when this returns."""
+        os.write(self._file, "".join(json.dumps(record) + "\n" for record in records).encode())
         os.fdatasync(self._file)
 
 

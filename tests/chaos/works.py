@@ -56,6 +56,9 @@ EDGES = [("a", "b"), ("a", "c"), ("a", "nap"), ("b", "d"), ("c", "d"), ("nap", "
 WORK = "work"
 """A workflow of one step, which takes its time at a worker of the kind `unary`."""
 
+ALARM = "alarm"
+"""A workflow of one step, which sleeps until the second that the number of the input names."""
+
 _TYPES = {"input_type": "works.v1.Task", "output_type": "works.v1.Result"}
 
 
@@ -77,6 +80,7 @@ CONDUCTS = {
         Conduct("flaky"),
         Conduct("poison", "run_failed", True),
         Conduct("work"),
+        Conduct("alarm"),
     )
 }
 
@@ -91,7 +95,9 @@ def workflows() -> list[dict[str, Any]]:
     rotated = [_workflow(rotation, conduct) for rotation in range(len(KINDS)) for conduct in ("", "poison")]
     step = {"id": "s", "method": "works.v1.Unary/Do", "whole_request": {"path": "input"}}
     work = {"name": WORK, "steps": [step], "whole_output": {"path": "steps.s.output"}} | _TYPES
-    return [*rotated, work]
+    alarm = {"id": "alarm", "sleep": {"until": {"expression": "timestamp(input.number)"}}}
+    output = {"output": {"number": {"path": "input.number"}}, "run_timeout": "3600s"}
+    return [*rotated, work, {"name": ALARM, "steps": [alarm]} | output | _TYPES]
 
 
 def _workflow(rotation: int, conduct: str) -> dict[str, Any]:

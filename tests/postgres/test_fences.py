@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from orchestrator.domain.events import READABLE_FORMATS
 from orchestrator.engine.ports import LeaseLost, RunEntry
 from orchestrator.postgres import journal
 from orchestrator.postgres.pool import set_time_codec
@@ -25,6 +26,7 @@ from tests.conformance.journal_store import (
     step,
     submission,
 )
+from tests.conformance.replica_store import parked
 
 
 async def write_within(connection: asyncpg.Connection[asyncpg.Record], me: UUID, entry: RunEntry) -> list[int]:
@@ -174,6 +176,21 @@ async def test_the_key_is_a_fence_of_its_own(stores: Stores, administrator: asyn
     await administrator.execute("UPDATE runs SET next_sequence = 3 WHERE run_id = $1", key.run_id)
     assert await states(stores, me, step(key, 3, 4, text="other")) == [FENCED]
     assert await journal_of(stores, key) == rows(1, 4)
+
+
+async def test_who_wakes_takes_others_than_those_that_are_being_taken(stores: Stores, database: str) -> None:
+    me, other, keys = await replica(stores), await replica(stores), [run_key() for _ in range(30)]
+    await states(stores, me, *(submission(key) for key in keys))
+    await stores.replicas.park(me, [parked(key, (number - 100) * 1_000) for number, key in enumerate(keys)])
+    slow = await asyncpg.connect(database)
+    try:
+        async with slow.transaction():
+            rows = await slow.fetch(load("replicas")["wake"], other, 10, 0.0, list(READABLE_FORMATS), 1)
+            assert {row["run_id"] for row in rows} == {key.run_id for key in keys[:10]}
+            woken = await stores.replicas.wake(me, 15, 0.0)
+    finally:
+        await slow.close()
+    assert {row.key for row in woken} == set(keys[10:25])
 
 
 async def test_a_replica_that_hangs_in_a_statement_holds_up_nobody(stores: Stores, database: str) -> None:

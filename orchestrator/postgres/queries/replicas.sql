@@ -99,9 +99,11 @@ FROM renewed CROSS JOIN replica_sets AS s
 WHERE s.purpose = 'limits'
 
 -- name: release
--- Ends a lease at once.
+-- Ends a lease at once, and the replica in the same instant: one that lost its lease has a later end (list_replicas).
+WITH now AS MATERIALIZED (SELECT clock_timestamp() AS time)
 UPDATE replicas
-SET end_time = clock_timestamp(), lease_expire_time = least(lease_expire_time, clock_timestamp())
+SET end_time = least(lease_expire_time, now.time), lease_expire_time = least(lease_expire_time, now.time)
+FROM now
 WHERE replica_id = $1 AND end_time IS NULL
 
 -- name: end_dead
@@ -199,7 +201,8 @@ SELECT EXISTS (SELECT FROM lease) AS leased
 -- name: wake
 -- Takes over at most $2 runs of nobody whose time comes within $3 seconds, raising their epoch; none where the own lease
 -- is over, and none in a format that the replica does not read ($4): see adopt. Those that are due first are shared
--- among their namespaces: eight times as many as are taken are looked at.
+-- among their namespaces: eight times as many as are taken are looked at, and those skipped that other replicas take at
+-- the same time.
 -- "coalesce(...)" in place of "end_time IS NULL", here and below, keeps a look by key from the indexes of that condition.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
@@ -219,18 +222,16 @@ due AS MATERIALIZED (
         LIMIT $2::integer * 8
     ) AS d
 ),
-first AS MATERIALIZED (
-    SELECT namespace, run_id FROM due ORDER BY turn, wake_time LIMIT $2::integer
-),
 chosen AS MATERIALIZED (
     SELECT c.namespace, c.run_id
-    FROM lease CROSS JOIN first AS f CROSS JOIN LATERAL (
+    FROM lease CROSS JOIN (SELECT namespace, run_id FROM due ORDER BY turn, wake_time) AS f CROSS JOIN LATERAL (
         SELECT r.namespace, r.run_id
         FROM runs AS r
         WHERE r.namespace = ANY (ARRAY[f.namespace]) AND r.run_id = f.run_id
             AND r.owner_replica IS NULL AND coalesce(r.end_time, 'infinity') = 'infinity'
         FOR NO KEY UPDATE SKIP LOCKED
     ) AS c
+    LIMIT $2::integer
 )
 UPDATE runs AS r
 SET owner_replica = $1, epoch = r.epoch + 1, wake_time = NULL,
