@@ -149,6 +149,7 @@ class Server:
             start_span=tracing.span_starter if tracing is not None else untraced,
             forwarding=self._forwarding,
             shared_address=self._settings.listen_address if self._settings.replica_listen_address else "",
+            requests_limit_bytes=self._settings.max_served_bytes,
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)

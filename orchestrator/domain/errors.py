@@ -100,6 +100,12 @@ class TooManyRuns(BatonError):
     reason = "TOO_MANY_RUNS"
 
 
+class TooManyRequests(BatonError):
+    """The requests that are being served have as many bytes as this replica takes at once."""
+
+    reason = "TOO_MANY_REQUESTS"
+
+
 class PayloadTooLarge(BatonError):
     """A message is larger than its limit."""
 

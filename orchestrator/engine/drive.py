@@ -78,7 +78,7 @@ class Driver:
             clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
         )
         self.resumptions = Resumptions(self.admission)
-        self.liveness = Liveness(clock, self.advance, self.set_timer)
+        self.liveness = Liveness(clock, self.advance, self.set_timer, self.runs.grow)
         dispatcher.on_progress = self.liveness.heard
         self.on_end: Callable[[LiveRun], None] = lambda _: None
         """Told of each run whose end became durable here."""
@@ -109,6 +109,11 @@ class Driver:
         for step in decision.waiting:
             self._await(live, step)
         return decision
+
+    @property
+    def active_bytes(self) -> int:
+        """What the live runs hold and what of them is on its way to the journal, by its encoded size."""
+        return self.runs.held_bytes + self.journal.queued_bytes
 
     def is_busy(self) -> bool:
         """Tells whether a call or a commit is under way, or about to be."""
@@ -286,6 +291,7 @@ class Driver:
                     self._land(live, flight)
                     self._queue_again(live, index)
         live.publish(part.entry.rows, part.size)
+        self.runs.grow(live, part.size)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
         if live.run.ended and not live.staged:

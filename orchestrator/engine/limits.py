@@ -13,14 +13,16 @@ MAX_PAYLOAD_BYTES = 1 << 20
 class EngineLimits:
     """What one replica takes on, and how long it waits.
 
-    Times are seconds. `max_queued_events` and `max_queued_bytes` bound what waits for the journal: submissions beyond
-    are refused.
+    Times are seconds. `max_active_bytes` bounds what the runs in memory hold, by the encoded size of their events and
+    payloads: new runs beyond are refused, and none is taken over. `max_queued_events` and `max_queued_bytes` bound what
+    waits for the journal: submissions beyond are refused.
     `max_schedules` is for each namespace.
     `namespace_weights` are those of namespaces that have another than 1; the other `namespace_` limits bound what one
     of them may have here, so that others find room.
     """
 
     max_active_runs: int = 20_000
+    max_active_bytes: int = 256 << 20
     max_calls_in_flight: int = 2_000
     max_queued_events: int = 200_000
     max_queued_bytes: int = 256 << 20
@@ -45,4 +47,5 @@ class EngineLimits:
     revision_cache: int = 1_000
     namespace_weights: Mapping[str, float] = field(default_factory=dict)
     namespace_max_active_runs: int = 18_000
+    namespace_max_active_bytes: int = 224 << 20
     namespace_max_queued_steps: int = 100_000

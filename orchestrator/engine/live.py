@@ -141,6 +141,10 @@ class LiveRun:
         self.restless_sequence = 0
         """The sequence after which the run was seen to have steps at work or in a queue: it was not to be parked."""
         self.forgotten = False
+        self.held_bytes = 0
+        """Encoded size of the durable events that the run was folded from, with their payloads."""
+        self.share: NamespaceShare | None = None
+        """Where it is counted while it is one of the live runs."""
         self._recent: deque[JournalRow] = deque()
         self._recent_bytes = 0
         self._updates: dict[tuple[int, bool], Update] = {}
@@ -252,26 +256,59 @@ class LiveRun:
         self.timers.clear()
 
 
+@dataclass(slots=True)
+class NamespaceShare:
+    """How many live runs a namespace has, and how many bytes they hold."""
+
+    runs: int = 0
+    held_bytes: int = 0
+
+
+NO_SHARE = NamespaceShare()
+
+
 class LiveRuns(dict[RunKey, LiveRun]):
-    """The live runs of a replica, and how many each namespace has."""
+    """The live runs of a replica, what they hold, and how much of that each namespace has.
+
+    What a run holds is counted by the encoded size of its events when these are written or read, never by looking at
+    the run. What is staged is not in it: the journal counts that.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self._active: dict[str, int] = {}
+        self.held_bytes = 0
+        self._shares: dict[str, NamespaceShare] = {}
 
-    def active(self, namespace: str) -> int:
-        """Tells how many there are of a namespace."""
-        return self._active.get(namespace, 0)
+    def share(self, namespace: str) -> NamespaceShare:
+        """Tells what a namespace has of them."""
+        return self._shares.get(namespace, NO_SHARE)
+
+    def grow(self, live: LiveRun, size: int) -> None:
+        """Takes note that a run holds `size` bytes more, or less where it is negative."""
+        live.held_bytes += size
+        if live.share is not None:
+            live.share.held_bytes += size
+            self.held_bytes += size
 
     def __setitem__(self, key: RunKey, live: LiveRun) -> None:
-        if key not in self:
-            self._active[key.namespace] = self._active.get(key.namespace, 0) + 1
+        before = self.get(key)
+        if before is live:
+            return
+        if before is not None:
+            del self[key]
+        share = live.share = self._shares.setdefault(key.namespace, NamespaceShare())
+        share.runs += 1
+        share.held_bytes += live.held_bytes
+        self.held_bytes += live.held_bytes
         super().__setitem__(key, live)
 
     def __delitem__(self, key: RunKey) -> None:
+        live = self[key]
+        share, live.share = live.share, None
+        assert share is not None
         super().__delitem__(key)
-        left = self._active[key.namespace] - 1
-        if left:
-            self._active[key.namespace] = left
-        else:
-            del self._active[key.namespace]
+        share.runs -= 1
+        share.held_bytes -= live.held_bytes
+        self.held_bytes -= live.held_bytes
+        if not share.runs:
+            del self._shares[key.namespace]

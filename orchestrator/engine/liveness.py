@@ -25,8 +25,14 @@ class SetTimer(Protocol):
 class Liveness:
     """Watches the attempts of one replica."""
 
-    def __init__(self, clock: Clock, advance: Callable[[LiveRun, Input], object], set_timer: SetTimer) -> None:
-        self._clock, self._advance, self._set_timer = clock, advance, set_timer
+    def __init__(
+        self,
+        clock: Clock,
+        advance: Callable[[LiveRun, Input], object],
+        set_timer: SetTimer,
+        grow: Callable[[LiveRun, int], None],
+    ) -> None:
+        self._clock, self._advance, self._set_timer, self._grow = clock, advance, set_timer, grow
 
     def begin(self, live: LiveRun, flight: Flight) -> None:
         """Begins to watch an attempt whose call is made now."""
@@ -58,7 +64,10 @@ class Liveness:
             payload, flight.checkpoint = flight.checkpoint, None
             flight.checkpoint_time = self._clock.now()
             live.cancel_timer(TimerKind.CHECKPOINT, flight.step)
+            before = live.run.steps[flight.step].checkpoint
             self._advance(live, Checkpoint(flight.step, flight.attempt, payload))
+            if before is not None and live.run.steps[flight.step].checkpoint is payload:
+                self._grow(live, -len(before.data))  # It is held no more.
 
     def end(self, live: LiveRun, flight: Flight) -> None:
         """Ends the watch of an attempt, and journals what it left."""

@@ -12,7 +12,7 @@ from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.run import Run, SequenceGap
 from orchestrator.domain.states import StepState
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.codec import decode, to_message
+from orchestrator.engine.codec import decode, to_message, total_bytes
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import to_any
 from orchestrator.engine.ports import JournalRow, JournalStore, RunRow
@@ -64,6 +64,7 @@ async def read_run(store: JournalStore, row: RunRow, catalogue: Catalogue, paylo
 
 async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue) -> None:
     """Folds the next rows, which carry payloads, into a run and its data. Errors: as read_run, MethodNotServed."""
+    live.held_bytes += total_bytes(rows)
     for row in rows:
         event = decode(row, live.run)
         match event:
@@ -76,6 +77,9 @@ async def refold(live: LiveRun, rows: Sequence[JournalRow], catalogue: Catalogue
                 live.data.step_ended(event.step, StepState.FAILED, event.failure, None)
             case ev.StepSkipped():
                 live.data.step_ended(event.step, StepState.SKIPPED, None, None)
+            case ev.CheckpointRecorded():
+                before = live.run.steps[event.step].checkpoint
+                live.held_bytes -= len(before.data) if before is not None else 0  # It is held no more.
             case ev.StepDelegated():
                 digest = event.contract_digest
                 step = await catalogue.delegated_step(live.key.namespace, digest, event.target.method)

@@ -78,6 +78,7 @@ class Recovery:
         self._transit, self._balance = transit, balance
         self._doubtful = False
         self._doubt_end_seconds: float | None = None
+        self._mean_bytes = 0
         self._word = asyncio.Event()
         self._looks_owed = 0
         self._looking = False
@@ -162,7 +163,7 @@ class Recovery:
 
     async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
         """Takes over what dead replicas left, and what is due among the parked."""
-        room = self._limits.max_active_runs - len(self._driver.runs)
+        room = self._room()
         yields = self._balance.yields
         batch = self._limits.adoption_batch
         limit = min(-(-batch // YIELD_PART) if yields else batch, room)
@@ -184,6 +185,16 @@ class Recovery:
         self._looks_owed = max(self._looks_owed - 1, 0)
         return [*rows, *woken]
 
+    def _room(self) -> int:
+        """Tells how many runs find room here, supposing that they hold as much as those that are here, or as those
+        that came last where that is more: what a run holds is known only once it has been rebuilt."""
+        runs, room = self._driver.runs, self._limits.max_active_runs - len(self._driver.runs)
+        room_bytes = self._limits.max_active_bytes - self._driver.active_bytes
+        if room_bytes <= 0:
+            return 0
+        mean_bytes = max(self._driver.active_bytes // len(runs) if runs else 0, self._mean_bytes)
+        return min(room, room_bytes // mean_bytes + 1) if mean_bytes else room
+
     async def _find_lost(self, replica_id: UUID) -> Sequence[RunRow]:
         """Finds runs that this replica owns and does not hold: the database went away after it had given them."""
         rows = await self._replicas.list_owned(replica_id)
@@ -196,6 +207,9 @@ class Recovery:
         for result in results:
             if isinstance(result, BaseException):
                 raise result
+        held = [result.held_bytes for result in results if isinstance(result, LiveRun)]
+        if held:
+            self._mean_bytes = sum(held) // len(held)
 
     async def _resume(self, row: RunRow) -> LiveRun | None:
         live = await self._rebuild(row)

@@ -230,6 +230,9 @@ class Submitter:
         run_input = self._input(compiled, request)
         if request.validate_only:
             return None
+        # Again: thousands may have waited there for the database, and go on together.
+        self.require_room()
+        self._require_room_of(caller.namespace)
         return self._start(caller, request, revision, compiled, run_input, acceptance())
 
     @staticmethod
@@ -257,9 +260,15 @@ class Submitter:
         if not self.accepting:
             raise errors.ShuttingDown("this replica takes no new runs; try another", retry_delay_seconds=1.0)
         active, queued = len(self._driver.runs), self._driver.journal.queued_events
+        held_bytes = self._driver.active_bytes
         if active >= self._limits.max_active_runs:
             raise errors.TooManyRuns(
                 f"{active} runs are active; the replica takes {self._limits.max_active_runs}", retry_delay_seconds=0.5
+            )
+        if held_bytes >= self._limits.max_active_bytes:
+            raise errors.TooManyRuns(
+                f"the active runs hold {held_bytes} bytes; the replica lets them hold {self._limits.max_active_bytes}",
+                retry_delay_seconds=0.5,
             )
         if queued >= self._limits.max_queued_events:
             raise errors.TooManyRuns(
@@ -275,10 +284,13 @@ class Submitter:
 
     def _require_room_of(self, namespace: str) -> None:
         """Holds one namespace to its part, so that others find room. Errors: NamespaceQueueFull."""
-        active, waiting = self._driver.runs.active(namespace), self._driver.admission.queued_steps(namespace)
-        if active >= self._limits.namespace_max_active_runs:
+        share, waiting = self._driver.runs.share(namespace), self._driver.admission.queued_steps(namespace)
+        if share.runs >= self._limits.namespace_max_active_runs:
             most = self._limits.namespace_max_active_runs
-            text = f"the namespace has {active} active runs here; the replica takes {most} of one namespace"
+            text = f"the namespace has {share.runs} active runs here; the replica takes {most} of one namespace"
+        elif share.held_bytes >= self._limits.namespace_max_active_bytes:
+            most = self._limits.namespace_max_active_bytes
+            text = f"the active runs of the namespace hold {share.held_bytes} bytes; the replica lets them hold {most}"
         elif waiting >= self._limits.namespace_max_queued_steps:
             most = self._limits.namespace_max_queued_steps
             text = f"{waiting} steps of the namespace wait here; the replica lets {most} of one namespace wait"

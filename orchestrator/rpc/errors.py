@@ -43,6 +43,7 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "OWNER_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "FORWARDING_REFUSED": grpc.StatusCode.UNAUTHENTICATED,
     "SHUTTING_DOWN": grpc.StatusCode.UNAVAILABLE,
+    "TOO_MANY_REQUESTS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOO_MANY_RUNS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "PAYLOAD_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "WORKER_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
@@ -90,6 +91,7 @@ DEFAULT_RETRY_DELAY_SECONDS: Mapping[str, float] = {
     "DATABASE_UNAVAILABLE": 1.0,
     "OWNER_UNAVAILABLE": 1.0,
     "SHUTTING_DOWN": 1.0,
+    "TOO_MANY_REQUESTS": 1.0,
     "TOO_MANY_RUNS": 1.0,
     "NAMESPACE_QUEUE_FULL": 1.0,
 }

@@ -24,6 +24,7 @@ from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLar
 from orchestrator.engine.ownership import RunElsewhere
 from orchestrator.engine.updates import Update
 from orchestrator.rpc import errors
+from orchestrator.rpc.room import RequestRoom
 
 REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
 """Size of a request: a contract of 4 MiB and what goes around it."""
@@ -100,9 +101,13 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
     """
 
     def __init__(
-        self, layers: Sequence[Layer], background_services: frozenset[str], forward: Forward | None = None
+        self,
+        layers: Sequence[Layer],
+        background_services: frozenset[str],
+        forward: Forward | None = None,
+        room: RequestRoom | None = None,
     ) -> None:
-        self._layers, self._forward = tuple(layers), forward
+        self._layers, self._forward, self._room = tuple(layers), forward, room or RequestRoom()
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -163,7 +168,10 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
 
         async def answer_or_abort(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
             self._enter(background)
+            taken = 0
             try:
+                if not handler.request_streaming:
+                    taken = self._room.take(len(raw))
                 request = _read_all(raw, read) if handler.request_streaming else read(raw)
                 call = Call(
                     method,
@@ -209,6 +217,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             except Exception as error:  # whatever it is, the caller is told nothing of it
                 await _abort(method, error, context)
             finally:
+                self._room.give(taken)
                 self._leave(background)
 
         kinds = {

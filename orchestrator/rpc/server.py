@@ -40,6 +40,7 @@ from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.permit_service import PermitService
 from orchestrator.rpc.replica_service import HintService, ReplicaService
+from orchestrator.rpc.room import REQUESTS_LIMIT_BYTES, RequestRoom
 from orchestrator.rpc.run_service import RunService
 from orchestrator.rpc.schedule_service import ScheduleService
 from orchestrator.rpc.step_service import StepService
@@ -119,6 +120,7 @@ class RpcServer:
         watch_seconds: float = WATCH_SECONDS,
         forwarding: Forwarding | None = None,
         shared_address: str = "",
+        requests_limit_bytes: int = REQUESTS_LIMIT_BYTES,
     ) -> None:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
         `forwarding` requests about runs of other replicas are refused. `shared_address` is listened on as well, beside
@@ -136,6 +138,7 @@ class RpcServer:
             self._layers(),
             _BACKGROUND_SERVICES | _OF_REPLICAS,
             forwarding.forward if forwarding is not None else None,
+            RequestRoom(requests_limit_bytes),
         )
         self._server: grpc.aio.Server | None = None
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from baton.v1 import event_pb2
 
+from orchestrator.domain.events import Payload
+from orchestrator.domain.ids import RunKey
+from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.codec import total_bytes
-from orchestrator.engine.live import RECENT_BYTES, RECENT_ROWS, LiveRun
+from orchestrator.engine.live import RECENT_BYTES, RECENT_ROWS, LiveRun, LiveRuns
+from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.turns import Turns
 from tests.engine.test_drive import live_run
@@ -78,3 +84,40 @@ async def test_who_waits_for_the_end_is_not_woken_by_events() -> None:
     assert not left.done()
     live.leave()
     await left
+
+
+def test_what_runs_hold_is_counted_by_namespace_and_goes_with_them() -> None:
+    runs, first, second = LiveRuns(), live_run(), live_run()
+    second.key = RunKey("shop", second.key.run_id)
+    first.held_bytes = 100  # As it was rebuilt.
+    runs.grow(first, 50)
+    for live in (first, second, first):
+        runs[live.key] = live
+    runs.grow(second, 7)
+    runs.grow(first, -30)
+    assert (runs.held_bytes, runs.share("default").held_bytes, runs.share("shop").held_bytes) == (127, 120, 7)
+    assert (runs.share("default").runs, runs.share("shop").runs) == (1, 1)
+    again = live_run()
+    again.held_bytes = 3
+    runs[first.key] = again  # Rebuilt in place of the other.
+    runs.grow(first, 1_000)
+    assert (runs.held_bytes, runs.share("default").runs) == (10, 1)
+    del runs[first.key]
+    del runs[second.key]
+    assert (runs.held_bytes, runs.share("default").runs, runs.share("shop").held_bytes) == (0, 0, 0)
+
+
+def test_a_checkpoint_that_is_replaced_is_held_no_more() -> None:
+    runs, live = LiveRuns(), live_run()
+    runs[live.key] = live
+
+    def advance(_: LiveRun, given: Any) -> None:
+        live.run.steps[0].checkpoint = given.payload
+        runs.grow(live, len(given.payload.data))
+
+    liveness = Liveness(DatabaseClock(), advance, lambda *_: None, runs.grow)
+    flight: Any = SimpleNamespace(step=0, attempt=1, checkpoint=None, checkpoint_time=0)
+    for size in (1_000, 400, 700):
+        flight.checkpoint = Payload("shop.v1.Mark", b"x" * size)
+        liveness.keep_checkpoint(live, flight)
+    assert runs.held_bytes == 700

@@ -16,6 +16,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import RecordingObserver
 from orchestrator.engine.recovery import WORD_LOOKS, Recovery
+from tests.engine.test_drive import live_run
 from tests.engine.test_park import ME, Bench
 
 
@@ -152,3 +153,30 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     bench.driver.forget(sound, "")
+
+
+async def test_runs_are_taken_over_as_far_as_there_is_room_for_what_they_hold(database: Database) -> None:
+    bench, asked, nothing = Bench(), [], None
+
+    async def adopt(_: Any, limit: int) -> list[Any]:
+        asked.append(limit)
+        return []
+
+    database.adopt = adopt  # type: ignore[method-assign]
+    made: Any = Recovery
+    limits = EngineLimits(max_active_bytes=1_000)
+    balance = Balance(lambda: 0)
+    recovery: Recovery = made(
+        bench.driver, nothing, database, nothing, nothing, limits, RecordingObserver(), bench.transit, balance
+    )
+    live = live_run()
+    bench.driver.adopt(live)
+    bench.driver.runs.grow(live, 300)
+    await recovery._adopt(ME)
+    assert asked == [3]  # As large as the one that is here, the third fills the room.
+    bench.driver.journal.queued_bytes = 700
+    await recovery._adopt(ME)
+    assert asked == [3]
+    bench.driver.forget(live, "")
+    await recovery._adopt(ME)
+    assert asked == [3, limits.adoption_batch]  # Nothing is known of what runs hold here.

@@ -40,6 +40,7 @@ _CURES = {
     "CONTRACT_BREAKS_WORKFLOWS": "see all of it with `baton worker add … --check`, or register it with --force",
     "SHUTTING_DOWN": "try again in a moment",
     "OWNER_UNAVAILABLE": "try again in a moment",
+    "TOO_MANY_REQUESTS": "try again in a moment",
     "TOO_MANY_RUNS": "try again in a moment",
     "SIGNAL_NOT_FOUND": "see the steps of the run with `baton run get RUN`",
     "APPROVAL_NOT_FOUND": "see what waits with `baton approval ls`",

@@ -42,6 +42,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE: this replica is draining; RetryInfo says when to try again."""
     ERROR_REASON_TOO_MANY_RUNS: _ErrorReason.ValueType  # 9
     """RESOURCE_EXHAUSTED: as many runs are active as the server takes; RetryInfo says when to try again."""
+    ERROR_REASON_TOO_MANY_REQUESTS: _ErrorReason.ValueType  # 11
+    """RESOURCE_EXHAUSTED: the requests that are being served have as many bytes as the server takes at once; RetryInfo says
+    when to try again.
+    """
     ERROR_REASON_PAYLOAD_TOO_LARGE: _ErrorReason.ValueType  # 10
     """RESOURCE_EXHAUSTED: a message is larger than its limit."""
     ERROR_REASON_WORKER_NOT_FOUND: _ErrorReason.ValueType  # 20
@@ -240,6 +244,10 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 8
 """UNAVAILABLE: this replica is draining; RetryInfo says when to try again."""
 ERROR_REASON_TOO_MANY_RUNS: ErrorReason.ValueType  # 9
 """RESOURCE_EXHAUSTED: as many runs are active as the server takes; RetryInfo says when to try again."""
+ERROR_REASON_TOO_MANY_REQUESTS: ErrorReason.ValueType  # 11
+"""RESOURCE_EXHAUSTED: the requests that are being served have as many bytes as the server takes at once; RetryInfo says
+when to try again.
+"""
 ERROR_REASON_PAYLOAD_TOO_LARGE: ErrorReason.ValueType  # 10
 """RESOURCE_EXHAUSTED: a message is larger than its limit."""
 ERROR_REASON_WORKER_NOT_FOUND: ErrorReason.ValueType  # 20
