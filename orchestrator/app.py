@@ -30,6 +30,7 @@ from orchestrator.postgres.directory import PostgresReplicaDirectory
 from orchestrator.postgres.journal import PostgresJournalStore
 from orchestrator.postgres.limits import PostgresLimitStore
 from orchestrator.postgres.migrate import check_schema, keep_partitions
+from orchestrator.postgres.outages import Outages
 from orchestrator.postgres.pool import CLAIM_SETTINGS, JOURNAL_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.retention import keep_retention
@@ -64,9 +65,9 @@ def _version() -> str:
 
 
 @asynccontextmanager
-async def open_replica_store(dsn: str) -> AsyncIterator[ReplicaStore]:
+async def open_replica_store(dsn: str, outages: Outages | None = None) -> AsyncIterator[ReplicaStore]:
     """Opens a store of its own for the lease thread."""
-    pool = await Pool.open(dsn, Role.ENGINE, CLAIM_SETTINGS)
+    pool = await Pool.open(dsn, Role.ENGINE, CLAIM_SETTINGS, outages)
     try:
         yield PostgresReplicaStore(pool, version=_version())
     finally:
@@ -79,6 +80,7 @@ class Server:
     def __init__(self, settings: Settings, dsn: str) -> None:
         self._settings, self._dsn = settings, dsn
         self._stack = AsyncExitStack()
+        self._outages = Outages()
         self._engine: Engine
         self._rpc: RpcServer
         self.port = 0
@@ -128,7 +130,7 @@ class Server:
         )
         self._engine = Engine(
             stores,
-            lambda: open_replica_store(self._dsn),
+            lambda: open_replica_store(self._dsn, self._outages),
             gateway,
             network,
             hints,
@@ -184,7 +186,7 @@ class Server:
         return await self._forwarding.ask(address, caller, method, request, seconds)
 
     async def _open(self, role: Role, settings: PoolSettings) -> Pool:
-        pool = await Pool.open(self._dsn, role, settings)
+        pool = await Pool.open(self._dsn, role, settings, self._outages)
         self._stack.push_async_callback(pool.close)
         return pool
 

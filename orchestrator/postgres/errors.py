@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import asyncpg
 
 from orchestrator.domain.errors import DatabaseUnavailable, InvalidRequest
-
-RETRY_DELAY_SECONDS = 1.0
+from orchestrator.postgres.causes import MENDED_SECONDS, PASSES_SECONDS, Cause
 
 DRIVER_ERRORS = (
     asyncpg.PostgresError,
@@ -37,9 +33,22 @@ class RoleError(Exception):
     """The database's roles are missing, or would not guard namespaces; the text tells the cure."""
 
 
-def unavailable() -> DatabaseUnavailable:
-    """Makes the error for a database that does not answer."""
-    return DatabaseUnavailable("the database does not answer; try again", retry_delay_seconds=RETRY_DELAY_SECONDS)
+def unavailable(cause: Cause) -> DatabaseUnavailable:
+    """Makes the error for a database that does not serve. It tells the class of the cause, and nothing of the driver's
+    text."""
+    meaning = cause.value
+    return DatabaseUnavailable(
+        f"{meaning.told}; {'try again' if meaning.passes else 'its operator has to mend that'}",
+        metadata={"cause": cause.name},
+        retry_delay_seconds=PASSES_SECONDS if meaning.passes else MENDED_SECONDS,
+    )
+
+
+def unstorable() -> InvalidRequest:
+    """Makes the error for data that the database refuses."""
+    return InvalidRequest(
+        "the request holds something that cannot be stored: the character U+0000, or more than a limit allows"
+    )
 
 
 def is_about_content(error: BaseException) -> bool:
@@ -47,16 +56,3 @@ def is_about_content(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return str(error.sqlstate or "").startswith(_CONTENT_CLASSES)
     return isinstance(error, ValueError | OverflowError)  # What the driver cannot encode; UnicodeError is one.
-
-
-@contextmanager
-def domain_errors() -> Iterator[None]:
-    """Turns every error of the driver into DatabaseUnavailable, or InvalidRequest where it blames the data."""
-    try:
-        yield
-    except DRIVER_ERRORS as error:
-        if is_about_content(error):
-            raise InvalidRequest(
-                "the request holds something that cannot be stored: the character U+0000, or more than a limit allows"
-            ) from error
-        raise unavailable() from error

@@ -14,7 +14,7 @@ import asyncpg
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import JournalRow, LeaseLost, NewRun, RunEntry, WriteRefused, WriteResult, WriteState
-from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content, unavailable
+from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 
@@ -44,7 +44,7 @@ class PostgresJournalStore:
         except DRIVER_ERRORS as error:
             if is_about_content(error):
                 raise WriteRefused("the database refused the content of the batch") from error
-            raise unavailable() from error
+            raise self._journal.unavailable(error) from error
 
     async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
         """See JournalStore.read. Errors: DatabaseUnavailable."""

@@ -19,6 +19,8 @@ from uuid import UUID
 
 import asyncpg
 
+from orchestrator.postgres.binaries import OLDEST_MAJOR
+from orchestrator.postgres.causes import Cause, cause_of
 from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, SchemaError, unavailable
 from orchestrator.postgres.sql import load
 
@@ -86,6 +88,11 @@ async def migrate(dsn: str, files: Sequence[Migration] | None = None) -> list[st
         raise RoleError(f"this database user lacks a right that migrations need: {error}") from error
     except asyncpg.LockNotAvailableError as error:
         raise SchemaError("a table is locked by something else; stop long transactions and try again") from error
+    except DRIVER_ERRORS as error:
+        cause = cause_of(error)
+        if cause in (Cause.FAILED, Cause.SCHEMA_MISSING):
+            raise  # The file is to blame.
+        raise unavailable(cause) from error
     finally:
         await connection.close()
 
@@ -96,6 +103,8 @@ async def check_schema(dsn: str) -> None:
     try:
         present = await connection.fetchval(_QUERIES["has_bookkeeping"])
         applied = await connection.fetch(_QUERIES["applied"]) if present else []
+    except DRIVER_ERRORS as error:
+        raise unavailable(cause_of(error)) from error
     finally:
         await connection.close()
     known = migrations()
@@ -167,9 +176,14 @@ def partition_start_ms(name: str) -> int:
 
 async def _connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     try:
-        return await asyncpg.connect(dsn, timeout=10, command_timeout=300)
+        connection = await asyncpg.connect(dsn, timeout=10, command_timeout=300)
     except DRIVER_ERRORS as error:
-        raise unavailable() from error
+        raise unavailable(cause_of(error)) from error
+    version = connection.get_server_version()
+    if version.major < OLDEST_MAJOR:
+        await connection.close()
+        raise SchemaError(f"the database is Postgres {version.major}; Baton needs {OLDEST_MAJOR} or newer")
+    return connection
 
 
 async def _make_roles(connection: asyncpg.Connection[asyncpg.Record]) -> None:

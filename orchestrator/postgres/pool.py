@@ -17,7 +17,10 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, domain_errors, unavailable
+from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.postgres.causes import Cause
+from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, is_about_content, unavailable, unstorable
+from orchestrator.postgres.outages import Outages
 from orchestrator.postgres.sql import load
 
 POSTGRES_EPOCH_TIME = 946_684_800_000_000
@@ -63,21 +66,28 @@ def dsn_from_environment() -> str | None:
 
 
 class Pool:
-    """Connections of one role. Belongs to the event loop that opened it."""
+    """Connections of one role. Belongs to the event loop that opened it; `outages` to the process.
 
-    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PoolSettings) -> None:
+    Where a connection leads to a database that takes no writes, all are made anew: after a failover the name of the
+    database leads elsewhere, and connections that still stand would lead to the former primary for ever.
+    """
+
+    def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PoolSettings, outages: Outages) -> None:
         self._pool = pool
         self._settings = settings
+        self._outages, self._generation = outages, outages.generation
         self._kept: list[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]] = []
         self._closing = False
 
     @classmethod
-    async def open(cls, dsn: str, role: Role, settings: PoolSettings) -> Pool:
+    async def open(cls, dsn: str, role: Role, settings: PoolSettings, outages: Outages | None = None) -> Pool:
         """Opens a pool and proves that its role guards namespaces. Errors: DatabaseUnavailable, RoleError."""
+        outages = outages or Outages()
         try:
             pool = await asyncpg.create_pool(
                 dsn,
-                min_size=1,
+                # None is kept open by the driver: it would log a traceback each time that it cannot make one.
+                min_size=0,
                 max_size=settings.max_size,
                 timeout=settings.connect_timeout_seconds,
                 command_timeout=settings.statement_timeout_seconds + 1.0,
@@ -86,13 +96,14 @@ class Pool:
                 reset=_leave,
                 server_settings=_server_settings(role, settings),
             )
+            await pool.release(await pool.acquire(timeout=settings.connect_timeout_seconds))
         except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:
             raise RoleError(
                 f"this database user may not act as {role.value}: run `baton migrate` with this user"
             ) from error
         except DRIVER_ERRORS as error:
-            raise unavailable() from error
-        return cls(pool, settings)
+            raise unavailable(outages.failed(error)) from error
+        return cls(pool, settings, outages)
 
     async def close(self) -> None:
         """Closes every connection, waiting for what is under way up to the statement timeout."""
@@ -105,25 +116,61 @@ class Pool:
         except TimeoutError:
             self._pool.terminate()
 
-    def lend(self) -> asyncpg.pool.PoolAcquireContext[asyncpg.Record]:
-        """Lends a connection as an asynchronous context. Errors: those of the driver, which the caller turns."""
-        return self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+    def unavailable(self, error: BaseException) -> DatabaseUnavailable:
+        """Takes note of a failure of the database, and makes the error that the caller is to be told."""
+        return unavailable(self._outages.failed(error))
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection. Errors: DatabaseUnavailable where there is none; those of the driver, which the caller
+        turns."""
+        connection = await self._acquire()
+        try:
+            yield connection
+        finally:
+            await self._pool.release(connection)
+        self._answered()
+
+    async def _acquire(self) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
+        """Takes a connection. Errors: DatabaseUnavailable, whatever the driver says: no data is to blame yet."""
+        if self._generation != self._outages.generation:
+            await self._renew()
+        try:
+            return await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+        except DRIVER_ERRORS as error:
+            all_lent = self._pool.get_size() >= self._settings.max_size and not self._pool.get_idle_size()
+            busy = Cause.BUSY if isinstance(error, TimeoutError) and all_lent else None
+            raise unavailable(self._outages.failed(error, busy)) from error
+
+    async def _renew(self) -> None:
+        """Has every connection made anew before it is lent again."""
+        self._generation = self._outages.generation
+        await self._pool.expire_connections()
+        while self._kept:
+            await self._pool.release(self._kept.pop())
+
+    def _answered(self) -> None:
+        if self._outages.ongoing:
+            self._outages.answered()
 
     @asynccontextmanager
     async def lend_kept(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Lends a connection that is kept for the next loan of this kind; after an error it goes back to the pool.
 
         The upkeep of an ordinary loan costs half as much again as a short statement. For one borrower at a time,
-        who leaves no transaction open. Errors: those of the driver, which the caller turns.
+        who leaves no transaction open. Errors: as of `lend`.
         """
+        if self._generation != self._outages.generation:
+            await self._renew()
         kept = self._kept.pop() if self._kept else None
         if kept is None or _is_lost(kept):
-            kept = await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+            kept = await self._acquire()
         try:
             yield kept
         except BaseException:
             await self._pool.release(kept)
             raise
+        self._answered()
         if self._closing or self._kept:
             await self._pool.release(kept)
         else:
@@ -132,9 +179,13 @@ class Pool:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
         """Lends a connection; the driver's errors become the domain's."""
-        with domain_errors():
+        try:
             async with self.lend() as connection:
                 yield connection
+        except DRIVER_ERRORS as error:
+            if is_about_content(error):
+                raise unstorable() from error
+            raise self.unavailable(error) from error
 
     @asynccontextmanager
     async def in_namespace(self, namespace: str) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
@@ -146,8 +197,12 @@ class Pool:
                 await connection.execute(begin)
                 yield connection
                 await connection.execute(_QUERIES["commit"])
-            except BaseException:
+            except BaseException as error:
                 # A caller who leaves is nothing to report: the driver logs a transaction that comes back to it open.
+                if isinstance(error, asyncio.CancelledError):
+                    # What the statement did that was cancelled, such as BEGIN, is known once another is answered.
+                    with contextlib.suppress(*DRIVER_ERRORS):
+                        await connection.execute(_QUERIES["nothing"])
                 with contextlib.suppress(*DRIVER_ERRORS):
                     await _leave(connection)
                 raise
@@ -193,6 +248,9 @@ def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:
 async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
     """Readies a new connection: the guard is in force, commits are durable, instants are whole microseconds."""
     guard = await connection.fetchrow(_QUERIES["guard"])
+    if guard is not None and guard["is_standby"]:
+        # It would answer with what was true a while ago.
+        raise asyncpg.ReadOnlySQLTransactionError("it is a standby")
     if guard is None or guard["is_superuser"] or guard["bypasses_row_security"]:
         raise RoleError("row level security does not bind this connection's role: its namespaces would not be guarded")
     await set_time_codec(connection)

@@ -55,7 +55,8 @@ async def test_serve_without_a_database_says_how_to_name_one() -> None:
 async def test_serve_where_no_database_answers() -> None:
     answer = await baton("serve", changes={"BATON_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
     assert answer.code == 1
-    assert "the database does not answer" in answer.error
+    assert "the database cannot be reached: " in answer.error
+    assert "check that Postgres runs" in answer.error
 
 
 async def test_serve_asks_for_the_migration_that_migrate_makes(empty_database: str) -> None:

@@ -1,6 +1,8 @@
 -- name: guard
--- Tells whether row level security binds the current role, and makes commits durable where the server's default is not.
+-- Tells whether row level security binds the current role and whether this is a standby, and makes commits durable where
+-- the server's default is not.
 SELECT
+    pg_is_in_recovery() AS is_standby,
     rolsuper AS is_superuser,
     rolbypassrls AS bypasses_row_security,
     CASE WHEN current_setting('synchronous_commit') = 'off' AND current_setting('fsync') = 'on'
@@ -12,6 +14,10 @@ WHERE rolname = current_user
 -- name: begin_in_namespace
 -- Begins a transaction that sees one namespace; its name comes as hexadecimal digits of its UTF-8.
 BEGIN; SELECT set_config('baton.namespace', convert_from(decode('{namespace_hex}', 'hex'), 'UTF8'), true)
+
+-- name: nothing
+-- Asks for an answer, and does nothing.
+SELECT
 
 -- name: commit
 -- Ends a transaction and keeps what it did.

@@ -198,13 +198,12 @@ def _foreseen(error: Exception) -> CommandFailed | None:
         return output_fault(error)
     from orchestrator.config import SettingInvalid
     from orchestrator.domain.errors import DatabaseUnavailable
+    from orchestrator.postgres.causes import describe
     from orchestrator.postgres.errors import EmbeddedPostgresError, RoleError, SchemaError
     from orchestrator.telemetry.settings import TelemetrySettingInvalid
 
     if isinstance(error, DatabaseUnavailable):
-        return CommandFailed(
-            "the database does not answer", "check that it runs, and BATON_DATABASE_URL or PG*; or use `baton dev`"
-        )
+        return CommandFailed(*describe(error.__cause__)) if error.__cause__ is not None else CommandFailed(str(error))
     known = (EmbeddedPostgresError, RoleError, SchemaError, SettingInvalid, TelemetrySettingInvalid)
     return CommandFailed(str(error)) if isinstance(error, known) else None
 

@@ -37,7 +37,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 6
     """INTERNAL: a fault in Baton. The metadata key `error_id` finds it in the server's log."""
     ERROR_REASON_DATABASE_UNAVAILABLE: _ErrorReason.ValueType  # 7
-    """UNAVAILABLE: the database does not answer; RetryInfo says when to try again."""
+    """UNAVAILABLE: the database does not serve; the metadata `cause` names the class of what is wrong, and RetryInfo says
+    when to try again.
+    """
     ERROR_REASON_SHUTTING_DOWN: _ErrorReason.ValueType  # 8
     """UNAVAILABLE: this replica is draining; RetryInfo says when to try again."""
     ERROR_REASON_TOO_MANY_RUNS: _ErrorReason.ValueType  # 9
@@ -239,7 +241,9 @@ ERROR_REASON_CURSOR_EXPIRED: ErrorReason.ValueType  # 5
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 6
 """INTERNAL: a fault in Baton. The metadata key `error_id` finds it in the server's log."""
 ERROR_REASON_DATABASE_UNAVAILABLE: ErrorReason.ValueType  # 7
-"""UNAVAILABLE: the database does not answer; RetryInfo says when to try again."""
+"""UNAVAILABLE: the database does not serve; the metadata `cause` names the class of what is wrong, and RetryInfo says
+when to try again.
+"""
 ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 8
 """UNAVAILABLE: this replica is draining; RetryInfo says when to try again."""
 ERROR_REASON_TOO_MANY_RUNS: ErrorReason.ValueType  # 9
