@@ -315,7 +315,7 @@ class RunData:
             return too_large("the request", len(data))
         return Payload(request.DESCRIPTOR.full_name, data)
 
-    def child_run(self, step: int) -> tuple[RunAwaited, Payload | None] | Failure:
+    def child_run(self, step: int, now: int) -> tuple[RunAwaited, Payload | None] | Failure:
         """See plan.Conditions."""
         child = self.step(step).child
         assert child is not None
@@ -329,4 +329,4 @@ class RunData:
             if len(data) > MAX_PAYLOAD_BYTES:
                 return too_large("the input of the child run", len(data))
             payload = Payload(child.input_type, data)
-        return RunAwaited(str(machine.new_id()), child.workflow, child.revision), payload
+        return RunAwaited(str(machine.new_run_id(now)), child.workflow, child.revision), payload

@@ -21,6 +21,21 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 new_id: Callable[[], UUID] = uuid_utils.compat.uuid7
 """Makes a new id, in the order of time. Called by this name through the module, so that it can be another."""
 
+WALL_SLACK_MS = 1_000
+"""How far the time in a new id may be off before it is put right."""
+
+
+def new_run_id(now: int) -> UUID:
+    """Makes the id of a run that begins at `now`, microseconds of the database's clock.
+
+    The time in it decides in which week of the journal the run's events are, and where it is listed: it is not to be
+    that of a machine whose clock is wrong.
+    """
+    made, now_ms = new_id(), now // 1_000
+    if abs((made.int >> 80) - now_ms) <= WALL_SLACK_MS:
+        return made
+    return UUID(int=now_ms << 80 | made.int & (1 << 80) - 1)
+
 
 class Apart(Protocol):
     """A place of its own for one piece of work, which a busy event loop does not hold up."""

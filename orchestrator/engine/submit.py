@@ -392,7 +392,7 @@ class Submitter:
             JOURNAL_FORMAT,
             request.client_id,
         )
-        key = RunKey(caller.namespace, child.run_id or machine.new_id())
+        key = RunKey(caller.namespace, child.run_id or machine.new_run_id(now))
         live = LiveRun(key, 1, compiled, Scope(len(compiled.graph.steps), run_input), new)
         live.accepted = accepted
         payload = Payload(compiled.input_type, request.input.value) if run_input is not None else None

@@ -116,11 +116,13 @@ async def check_schema(dsn: str) -> None:
 async def ensure_partitions(
     connection: asyncpg.Connection[asyncpg.Record], weeks_ahead: int = 8, now_ms: int | None = None
 ) -> list[str]:
-    """Makes the journal's partitions from last week to `weeks_ahead` and returns the names of new ones.
+    """Makes the journal's partitions from last week to `weeks_ahead` and returns the names of new ones. The time is the
+    database's unless given.
 
     Needs the rights of the tables' owner. Errors: those of asyncpg.
     """
-    now_ms = time.time_ns() // 1_000_000 if now_ms is None else now_ms
+    if now_ms is None:
+        now_ms = await database_ms(connection)
     monday_ms = now_ms - (now_ms - _FIRST_MONDAY_MS) % WEEK_MS
     wanted = {
         partition_name(start): start
@@ -143,6 +145,13 @@ async def ensure_partitions(
                 else:
                     made.append(name)
         return made
+
+
+async def database_ms(connection: asyncpg.Connection[asyncpg.Record]) -> int:
+    """The database's time, in milliseconds since the Unix epoch: that of a replica may be wrong. Errors: those of
+    asyncpg."""
+    now_ms: int = await connection.fetchval(_QUERIES["now_ms"])
+    return now_ms
 
 
 async def keep_partitions(dsn: str) -> None:

@@ -1,7 +1,8 @@
 """Forgets what is older than it is to be kept: runs that ended, and weeks of the journal that no run needs any more.
 
-Every replica does this; none leads. Runs are deleted in bounded batches, and a week's partition is dropped once no run
-of that week is left, so that a run is there as a whole or not at all. Needs the rights of the tables' owner.
+Every replica does this; none leads, and the database's clock decides. Runs are deleted in bounded batches, and a week's
+partition is dropped once no run of that week is left, so that a run is there as a whole or not at all. What went to the
+default partition, since its week had none, is deleted with its run. Needs the rights of the tables' owner.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import asyncio
 import contextlib
 import logging
 import random
-import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import asyncpg
 
 from orchestrator.postgres.errors import DRIVER_ERRORS
-from orchestrator.postgres.migrate import WEEK_MS, first_run_id, partition_name, partition_start_ms
+from orchestrator.postgres.migrate import WEEK_MS, database_ms, first_run_id, partition_name, partition_start_ms
 from orchestrator.postgres.sql import load
 
 LOOK_SECONDS = 3600.0
@@ -24,6 +26,9 @@ LOOK_SECONDS = 3600.0
 
 BATCH_RUNS = 500
 """Runs deleted at a time."""
+
+DEFAULT_BATCH_RUNS = 20
+"""Runs deleted at a time with their events, of which each may have 100,000."""
 
 BATCH_PAUSE_SECONDS = 0.05
 """Pause after each batch, for others."""
@@ -74,16 +79,18 @@ async def forget(
     lock_tries: int = LOCK_TRIES,
     lock_pause_seconds: float = LOCK_PAUSE_SECONDS,
 ) -> Forgotten:
-    """Forgets weeks that ended more than `retention_seconds` ago, oldest first.
+    """Forgets weeks that ended more than `retention_seconds` ago, oldest first, and then what has no week of its own.
 
     A run is deleted once it ended so long ago; a week stays as long as a run of it does. Errors: those of asyncpg.
     """
     done = Forgotten()
-    last_ms = time.time_ns() // 1_000_000 - round(retention_seconds * 1000) - WEEK_MS
+    last_ms = await database_ms(connection) - round(retention_seconds * 1000) - WEEK_MS
     if last_ms < 0:
         return done
-    for row in await connection.fetch(_QUERIES["partitions"], partition_name(last_ms).removeprefix("events_")):
-        name: str = row["name"]
+    weeks: list[str] = [row["name"] for row in await connection.fetch(_QUERIES["partitions"])]
+    for name in weeks:
+        if name >= partition_name(last_ms):
+            break
         start_ms = partition_start_ms(name)
         first, end = first_run_id(start_ms), first_run_id(start_ms + WEEK_MS)
         while deleted := await connection.fetchval(_QUERIES["forget_runs"], first, end, retention_seconds, BATCH_RUNS):
@@ -101,7 +108,23 @@ async def forget(
                     await asyncio.sleep(lock_pause_seconds)
         else:
             done.locked.append(name)
+    for first, end in _without_week(weeks):
+        while deleted := await connection.fetchval(
+            _QUERIES["forget_runs_and_events"], first, end, retention_seconds, DEFAULT_BATCH_RUNS
+        ):
+            done.runs += deleted
+            await asyncio.sleep(BATCH_PAUSE_SECONDS)
     return done
+
+
+def _without_week(weeks: list[str]) -> Iterator[tuple[UUID, UUID]]:
+    """The ranges of run ids whose events are in the default partition: those between `weeks`, before and after them."""
+    end_ms = 0
+    for start_ms in map(partition_start_ms, weeks):
+        if start_ms > end_ms:
+            yield first_run_id(end_ms), first_run_id(start_ms)
+        end_ms = start_ms + WEEK_MS
+    yield first_run_id(end_ms), UUID(int=(1 << 128) - 1)
 
 
 async def _drop(connection: asyncpg.Connection[asyncpg.Record], name: str) -> bool:

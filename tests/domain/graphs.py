@@ -125,7 +125,7 @@ class FixedConditions:
         """Gives the request of a step."""
         return self.answers.requests.get(step, Payload("shop.v1.Request", f"request {step}".encode()))
 
-    def child_run(self, step: int) -> tuple[RunAwaited, Payload | None] | Failure:
+    def child_run(self, step: int, now: int) -> tuple[RunAwaited, Payload | None] | Failure:
         """Names the child run of a step."""
         answer = self.answers.child_runs.get(step)
         return answer if answer is not None else (RunAwaited(f"child-{step}", "inner", "r7"), OUTPUT)

@@ -185,9 +185,17 @@ async def test_an_owner_who_is_no_superuser_forgets_and_others_may_not(empty_dat
         owner = await asyncpg.connect(empty_database.replace("postgres@", f"{user}@"))
         try:
             await ensure_partitions(owner, weeks_ahead=1, now_ms=OLD_MS)
-            for number, end_time in ((1, "now() - interval '2 years'"), (2, "NULL")):
-                key = old_key(number)
-                week = f"'{key.run_id}', 'w', 'r', '', {2 if end_time == 'NULL' else 3}, 1, 2, 2"
+            without_week = UUID(int=first_run_id(OLD_MS - 10 * WEEK_MS).int + 1)
+            long_ago = "now() - interval '2 years'"
+            await connection.execute(
+                "INSERT INTO events VALUES ('shop', $1, 1, 1, 10, 0, now(), '', '', '.', NULL)", without_week
+            )
+            for run_id, end_time in (
+                (old_key(1).run_id, long_ago),
+                (old_key(2).run_id, "NULL"),
+                (without_week, long_ago),
+            ):
+                week = f"'{run_id}', 'w', 'r', '', {2 if end_time == 'NULL' else 3}, 1, 2, 2"
                 await connection.execute(
                     "INSERT INTO runs (namespace, run_id, workflow, revision, request_id, state, epoch, next_sequence,"
                     " journal_format, principal, channel, workspace, labels, attributes, create_time, expire_time,"
@@ -198,7 +206,8 @@ async def test_an_owner_who_is_no_superuser_forgets_and_others_may_not(empty_dat
                 await forget(connection, WEEK_SECONDS)
             await connection.execute("RESET ROLE")
             done = await forget(owner, WEEK_SECONDS)
-            assert (done.runs, OLD in done.dropped) == (1, False)
+            assert (done.runs, OLD in done.dropped) == (2, False)
+            assert await connection.fetchval("SELECT count(*) FROM events") == 0
             await connection.execute("UPDATE runs SET state = 3, end_time = now() - interval '2 years'")
             assert OLD in (await forget(owner, WEEK_SECONDS)).dropped
         finally:
@@ -222,3 +231,47 @@ async def test_a_server_forgets_by_itself(
         upkeep.cancel()
         await asyncio.gather(upkeep, return_exceptions=True)
     assert await stores.runs.get_run(old_key(1)) is None
+
+
+async def test_what_went_to_the_default_partition_is_forgotten_with_its_run(
+    stores: Stores, administrator: Connection
+) -> None:
+    me, new = await replica(stores), run_key()
+    # Of a week that was never made or is dropped, and of one far ahead, as a machine with a wrong clock made them.
+    ahead = RunKey("shop", UUID(int=first_run_id(MONDAY_MS + 5_000 * WEEK_MS).int + 1))
+    old, live = old_key(1), old_key(2)
+    assert set(
+        await states(
+            stores,
+            me,
+            submission(old, "old", end_time=LONG_AGO),
+            submission(ahead, "ahead", end_time=LONG_AGO),
+            submission(live, "live"),
+            submission(new, "new", end_time=LONG_AGO),
+        )
+    ) == {WRITTEN}
+    assert await states(stores, me, step(live, 2)) == [WRITTEN]
+    assert await administrator.fetchval("SELECT count(*) FROM events_default") == 4
+    assert (await forget(administrator, WEEK_SECONDS)).runs == 2
+    rows = await administrator.fetch("SELECT run_id, sequence FROM events_default")
+    assert sorted((row["run_id"], row["sequence"]) for row in rows) == [(live.run_id, 1), (live.run_id, 2)]
+    assert await administrator.fetchval("SELECT array_agg(request_id ORDER BY request_id) FROM requests") == [
+        "live",
+        "new",
+    ]
+    assert len(await journal_of(stores, new)) == 1
+    assert await states(stores, me, ending(live, 3)) == [WRITTEN]
+
+
+@pytest.mark.parametrize("wrong_by_years", [-20, 20])
+async def test_weeks_are_made_and_dropped_by_the_clock_of_the_database(
+    wrong_by_years: int, stores: Stores, old_weeks: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await states(stores, await replica(stores), submission(old_key(1), end_time=LONG_AGO))
+    wrong_ns = time.time_ns() + wrong_by_years * 365 * 24 * 3600 * 1_000_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: wrong_ns)
+    before = await partitions(old_weeks)
+    assert await ensure_partitions(old_weeks) == []
+    assert (await forget(old_weeks, 30 * 365 * 24 * 3600)).dropped == []
+    assert await partitions(old_weeks) == before
+    assert OLD in (await forget(old_weeks, WEEK_SECONDS)).dropped

@@ -84,8 +84,8 @@ class Conditions(Protocol):
         """Builds the request of a step, for one who is to approve it."""
         ...
 
-    def child_run(self, step: int) -> tuple[RunAwaited, Payload | None] | Failure:
-        """Names the child run of a step that is ready, and builds its input."""
+    def child_run(self, step: int, now: int) -> tuple[RunAwaited, Payload | None] | Failure:
+        """Names the child run of a step that is ready at `now`, and builds its input."""
         ...
 
 

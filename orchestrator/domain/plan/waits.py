@@ -48,7 +48,7 @@ def _begin_child_run(plan: Planner, index: int) -> None:
         message = f"runs run each other at most {MAX_RUN_DEPTH} deep"
         plan.fail_step(index, Failure(Code.RESOURCE_EXHAUSTED, "DELEGATION_LIMIT", message, Origin.ORCHESTRATOR))
         return
-    found = plan.conditions.child_run(index)
+    found = plan.conditions.child_run(index, plan.now)
     if isinstance(found, Failure):
         plan.fail_step(index, found)
     else:

@@ -58,6 +58,10 @@ SELECT version, name, checksum FROM schema_migrations WHERE version > 0 ORDER BY
 -- Records an applied migration.
 INSERT INTO schema_migrations (version, name, checksum, apply_time) VALUES ($1, $2, $3, clock_timestamp())
 
+-- name: now_ms
+-- The time by which weeks are made and dropped, in milliseconds since the Unix epoch.
+SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint
+
 -- name: partitions
 -- Lists the partitions of the journal.
 SELECT child.relname AS name
