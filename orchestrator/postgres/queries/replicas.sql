@@ -222,9 +222,12 @@ due AS MATERIALIZED (
         LIMIT $2::integer * 8
     ) AS d
 ),
+first AS MATERIALIZED (
+    SELECT namespace, run_id FROM due ORDER BY turn, wake_time
+),
 chosen AS MATERIALIZED (
     SELECT c.namespace, c.run_id
-    FROM lease CROSS JOIN (SELECT namespace, run_id FROM due ORDER BY turn, wake_time) AS f CROSS JOIN LATERAL (
+    FROM lease CROSS JOIN first AS f CROSS JOIN LATERAL (
         SELECT r.namespace, r.run_id
         FROM runs AS r
         WHERE r.namespace = ANY (ARRAY[f.namespace]) AND r.run_id = f.run_id
