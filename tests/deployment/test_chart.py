@@ -50,7 +50,8 @@ def test_the_chart_is_these_manifests(manifests: dict[str, Any]) -> None:
         "NetworkPolicy/shop-baton",
     }
     assert manifests["Service/shop-baton-headless"]["spec"]["clusterIP"] == "None"
-    assert manifests["PodDisruptionBudget/shop-baton"]["spec"]["maxUnavailable"] == 1
+    disruption = manifests["PodDisruptionBudget/shop-baton"]["spec"]
+    assert (disruption["maxUnavailable"], disruption["unhealthyPodEvictionPolicy"]) == (1, "AlwaysAllow")
 
 
 @NEEDS_HELM
@@ -116,6 +117,17 @@ def test_a_server_has_time_to_drain_and_is_left_to_it(stopping: dict[str, int] |
 
 
 @NEEDS_HELM
+def test_settings_arrive_as_they_were_given() -> None:
+    given = {"BATON_MAX_QUEUED_BYTES": 67_108_864, "BATON_LEASE_SECONDS": 2.5, "BATON_LOG_FORMAT": "json"}
+    answer = rendered({"settings": given, "retentionDays": 3_650_000})
+    pod = next(one for one in json.loads(answer.stdout) if one["kind"] == "Deployment")["spec"]["template"]["spec"]
+    told = settings_of(pod["containers"][0])
+    assert {name: told[name] for name in given} == {name: str(value) for name, value in given.items()}
+    settings = read_settings({name: value for name, value in told.items() if name != "POD_IP"})
+    assert (settings.limits.max_queued_bytes, settings.retention_days) == (67_108_864, 3_650_000)
+
+
+@NEEDS_HELM
 @pytest.mark.parametrize(
     ("values", "told"),
     [
@@ -123,6 +135,7 @@ def test_a_server_has_time_to_drain_and_is_left_to_it(stopping: dict[str, int] |
         ({"database": {"secretName": "", "secretKey": "url"}}, "/database/secretName"),
         ({"replica": 3}, "'replica' not allowed"),
         ({"settings": {"BATON_DATABASE_URL": "postgresql://u:password@h/d"}}, "BATON_DATABASE_URL"),
+        ({"settings": {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317"}}, "OTEL_EXPORTER_OTLP_ENDPOINT"),
         ({"settings": {"PATH": "x"}}, "invalid propertyName 'PATH'"),
     ],
 )
@@ -146,3 +159,5 @@ def test_the_compose_file_starts_three_replicas_that_reach_each_other() -> None:
         assert one["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
         read_settings({key: value for key, value in environment.items() if key.startswith("BATON_")})
     assert {"postgres", "migrate", "jaeger"} <= set(services)
+    assert services["postgres"]["restart"] == "unless-stopped"
+    assert services["postgres"]["healthcheck"]["test"][1:4] == ["pg_isready", "--host", "127.0.0.1"]

@@ -59,3 +59,8 @@ securityContext:
       name: {{ .Values.database.secretName | quote }}
       key: {{ .Values.database.secretKey | quote }}
 {{- end }}
+
+{{/* A setting as text: whole numbers in full, which come as 6.7108864e+07 otherwise. */}}
+{{- define "baton.setting" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else if eq (floor .) (float64 .) }}{{ printf "%.0f" (float64 .) }}{{ else }}{{ . }}{{ end -}}
+{{- end }}
