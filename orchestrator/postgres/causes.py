@@ -112,7 +112,7 @@ _BY_SQLSTATE = {
 def cause_of(error: BaseException | None) -> Cause:
     """Tells the cause of an error of the driver."""
     match error:
-        case asyncpg.ClientConfigurationError() | UnicodeError():
+        case ValueError():  # The driver's ClientConfigurationError is one.
             return Cause.ADDRESS_INVALID
         case asyncpg.PostgresError():
             state = str(error.sqlstate or "")
@@ -128,6 +128,8 @@ def cause_of(error: BaseException | None) -> Cause:
 
 def detail_of(error: BaseException | None) -> str:
     """Returns the driver's own words, for the log: its message alone, without the data that details quote."""
+    if isinstance(error, ValueError) and not isinstance(error, asyncpg.ClientConfigurationError):
+        return ""  # It may quote any part of the address.
     message = getattr(error, "message", None) or (str(error.args[0]) if error is not None and error.args else "")
     if isinstance(error, OSError):
         message = str(error)

@@ -186,7 +186,7 @@ def partition_start_ms(name: str) -> int:
 async def _connect(dsn: str) -> asyncpg.Connection[asyncpg.Record]:
     try:
         connection = await asyncpg.connect(dsn, timeout=10, command_timeout=300)
-    except DRIVER_ERRORS as error:
+    except (*DRIVER_ERRORS, ValueError) as error:  # A port, say, that is no number.
         raise unavailable(cause_of(error)) from error
     version = connection.get_server_version()
     if version.major < OLDEST_MAJOR:

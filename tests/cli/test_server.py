@@ -59,6 +59,14 @@ async def test_serve_where_no_database_answers() -> None:
     assert "check that Postgres runs" in answer.error
 
 
+async def test_serve_where_the_address_of_the_database_cannot_be_read() -> None:
+    answer = await baton("serve", changes={"BATON_DATABASE_URL": "postgresql://me:secret@127.0.0.1:port/none"})
+    assert answer.code == 1
+    assert "the address of the database cannot be read\n" in answer.error
+    assert "secret" not in answer.error
+    assert "postgresql://user:password@host:port/database" in answer.error
+
+
 async def test_serve_asks_for_the_migration_that_migrate_makes(empty_database: str) -> None:
     changes = {"BATON_DATABASE_URL": empty_database}
     answer = await baton("serve", changes=changes)
