@@ -147,10 +147,10 @@ class Mender:
         if live is None or live.run.ended:
             raise errors.RunEnded("the run has ended: no attempt starts any more", metadata={"run_id": str(run_id)})
         pause = isinstance(given, PauseRequest)
-        if live.run.paused is not pause and not validate_only:
-            if not self._driver.advance(live, given).events:
+        if not validate_only:
+            if live.run.paused is not pause and not self._driver.advance(live, given).events:
                 raise _no_room()
-            await self._durable(live)
+            await self._durable(live)  # Where it is so already, that may be the wish of another, on its way.
         run, _ = await self._reader.get(caller, run_id, BASIC)
         return run
 
@@ -178,28 +178,36 @@ class Mender:
             raise errors.RunActive(
                 "the run has not ended: it goes on with what it has; cancel it, and retry it then", metadata=told
             )
-        steps = [index for index in range(len(run.graph.steps)) if self._waiting(live, index)]
+        now = self._now(live)
+        steps = [index for index in range(len(run.graph.steps)) if waiting_for_their_time(run, index, now)]
         if not steps or run.state is RunState.UNDOING:
             raise errors.RunActive(
                 "the run has not ended, and no step of it waits for its next attempt: wait for its end, or cancel it",
                 metadata=told,
             )
-        for index in steps:
-            await self._try_now(caller, live, index, wish)
+        for index in () if wish.validate_only else steps:
+            self._let_be_tried(caller, live, index, wish, now)
+        await self._durable(live)
         return ()
 
     async def _try_now(self, caller: Caller, live: LiveRun, index: int, wish: Wish) -> Sequence[str]:
         """Lets a step that waits for its next attempt be tried now; one that is being tried is left alone."""
-        waiting = self._waiting(live, index)
-        if not waiting:
+        now = self._now(live)
+        if not waiting_for_their_time(live.run, index, now):
             mend_checks.require_its_turn(live, index)
         elif not wish.validate_only:
-            self._advance(live, StepRetry(index, None, caller.principal, wish.reason))
+            self._let_be_tried(caller, live, index, wish, now)
         await self._durable(live)
         return ()
 
-    def _waiting(self, live: LiveRun, index: int) -> Sequence[int]:
-        return waiting_for_their_time(live.run, index, self._clock.now())
+    def _let_be_tried(self, caller: Caller, live: LiveRun, index: int, wish: Wish, now: int) -> None:
+        if not live.forgotten and waiting_for_their_time(live.run, index, now):
+            self._advance(live, StepRetry(index, None, caller.principal, wish.reason), now)
+
+    def _now(self, live: LiveRun) -> int:
+        """The time that the next event of a run has: whether a step waits is to be asked, and decided, at the same. Its
+        last event may be ahead of this replica's clock."""
+        return max(self._clock.now(), live.run.time + 1)
 
     async def _skip_live(self, caller: Caller, live: LiveRun, index: int, wish: Wish) -> Sequence[str] | None:
         """Ends a step of a run that goes on; None where it is to be looked at anew."""
@@ -243,8 +251,8 @@ class Mender:
         await self._durable(live)
         return reset
 
-    def _advance(self, live: LiveRun, given: StepRetry) -> None:
-        if not self._driver.advance(live, given).events and not live.forgotten:
+    def _advance(self, live: LiveRun, given: StepRetry, now: int | None = None) -> None:
+        if not self._driver.advance(live, given, now).events and not live.forgotten:
             raise _no_room()
 
     async def _check_skip(self, live: LiveRun, index: int, wish: Wish) -> None:
