@@ -119,9 +119,7 @@ class Database(Leases):
         before: list[tuple[RunKey, Run]] = []
         for entry in entries:
             run, reopened = self.runs.get(entry.key), entry.reopened
-            if run is None or reopened is None or run.owner is not None or run.end_time is None:
-                continue
-            if run.epoch != entry.epoch - 1 or run.next_sequence != entry.rows[0].sequence:
+            if run is None or reopened is None or not self.has_ended_so(run, entry):
                 continue
             before.append((entry.key, dataclasses.replace(run)))
             run.owner, run.epoch, run.state, run.end_time = replica_id, entry.epoch, 2, None
@@ -131,6 +129,13 @@ class Database(Leases):
             run.expire_time = reopened.expire_time
             run.journal_format = max(run.journal_format, reopened.journal_format)
         return lambda: self.runs.update(before)
+
+    @staticmethod
+    def has_ended_so(run: Run, entry: RunEntry) -> bool:
+        """The fence of another round: that the run has ended, in the epoch and with the sequence that are known."""
+        if run.owner is not None or run.end_time is None:
+            return False
+        return (run.epoch, run.next_sequence) == (entry.epoch - 1, entry.rows[0].sequence)
 
     def _begin(self, replica_id: UUID, entries: Sequence[RunEntry]) -> set[int]:
         """Claims request ids and inserts new runs; returns the positions of these."""

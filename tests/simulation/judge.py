@@ -19,12 +19,14 @@ from orchestrator.domain.plan import MAX_DELIVERIES
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, EventKind, StepState
 from orchestrator.domain.waits import RunAwaited, request_hash
-from orchestrator.engine.codec import decode, to_message
+from orchestrator.engine.codec import to_message
 from orchestrator.engine.ports import JournalRow, RunEntry
 from orchestrator.engine.worker_ports import Call
 from tests.simulation.database import Database
+from tests.simulation.folds import Folds
 from tests.simulation.leases import Replica
 from tests.simulation.quotas import Pool, Quotas
+from tests.simulation.rounds import Rounds
 from tests.simulation.tables import Run
 from tests.simulation.workflows import Done
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 DELIVERED = (EventKind.ATTEMPT_STARTED, EventKind.DELIVERY_STARTED)
 ONCE_AN_ATTEMPT = (EventKind.ATTEMPT_STARTED, EventKind.ATTEMPT_FAILED, EventKind.ATTEMPT_SUSPENDED)
+BEGINS_ANEW = (EventKind.RUN_REOPENED, EventKind.STEP_RETRIED)
 STILL_SECONDS = 16.0
 """Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
 CHILD_SECONDS = 100.0
@@ -45,9 +48,10 @@ class Judge:
     """`breach` is told of each thing that must not be, with the name of what it breaks."""
 
     def __init__(self, database: Database, breach: Callable[[str, str], None]) -> None:
-        self._database, self._breach = database, breach
+        self._database, self._breach, self.breach = database, breach, breach
         self.watchers: list[Watched] = []
-        self.graphs: dict[tuple[str, str], Any] = {}
+        self.folds = Folds()
+        self.rounds = Rounds(database, self.folds, breach)
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
         self.quotas = Quotas(breach, self._pools_of, database.tally)
@@ -70,6 +74,7 @@ class Judge:
             self._breach("dense sequences", f"{where}: {len(run.events)} stand before it")
         if run.events and run.events[-1].row.kind in TERMINAL_EVENTS and entry.reopened is None:
             self._breach("one end", f"{where}: it follows the end")
+        self.rounds.written(entry, run)
 
     @staticmethod
     def is_dead(replica: Replica) -> bool:
@@ -90,11 +95,19 @@ class Judge:
         if durable < call.delivery:
             self._breach("durability before action", f"{where} leaves, of which {durable} entries are durable")
         self._look_at_approval(where, call, run)
+        if run is not None:
+            self._look_whether_wanted(where, call, run)
         if process.replica_id is None or not self._database.has_lease(process.replica_id):
             self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
         self.sent[call.run_id, call.step, call.attempt] += 1
         if call.delivery > MAX_DELIVERIES or self.sent[call.run_id, call.step, call.attempt] > MAX_DELIVERIES:
             self._breach("bounded attempts", f"{where}: sent too often")
+
+    def _look_whether_wanted(self, where: str, call: Call, run: Run) -> None:
+        folded = self._fold(run)
+        index = folded.indexes.get(call.step)
+        if index is None or not folded.is_current(index, call.attempt):
+            self._breach("what is done is not done again", f"{where} leaves, and is not what the journal waits for")
 
     def effect(self, call: Call) -> None:
         """A worker has got a call."""
@@ -228,11 +241,18 @@ class Judge:
     def look_for_progress(self, now: float) -> None:
         """Looks for runs in which nothing happens, though nothing goes wrong and no step waits for so long."""
         for key, run in self._database.unfinished().items():
+            if self._fold(run).paused:
+                self._moved.pop(key, None)
+                continue
             length, since = self._moved.get(key, (0, now))
             if length != len(run.events):
                 self._moved[key] = (len(run.events), now)
             elif now - since > (CHILD_SECONDS if self._waits_for_child(run) else STILL_SECONDS):
                 self._breach("runs go on", f"run {key.run_id}: nothing after event {length} for {now - since:.1f} s")
+
+    def paused_runs(self) -> list[RunKey]:
+        """Runs that are paused."""
+        return [key for key, run in self._database.unfinished().items() if self._fold(run).paused]
 
     def _waits_for_child(self, run: Run) -> bool:
         return any(isinstance(step.wait, RunAwaited) for step in self._fold(run).steps)
@@ -257,7 +277,9 @@ class Judge:
                 self._breach("one run a request", f"{request_id} has {count} runs")
         for watched in self.watchers:
             run = self._database.runs[RunKey(watched.caller.namespace, watched.run_id)]
-            if not watched.ended or watched.last_sequence != len(run.events):
+            seen = run.events[: watched.last_sequence]
+            # Who has seen the end of a round need not wait for the next.
+            if not watched.ended or not seen or seen[-1].row.kind not in TERMINAL_EVENTS:
                 self._breach(
                     "watch without gaps", f"run {run.key.run_id}: seen {watched.last_sequence} of {len(run.events)}"
                 )
@@ -299,11 +321,9 @@ class Judge:
             self._breach("stale write", f"{where}: epochs {epochs}")
         if any(first.event_time >= second.event_time for first, second in pairwise(rows)):
             self._breach("times rise", where)
-        ends = [row.sequence for row in rows if row.kind in TERMINAL_EVENTS]
         if run.state not in ENDED_RUN:
             self._breach("every run ends", f"{where}: {rows[-1].sequence} events, state {run.state}")
-        elif ends != [len(rows)]:
-            self._breach("one end", f"{where}: ends at {ends} of {len(rows)}")
+        self.rounds.look_at(run)
         self._look_for_doubles(where, rows)
         try:
             folded = self._fold(run)
@@ -315,7 +335,9 @@ class Judge:
     def _look_for_doubles(self, where: str, rows: list[Any]) -> None:
         counts: Counter[tuple[int, str, int]] = Counter()
         for row in rows:
-            if row.kind in ONCE_AN_ATTEMPT:
+            if row.kind in BEGINS_ANEW:  # What may end again is the fold's to say.
+                counts = Counter({one: count for one, count in counts.items() if one[0] != EventKind.STEP_SUCCEEDED})
+            elif row.kind in ONCE_AN_ATTEMPT:
                 counts[row.kind, row.step, row.attempt] += 1
             elif row.kind in ENDS_A_STEP:
                 counts[EventKind.STEP_SUCCEEDED, row.step, 0] += 1
@@ -349,7 +371,4 @@ class Judge:
                 self._breach("no success without a call", f"{where}: {step.spec.id}")
 
     def _fold(self, run: Run) -> FoldedRun:
-        folded = FoldedRun(self.graphs[run.revision.workflow, run.revision.revision])
-        for event in run.events:
-            folded.apply(decode(event.row, folded))
-        return folded
+        return self.folds.of(run)

@@ -9,21 +9,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 from unittest import mock
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
-from orchestrator.domain.plan import attempts
+from orchestrator.domain.plan import attempts, mending
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.engine import homes, park, recovery
+from orchestrator.engine.admission import Admission
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.journal import GroupCommit
 from orchestrator.engine.limit_home import LimitHome
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.mend import Mender, Wish
 from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
@@ -134,6 +136,7 @@ async def _taken_for_refused(self: Any, replica_id: UUID, batch: Sequence[Any]) 
 # --- the driver
 
 _admit, _record, _start = Driver._admit, Driver.record, Submitter._start
+_admit_by_plan, _mend_ended = attempts.admit, Mender._mend_ended
 
 
 def _admit_and_send(self: Any, live: LiveRun, index: int, *others: Any) -> bool:
@@ -178,6 +181,33 @@ def _no(*_: Any) -> bool:
     return False
 
 
+# --- mending
+
+
+def _may_start_though_paused(live: LiveRun, step: int) -> bool:
+    return not (live.forgotten or live.run.ended or step in live.flights)
+
+
+def _admit_though_paused(plan: Any, given: Any) -> None:
+    paused, plan.run.paused = plan.run.paused, False
+    try:
+        _admit_by_plan(plan, given)
+    finally:
+        plan.run.paused = paused
+
+
+async def _durable_unseen(live: LiveRun) -> None:
+    pass
+
+
+def _begin_all_anew(run: FoldedRun, graph: Any, again: Any = ()) -> tuple[str, ...]:
+    return tuple(step.id for step in graph.steps)
+
+
+async def _mend_any_round(self: Any, caller: Any, run_id: UUID, wish: Wish) -> Any:
+    return await _mend_ended(self, caller, run_id, replace(wish, round=0))
+
+
 # --- limits, delegation, approvals
 
 _opening = Homes.opening
@@ -213,6 +243,7 @@ ANY_LEASE: Patch = (Database, "lock", _any_lease)
 ANY_OWNER: Patch = (Database, "is_owner", _owner_only_by_sequence)
 LATE = ("pause", "slow")
 GROWN = ("growth", "limits")
+MENDED = ("mending",)
 UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
 """Lets the judge pass over what the lease alone forbids, to see what else there is."""
 
@@ -326,6 +357,35 @@ MUTANTS = (
     Mutant("it goes on once it has them again", [(Resumptions, "_try", _go_on_without)], parts=GROWN),
     Mutant(
         "verbs are answered after the commit", [(LiveRun, "durable", _durable_at_once)], ("slow",), parts=("growth",)
+    ),
+    Mutant(
+        "an ended run is reopened by who is first",
+        [(Database, "has_ended_so", staticmethod(_yes))],
+        ("workers", "slow"),
+        "the key of the events",
+        [(Database, "_stands_under", _no)],
+        parts=MENDED,
+    ),
+    Mutant(
+        "nothing starts while a run is paused",
+        [(Admission, "_may_start", staticmethod(_may_start_though_paused))],
+        ("workers",),
+        "no attempt of a paused run is decided on",
+        [(attempts, "admit", _admit_though_paused)],
+        parts=MENDED,
+    ),
+    Mutant(
+        "mending is answered after the commit",
+        [(Mender, "_durable", staticmethod(_durable_unseen))],
+        ("slow", "workers"),
+        parts=MENDED,
+    ),
+    Mutant("what was done is kept", [(mending, "steps_begun_anew", _begin_all_anew)], ("workers",), parts=MENDED),
+    Mutant(
+        "a wish that names its round is done once",
+        [(Mender, "_mend_ended", _mend_any_round)],
+        ("workers", "commits", "slow"),
+        parts=MENDED,
     ),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )

@@ -10,9 +10,9 @@ from baton.v1 import limit_pb2
 from orchestrator.engine.limit_ports import LimitRow, Rate
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth")
+PARTS = ("limits", "growth", "mending")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
-approve, and that name limits."""
+approve, and that name limits; with `mending` people retry, skip, fork, pause and resume."""
 
 CHANCE = 0.5
 """How likely each is in a seed."""

@@ -28,6 +28,10 @@ RARE: Mapping[str, str] = {
     "permits reclaimed": "calls under a limit that a lost replica had calls under",
     "attempts suspended": "attempts that gave their place up until a delegated step has ended",
     "requests decided": "approvals whose decision was acknowledged",
+    "runs reopened": "rounds begun of runs that had ended",
+    "runs paused": "pauses that were acknowledged",
+    "runs forked": "forks that were acknowledged",
+    "steps skipped": "steps that were ended in their place",
 }
 """What has to come up, and what that is."""
 

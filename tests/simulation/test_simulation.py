@@ -56,8 +56,11 @@ def test_a_child_run_that_is_cancelled_while_its_replica_drains_is_no_error() ->
     assert simulate(9920, (), ()).breach is None
 
 
-@pytest.mark.parametrize(("seed", "part"), [(128, "limits"), (171, "growth"), (287, "growth")])
-def test_what_once_found_a_fault_of_limits_or_delegation_holds(seed: int, part: str) -> None:
+@pytest.mark.parametrize(
+    ("seed", "part"),
+    [(128, "limits"), (171, "growth"), (287, "growth"), (71, "mending"), (120, "mending"), (224, "mending")],
+)
+def test_what_once_found_a_fault_of_a_part_holds(seed: int, part: str) -> None:
     assert simulate(seed, (), (part,)).breach is None
 
 

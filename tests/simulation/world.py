@@ -26,6 +26,7 @@ from tests.simulation.clients import Client, Order
 from tests.simulation.database import Database
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Actor, Stuck, VirtualLoop
+from tests.simulation.menders import Caretaker, Mender
 from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts
 from tests.simulation.processes import Process
@@ -211,7 +212,7 @@ class World:
             compiled = checked(workflow).compiled
             assert compiled is not None
             graphs[workflow.name, compiled.revision] = compiled.graph
-        self.judge.graphs = graphs
+        self.judge.folds.graphs = graphs
         self.judge.definitions = {workflow.name: workflow for workflow in workflows}
         self.catalogues.limits[namespace] = limits = draw_limits(self.seed, namespace, self.parts)
         self.judge.quotas.rows |= {(namespace, row.name): row for row in limits}
@@ -260,6 +261,11 @@ class World:
         clients = [Actor(self.loop, f"client {order.number}").run(Client(self, order).live()) for order in self.orders]
         if "growth" in self.parts:
             Actor(self.loop, "approvers").run(Approver(self).live())
+        if "mending" in self.parts:
+            Actor(self.loop, "caretaker").run(Caretaker(self).live())
+            clients += [
+                Actor(self.loop, f"mender {order.number}").run(Mender(self, order).live()) for order in self.orders
+            ]
         disturbing = self.director.run(self._disturb())
         await asyncio.sleep(self.busy_seconds + 4.0)
         disturbing.cancel()
