@@ -35,9 +35,10 @@ LEFT_OUT = {
 }
 
 SERVE = """
-import atexit, sys
+import os, sys
 from baton.cli import main
-atexit.register(lambda: print(*sys.modules))
+leave = os._exit
+os._exit = lambda code: (print(*sys.modules, flush=True), leave(code))
 sys.argv = ["baton", "serve", "--listen", "127.0.0.1:0", "-o", "json"]
 main()
 """
