@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import asyncpg
 import grpc
 import grpc.aio
+from baton import Client
 from baton.internal.v1 import replicas_pb2, replicas_pb2_grpc
 from baton.v1 import run_pb2, run_service_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -188,6 +189,38 @@ async def test_calls_that_meet_a_server_as_it_closes_find_it_unavailable(
         server.send(signal.SIGTERM)
     assert await server.wait() == 0, server.log()[-2000:]
     assert set(ends) == {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}, ends
+
+
+async def test_a_client_leaves_a_server_that_drains_for_another(
+    start_server: StartServer, connect: Connect, contract: Contract, lab_process: LabProcess
+) -> None:
+    """It does not wait until that one is gone, which may take as long as the calls under way there."""
+    first, second = await asyncio.gather(*(start_server(BATON_DRAIN_SECONDS="60") for _ in range(2)))
+    for baton in [connect(first), connect(second)]:
+        await baton.register("lab", lab_process.address)
+    await connect(first).apply({"name": "waits", "steps": [{"id": "a", "wait_signal": {"signal": "go"}}]})
+    slow = submission(diamond(contract, "50s"), contract.pack("Task", {"number": "1"}))
+    await connect(first).runs.SubmitRun(slow, timeout=20)
+    chosen: list[Client] = []
+    try:
+        while True:
+            client = Client(f"ipv4:{first.address},{second.address}")
+            chosen.append(client)
+            run = await client.submit("waits")
+            if (await owners(first.dsn))[run.id] == first.address:  # one of the two, by chance
+                break
+        watching = asyncio.ensure_future(run.result())
+        first.send(signal.SIGTERM)
+        seen = [(await client.submit("waits")).id for _ in range(3)]
+        assert {(await owners(first.dsn))[each] for each in seen} == {second.address}
+        await run.signal("go")
+        await watching
+        assert first.process is not None
+        assert first.process.returncode is None, "it should drain for as long as the call takes"
+    finally:
+        for each in chosen:
+            await each.close()
+        await first.kill()
 
 
 async def test_runs_go_to_a_server_that_was_started_a_moment_ago(

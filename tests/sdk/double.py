@@ -85,6 +85,7 @@ class Double(
         self.by_request_id: dict[str, str] = {}
         self.requests: dict[str, list[Any]] = defaultdict(list)
         self.metadata: dict[str, list[dict[str, str]]] = defaultdict(list)
+        self.peers: dict[str, list[str]] = defaultdict(list)
         self.fail_next: dict[str, list[Any]] = defaultdict(list)
         self.refuse_next: list[status_pb2.Status] = []
         self.ended: list[str] = []
@@ -164,6 +165,7 @@ class Double(
         async with self.called:
             self.requests[method].append(request)
             self.metadata[method].append(dict(context.invocation_metadata()))
+            self.peers[method].append(context.peer())
             self.called.notify_all()
         if self.fail_next[method]:
             await context.abort_with_status(self.fail_next[method].pop(0))

@@ -157,12 +157,21 @@ async def test_retries_are_bounded() -> None:
 
 
 async def test_a_retry_waits_as_long_as_asked(double: Double) -> None:
-    double.fail_next["GetRun"] = [rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "wait", delay=30)]
+    double.fail_next["GetRun"] = [rich(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE", "wait", delay=30)]
     async with Client(double.address, retry_timeout=1) as client:
         with pytest.raises(Unavailable) as caught:
             await client.get_run("x")
     assert caught.value.retry_delay == 30
     assert len(double.requests["GetRun"]) == 1
+
+
+async def test_a_replica_that_shuts_down_is_left_at_once(double: Double) -> None:
+    double.fail_next["GetRun"] = [rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "wait", delay=30)]
+    async with Client(double.address, retry_timeout=1) as client:
+        with pytest.raises(NotFound):
+            await client.get_run("x")
+    first, second = double.peers["GetRun"]
+    assert first != second, "the same connection leads to the same replica"
 
 
 async def test_errors_hold_every_violation(double: Double, client: Client) -> None:

@@ -51,6 +51,7 @@ NAMESPACE_VARIABLE = "BATON_NAMESPACE"
 _LONG_CALLS_PER_CHANNEL = 90  # servers and proxies commonly allow 100 streams on a connection; more would queue unseen
 _LONG_CHANNELS_LIMIT = 64
 _HELD_SECONDS = 1.0
+_LEAVE_SECONDS = 0.5  # many calls hear at once that a replica shuts down
 _LOSSES_LIMIT = 10
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 NO_PROBES = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
@@ -77,6 +78,9 @@ _OPTIONS: tuple[tuple[str, str | int], ...] = (
     *RECONNECTION,
     *KEEPALIVE,
     *NO_PROBES,
+    # One replica of those that a target leads to, chosen by chance: clients spread over them, and who leaves one that
+    # shuts down comes to another.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"pick_first": {"shuffleAddressList": true}}]}'),
     ("grpc.max_receive_message_length", _MESSAGE_LIMIT_BYTES),
     ("grpc.max_send_message_length", _MESSAGE_LIMIT_BYTES),
 )
@@ -153,6 +157,9 @@ class Connection:
         self._given = _link(channel) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []
+        self._left: set[Link] = set()
+        self._left_time = float("-inf")
+        self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def metadata(self, *, traced: bool = True) -> tuple[tuple[str, str], ...]:
@@ -162,10 +169,10 @@ class Connection:
     async def close(self) -> None:
         """Closes the channels; one that was given stays open."""
         self._closed = True
-        links = [*self._long, *((self._short,) if self._short is not None else ())]
-        self._long, self._short = [], None
-        for link in links:
-            await link.channel.close()
+        self._forget_links()
+        while self._left:
+            await self._left.pop().channel.close()
+        await asyncio.gather(*self._closing)
 
     async def call(
         self,
@@ -198,10 +205,37 @@ class Connection:
                 losses += 1
                 backoff.reset()
                 give_up_time = time.monotonic() + patience
-            wait = max(backoff.next_seconds(), error.retry_delay or 0.0)
+            wait = self.wait_after(error, backoff)
             if not retryable(error) or time.monotonic() + wait > give_up_time:
                 raise error
             await asyncio.sleep(wait)
+
+    def wait_after(self, error: BatonError, backoff: Backoff) -> float:
+        """Returns how many seconds to wait before a call is tried again that ended with `error`: as long as Baton says,
+        but for a replica that shuts down. It is left, as another may be there."""
+        wait = backoff.next_seconds()
+        if error.reason == "SHUTTING_DOWN" and self._given is None:
+            self.leave()
+            return wait
+        return max(wait, error.retry_delay or 0.0)
+
+    def leave(self) -> None:
+        """Lets calls that begin from now on choose a replica anew, over new channels; those under way go on."""
+        if time.monotonic() - self._left_time >= _LEAVE_SECONDS and not self._closed:
+            self._left_time = time.monotonic()
+            self._forget_links()
+            for link in [each for each in self._left if not each.in_use]:
+                self._close_left(link)
+
+    def _forget_links(self) -> None:
+        self._left.update(self._long, (self._short,) if self._short is not None else ())
+        self._long, self._short = [], None
+
+    def _close_left(self, link: Link) -> None:
+        self._left.discard(link)
+        closing = asyncio.create_task(link.channel.close())
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
 
     @contextmanager
     def link(self, *, long: bool) -> Iterator[Link]:
@@ -220,6 +254,8 @@ class Connection:
             raise closed_error() from None
         finally:
             link.in_use -= 1
+            if not link.in_use and link in self._left:
+                self._close_left(link)
 
     def _choose(self, *, long: bool) -> Link:
         if self._given is not None:

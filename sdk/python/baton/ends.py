@@ -56,7 +56,9 @@ async def watch_ends(
                     yield message
                     if message.progress.reconnect:
                         # A server that drains says only this, and may go on to for as long as it drains.
-                        wait = 0.0 if served else backoff.next_seconds()
+                        if not served:
+                            connection.leave()
+                            wait = backoff.next_seconds()
                         break
                     served = True
                     backoff.reset()
@@ -64,7 +66,7 @@ async def watch_ends(
                     wait = backoff.next_seconds()
         except (grpc.aio.AioRpcError, TimeoutError) as failed:
             error = error_of(failed) if isinstance(failed, grpc.aio.AioRpcError) else _silent()
-            wait = max(backoff.next_seconds(), error.retry_delay or 0.0)
+            wait = connection.wait_after(error, backoff)
             if error.code not in _BROKEN or time.monotonic() + wait - heard_time > PATIENCE_SECONDS:
                 raise error from None
         await asyncio.sleep(wait)

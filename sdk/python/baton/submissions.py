@@ -78,7 +78,7 @@ class Submissions:
                 except _Alone:
                     break
                 except BatonError as error:
-                    wait = max(backoff.next_seconds(), error.retry_delay or 0.0)
+                    wait = self._connection.wait_after(error, backoff)
                     if not retryable(error) or time.monotonic() + wait > give_up_time:
                         raise
                 await asyncio.sleep(wait)

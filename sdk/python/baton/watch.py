@@ -63,7 +63,9 @@ async def watch_run(
                                 return
                         if update.progress.reconnect:
                             # A server that drains says only this, and may go on to for as long as it drains.
-                            wait = 0.0 if served else backoff.next_seconds()
+                            if not served:
+                                connection.leave()
+                                wait = backoff.next_seconds()
                             break
                         served = True
                         backoff.reset()
@@ -76,7 +78,7 @@ async def watch_run(
                     call.cancel()
         except (grpc.aio.AioRpcError, TimeoutError, _Unfinished) as failed:
             error = error_of(failed) if isinstance(failed, grpc.aio.AioRpcError) else _broken(failed)
-            wait = _wait_after(error, position, backoff)
+            wait = _wait_after(connection, error, position, backoff)
             if time.monotonic() + wait - heard_time > patience:
                 raise error from None
         await asyncio.sleep(wait)
@@ -151,13 +153,13 @@ async def _has_ended(connection: Connection, run_id: str, position: Position, pa
     return run.state in ENDED_STATES and (not position.sequence or run.last_sequence <= position.sequence)
 
 
-def _wait_after(error: BatonError, position: Position, backoff: Backoff) -> float:
+def _wait_after(connection: Connection, error: BatonError, position: Position, backoff: Backoff) -> float:
     if error.reason == "CURSOR_EXPIRED" and position.cursor:
         position.cursor = ""
         return 0.0
     if error.code not in _BROKEN:
         raise error from None
-    return max(backoff.next_seconds(), error.retry_delay or 0.0)
+    return connection.wait_after(error, backoff)
 
 
 def _broken(failed: Exception) -> BatonError:
