@@ -241,6 +241,10 @@ class RunReader:
         updates: Sequence[Update] | None = live.updates_after(sequence, payloads) if live is not None else None
         if updates is None or (not updates and live is not None and live.forgotten):
             updates = await self._pages.after(key, sequence, payloads)
+            if not updates and live is not None and live.durable_sequence > sequence:
+                # A page was kept of a round that had ended, and this replica has reopened the run since.
+                self._pages.forget(key, sequence)
+                updates = await self._pages.after(key, sequence, payloads)
         if updates and updates[0].sequence != sequence + 1:
             raise _expired()
         return updates

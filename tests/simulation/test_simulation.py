@@ -37,6 +37,11 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
             pytest.fail(report(outcome), pytrace=False)
 
 
+@pytest.mark.timeout(30)
+def test_a_watch_of_a_run_that_was_reopened_elsewhere_goes_on_where_it_is_taken_over() -> None:
+    assert simulate(1421, (), ("mending", "growth", "limits")).breach is None
+
+
 def test_what_is_rare_comes_up() -> None:
     tally = Tally()
     for outcome in [outcome_of(seed) for seed in range(1, SEEDS)]:
