@@ -72,6 +72,9 @@ class Fault(enum.StrEnum):
     OVERDUE = "overdue"
     """Runs of nobody, or of replicas that are gone, are due, and no replica takes them: all are full, or drain. Nothing
     is done about it."""
+    MEMBER_UNKNOWN = "member_unknown"
+    """A replica that there is no row of is among those that share limits, and would be asked for permits in vain. It is
+    taken out, as one that was lost."""
     RUN_GONE = "run_gone"
     """A schedule keeps a run that is gone. It forgets it."""
 
@@ -118,6 +121,7 @@ class Scrubber:
         self._doubted: set[RunKey] = set()
         self._told: set[RunKey] = set()
         self._overdue = 0
+        self._unknown_members: set[UUID] = set()
 
     async def run(self, replica_id: UUID) -> None:
         """Scrubs for ever. Errors: LeaseLost."""
@@ -138,6 +142,7 @@ class Scrubber:
             self._report(Fault.OWNER_UNKNOWN, len(await self._store.free_unknown(LOOK_RUNS)))
             self._report_overdue(await self._store.count_overdue(OVERDUE_SECONDS, LOOK_RUNS))
             self._report(Fault.RUN_GONE, await self._store.remove_schedule_runs(LOOK_RUNS))
+            await self._look_at_members()
             await self._look_at_parked(replica_id)
         await self._keep(replica_id)
 
@@ -159,6 +164,14 @@ class Scrubber:
             self.found[fault] += count
             self._unkept[fault] += count
             self._observer.fault_found(fault, count, fault not in REPORTED)
+
+    async def _look_at_members(self) -> None:
+        """Takes unknown replicas out that were seen in two looks: one that joins is there before its row is seen."""
+        unknown = set(await self._store.list_unknown_members(LOOK_RUNS))
+        removed = sorted(unknown & self._unknown_members)
+        if removed and await self._store.remove_members(removed):
+            self._report(Fault.MEMBER_UNKNOWN, len(removed))
+        self._unknown_members = unknown
 
     # --- runs in memory
 

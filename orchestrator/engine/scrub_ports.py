@@ -51,6 +51,15 @@ class ScrubStore(Protocol):
         `replica_id`; tells whether it did."""
         ...
 
+    async def list_unknown_members(self, limit: int) -> Sequence[UUID]:
+        """Lists at most `limit` replicas of the set that shares limits which there is no row of."""
+        ...
+
+    async def remove_members(self, members: Sequence[UUID]) -> bool:
+        """Takes replicas that were listed before out of the set, as ones that were lost, where there is still no row of
+        them; tells whether it did."""
+        ...
+
     async def remove_schedule_runs(self, limit: int) -> int:
         """Removes at most `limit` runs that schedules keep and that are gone; tells how many."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from uuid import UUID
 
 from orchestrator.domain.ids import RunKey
@@ -56,6 +57,14 @@ class PostgresScrubStore:
             _QUERIES["settle"], namespace, run_id, replica_id, row.epoch, row.next_sequence, state, end_time
         )
         return bool(settled)
+
+    async def list_unknown_members(self, limit: int) -> list[UUID]:
+        """See ScrubStore.list_unknown_members."""
+        return [row["replica_id"] for row in await self._claims.fetch(_QUERIES["unknown_members"], limit)]
+
+    async def remove_members(self, members: Sequence[UUID]) -> bool:
+        """See ScrubStore.remove_members."""
+        return bool(await self._claims.fetch(_QUERIES["remove_members"], list(members)))
 
     async def remove_schedule_runs(self, limit: int) -> int:
         """See ScrubStore.remove_schedule_runs."""

@@ -170,6 +170,23 @@ async def test_runs_that_a_schedule_keeps_and_that_are_gone_are_forgotten(bench:
     await bench.shows({"run_gone": 1})
 
 
+async def test_a_replica_that_there_is_none_of_keeps_no_limit_from_giving_permits(bench: Bench) -> None:
+    join = "UPDATE replica_sets SET members = members || $1::uuid, generation = generation + 1 WHERE purpose = 'limits'"
+    ghost, joined = uuid7(), uuid7()
+    await bench.database.execute(
+        "INSERT INTO replicas (replica_id, address, create_time, lease_expire_time) "
+        "VALUES ($1, 'x:1', clock_timestamp(), clock_timestamp() + interval '1 hour')",
+        joined,
+    )
+    for member in (ghost, joined):
+        await bench.database.execute(join, member)
+    await bench.shows({"member_unknown": 1})
+    members = await bench.database.fetchval("SELECT members FROM replica_sets WHERE purpose = 'limits'")
+    assert joined in members
+    assert ghost not in members
+    assert len(members) == 2
+
+
 async def test_runs_that_are_due_and_that_nobody_takes_are_told_of(start_server: StartServer, connect: Connect) -> None:
     server = await start_server(
         BATON_SCRUB_INTERVAL_SECONDS="0.2",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
+from baton.v1 import replica_pb2
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
@@ -43,6 +45,9 @@ class Owned:
 
     async def count_overdue(self, seconds: float, limit: int) -> int:
         return self.overdue
+
+    async def list_unknown_members(self, limit: int) -> Sequence[UUID]:
+        return ()
 
     async def remove_schedule_runs(self, limit: int) -> int:
         return 0
@@ -190,3 +195,10 @@ async def test_a_run_that_cannot_be_read_is_told_of_once(scrub: Scrub, caplog: p
         await scrub.scrubber.look(ME)
     assert scrub.scrubber.found == {Fault.UNREADABLE: 1}
     assert [str(row.key.run_id) in line for line in caplog.messages] == [True]
+
+
+def test_every_fault_is_known_on_the_wire_and_told_of_in_the_pages() -> None:
+    names = {name.removeprefix("FAULT_").lower() for name in replica_pb2.Fault.keys()}  # noqa: SIM118
+    assert names == {"unspecified", *Fault}
+    page = Path("docs/reliability.md").read_text()
+    assert [fault for fault in Fault if f"| `{fault}` |" not in page] == []

@@ -387,6 +387,14 @@ class NothingToScrub:
         """See ScrubStore.settle."""
         return False
 
+    async def list_unknown_members(self, limit: int) -> Sequence[UUID]:
+        """See ScrubStore.list_unknown_members."""
+        return ()
+
+    async def remove_members(self, members: Sequence[UUID]) -> bool:
+        """See ScrubStore.remove_members."""
+        return False
+
     async def remove_schedule_runs(self, limit: int) -> int:
         """See ScrubStore.remove_schedule_runs."""
         return 0

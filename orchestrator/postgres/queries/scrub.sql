@@ -124,3 +124,32 @@ USING (
 ) AS g
 WHERE s.namespace = g.namespace AND s.schedule = g.schedule AND s.run_id = g.run_id
 RETURNING s.run_id
+
+-- name: unknown_members
+-- Lists at most $1 replicas of the set that there is no row of.
+SELECT m.replica_id
+FROM replica_sets AS s CROSS JOIN unnest(s.members) AS m (replica_id)
+WHERE s.purpose = 'limits' AND NOT EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = m.replica_id)
+ORDER BY m.replica_id
+LIMIT $1
+
+-- name: remove_members
+-- Takes replicas out of the set that were seen in it before this statement, and that there is no row of, as ones that were
+-- lost. Their rows would have been there before they joined: see leave_dead for those that are seen only now.
+UPDATE replica_sets AS s
+SET generation = s.generation + 1,
+    members = ARRAY(
+        SELECT m.replica_id
+        FROM unnest(s.members) AS m (replica_id)
+        WHERE m.replica_id <> ALL ($1::uuid[])
+            OR EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = m.replica_id)
+    ),
+    leave_time = clock_timestamp(),
+    loss_time = clock_timestamp()
+WHERE s.purpose = 'limits'
+    AND EXISTS (
+        SELECT FROM unnest($1::uuid[]) AS g (replica_id)
+        WHERE g.replica_id = ANY (s.members)
+            AND NOT EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = g.replica_id)
+    )
+RETURNING s.generation

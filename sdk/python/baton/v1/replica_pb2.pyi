@@ -78,6 +78,10 @@ class _FaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fault.ValueType
     """
     FAULT_RUN_GONE: _Fault.ValueType  # 8
     """A schedule kept a run that was gone. It forgot it."""
+    FAULT_MEMBER_UNKNOWN: _Fault.ValueType  # 9
+    """A replica that there was no row of was among those that share limits, and was asked for permits in vain. It was taken
+    out, as one that was lost.
+    """
 
 class Fault(_Fault, metaclass=_FaultEnumTypeWrapper):
     """Fault is a kind of thing that should not exist, and that scrubbers look for. Each one that was found is a fault of
@@ -104,6 +108,10 @@ drain. Nothing is done about it: start more replicas, or let them drive more run
 """
 FAULT_RUN_GONE: Fault.ValueType  # 8
 """A schedule kept a run that was gone. It forgot it."""
+FAULT_MEMBER_UNKNOWN: Fault.ValueType  # 9
+"""A replica that there was no row of was among those that share limits, and was asked for permits in vain. It was taken
+out, as one that was lost.
+"""
 Global___Fault: _TypeAlias = Fault  # noqa: Y015
 
 @_typing.final
