@@ -109,7 +109,15 @@ class LeaseLost(Exception):
     """The replica's lease is over: nothing was written, and it must forget every run."""
 
 
-class JournalStore(Protocol):
+class JournalReader(Protocol):
+    """Reads the journal of a run."""
+
+    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
+        """Reads at most `limit` rows with a sequence above `after_sequence`, in order."""
+        ...
+
+
+class JournalStore(JournalReader, Protocol):
     """Writes and reads the journal."""
 
     async def write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
@@ -120,8 +128,11 @@ class JournalStore(Protocol):
         """
         ...
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
-        """Reads at most `limit` rows with a sequence above `after_sequence`, in order."""
+    async def read_first(
+        self, keys: Sequence[RunKey], limit: int, limit_bytes: int
+    ) -> Mapping[RunKey, Sequence[JournalRow]]:
+        """Reads the first rows of several runs in one statement, with payloads: at most `limit` of each, and of the
+        last ones none where there would be more payloads than `limit_bytes`."""
         ...
 
 

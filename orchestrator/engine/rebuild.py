@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from orchestrator.contracts.compiled import CompiledWorkflow
 from orchestrator.contracts.scope import Scope
@@ -15,17 +15,42 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import decode, to_message, total_bytes
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import to_any
-from orchestrator.engine.ports import JournalRow, JournalStore, RunRow
+from orchestrator.engine.ports import JournalReader, JournalRow, JournalStore, RunRow
 
 PAGE_ROWS = 500
 """Rows read and folded at once."""
+
+AHEAD_ROWS = 32
+AHEAD_BYTES = 8 << 20
+"""Rows of a run, and payloads of all, that are read together with those of other runs."""
 
 
 class FormatUnknown(Exception):
     """The journal of a run is in a format that this code does not read."""
 
 
-async def read_pages(store: JournalStore, key: RunKey, payloads: bool) -> AsyncIterator[Sequence[JournalRow]]:
+class ReadAhead:
+    """JournalReader of runs whose whole journals were read together; others are read as they are asked for."""
+
+    def __init__(self, store: JournalStore, read: Mapping[RunKey, Sequence[JournalRow]]) -> None:
+        self._store, self._read = store, read
+
+    @classmethod
+    async def of(cls, store: JournalStore, runs: Sequence[RunRow]) -> ReadAhead:
+        """Reads the journals of `runs` that are short. Errors: DatabaseUnavailable."""
+        short = {run.key: run.next_sequence - 1 for run in runs if run.next_sequence - 1 <= AHEAD_ROWS}
+        read = await store.read_first(list(short), AHEAD_ROWS, AHEAD_BYTES) if short else {}
+        return cls(store, {key: rows for key, rows in read.items() if len(rows) == short[key]})
+
+    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
+        """See JournalReader.read."""
+        rows = self._read.get(key)
+        if rows is None or not payloads:
+            return await self._store.read(key, after_sequence, limit, payloads)
+        return rows[after_sequence : after_sequence + limit]
+
+
+async def read_pages(store: JournalReader, key: RunKey, payloads: bool) -> AsyncIterator[Sequence[JournalRow]]:
     """Reads a whole journal, page by page: what folds them lets others go on in between."""
     sequence = 0
     while True:
@@ -37,7 +62,7 @@ async def read_pages(store: JournalStore, key: RunKey, payloads: bool) -> AsyncI
             return
 
 
-async def first_compiled(store: JournalStore, row: RunRow, catalogue: Catalogue) -> CompiledWorkflow:
+async def first_compiled(store: JournalReader, row: RunRow, catalogue: Catalogue) -> CompiledWorkflow:
     """Returns the revision that a run was submitted with; it may have been reopened with another."""
     if row.round == 1:
         return await catalogue.compiled(row.revision)
@@ -46,7 +71,7 @@ async def first_compiled(store: JournalStore, row: RunRow, catalogue: Catalogue)
     return await catalogue.compiled(row.revision._replace(revision=revision))
 
 
-async def read_run(store: JournalStore, row: RunRow, catalogue: Catalogue, payloads: bool) -> Run | None:
+async def read_run(store: JournalReader, row: RunRow, catalogue: Catalogue, payloads: bool) -> Run | None:
     """Reads and folds a run; None where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
     run = Run((await first_compiled(store, row, catalogue)).graph)
     async for page in read_pages(store, row.key, payloads):
@@ -101,7 +126,7 @@ async def _prepare(live: LiveRun, event: ev.RunReopened, catalogue: Catalogue) -
     live.data.go_on_with(compiled, run_input)
 
 
-async def load_run(store: JournalStore, row: RunRow, catalogue: Catalogue) -> LiveRun:
+async def load_run(store: JournalReader, row: RunRow, catalogue: Catalogue) -> LiveRun:
     """Rebuilds a run with its data, ended or not, which nobody drives by that. Errors: as refold, FormatUnknown."""
     require_format(row.journal_format)
     compiled = await first_compiled(store, row, catalogue)

@@ -27,8 +27,8 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import JournalStore, ReplicaStore, RunRow, RunStore
-from orchestrator.engine.rebuild import load_run
+from orchestrator.engine.ports import JournalReader, JournalStore, ReplicaStore, RunRow, RunStore
+from orchestrator.engine.rebuild import ReadAhead, load_run
 from orchestrator.engine.transit import Transit
 
 GIVEN_UP = Failure(
@@ -38,8 +38,11 @@ GIVEN_UP = Failure(
 
 _LOGGER = logging.getLogger(__name__)
 
+AHEAD_RUNS = 64
+"""Runs whose journals are read together."""
+
 REBUILD_RUNS = 8
-"""Runs that are rebuilt at once."""
+"""Of these, runs that are rebuilt at once."""
 
 UNDER_WAY_SECONDS = 8.0
 """Longest that a statement which was not answered may be under way at the database, and give runs to this replica."""
@@ -52,6 +55,9 @@ WORD_LOOKS = 2
 
 LOOK_AGAIN_SECONDS = 0.25
 """Time between them; where this replica leaves what is due to the others, it is as long as that."""
+
+LEFT_SECONDS = 0.05
+"""Time to the next look where one that yields has found as many as it takes, which the others have left for so long."""
 
 YIELD_PART = 4
 """One that drives more than its share takes a batch divided by this."""
@@ -81,7 +87,7 @@ class Recovery:
         self._mean_bytes = 0
         self._word = asyncio.Event()
         self._looks_owed = 0
-        self._looking = False
+        self._looking = self._left_behind = False
         self.replica_id: UUID | None = None
 
     def doubt(self) -> None:
@@ -127,15 +133,17 @@ class Recovery:
         """Takes a batch over, or finds what is owned and not held; tells how many. Errors: DatabaseUnavailable."""
         rows = await (self._find_lost(replica_id) if doubtful else self._adopt(replica_id))
         with self._transit.of([row.key for row in rows]):
-            for begin in range(0, len(rows), REBUILD_RUNS):
-                await self._resume_all(rows[begin : begin + REBUILD_RUNS])
+            for begin in range(0, len(rows), AHEAD_RUNS):
+                await self._resume_all(rows[begin : begin + AHEAD_RUNS])
         await self._fail_refused()
         return len(rows)
 
     async def _pause(self) -> None:
         """Waits for the next look."""
         seconds = self._limits.adoption_interval_seconds * random.uniform(0.7, 1.0)
-        if self._looks_owed:
+        if self._left_behind:
+            seconds = LEFT_SECONDS
+        elif self._looks_owed:
             seconds = min(seconds, YIELD_SECONDS if self._balance.yields else LOOK_AGAIN_SECONDS)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -155,7 +163,7 @@ class Recovery:
         with self._transit.of((key,)):
             try:
                 row = await self._replicas.claim(self.replica_id, key)
-                return await self._resume(row) if row is not None else None
+                return await self._resume(row, self._journal) if row is not None else None
             except BaseException:
                 # The database may have given the run, also to a caller who has left.
                 self.doubt()
@@ -164,7 +172,7 @@ class Recovery:
     async def _adopt(self, replica_id: UUID) -> Sequence[RunRow]:
         """Takes over what dead replicas left, and what is due among the parked."""
         room = self._room()
-        yields = self._balance.yields
+        yields, self._left_behind = self._balance.yields, False
         batch = self._limits.adoption_batch
         limit = min(-(-batch // YIELD_PART) if yields else batch, room)
         if limit <= 0 or self._driver.admission.paused:
@@ -183,6 +191,7 @@ class Recovery:
             self.doubt()
             return rows
         self._looks_owed = max(self._looks_owed - 1, 0)
+        self._left_behind = yields and len(rows) + len(woken) == limit
         return [*rows, *woken]
 
     def _room(self) -> int:
@@ -203,7 +212,11 @@ class Recovery:
 
     async def _resume_all(self, rows: Sequence[RunRow]) -> None:
         """Rebuilds runs side by side: most of the time is spent waiting for the database."""
-        results = await asyncio.gather(*(self._resume(row) for row in rows), return_exceptions=True)
+        journal = await ReadAhead.of(self._journal, rows)
+        results: list[LiveRun | BaseException | None] = []
+        for begin in range(0, len(rows), REBUILD_RUNS):
+            part = (self._resume(row, journal) for row in rows[begin : begin + REBUILD_RUNS])
+            results += await asyncio.gather(*part, return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -211,8 +224,8 @@ class Recovery:
         if held:
             self._mean_bytes = sum(held) // len(held)
 
-    async def _resume(self, row: RunRow) -> LiveRun | None:
-        live = await self._rebuild(row)
+    async def _resume(self, row: RunRow, journal: JournalReader) -> LiveRun | None:
+        live = await self._rebuild(row, journal)
         return live if live is not None and self._go_on(live, Resumption()) else None
 
     def _go_on(self, live: LiveRun, given: Input) -> bool:
@@ -232,23 +245,23 @@ class Recovery:
             key = self._driver.refused[-1]
             row = await self._runs.get_run(key)
             if row is not None and row.state not in ENDED_RUN:
-                live = await self._rebuild(row)
+                live = await self._rebuild(row, self._journal)
                 if live is not None:
                     self._go_on(live, Abandonment(GIVEN_UP))
             self._driver.refused.remove(key)
 
-    async def _rebuild(self, row: RunRow) -> LiveRun | None:
+    async def _rebuild(self, row: RunRow, journal: JournalReader) -> LiveRun | None:
         """Rebuilds a run in memory; one that cannot be read is left alone and reported."""
         try:
-            return await self._load(row)
+            return await self._load(row, journal)
         except DatabaseUnavailable:
             raise
         except Exception as error:  # whatever is wrong with one run, the others go on
             self._observer.run_forgotten(row.key, f"cannot be rebuilt: {type(error).__name__}: {error}")
             return None
 
-    async def _load(self, row: RunRow) -> LiveRun | None:
-        live = await load_run(self._journal, row, self._catalogue)
+    async def _load(self, row: RunRow, journal: JournalReader) -> LiveRun | None:
+        live = await load_run(journal, row, self._catalogue)
         if live.run.ended:
             return None
         self._driver.adopt(live)

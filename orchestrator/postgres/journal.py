@@ -52,6 +52,14 @@ class PostgresJournalStore:
         rows = await self._reads.fetch_in(key.namespace, query, key.namespace, key.run_id, after_sequence, limit)
         return [journal_row(row) for row in rows]
 
+    async def read_first(self, keys: Sequence[RunKey], limit: int, limit_bytes: int) -> dict[RunKey, list[JournalRow]]:
+        """See JournalStore.read_first. Errors: DatabaseUnavailable."""
+        namespaces, run_ids = [key.namespace for key in keys], [key.run_id for key in keys]
+        found: dict[RunKey, list[JournalRow]] = {key: [] for key in keys}
+        for row in await self._journal.fetch(_QUERIES["read_first"], namespaces, run_ids, limit, limit_bytes):
+            found[keys[row["position"] - 1]].append(journal_row(row))
+        return found
+
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
         async with self._journal.lend_kept() as connection:

@@ -176,6 +176,19 @@ class JournalStoreConformance:
         assert await stores.journal.read(run_key(), 0, 4, True) == []
         assert await stores.journal.read(RunKey("bank", key.run_id), 0, 4, True) == []
 
+    async def test_the_first_rows_of_several_runs_are_read_together(self, stores: Stores) -> None:
+        me, short, long, other = await replica(stores), run_key(), run_key(), run_key("bank")
+        await states(stores, me, submission(short, count=2), submission(long, count=10), submission(other, count=3))
+        none = run_key()
+        read = await stores.journal.read_first([long, none, other, short], 4, 1 << 20)
+        assert {key: len(rows) for key, rows in read.items()} == {long: 4, none: 0, other: 3, short: 2}
+        for key in (other, short):
+            assert tuple(read[key]) == await journal_of(stores, key)
+        first_bytes = sum(len(row.payload or b"") for row in read[long])
+        assert first_bytes
+        read = await stores.journal.read_first([long, other, short], 4, first_bytes)
+        assert [len(read[key]) for key in (long, other, short)] == [4, 0, 0]
+
     async def test_absent_and_empty_payloads_differ(self, stores: Stores) -> None:
         me, key = await replica(stores), run_key()
         await states(stores, me, submission(key))

@@ -127,8 +127,12 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     async def load_run(_: object, row: LiveRun, __: object) -> LiveRun:
         return row
 
+    async def read_nothing(*_: object) -> None:
+        """Journals are not looked at here."""
+
     monkeypatch.setattr(bench.driver, "advance", advance)
     monkeypatch.setattr("orchestrator.engine.recovery.load_run", load_run)
+    monkeypatch.setattr("orchestrator.engine.recovery.ReadAhead.of", read_nothing)
     database.due = [poison, sound]
     made: Any = Recovery
     limits = EngineLimits(adoption_interval_seconds=3_600)

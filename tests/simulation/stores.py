@@ -128,6 +128,22 @@ class SimulatedJournal:
         """See JournalStore.read."""
         return await self._link.ask("read", lambda: self._database.read_events(key, after_sequence, limit, payloads))
 
+    async def read_first(self, keys: Sequence[RunKey], limit: int, limit_bytes: int) -> dict[RunKey, list[JournalRow]]:
+        """See JournalStore.read_first."""
+
+        def read() -> dict[RunKey, list[JournalRow]]:
+            found: dict[RunKey, list[JournalRow]] = {}
+            left = limit_bytes
+            for key in keys:
+                found[key] = []
+                for row in self._database.read_events(key, 0, limit, True):
+                    left -= len(row.payload or b"")
+                    if left >= 0:
+                        found[key].append(row)
+            return found
+
+        return await self._link.ask("read", read)
+
 
 class SimulatedReplicas:
     """ReplicaStore."""

@@ -186,6 +186,23 @@ WHERE namespace = $1 AND run_id = $2 AND sequence > $3
 ORDER BY sequence
 LIMIT $4
 
+-- name: read_first
+-- Reads the first events of several runs in their order, with payloads: at most $3 of each, and none of the last ones
+-- where there would be more than $4 bytes of payloads.
+SELECT position, sequence, kind, attempt, event_time, step, payload_type, header, payload
+FROM (
+    SELECT k.position, e.*, sum(octet_length(e.payload)) OVER (ORDER BY k.position, e.sequence) AS payload_bytes
+    FROM unnest($1::text[], $2::uuid[]) WITH ORDINALITY AS k (namespace, run_id, position) CROSS JOIN LATERAL (
+        SELECT sequence, kind, attempt, event_time, step, payload_type, header, payload
+        FROM events
+        WHERE namespace = ANY (ARRAY[k.namespace]) AND run_id = k.run_id  -- by key: see write_batch
+        ORDER BY sequence
+        LIMIT $3::integer
+    ) AS e
+) AS f
+WHERE coalesce(payload_bytes, 0) <= $4::bigint
+ORDER BY position, sequence
+
 -- name: read_headers
 -- Reads events of a run in order, without their payloads.
 SELECT sequence, kind, attempt, event_time, step, payload_type, header, NULL::bytea AS payload
