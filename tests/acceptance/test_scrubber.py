@@ -21,6 +21,12 @@ from tests.acceptance.test_replicas import Connect
 from tests.acceptance.wire import Baton, eventually
 
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
+SCRUBBING = {
+    "BATON_SCRUB_INTERVAL_SECONDS": "0.2",
+    # One that loses its lease finds everything once more, under another id.
+    "BATON_LEASE_SECONDS": "10",
+    "BATON_LOG_FORMAT": "json",
+}
 WAITS_FOR_SIGNAL = {"steps": [{"id": "a", "wait_signal": {"signal": "go"}}], "run_timeout": "7200s"}
 
 
@@ -84,7 +90,7 @@ class Bench:
 
 @pytest.fixture
 async def bench(start_server: StartServer, connect: Connect) -> AsyncIterator[Bench]:
-    server = await start_server(BATON_SCRUB_INTERVAL_SECONDS="0.2", BATON_PARK_SECONDS="0.5", BATON_LOG_FORMAT="json")
+    server = await start_server(**SCRUBBING, BATON_PARK_SECONDS="0.5")
     server.sound = False
     database = await asyncpg.connect(server.dsn)
     yield Bench(server, connect(server), database)
@@ -189,10 +195,9 @@ async def test_a_replica_that_there_is_none_of_keeps_no_limit_from_giving_permit
 
 async def test_runs_that_are_due_and_that_nobody_takes_are_told_of(start_server: StartServer, connect: Connect) -> None:
     server = await start_server(
-        BATON_SCRUB_INTERVAL_SECONDS="0.2",
+        **SCRUBBING,
         BATON_PARK_SECONDS="3600",
         BATON_MAX_ACTIVE_RUNS="1",
-        BATON_LOG_FORMAT="json",
     )
     server.sound = False
     database = await asyncpg.connect(server.dsn)
