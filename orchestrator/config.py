@@ -49,7 +49,7 @@ class Settings:
     circuit_reset_seconds: float = 5.0
     stop_grace_seconds: float = 5.0
     retention_days: float = math.inf
-    max_served_bytes: int = 256 << 20
+    max_served_bytes: int = 64 << 20
     limits: EngineLimits = field(default_factory=EngineLimits)
 
 

@@ -142,13 +142,17 @@ class Driver:
             self._observer.run_forgotten(live.key, why)
 
     def forget_all(self, why: str) -> None:
-        """Drops every run: the lease is lost."""
+        """Drops every run: the lease is lost. The log is told once, however many they are."""
         self.journal.forget()
         self.admission.forget()
+        if why and self.runs:
+            _LOGGER.warning(
+                "every run is forgotten, and taken over from its journal", extra={"runs": len(self.runs), "why": why}
+            )
         for live in list(self.runs.values()):
             if live.accepted is not None and not live.accepted.done():
                 live.accepted.cancel()
-            self.forget(live, why)
+            self.forget(live, "")
 
     # --- queue and time
 

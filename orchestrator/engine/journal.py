@@ -22,10 +22,13 @@ from orchestrator.domain.values import value
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import JournalStore, LeaseLost, RunEntry, WriteRefused, WriteResult
+from orchestrator.engine.ports import JournalStore, RunEntry, WriteRefused, WriteResult
 
 RETRY_FIRST_SECONDS = 0.05
 RETRY_LONGEST_SECONDS = 2.0
+
+AWAY_SECONDS = 1.0
+"""A database that has written nothing for so long is told to be away: what is new would wait for it too."""
 
 
 @value
@@ -76,6 +79,8 @@ class GroupCommit:
         """Events that are staged and not yet durable."""
         self.queued_bytes = 0
         """Likewise, bytes of them and their payloads."""
+        self.fault: DatabaseUnavailable | None = None
+        """Why nothing has been written for a while, though something is to be."""
         self.batches_begun = self.batches_ended = 0
         """Batches whose writing began and ended; what is durable by the latter has been published."""
 
@@ -161,18 +166,24 @@ class GroupCommit:
 
     async def _write_until_known(self, replica_id: UUID, batch: list[Flushed]) -> list[WriteResult] | None:
         """Writes a batch, again while the database is away. None: it was refused for its content."""
-        wait = RETRY_FIRST_SECONDS
+        wait, failed_seconds = RETRY_FIRST_SECONDS, None
         entries = [part.entry for part in batch]
-        while True:
-            try:
-                return await self._store.write(replica_id, entries)
-            except WriteRefused:
-                return None
-            except LeaseLost:
-                raise
-            except DatabaseUnavailable:
-                await asyncio.sleep(wait * random.uniform(0.5, 1.0))
-                wait = min(wait * 2, RETRY_LONGEST_SECONDS)
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                try:
+                    return await self._store.write(replica_id, entries)
+                except WriteRefused:
+                    return None
+                except DatabaseUnavailable as error:
+                    if failed_seconds is None:
+                        failed_seconds = loop.time()
+                    elif loop.time() - failed_seconds >= AWAY_SECONDS:
+                        self.fault = error
+                    await asyncio.sleep(wait * random.uniform(0.5, 1.0))
+                    wait = min(wait * 2, RETRY_LONGEST_SECONDS)
+        finally:
+            self.fault = None
 
     def _finish(self, part: Flushed, result: WriteResult | None) -> None:
         live = part.live

@@ -256,9 +256,14 @@ class Submitter:
         return RunKey(live.key.namespace, result.winner)
 
     def require_room(self) -> None:
-        """Refuses what would begin another run. Errors: ShuttingDown, TooManyRuns."""
+        """Refuses what would begin another run. Errors: ShuttingDown, DatabaseUnavailable, TooManyRuns."""
         if not self.accepting:
             raise errors.ShuttingDown("this replica takes no new runs; try another", retry_delay_seconds=1.0)
+        fault = self._driver.journal.fault
+        if fault is not None:
+            raise errors.DatabaseUnavailable(
+                fault.message, metadata=fault.metadata, retry_delay_seconds=fault.retry_delay_seconds
+            )
         active, queued = len(self._driver.runs), self._driver.journal.queued_events
         held_bytes = self._driver.active_bytes
         if active >= self._limits.max_active_runs:

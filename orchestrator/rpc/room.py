@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from orchestrator.domain.errors import TooManyRequests
 
-REQUESTS_LIMIT_BYTES = 256 << 20
+REQUESTS_LIMIT_BYTES = 64 << 20
 """Bytes of the requests that are served at once, where nothing else is set."""
 
 SMALL_REQUEST_BYTES = 4096

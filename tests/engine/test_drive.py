@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CallFailed, Resumption, RunTimeoutPassed
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import FailureMatch, Graph, RetryPolicy, Step, Target
-from orchestrator.engine import drive
+from orchestrator.engine import drive, journal
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.ports import WriteResult, WriteState
 from orchestrator.engine.timers import Timers
 
 
@@ -111,3 +114,33 @@ async def test_a_step_that_has_ended_is_not_queued_again(queued: list[int]) -> N
     failure: Any = None
     made.record(live, flight, CallFailed(0, 1, failure, None, 0.0))
     assert queued == []
+
+
+async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "AWAY_SECONDS", 0.0)
+    made, live = driver(), live_run()
+    tries: asyncio.Queue[Exception | None] = asyncio.Queue()
+    told: list[DatabaseUnavailable | None] = []
+
+    async def write(*_: object) -> list[WriteResult]:
+        told.append(made.journal.fault)
+        error = await tries.get()
+        if error is not None:
+            raise error
+        return [WriteResult(WriteState.WRITTEN)]
+
+    store: Any = SimpleNamespace(write=write)
+    monkeypatch.setattr(made.journal, "_store", store)
+    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
+    made.adopt(live)
+    row: Any = SimpleNamespace(header=b"", payload=None, sequence=2, kind=None)
+    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
+    full = DatabaseUnavailable("the database has no disk space left; try again")
+    for outcome in (full, full, full, None):
+        tries.put_nowait(outcome)
+    writing = asyncio.create_task(made.journal.run(uuid4()))
+    await asyncio.wait_for(made.journal.wait_idle(), 20)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    assert told == [None, None, full, full]
+    assert made.journal.fault is None

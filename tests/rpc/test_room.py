@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -24,34 +25,36 @@ def submission(size: int) -> run_service_pb2.SubmitRunRequest:
     return request
 
 
-async def test_requests_beyond_the_bytes_served_at_once_are_refused_and_taken_when_others_have_left(
-    engine: FakeEngine,
-) -> None:
+@pytest.fixture
+async def runs(engine: FakeEngine) -> AsyncIterator[Any]:
+    """RunService of a server that serves LIMIT_BYTES of requests at once."""
     server = make_server(engine, requests_limit_bytes=LIMIT_BYTES)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
-        runs: Any = run_service_pb2_grpc.RunServiceStub(channel)
-        engine.hold = asyncio.Event()
-        waiting = [asyncio.ensure_future(runs.SubmitRun(submission(60_000)))]
-        await asyncio.wait_for(engine.entered.wait(), 5)
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await runs.SubmitRun(submission(60_000))
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert f"the replica takes {LIMIT_BYTES} at once" in str(caught.value.details())
-        status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
-        info, retry = ErrorInfo(), RetryInfo()
-        assert status.details[0].Unpack(info)
-        assert status.details[1].Unpack(retry)
-        assert info.reason == "TOO_MANY_REQUESTS"
-        assert retry.retry_delay.ToMilliseconds() > 0
-
-        engine.entered.clear()
-        waiting.append(asyncio.ensure_future(runs.SubmitRun(submission(1_000))))
-        await asyncio.wait_for(engine.entered.wait(), 5)
-        engine.hold.set()
-        await asyncio.wait_for(asyncio.gather(*waiting), 5)
-        for error in (None, RuntimeError("a fault of ours"), None):
-            engine.error = error
-            for _ in range(3):  # What was answered or has failed has given its room back.
-                answer = await asyncio.gather(runs.SubmitRun(submission(90_000)), return_exceptions=True)
-                assert isinstance(answer[0], grpc.aio.AioRpcError) == (error is not None)
+        yield run_service_pb2_grpc.RunServiceStub(channel)
     await server.stop(0)
+
+
+async def test_requests_beyond_the_bytes_served_at_once_are_refused_and_taken_when_others_have_left(
+    engine: FakeEngine, runs: Any
+) -> None:
+    engine.hold = asyncio.Event()
+    waiting = [asyncio.ensure_future(runs.SubmitRun(submission(60_000)))]
+    await asyncio.wait_for(engine.entered.wait(), 5)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await runs.SubmitRun(submission(60_000))
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert f"the replica takes {LIMIT_BYTES} at once" in str(caught.value.details())
+    status: Any = rpc_status.from_call(caught.value)  # type: ignore[arg-type]
+    info, retry = ErrorInfo(), RetryInfo()
+    assert status.details[0].Unpack(info)
+    assert status.details[1].Unpack(retry)
+    assert info.reason == "TOO_MANY_REQUESTS"
+    assert retry.retry_delay.ToMilliseconds() > 0
+
+    engine.entered.clear()
+    waiting.append(asyncio.ensure_future(runs.SubmitRun(submission(1_000))))
+    await asyncio.wait_for(engine.entered.wait(), 5)
+    engine.hold.set()
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    for _ in range(3):  # What was answered has given its room back.
+        await runs.SubmitRun(submission(90_000))
