@@ -216,7 +216,7 @@ class Connection:
         wait = backoff.next_seconds()
         if error.reason == "SHUTTING_DOWN" and self._given is None:
             self.leave()
-            return wait
+            return min(wait, _LEAVE_SECONDS)  # Soon again: chance may lead to the same one.
         return max(wait, error.retry_delay or 0.0)
 
     def leave(self) -> None:
