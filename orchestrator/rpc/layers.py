@@ -207,8 +207,9 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                 cause = self._cause_of_cancellation(error)
                 try:
                     await _abort(method, cause, context)
-                except grpc.aio.UsageError:
-                    raise error from None  # The caller has left just before: nobody is to be told.
+                except (grpc.aio.UsageError, grpc.aio.InternalError):
+                    # The caller has left just before, or reads nothing of what is being written: nobody is to be told.
+                    raise error from None
             except NotImplementedError as error:
                 # What generated servicers raise for a method that is not served, with this code set.
                 if context.code() != grpc.StatusCode.UNIMPLEMENTED:
@@ -354,4 +355,8 @@ async def _stream(handle: Callable[[Any, Any], Any], request: Any, context: grpc
         return
     async with aclosing(answer) as responses:
         async for response in responses:
-            await context.write(response)
+            try:
+                await context.write(response)
+            except grpc.aio.InternalError:
+                # That the caller has left is told to the write before it is to the call.
+                raise CallerLeft from asyncio.CancelledError()

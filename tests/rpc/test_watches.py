@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,34 @@ async def test_a_cancelled_watch_ends_the_engines_stream(engine: FakeEngine, run
     await asyncio.wait_for(engine.ended.wait(), 5)
 
 
-async def test_a_slow_watcher_who_leaves_ends_the_engines_stream(engine: FakeEngine, runs: Runs) -> None:
+async def test_slow_watchers_who_leave_end_the_engines_streams_and_are_no_error(
+    engine: FakeEngine, server: RpcServer, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine.updates = [WatchRunResponse(cursor="x" * 1_000_000)] * 100
+    for _ in range(5):
+        engine.ended.clear()
+        watch = runs.WatchRun(REQUEST)
+        await anext(aiter(watch))  # The server is now held by flow control, inside a write.
+        assert not engine.ended.is_set()
+        watch.cancel()
+        await asyncio.wait_for(engine.ended.wait(), 5)
+    await server.stop(5)
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_a_watcher_who_reads_nothing_does_not_hold_up_a_server_that_stops_and_is_no_error(
+    engine: FakeEngine, server: RpcServer, runs: Runs, caplog: pytest.LogCaptureFixture
+) -> None:
     engine.updates = [WatchRunResponse(cursor="x" * 1_000_000)] * 100
     watch = runs.WatchRun(REQUEST)
-    await anext(aiter(watch))  # The server is now held by flow control, inside a write.
-    assert not engine.ended.is_set()
-    watch.cancel()
+    await anext(aiter(watch))
+    await server.stop(0)
     await asyncio.wait_for(engine.ended.wait(), 5)
+    await server.close()
+    with pytest.raises(grpc.aio.AioRpcError):
+        async for _ in watch:
+            pass
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_cancelled_unary_call_reaches_the_engine(engine: FakeEngine, runs: Runs) -> None:
