@@ -199,12 +199,17 @@ class Pool:
                 await connection.execute(_QUERIES["commit"])
             except BaseException as error:
                 # A caller who leaves is nothing to report: the driver logs a transaction that comes back to it open.
-                if isinstance(error, asyncio.CancelledError):
-                    # What the statement did that was cancelled, such as BEGIN, is known once another is answered.
+                try:
+                    if isinstance(error, asyncio.CancelledError):
+                        # What the statement did that was cancelled, such as BEGIN, is known once another is answered.
+                        with contextlib.suppress(*DRIVER_ERRORS):
+                            await connection.execute(_QUERIES["nothing"])
                     with contextlib.suppress(*DRIVER_ERRORS):
-                        await connection.execute(_QUERIES["nothing"])
-                with contextlib.suppress(*DRIVER_ERRORS):
-                    await _leave(connection)
+                        await _leave(connection)
+                except asyncio.CancelledError:
+                    # Once more, as by a server that stops: nobody waits for a rollback.
+                    connection.terminate()
+                    raise
                 raise
 
     async def fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:

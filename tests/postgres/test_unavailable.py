@@ -76,7 +76,9 @@ async def test_connections_that_were_killed_are_replaced(
     }
 
 
-async def test_a_read_that_is_cancelled_is_no_error_of_the_pool(pools: Pools) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_read_that_is_cancelled_is_no_error_of_the_pool(pools: Pools, times: int) -> None:
+    """Once by the caller who leaves, and once more by a server that stops meanwhile."""
     loop = asyncio.get_running_loop()
     reported: list[object] = []
     loop.set_exception_handler(lambda _, context: reported.append(context["message"]))
@@ -84,7 +86,9 @@ async def test_a_read_that_is_cancelled_is_no_error_of_the_pool(pools: Pools) ->
         for _ in range(2 * READ_SETTINGS.max_size):
             reading = asyncio.ensure_future(pools.reads.fetch_in("default", "SELECT pg_sleep(10)"))
             await asyncio.wait({reading}, timeout=0.05)  # not a wait for anything: the moment is to be in the statement
-            reading.cancel()
+            for _ in range(times):
+                reading.cancel()
+                await asyncio.wait({reading}, timeout=0)
             with pytest.raises(asyncio.CancelledError):
                 await reading
         # None of the connections is lost or left in the transaction.
