@@ -217,7 +217,8 @@ class RunReader:
                     return
             has_turn = not updates and await self._wait_updates(key, sequence)
             if not updates and not has_turn:
-                if cursor and await self._already_ended(key, sequence):
+                # Its last event was told before the cursor; or its row tells of an end that its journal lacks.
+                if await self._already_ended(key, sequence):
                     return
                 yield self._progress(run_id, sequence)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
@@ -217,3 +218,12 @@ async def test_runs_that_are_due_and_that_nobody_takes_are_told_of(start_server:
         await bench.shows({"overdue": 1})
     finally:
         await database.close()
+
+
+async def test_a_watch_of_a_run_whose_row_has_ended_and_its_journal_has_not_ends(bench: Bench) -> None:
+    """Nothing is left to wait for: it must not turn for ever."""
+    run_id = await bench.parked(WAITS_FOR_SIGNAL)
+    await bench.set(run_id, "state = 3, end_time = clock_timestamp(), end_xid = pg_current_xact_id(), wake_time = NULL")
+    async with asyncio.timeout(20):
+        seen = [update async for update in bench.baton.watch(str(run_id))]
+    assert [update.WhichOneof("update") for update in seen] == ["snapshot"]
