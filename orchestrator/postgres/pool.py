@@ -52,6 +52,9 @@ class PoolSettings:
     generic_plans: bool = False
 
 
+AWAY_CLOSE_SECONDS = 0.5
+"""How long a pool that closes waits for a database that did not answer."""
+
 JOURNAL_SETTINGS = PoolSettings(max_size=2, generic_plans=True)
 CLAIM_SETTINGS = PoolSettings(max_size=2, statement_timeout_seconds=5.0, lock_timeout_seconds=2.0)
 READ_SETTINGS = PoolSettings(max_size=8)
@@ -106,10 +109,12 @@ class Pool:
         return cls(pool, settings, outages)
 
     async def close(self) -> None:
-        """Closes every connection, waiting for what is under way up to the statement timeout."""
+        """Closes every connection, waiting for what is under way up to the statement timeout; hardly where the database
+        is away, as the pools of a server close one after the other."""
         self._closing = True
+        seconds = AWAY_CLOSE_SECONDS if self._outages.ongoing else self._settings.statement_timeout_seconds
         try:
-            async with asyncio.timeout(self._settings.statement_timeout_seconds):
+            async with asyncio.timeout(seconds):
                 while self._kept:
                     await self._pool.release(self._kept.pop())
                 await self._pool.close()

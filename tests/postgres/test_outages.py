@@ -190,3 +190,15 @@ async def test_a_transaction_whose_beginning_was_cancelled_is_no_error_of_the_po
     finally:
         loop.set_exception_handler(None)
     assert not reported
+
+
+async def test_a_pool_that_closes_does_not_wait_for_a_database_that_is_away(database: str) -> None:
+    outages = Outages()
+    pool = await Pool.open(database, Role.API, PoolSettings(statement_timeout_seconds=60.0), outages)
+    reading = asyncio.ensure_future(pool.fetch("SELECT pg_sleep(50)"))
+    await asyncio.wait({reading}, timeout=0.05)  # not a wait for anything: it is to be under way
+    outages.failed(TimeoutError())
+    async with asyncio.timeout(20):
+        await pool.close()
+    with pytest.raises(DatabaseUnavailable):
+        await reading
