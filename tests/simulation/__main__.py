@@ -16,7 +16,7 @@ TRACE_LINES = 60
 def main() -> int:
     """Runs seeds until one is broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=1_000, help="how many seeds (default: 1000)")
+    parser.add_argument("--seeds", type=seeds, default=1_000, help="how many seeds (default: 1000)")
     parser.add_argument("--first", type=int, default=1, help="the first seed (default: 1)")
     parser.add_argument("--trace", action="store_true", help="show the whole trace of each seed")
     parser.add_argument("--parts", nargs="*", choices=PARTS, help="what the worlds have (default: drawn)")
@@ -49,6 +49,14 @@ def main() -> int:
         f"virtual time, {runs} runs, {events} events: {f'{broken} broken' if broken else 'all held'}"
     )
     return 1 if broken else 0
+
+
+def seeds(text: str) -> int:
+    """Reads how many seeds: one at least, since none hold whatever is wrong."""
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{count} is not 1 or more")
+    return count
 
 
 def report(outcome: Outcome, *, whole: bool = False) -> str:
