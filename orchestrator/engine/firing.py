@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import chain, islice, takewhile
 from typing import Protocol
 from uuid import UUID
 
@@ -150,7 +151,7 @@ class Firing:
         try:
             look = _Look(self, claimed, now)
             due_time = await look.take()
-            return await self._settle(row, replace(row, progress=look.progress, due_time=due_time), now)
+            return await self._settle(claimed, replace(row, progress=look.progress, due_time=due_time), now)
         except DatabaseUnavailable:
             raise
         except Exception as error:  # whatever is wrong with one schedule, the others go on
@@ -160,11 +161,12 @@ class Firing:
             await self._store.update(replace(row, due_time=now + FAULT_US))
             return False
 
-    async def _settle(self, before: ScheduleRow, after: ScheduleRow, now: int) -> bool:
+    async def _settle(self, claimed: ClaimedSchedule, after: ScheduleRow, now: int) -> bool:
         """Writes what came of a look, also into what others have made of the schedule meanwhile; tells whether it is
         due again already."""
+        before = claimed.row
         for _ in range(SETTLE_TRIES):
-            if await self._store.update(after, release=True):
+            if await self._store.update(after, release=claimed.claim):
                 return after.due_time is not None and after.due_time <= now
             changed = await self._store.get(before.key)
             if changed is None or changed.create_time != before.create_time:
@@ -172,7 +174,7 @@ class Firing:
             if changed.progress.counts != before.progress.counts:
                 return True  # By another look at the same, whose claim this one had lost: it counted all of it.
             after = settled(before.progress, after.progress, changed, now)
-        return True  # The claim stays, and the next look finds what this one started.
+        return True  # The claim stays, or is another's, and the next look finds what this one started.
 
     async def cancel_runs(self, wishes: Sequence[tuple[RunKey, str]]) -> None:
         """Cancels runs for their schedules, and waits a little for their ends, which undo calls may put off."""
@@ -206,6 +208,7 @@ class _Look:
         self._schedule = schedule_of(claimed.row)
         self._rules = ScheduleRules(self._key, self._schedule)
         self._unfinished: list[UUID] = []
+        self._started: dict[int, UUID] = {}
         self.progress = claimed.row.progress
         """What has come of it, for the schedule's row."""
 
@@ -214,6 +217,8 @@ class _Look:
         if self._rules.overlap_policy != schedule_pb2.OVERLAP_POLICY_ALLOW:
             self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
         self._drop_missed()
+        if self._doubtful:
+            await self._find_started()
         try:
             await self._start_waiting()
             await self._fire_due()
@@ -235,13 +240,31 @@ class _Look:
         self.progress = replace(self.progress, next_time=following, missed_count=count)
         self._tell(next_time, "missed", f"{missed} firings were later than the catch-up window")
 
+    async def _find_started(self) -> None:
+        """Finds the firings that who claimed the schedule before has started, before any other is: their runs count as
+        those of the schedule."""
+        times = [] if self.progress.waiting_time is None else [self.progress.waiting_time]
+        next_time = self.progress.next_time
+        if next_time is not None:
+            due = chain((next_time,), self._rules.timetable.times_after(next_time))
+            times += takewhile(self._is_due, islice(due, FIRINGS_A_LOOK))
+        for fire_time in times:
+            run_id = await self._runs.find(self._key, firing_request_id(self._key, fire_time))
+            if run_id is not None:
+                self._started[fire_time] = run_id
+                await self._store.add_run(self._key, run_id, fire_time, triggered=False)
+        if self._started:
+            self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
+
+    def _is_due(self, fire_time: int) -> bool:
+        start_time = self._rules.start_time_of(fire_time)
+        return start_time <= self._now and not self._rules.is_missed(fire_time, self._now)
+
     async def _fire_due(self) -> None:
         after = None
         for _ in range(FIRINGS_A_LOOK):
             fire_time = self.progress.next_time
-            if fire_time is None or self._rules.is_spent(self.progress):
-                return
-            if self._rules.start_time_of(fire_time) > self._now or self._rules.is_missed(fire_time, self._now):
+            if fire_time is None or self._rules.is_spent(self.progress) or not self._is_due(fire_time):
                 return
             await self._fire(fire_time)
             after = after or self._rules.timetable.times_after(fire_time)
@@ -249,11 +272,12 @@ class _Look:
 
     async def _fire(self, fire_time: int) -> None:
         policy = self._rules.overlap_policy
-        if await self._was_started(fire_time):
+        if policy == schedule_pb2.OVERLAP_POLICY_CANCEL_OTHER and self.progress.waiting_time is not None:
+            self._skip(self.progress.waiting_time, "a later firing took its place")
+            self.progress = replace(self.progress, waiting_time=None)
+        if self._was_started(fire_time):
             return
         if policy == schedule_pb2.OVERLAP_POLICY_CANCEL_OTHER:
-            if self.progress.waiting_time is not None:
-                self._skip(self.progress.waiting_time, "a later firing took its place")
             self.progress = replace(self.progress, waiting_time=fire_time)
         elif policy == schedule_pb2.OVERLAP_POLICY_ALLOW or not self._unfinished:
             await self._start(fire_time)
@@ -267,7 +291,7 @@ class _Look:
         waiting_time = self.progress.waiting_time
         if waiting_time is None:
             return
-        started = await self._was_started(waiting_time)
+        started = self._was_started(waiting_time)
         if not started and not self._unfinished:
             await self._start(waiting_time)
             started = True
@@ -285,14 +309,12 @@ class _Look:
             self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
         await self._start_waiting()
 
-    async def _was_started(self, fire_time: int) -> bool:
-        """Tells whether who claimed the schedule before started this firing; it is then noted."""
-        if not self._doubtful:
-            return False
-        run_id = await self._runs.find(self._key, firing_request_id(self._key, fire_time))
+    def _was_started(self, fire_time: int) -> bool:
+        """Tells whether who claimed the schedule before started this firing; it is then counted."""
+        run_id = self._started.get(fire_time)
         if run_id is None:
             return False
-        await self._note(fire_time, run_id, existing=True)
+        self._count(fire_time, run_id, existing=True)
         return True
 
     async def _start(self, fire_time: int) -> None:
@@ -319,6 +341,9 @@ class _Look:
             self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
         else:
             self._unfinished.append(run_id)
+        self._count(fire_time, run_id, existing=existing)
+
+    def _count(self, fire_time: int, run_id: UUID, *, existing: bool) -> None:
         self.progress = replace(self.progress, fired_count=self.progress.fired_count + 1)
         self._tell(fire_time, "existing" if existing else "started", str(run_id))
 

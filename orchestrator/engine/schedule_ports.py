@@ -77,12 +77,20 @@ class ScheduleRow:
     pause: Pause | None = None
 
 
+class Claim(NamedTuple):
+    """One claim on a schedule: whose it is, and until when; that tells it from a later one of the same replica."""
+
+    replica_id: UUID
+    expire_time: int
+
+
 @dataclass(frozen=True, slots=True)
 class ClaimedSchedule:
     """A schedule that a replica deals with. `doubtful`: who claimed it before did not say how far it came."""
 
     row: ScheduleRow
     doubtful: bool
+    claim: Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,9 @@ class ScheduleStore(Protocol):
         """Stores a new schedule; False where the name has one. `row.version` is 1."""
         ...
 
-    async def update(self, row: ScheduleRow, *, release: bool = False) -> bool:
+    async def update(self, row: ScheduleRow, *, release: Claim | None = None) -> bool:
         """Changes a schedule that still has `row.version` and `row.create_time`, and raises its version; False where
-        another was first. `release` gives up the claim on it."""
+        another was first. `release` gives up that claim on it; False where it does not stand any more."""
         ...
 
     async def delete(self, key: ScheduleKey) -> ScheduleRow | None:

@@ -9,6 +9,7 @@ import asyncpg
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.schedule_ports import (
+    Claim,
     ClaimedSchedule,
     Pause,
     Progress,
@@ -54,7 +55,7 @@ class PostgresScheduleStore:
         query = _QUERIES["insert_schedule"]
         return bool(await self._reads.fetch_in(row.key.namespace, query, *row.key, *content, *times))
 
-    async def update(self, row: ScheduleRow, *, release: bool = False) -> bool:
+    async def update(self, row: ScheduleRow, *, release: Claim | None = None) -> bool:
         """See ScheduleStore.update."""
         progress, pause, refusal = row.progress, row.pause, row.progress.refusal
         rows = await self._reads.fetch_in(
@@ -76,7 +77,7 @@ class PostgresScheduleStore:
             progress.missed_count,
             progress.refused_count,
             *((refusal.fire_time, refusal.reason, refusal.message) if refusal is not None else (None, "", "")),
-            release,
+            *(release or (None, None)),
         )
         return bool(rows)
 
@@ -90,7 +91,9 @@ class PostgresScheduleStore:
     ) -> list[ClaimedSchedule]:
         """See ScheduleStore.claim."""
         rows = await self._claims.fetch(_QUERIES["claim_due"], replica_id, now, limit, claim_seconds, sorted(but_of))
-        return [ClaimedSchedule(_row(row), row["doubtful"]) for row in rows]
+        return [
+            ClaimedSchedule(_row(row), row["doubtful"], Claim(replica_id, row["claim_expire_time"])) for row in rows
+        ]
 
     async def next_due_time(self, now: int) -> int | None:
         """See ScheduleStore.next_due_time."""

@@ -122,18 +122,33 @@ class ScheduleStoreConformance:
         assert await claimed(schedules, me) == {"nightly": False}
         assert await claimed(schedules, me) == {"nightly": True}
         await stores.replicas.release(me)
-        assert await claimed(schedules, other) == {"nightly": True}
-        assert await schedules.update(row(), release=True)
+        (claim,) = await schedules.claim(other, NOW, 10, 30.0)
+        assert claim.doubtful
+        assert await schedules.update(claim.row, release=claim.claim)
         assert await claimed(schedules, await replica(stores)) == {"nightly": False}
 
     async def test_a_change_by_somebody_else_leaves_the_claim(self, schedules: ScheduleStore, stores: Stores) -> None:
         me, other = await replica(stores), await replica(stores)
         await schedules.insert(row())
-        await claimed(schedules, me)
-        assert await schedules.update(replace(row(), definition=b"changed"))
-        assert not await schedules.update(row(), release=True)
+        (claim,) = await schedules.claim(me, NOW, 10, 30.0)
+        assert await schedules.update(replace(claim.row, definition=b"changed"))
+        assert not await schedules.update(claim.row, release=claim.claim)
         assert await claimed(schedules, other) == {}
         assert await claimed(schedules, me) == {"nightly": True}
+
+    async def test_who_has_lost_a_claim_writes_nothing_and_frees_nothing(
+        self, schedules: ScheduleStore, stores: Stores
+    ) -> None:
+        me, other = await replica(stores), await replica(stores)
+        await schedules.insert(row())
+        (late,) = await schedules.claim(me, NOW, 10, 30.0)
+        (again,) = await schedules.claim(me, NOW, 10, 0.0)
+        assert not await schedules.update(late.row, release=late.claim)
+        (claim,) = await schedules.claim(other, NOW, 10, 30.0)
+        for stale in (late, again):
+            assert not await schedules.update(stale.row, release=stale.claim)
+        assert await claimed(schedules, me) == {}
+        assert await schedules.update(claim.row, release=claim.claim)
 
     async def test_a_claim_ends_with_its_time(self, schedules: ScheduleStore, stores: Stores) -> None:
         me, other = await replica(stores), await replica(stores)

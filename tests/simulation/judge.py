@@ -23,10 +23,12 @@ from orchestrator.engine.codec import to_message
 from orchestrator.engine.ports import JournalRow, RunEntry
 from orchestrator.engine.worker_ports import Call
 from tests.simulation.database import Database
+from tests.simulation.firings import Firings
 from tests.simulation.folds import Folds
 from tests.simulation.leases import Replica
 from tests.simulation.quotas import Pool, Quotas
 from tests.simulation.rounds import Rounds
+from tests.simulation.schedules import ScheduleTables
 from tests.simulation.tables import Run
 from tests.simulation.workflows import Done
 
@@ -47,11 +49,12 @@ ENDS_A_STEP = (EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_S
 class Judge:
     """`breach` is told of each thing that must not be, with the name of what it breaks."""
 
-    def __init__(self, database: Database, breach: Callable[[str, str], None]) -> None:
+    def __init__(self, database: Database, schedules: ScheduleTables, breach: Callable[[str, str], None]) -> None:
         self._database, self._breach, self.breach = database, breach, breach
         self.watchers: list[Watched] = []
         self.folds = Folds()
         self.rounds = Rounds(database, self.folds, breach)
+        self.firings = Firings(database, schedules, breach)
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
         self.quotas = Quotas(breach, self._pools_of, database.tally)
@@ -75,6 +78,8 @@ class Judge:
         if run.events and run.events[-1].row.kind in TERMINAL_EVENTS and entry.reopened is None:
             self._breach("one end", f"{where}: it follows the end")
         self.rounds.written(entry, run)
+        if entry.new is not None:
+            self.firings.written(entry)
 
     @staticmethod
     def is_dead(replica: Replica) -> bool:
@@ -264,6 +269,7 @@ class Judge:
         for run in self._database.runs.values():
             self._look_at(run)
         self._look_at_rates()
+        self.firings.look_at_all()
         for order in orders:
             self._look_at_order(order)
         for (namespace, request_id), (run_id, _) in self._database.requests.items():

@@ -21,6 +21,7 @@ from orchestrator.engine import homes, park, recovery
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
+from orchestrator.engine.firing import Firing, _Look
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.journal import GroupCommit
 from orchestrator.engine.limit_home import LimitHome
@@ -34,6 +35,7 @@ from orchestrator.engine.submit import Submitter
 from tests.simulation.database import Database
 from tests.simulation.judge import Judge
 from tests.simulation.leases import Replica
+from tests.simulation.schedules import ScheduleTables
 from tests.simulation.world import Breach, simulate
 
 SEEDS = 400
@@ -208,6 +210,21 @@ async def _mend_any_round(self: Any, caller: Any, run_id: UUID, wish: Wish) -> A
     return await _mend_ended(self, caller, run_id, replace(wish, round=0))
 
 
+# --- schedules
+
+
+def _only_own_claims(self: ScheduleTables, stored: Any, replica_id: UUID) -> bool:
+    return stored.claim_replica in (None, replica_id)
+
+
+def _two_seconds_early(self: Any) -> int:
+    return int(self._clock.now()) + 2_000_000
+
+
+async def _find_nothing(self: Any) -> None:
+    pass
+
+
 # --- limits, delegation, approvals
 
 _opening = Homes.opening
@@ -244,6 +261,7 @@ ANY_OWNER: Patch = (Database, "is_owner", _owner_only_by_sequence)
 LATE = ("pause", "slow")
 GROWN = ("growth", "limits")
 MENDED = ("mending",)
+PLANNED = ("schedules",)
 UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
 """Lets the judge pass over what the lease alone forbids, to see what else there is."""
 
@@ -387,6 +405,31 @@ MUTANTS = (
         ("workers", "commits", "slow"),
         parts=MENDED,
     ),
+    Mutant(
+        "schedules of replicas that are gone are taken over",
+        [(ScheduleTables, "is_free", _only_own_claims)],
+        ("crash",),
+        parts=PLANNED,
+    ),
+    Mutant(
+        "who has lost a claim on a schedule writes nothing",
+        [(ScheduleTables, "has_claim", staticmethod(_yes))],
+        ("slow", "cut:update_schedule"),
+        parts=PLANNED,
+    ),
+    Mutant(
+        "who takes a schedule over looks first which firings have a run",
+        [(_Look, "_find_started", _find_nothing)],
+        ("cut:add_run", "cut:update_schedule"),
+        parts=PLANNED,
+    ),
+    Mutant(
+        "a change of a schedule that came between stays",
+        [(ScheduleTables, "is_unchanged", staticmethod(_yes))],
+        ("outage", "slow"),
+        parts=PLANNED,
+    ),
+    Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )
 """Every mutant."""

@@ -10,9 +10,13 @@ from baton.v1 import limit_pb2
 from orchestrator.engine.limit_ports import LimitRow, Rate
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending")
+PARTS = ("limits", "growth", "mending", "schedules")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
-approve, and that name limits; with `mending` people retry, skip, fork, pause and resume."""
+approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
+`schedules` submit runs by themselves."""
+
+DRAWN = ("limits", "growth", "mending")
+"""Those that seeds have by themselves; the others hold over hundreds of seeds, not yet over thousands."""
 
 CHANCE = 0.5
 """How likely each is in a seed."""
@@ -21,7 +25,7 @@ CHANCE = 0.5
 def draw_parts(seed: int) -> frozenset[str]:
     """Draws what the world of a seed has."""
     draws = Random(f"parts {seed}")
-    return frozenset(part for part in PARTS if draws.random() < CHANCE)
+    return frozenset(part for part in DRAWN if draws.random() < CHANCE)
 
 
 def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[LimitRow]:

@@ -27,7 +27,8 @@ from tests.simulation.handlers import Handler
 from tests.simulation.loop import Actor
 from tests.simulation.network import StatementLink, Unreachable
 from tests.simulation.permits import SimulatedExchange, SimulatedHints, SimulatedPermits
-from tests.simulation.stores import SimulatedReplicas, stores_over
+from tests.simulation.schedules import SimulatedSchedules
+from tests.simulation.stores import SimulatedReplicas, no_schedules, stores_over
 from tests.simulation.tokens import read_token, step_token
 from tests.simulation.workers import SimulatedGateway, SimulatedSending
 
@@ -103,6 +104,13 @@ class _Observer(NullObserver):
         if "cannot" in why or "no decision" in why or "refused" in why:
             self._world.fault(f"run {key.run_id}: {why}")
 
+    def firing_ended(self, namespace: str, schedule: str, fire_time: int, outcome: Any, why: str) -> None:
+        self._world.trace(self._name, f"{schedule} at {fire_time / 1e6:.0f}: {outcome}, {why}")
+        self._world.tally("firings found done", outcome == "existing")
+        self._world.tally("firings put off", outcome == "waiting")
+        if outcome == "failed":
+            self._world.fault(f"the firing of {schedule} at {fire_time}: {why}")
+
 
 class _Registering(SimulatedReplicas):
     """Tells the process under which id it is registered."""
@@ -167,7 +175,13 @@ class Process:
             yield _Registering(self, world.database, link)
 
         self.engine = Engine(
-            stores_over(world.catalogues, world.database, link, SimulatedApprovals(world.database, link)),
+            stores_over(
+                world.catalogues,
+                world.database,
+                link,
+                SimulatedApprovals(world.database, link),
+                SimulatedSchedules(world.schedules, link) if "schedules" in world.parts else no_schedules(),
+            ),
             replica_store,
             self.gateway,  # type: ignore[arg-type]  # nobody attaches
             SimulatedPermits(world, self) if world.parts else NoPermits(),

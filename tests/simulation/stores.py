@@ -30,7 +30,7 @@ from orchestrator.engine.ports import (
     WorkerRow,
     WriteResult,
 )
-from orchestrator.engine.schedule_ports import ClaimedSchedule
+from orchestrator.engine.schedule_ports import ClaimedSchedule, ScheduleStore
 from orchestrator.engine.scrub_ports import WaitingRun
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database
@@ -376,6 +376,13 @@ class NoSchedules:
         raise AttributeError(f"the simulation has no {name}: it has no schedules")
 
 
+def no_schedules() -> ScheduleStore:
+    """The store of a database without schedules."""
+    store: Any = NoSchedules()
+    found: ScheduleStore = store
+    return found
+
+
 class NothingToScrub:
     """ScrubStore that finds nothing, so that nothing is repaired before the simulation has seen it."""
 
@@ -416,10 +423,11 @@ class NothingToScrub:
         return 0
 
 
-def stores_over(catalogues: Catalogues, database: Database, link: Link, approvals: ApprovalStore) -> Stores:
+def stores_over(
+    catalogues: Catalogues, database: Database, link: Link, approvals: ApprovalStore, schedules: ScheduleStore
+) -> Stores:
     """Makes the stores of one replica."""
     catalogue: Any = SimulatedCatalogue(catalogues, database, link)
-    schedules: Any = NoSchedules()
     directory: Any = None  # Nothing is found, and nobody asks.
     return Stores(
         SimulatedJournal(database, link),

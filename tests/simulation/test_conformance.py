@@ -11,8 +11,10 @@ from tests.conformance.approval_store import ApprovalStoreConformance, ApprovalS
 from tests.conformance.journal_store import JournalStoreConformance, Stores
 from tests.conformance.replica_store import ReplicaStoreConformance
 from tests.conformance.run_store import RunStoreConformance
+from tests.conformance.schedule_store import ScheduleStoreConformance
 from tests.simulation.approvals import SimulatedApprovals
 from tests.simulation.database import Database
+from tests.simulation.schedules import ScheduleTables, SimulatedSchedules
 from tests.simulation.stores import Direct, SimulatedJournal, SimulatedReplicas, SimulatedRuns
 
 
@@ -39,6 +41,12 @@ def stores(database: Database) -> Stores:
     return Stores(SimulatedJournal(database, link), SimulatedReplicas(database, link), SimulatedRuns(database, link))
 
 
+@pytest.fixture
+def schedules(database: Database) -> SimulatedSchedules:
+    """The store of schedules over the same."""
+    return SimulatedSchedules(ScheduleTables(database), Direct())
+
+
 class TestSimulatedJournal(JournalStoreConformance):
     """The journal."""
 
@@ -53,3 +61,7 @@ class TestSimulatedRuns(RunStoreConformance):
 
 class TestSimulatedApprovals(ApprovalStoreConformance):
     """What waits for people."""
+
+
+class TestSimulatedSchedules(ScheduleStoreConformance):
+    """Schedules."""

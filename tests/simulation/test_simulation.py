@@ -18,7 +18,7 @@ from tests.simulation.world import Outcome, simulate
 
 SEEDS, PART = 200, 40
 STRESSED_SEEDS = 30
-STRESS = ("cut:park", "commits", "away")
+STRESS = ("cut:park", "commits", "away", "crash", "cut:update_schedule")
 """What lets come up in few seeds what otherwise comes up in thousands."""
 ROOT = Path(__file__).parents[2]
 
@@ -46,7 +46,7 @@ def test_what_is_rare_comes_up() -> None:
     tally = Tally()
     for outcome in [outcome_of(seed) for seed in range(1, SEEDS)]:
         tally.add(outcome.tally)
-    for outcome in [simulate(seed, STRESS) for seed in range(1, STRESSED_SEEDS)]:
+    for outcome in [simulate(seed, STRESS, PARTS) for seed in range(1, STRESSED_SEEDS)]:
         assert outcome.breach is None, report(outcome)
         tally.add(outcome.tally)
     assert tally.missing() == []

@@ -29,7 +29,9 @@ from tests.simulation.loop import Actor, Stuck, VirtualLoop
 from tests.simulation.menders import Caretaker, Mender
 from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts
+from tests.simulation.planners import Planner
 from tests.simulation.processes import Process
+from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
 from tests.simulation.tally import Tally
 from tests.simulation.workers import Mood
@@ -116,7 +118,8 @@ class World:
         self.workers = Actor(self.loop, "workers")
         self.database = Database(self._database_now)
         self.tally = self.database.tally
-        self.judge = Judge(self.database, self.breach)
+        self.schedules = ScheduleTables(self.database)
+        self.judge = Judge(self.database, self.schedules, self.breach)
         self.weather, self.mood = Weather(), Mood()
         self.found: Breach | None = None
         self.catalogues = Catalogues()
@@ -266,6 +269,8 @@ class World:
             clients += [
                 Actor(self.loop, f"mender {order.number}").run(Mender(self, order).live()) for order in self.orders
             ]
+        if "schedules" in self.parts:
+            clients += [Actor(self.loop, f"planner {number}").run(Planner(self, number).live()) for number in range(2)]
         disturbing = self.director.run(self._disturb())
         await asyncio.sleep(self.busy_seconds + 4.0)
         disturbing.cancel()

@@ -33,16 +33,20 @@ ON CONFLICT (namespace, schedule) DO NOTHING
 RETURNING version
 
 -- name: update_schedule
--- Changes a schedule that nobody has changed meanwhile, and gives up the claim on it where $22 says so; no row where
--- another was first.
+-- Changes a schedule that nobody has changed meanwhile, and gives up the claim on it of the replica $22, which ends at
+-- $23, where that is given; no row where another was first, or that claim does not stand any more.
 UPDATE schedules
 SET definition = $5, input = $6, principal = $7, update_time = $8, version = version + 1,
     next_time = $9, waiting_time = $10, due_time = $11, pause_time = $12, pause_note = $13, pause_principal = $14,
     fired_count = $15, skipped_count = $16, missed_count = $17, refused_count = $18,
     refusal_time = $19, refusal_reason = $20, refusal_message = $21,
-    claim_replica = CASE WHEN $22::boolean THEN NULL ELSE claim_replica END,
-    claim_expire_time = CASE WHEN $22::boolean THEN NULL ELSE claim_expire_time END
+    claim_replica = CASE WHEN $22::uuid IS NULL THEN claim_replica END,
+    claim_expire_time = CASE WHEN $22::uuid IS NULL THEN claim_expire_time END
 WHERE namespace = $1 AND schedule = $2 AND create_time = $3 AND version = $4
+    AND (
+        $22::uuid IS NULL
+        OR (claim_replica = $22 AND (extract(epoch FROM claim_expire_time) * 1000000)::bigint = $23::bigint)
+    )
 RETURNING version
 
 -- name: delete_schedule
@@ -56,7 +60,8 @@ RETURNING
 
 -- name: claim_due
 -- Claims schedules that are due and that no living replica deals with, the longest due first, but of some namespaces;
--- those that this replica claimed before are given again. `doubtful`: a claim on it was not given up.
+-- those that this replica claimed before are given again. `doubtful`: a claim on it was not given up. A replica whose
+-- lease is over and that is not marked as dead may have a submission under way, which commits after all.
 WITH due AS MATERIALIZED (
     SELECT s.namespace, s.schedule, s.claim_replica IS NOT NULL AS doubtful
     FROM schedules AS s
@@ -68,7 +73,6 @@ WITH due AS MATERIALIZED (
             OR NOT EXISTS (
                 SELECT FROM replicas AS r
                 WHERE r.replica_id = s.claim_replica AND r.end_time IS NULL
-                    AND r.lease_expire_time > clock_timestamp()
             )
         )
     ORDER BY s.due_time
@@ -82,7 +86,8 @@ WHERE s.namespace = ANY (ARRAY[d.namespace]) AND s.schedule = d.schedule  -- by 
 RETURNING
     s.namespace, s.schedule, s.definition, s.input, s.principal, s.create_time, s.update_time, s.version, s.next_time,
     s.waiting_time, s.due_time, s.pause_time, s.pause_note, s.pause_principal, s.fired_count, s.skipped_count,
-    s.missed_count, s.refused_count, s.refusal_time, s.refusal_reason, s.refusal_message, d.doubtful
+    s.missed_count, s.refused_count, s.refusal_time, s.refusal_reason, s.refusal_message, d.doubtful,
+    (extract(epoch FROM s.claim_expire_time) * 1000000)::bigint AS claim_expire_time
 
 -- name: next_due_time
 -- Tells when the next schedule is due.
