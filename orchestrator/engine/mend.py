@@ -179,7 +179,11 @@ class Mender:
                 "the run has not ended: it goes on with what it has; cancel it, and retry it then", metadata=told
             )
         now = self._now(live)
-        steps = [index for index in range(len(run.graph.steps)) if waiting_for_their_time(run, index, now)]
+        steps = list[int]()
+        for index in range(len(run.graph.steps)):
+            waiting = waiting_for_their_time(run, index, now)
+            # What a step has handed over may wait after the step's own end.
+            steps += waiting if run.steps[index].state in ENDED_STEP else [index][: len(waiting)]
         if not steps or run.state is RunState.UNDOING:
             raise errors.RunActive(
                 "the run has not ended, and no step of it waits for its next attempt: wait for its end, or cancel it",

@@ -18,6 +18,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import (
     BatonError,
     ChildRun,
+    InvalidRequest,
     OutputNeeded,
     RequestIdReused,
     RunActive,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 REFUSED = (
+    InvalidRequest,  # By a replica that has lost the run and not learnt of that: its round is an old one.
     RunActive,
     RunSucceeded,
     RunEnded,

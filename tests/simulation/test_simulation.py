@@ -37,6 +37,11 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
             pytest.fail(report(outcome), pytrace=False)
 
 
+@pytest.mark.parametrize("seed", [50897, 51239, 53279])
+def test_what_an_ended_step_has_handed_over_is_tried_now_too(seed: int) -> None:
+    assert simulate(seed).breach is None
+
+
 @pytest.mark.timeout(30)
 def test_a_watch_of_a_run_that_was_reopened_elsewhere_goes_on_where_it_is_taken_over() -> None:
     assert simulate(1421, (), ("mending", "growth", "limits")).breach is None
