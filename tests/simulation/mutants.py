@@ -167,7 +167,7 @@ async def _resume_without_timers(self: Any, row: Any) -> LiveRun | None:
     return await self._rebuild(row)  # type: ignore[no-any-return]
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: Any, **__: Any) -> None:
     pass
 
 
