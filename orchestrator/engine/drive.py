@@ -14,6 +14,7 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import (
+    Abandonment,
     CallFailed,
     CallLost,
     CallSucceeded,
@@ -73,6 +74,7 @@ class Driver:
         self._dispatcher = dispatcher
         dispatcher.on_answer = self.record
         self.runs = LiveRuns()
+        self._max_run_bytes = limits.max_run_bytes
         self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
         self.admission = Admission(
             clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
@@ -301,6 +303,10 @@ class Driver:
         if live.run.ended and not live.staged:
             self.on_end(live)
             self.forget(live, "")
+        elif live.held_bytes > self._max_run_bytes and live.run.state is RunState.RUNNING:
+            message = f"the run would hold more than {self._max_run_bytes} bytes"
+            failure = Failure(Code.RESOURCE_EXHAUSTED, "RUN_BYTES_LIMIT", message, Origin.ORCHESTRATOR)
+            self.advance(live, Abandonment(failure))
 
     def _refused(self, part: Flushed) -> None:
         self._give_up(part.live, "the database refused its events")

@@ -268,7 +268,7 @@ class Engine:
     def _new_runs(self, transit: Transit, ask_elsewhere: AskElsewhere) -> Runs:
         stores = self._stores
         canceller = Canceller(self._driver, self._reader, self._ownership)
-        signals = Signals(self._driver, self._ownership, self._reader)
+        signals = Signals(self._driver, self._ownership, self._reader, self._limits)
         mender = Mender(
             self._driver,
             self._catalogue,

@@ -23,6 +23,7 @@ class EngineLimits:
 
     max_active_runs: int = 20_000
     max_active_bytes: int = 256 << 20
+    max_run_bytes: int = 128 << 20
     max_calls_in_flight: int = 2_000
     max_queued_events: int = 200_000
     max_queued_bytes: int = 256 << 20

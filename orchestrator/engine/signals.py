@@ -24,7 +24,7 @@ from orchestrator.domain.inputs import Signal
 from orchestrator.domain.plan import MAX_KEPT_SIGNALS
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.inspect import RunReader
-from orchestrator.engine.limits import MAX_PAYLOAD_BYTES
+from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ownership import Ownership
 
@@ -32,8 +32,8 @@ from orchestrator.engine.ownership import Ownership
 class Signals:
     """Sends signals to runs of the caller's namespace."""
 
-    def __init__(self, driver: Driver, ownership: Ownership, reader: RunReader) -> None:
-        self._driver, self._ownership, self._reader = driver, ownership, reader
+    def __init__(self, driver: Driver, ownership: Ownership, reader: RunReader, limits: EngineLimits) -> None:
+        self._driver, self._ownership, self._reader, self._limits = driver, ownership, reader, limits
 
     async def signal(
         self, caller: Caller, request: run_service_pb2.SignalRunRequest
@@ -69,6 +69,9 @@ class Signals:
             raise SignalLimit(
                 f"signal: {MAX_KEPT_SIGNALS} signals {request.signal} wait to be taken; send it when they are"
             )
+        most = self._limits.max_run_bytes
+        if payload is not None and live.held_bytes + len(payload.data) > most:
+            raise SignalLimit(f"message: with it the run would hold more than {most} bytes; send a smaller one")
         given = Signal(request.signal, caller.principal, request.request_id, payload)
         if not self._driver.advance(live, given).events:
             raise SignalLimit("the run has as many events as it may: no signal can be kept")

@@ -72,3 +72,30 @@ async def test_one_namespace_leaves_memory_to_others(
     assert "the active runs of the namespace hold" in refusal.text
     await baton.cancel(run_ids[0])
     run_ids.append(await submit_held(baton, lab))  # There is room again.
+
+
+async def test_a_run_that_is_too_much_for_memory_fails_and_takes_no_more_signals(
+    start_server: StartServer, connect: Connect, lab: LabWorker
+) -> None:
+    baton = connect(await start_server(BATON_MAX_RUN_BYTES="2000000"))
+    await baton.register("lab", lab.address)
+    conduct = {"conduct": {"literal": {"size": 600_000}}}
+    steps = [
+        {"id": name, "method": lab.contract.method("Lab/Do"), "request": conduct, "after": after}
+        for name, after in (("a", []), ("b", ["a"]), ("c", ["b"]), ("d", ["c"]), ("e", ["d"]))
+    ]
+    run = await baton.end((await baton.submit({"steps": steps})).run_id)
+    assert (run.state, run.failure.reason) == (run_pb2.RUN_STATE_FAILED, "RUN_BYTES_LIMIT")
+    assert "more than 2000000 bytes" in run.failure.message
+    assert [step.step for step in run.steps if step.state == run_pb2.STEP_STATE_SUCCEEDED] == ["a", "b", "c", "d"]
+
+    kept = {"id": "a", "after": ["b"], "wait_signal": {"signal": "go", "type": lab.contract.type("Task")}}
+    held = (await baton.submit({"steps": [{"id": "b", "wait_signal": {"signal": "stop"}}, kept]})).run_id
+    large = lab.contract.pack("Task", {"text": "x" * 600_000})
+    for _ in range(3):
+        await baton.signal(held, "go", large)
+    refusal = await refused(baton.signal(held, "go", large))
+    assert refusal.reason == "SIGNAL_LIMIT"
+    assert "more than 2000000 bytes" in refusal.text
+    await baton.signal(held, "stop")
+    assert (await baton.end(held)).state == run_pb2.RUN_STATE_SUCCEEDED

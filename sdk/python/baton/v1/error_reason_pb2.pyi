@@ -156,6 +156,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """Failure: the circuit of every endpoint is open, and a fallback was there to take."""
     ERROR_REASON_EVENT_LIMIT: _ErrorReason.ValueType  # 90
     """Failure: the run would exceed its limit of events."""
+    ERROR_REASON_RUN_BYTES_LIMIT: _ErrorReason.ValueType  # 128
+    """Failure: the run would exceed its limit of bytes."""
     ERROR_REASON_INVALID_OUTPUT: _ErrorReason.ValueType  # 91
     """Failure: the worker's answer is not a message of the method's output type."""
     ERROR_REASON_CONTRACT_BREAKS_WORKFLOWS: _ErrorReason.ValueType  # 105
@@ -360,6 +362,8 @@ ERROR_REASON_CIRCUIT_OPEN: ErrorReason.ValueType  # 89
 """Failure: the circuit of every endpoint is open, and a fallback was there to take."""
 ERROR_REASON_EVENT_LIMIT: ErrorReason.ValueType  # 90
 """Failure: the run would exceed its limit of events."""
+ERROR_REASON_RUN_BYTES_LIMIT: ErrorReason.ValueType  # 128
+"""Failure: the run would exceed its limit of bytes."""
 ERROR_REASON_INVALID_OUTPUT: ErrorReason.ValueType  # 91
 """Failure: the worker's answer is not a message of the method's output type."""
 ERROR_REASON_CONTRACT_BREAKS_WORKFLOWS: ErrorReason.ValueType  # 105
