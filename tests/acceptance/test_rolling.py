@@ -211,6 +211,7 @@ async def test_a_client_leaves_a_server_that_drains_for_another(
                 break
         watching = asyncio.ensure_future(run.result())
         first.send(signal.SIGTERM)
+        await eventually(lambda: takes_no_runs(connect(first)))
         seen = [(await client.submit("waits")).id for _ in range(3)]
         assert {(await owners(first.dsn))[each] for each in seen} == {second.address}
         await run.signal("go")
@@ -240,6 +241,14 @@ async def test_runs_go_to_a_server_that_was_started_a_moment_ago(
         return await owners(first.dsn) == dict.fromkeys(run_ids, first.address)
 
     await eventually(taken, 10)
+
+
+async def takes_no_runs(baton: Baton) -> bool:
+    try:
+        await baton.runs.SubmitRun(submission("waits"), timeout=20)
+    except grpc.aio.AioRpcError as error:
+        return error.code() is grpc.StatusCode.UNAVAILABLE
+    return False
 
 
 async def knows_lab(baton: Baton) -> bool:
