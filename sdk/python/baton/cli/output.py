@@ -46,7 +46,7 @@ _COLOURS = {
 }
 
 
-_WHOLE = ("RUN", "REPLICA", "STEP", "STATE", "ATTEMPTS", "TIME", "HASH")
+_WHOLE = ("RUN", "STEP", "STATE", "ATTEMPTS", "TIME", "HASH")
 """Columns that are never broken on a narrow terminal: ids stay fit for reading and copying."""
 
 
@@ -95,9 +95,11 @@ def new_table(headers: Sequence[str], whole: Sequence[str] = ()) -> Table:
     return table
 
 
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[str | Text]], empty: str) -> None:
-    """Writes rows as a table, or tells on standard error that there are none."""
-    table = new_table(headers)
+def print_table(
+    headers: Sequence[str], rows: Iterable[Sequence[str | Text]], empty: str, whole: Sequence[str] = ()
+) -> None:
+    """Writes rows as a table whose columns `whole` are not broken, or tells on standard error that there are none."""
+    table = new_table(headers, whole)
     for row in rows:
         table.add_row(*(cell if isinstance(cell, Text) else Text(clean(cell)) for cell in row))
     if table.row_count:

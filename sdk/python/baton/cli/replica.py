@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,35 +31,35 @@ def list_(
     server: ServerOption = None,
     output: OutputOption = None,
 ) -> None:
-    """List replicas: what each drives, until when its lease goes on, and what it found that should not exist."""
+    """List replicas: what each drives, and what it found that should not exist."""
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
         from google.protobuf.json_format import MessageToDict
 
         from baton.cli.lines import print_json
-        from baton.cli.output import instant, print_table, state_text
+        from baton.cli.output import length, micros, print_table, state_text
         from baton.v1 import replica_pb2
 
         found = [each async for each in client.list_replicas(include_ended=every)]
         if chosen.as_json:
             print_json([MessageToDict(each, preserving_proto_field_name=True) for each in found])
             return
+        now = time.time_ns() // 1_000
         rows = [
             (
-                each.replica_id,
+                each.address,
                 state_text(replica_pb2.ReplicaState.Name(each.state).removeprefix("REPLICA_STATE_")),
                 str(each.active_runs),
-                each.address,
+                length(max(0, now - micros(each.create_time))),
                 each.version,
-                instant(each.create_time),
-                instant(each.lease_expire_time),
+                each.replica_id,
                 ", ".join(f"{_name(fault)} {fault.count}" for fault in each.faults),
             )
             for each in found
         ]
-        headers = ("REPLICA", "STATE", "RUNS", "ADDRESS", "VERSION", "SINCE", "LEASE UNTIL", "FAULTS")
-        print_table(headers, rows, "no replica is listed")
+        headers = ("ADDRESS", "STATE", "RUNS", "AGE", "VERSION", "REPLICA", "FAULTS")
+        print_table(headers, rows, "no replica is listed", headers[:5])
 
     run_with_client(chosen, work)
 
