@@ -237,7 +237,7 @@ class ReplicaStoreConformance:
         assert set(alone.members) == {first}
         second, third = uuid7(), uuid7()
         await store.register(second, "127.0.0.1:7002", LEASE_SECONDS)
-        await store.register(third, "127.0.0.1:7003", 0.05)
+        await store.register(third, "127.0.0.1:7003", 1.0)
         three = await seen()
         assert three.generation == alone.generation + 2
         assert three.members == {**alone.members, second: "127.0.0.1:7002", third: "127.0.0.1:7003"}
