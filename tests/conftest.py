@@ -29,9 +29,11 @@ def pytest_configure() -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if os.environ.get("CI"):
-        # Looking for the smallest example of a failure takes minutes, which is for whoever mends it.
+        # Looking for the smallest example of a failure, and for others, takes minutes, which is for whoever mends it.
         hypothesis.settings.register_profile(
-            "ci", phases=[phase for phase in hypothesis.Phase if phase.name != "shrink"]
+            "ci",
+            phases=[phase for phase in hypothesis.Phase if phase.name != "shrink"],
+            report_multiple_bugs=False,
         )
         hypothesis.settings.load_profile("ci")
 

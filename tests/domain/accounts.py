@@ -192,7 +192,6 @@ class Accounts:
         """Opens the accounts of another round, from how the run stands where it was reopened. Those of steps that it
         has dropped are known where such a step comes again."""
         self.former = {**before.former, **{step.id: step.attempt for step in before.all}}
-        self.chosen = {index for index, step in enumerate(run.steps) if step.chosen}
         self.undone, self.undoing, self.run_expire_time = [], False, run.expire_time
         undone = {step.spec.parent for step in run.steps if _was_undone(step)}
         self.all = []
@@ -221,7 +220,10 @@ class Accounts:
                 kept=step.state in ENDED_STEP,
             )
             assert account.kept or (step.target, step.target_attempts, step.wait) == (0, 0, None)
+            if account.kept and account.role is StepRole.WORKFLOW:
+                account.branch = before[index].branch
             self.all.append(account)
+        self._choose()
 
     def _add(self, account: Account) -> Account:
         account.attempt = account.earlier = self.former.get(account.id, 0)
@@ -258,6 +260,10 @@ class Accounts:
             for child in good:
                 self.all[child].kept = True
         self._open(index)
+        self._choose()
+
+    def _choose(self) -> None:
+        """Finds the steps that handle a failure, of this round or of one before: that of a step which stands failed."""
         self.chosen = {step.branch for step in self.all if step.branch is not None and step.stand is Stand.FAILED}
 
     def dependents(self, index: int) -> set[int]:

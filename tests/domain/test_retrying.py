@@ -13,24 +13,28 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.domain import inputs
+from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.plan import MAX_EVENTS
 from orchestrator.domain.states import ENDED_STEP, RunState
-from orchestrator.domain.workflow import Delivery, Graph
+from orchestrator.domain.workflow import Delivery, FailureBranch, FailureMatch, Graph, RetryPolicy, Step, Target
 
 from .driven import Driven, success
 from .generated import ANSWERS, foreseen, graphs
-from .graphs import OUTPUT, Answers
+from .graphs import OUTPUT, Answers, default_retryable, link
 
 MOVES = 60
 
 MOST_STEPS = 40
 
 DECLINED = Failure(Code.NOT_FOUND, "DECLINED", "no", Origin.WORKER)
+
+FAILED, HANDLER, BESIDE = range(3)
 
 BROKEN = Failure(Code.UNAVAILABLE, "BROKEN", "not now", Origin.WORKER)
 
@@ -113,3 +117,48 @@ def test_runs_whose_steps_are_retried(graph: Graph, answers: Answers, seed: int,
         assert not driven.run.dropped
         driven.drive(success, driven.wake)
         assert driven.run.ended
+
+
+def with_a_handler() -> Driven:
+    """Returns a run whose first step has failed, whose second handles that and is ready, and whose third has ended."""
+    call = Target("Call", RetryPolicy(default_retryable(False), 1), repeatable=False)
+    branches = (FailureBranch(FailureMatch(), HANDLER),)
+    steps = [Step(FAILED, "a", (call,), on_failure=branches), Step(HANDLER, "b", (call,)), Step(BESIDE, "c", (call,))]
+    driven = Driven(link(steps, [(), (), ()]), Answers(), MAX_EVENTS)
+    driven.submit(3_600_000_000)
+    driven.admit(FAILED)
+    driven.admit(BESIDE)
+    driven.give(success(BESIDE, 1))
+    driven.give(inputs.CallFailed(FAILED, 1, DECLINED, None, 0.0))
+    return driven
+
+
+def in_another_round(driven: Driven) -> None:
+    """Cancels the run and reopens it: what was handled stays as it ended, and its handler begins anew."""
+    driven.give(inputs.CancelRequest("enough", "ann"))
+    driven.reopen([], None, None, undo=False)
+    assert [step.state.name for step in driven.run.steps] == ["FAILED", "READY", "SUCCEEDED"]
+
+
+def test_a_failure_of_a_round_before_is_handled_where_another_step_begins_anew() -> None:
+    driven = with_a_handler()
+    in_another_round(driven)
+    driven.give(inputs.StepRetry(BESIDE, None, "bob", "again"))
+    assert driven.run.life == 3
+    driven.drive(success, driven.wake)
+    assert [step.state.name for step in driven.run.steps] == ["FAILED", "SUCCEEDED", "SUCCEEDED"]
+
+
+@pytest.mark.parametrize(("payload", "end"), [(OUTPUT, "SUCCEEDED"), (None, "SKIPPED")])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_failure_that_another_end_has_taken_the_place_of_is_not_handled(
+    rounds: int, payload: Payload | None, end: str
+) -> None:
+    driven = with_a_handler()
+    if rounds == 2:
+        in_another_round(driven)
+    assert driven.run.steps[HANDLER].chosen
+    driven.give(inputs.StepRetry(FAILED, inputs.Substitution(FAILED, payload, "bob"), "bob", "by hand"))
+    assert driven.run.steps[FAILED].failure is None
+    driven.drive(success, driven.wake)
+    assert [step.state.name for step in driven.run.steps] == [end, "SKIPPED", "SUCCEEDED"]
