@@ -49,9 +49,11 @@ def _stop(plan: Planner, index: int) -> None:
     if plan.run.state is not RunState.UNDOING:
         ending.fail_run(plan, plan.no_room())
         return
-    running = plan.run.steps[index].state is StepState.RUNNING
+    step = plan.run.steps[index]
+    running = step.state is StepState.RUNNING
     failure = replace(plan.no_room(), outcome_unknown=running)
     if running:
+        plan.decision.cancelled.append((index, step.attempt))
         _end_attempt(plan, index, failure, None)
     plan.fail_step(index, failure)
 
