@@ -22,6 +22,7 @@ from tests.acceptance.wire import Baton, eventually
 from tests.chaos import faults
 from tests.chaos.checker import Fault, Figures, counted, find_faults, measure, percentile
 from tests.chaos.cluster import Cluster, Shape
+from tests.chaos.database import FailOver, Standby
 from tests.chaos.evidence import Evidence
 from tests.chaos.logs import read_logs
 
@@ -107,6 +108,7 @@ class Outcome:
             "acknowledged": self.figures.acknowledged,
             "events": self.figures.events,
             **counts,
+            "lost_with_primary": self.figures.lost_with_primary.get("submission", 0),
             "faults": [str(fault) for fault in self.faults],
             "unexpected_exits": list(self.unexpected_exits),
             "effects": self.figures.effects,
@@ -136,7 +138,19 @@ CAMPAIGNS: dict[str, Campaign] = {
             (faults.DATABASE, faults.COMMITS, faults.POSTGRES, faults.SNAPSHOTS),
             shape=Shape(settings=_PARKING),
         ),
-        Campaign("failover", (faults.FAIL_OVER, faults.COMMITS), (1.0, 2.0), Shape(settings=_PARKING, standby=True)),
+        Campaign(
+            "failover",
+            (faults.FAIL_OVER, faults.COMMITS),
+            (1.0, 2.0),
+            Shape(settings=_PARKING, standby=Standby.SYNCHRONOUS),
+        ),
+        Campaign(
+            "failover_async",
+            (faults.FAIL_OVER_BEHIND, faults.COMMITS),
+            (1.0, 3.0),
+            # A lease that outlives the change: what replicas hold in memory is then ahead of the database.
+            Shape(settings=_PARKING | {"BATON_LEASE_SECONDS": "10"}, standby=Standby.ASYNCHRONOUS),
+        ),
         Campaign("disk", (faults.DISK, faults.COMMITS), (1.0, 3.0), Shape(settings=_PARKING, small_disk=True)),
         Campaign("workers", (faults.WORKERS,), (0.0, 0.5)),
         Campaign("clients", (faults.CLIENTS, faults.DOORS), (0.0, 0.5)),
@@ -265,7 +279,7 @@ async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Cou
     connection = await asyncpg.connect(cluster.dsn)
     try:
         deaths = [death for replica in cluster.replicas for death in replica.deaths]
-        await Evidence(connection).load(cluster.directory, deaths)
+        await Evidence(connection).load(cluster.directory, deaths, cluster.database.fail_overs)
         found = tuple(await find_faults(connection))
         figures = await measure(connection)
     finally:
@@ -285,7 +299,22 @@ async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Cou
         found,
         tuple(_unexpected_exits(cluster)),
         cluster.peak_memory_bytes,
+        _behind(cluster.database.fail_overs, figures),
     )
+
+
+def _behind(fail_overs: Sequence[FailOver], figures: Figures) -> dict[str, Any]:
+    """What standbys lacked that took over: {} where each commit had waited for them."""
+    if not fail_overs:
+        return {}
+    lags = tuple(each.lag_seconds for each in fail_overs)
+    return {
+        "fail_overs": len(lags),
+        "lag_s": round(sum(lags), 1),
+        "lag_p50_s": percentile(lags, 0.5),
+        "lag_longest_s": percentile(lags, 1.0),
+        "lost_with_primary_by_kind": dict(figures.lost_with_primary),
+    }
 
 
 def _unexpected_exits(cluster: Cluster) -> list[str]:

@@ -71,6 +71,9 @@ class Figures:
     """What a campaign measured. Recovery: from a replica's death to the first event of a run taken over from it."""
 
     acknowledged: int
+    lost_with_primary: Mapping[str, int]
+    """What was told of commits that a standby lacked when it took over, by what it was: see lost_with_primary.sql. An
+    acknowledged submission among them is not counted as lost."""
     effects: int
     needed: int
     again: Mapping[str, int]
@@ -114,8 +117,14 @@ async def measure(connection: asyncpg.Connection[asyncpg.Record]) -> Figures:
         " JOIN chaos.claim AS c ON c.previous_owner = d.replica"
         " JOIN chaos.event AS e ON e.run = c.run AND e.epoch = c.epoch GROUP BY d.replica, d.time ORDER BY 1"
     )
+    gone = await connection.fetch("SELECT what, count(*) AS times FROM chaos.lost_with_primary GROUP BY what")
+    acknowledged = (
+        "SELECT count(DISTINCT request) FROM (SELECT request FROM chaos.acknowledged UNION ALL"
+        " SELECT request FROM chaos.lost_with_primary WHERE what = 'submission') AS a"
+    )
     return Figures(
-        await connection.fetchval("SELECT count(DISTINCT request) FROM chaos.acknowledged"),
+        await connection.fetchval(acknowledged),
+        {row["what"]: row["times"] for row in gone},
         effects,
         needed,
         {row["cause"]: row["times"] for row in await connection.fetch(_AGAIN)},

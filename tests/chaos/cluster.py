@@ -23,7 +23,7 @@ from orchestrator.postgres.migrate import migrate
 from tests.acceptance.processes import QUICK, Program
 from tests.acceptance.wire import Baton, eventually
 from tests.chaos.crash_points import CRASHES_VARIABLE, STALL_LIMIT_SECONDS
-from tests.chaos.database import Database
+from tests.chaos.database import Database, Standby
 from tests.chaos.evidence import PREPARE, Death
 from tests.chaos.logs import now_us
 from tests.chaos.proxy import FaultyProxy
@@ -51,8 +51,7 @@ class Shape:
     max_in_flight: int = 0
     """Calls that a replica has at a plain worker at a time; 0: as many as is the default."""
     settings: dict[str, str] = field(default_factory=dict)
-    standby: bool = False
-    """Whether Postgres has a standby that each commit waits for."""
+    standby: Standby = Standby.NONE
     small_disk: bool = False
     """Whether Postgres has a disk that can be filled, which takes the rights of root."""
 

@@ -1,12 +1,14 @@
-"""The Postgres of a campaign: one server, and where asked for a standby that every commit waits for, or a small disk.
+"""The Postgres of a campaign: a server, and where asked for a standby, which commits wait for or not, or a small disk.
 
-Faults of its own are here: it ends, its disk is full, and its standby takes its place.
+Faults of its own are here: it ends, its disk is full, and its standby takes its place. Between a server and a standby
+that commits do not wait for stands a proxy, which can keep from it what is written.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import os
 import pwd
 import shutil
@@ -14,6 +16,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -23,6 +26,8 @@ from orchestrator.postgres.binaries import find_binaries
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.errors import EmbeddedPostgresError
 from tests.acceptance.wire import eventually
+from tests.chaos.logs import now_us
+from tests.chaos.proxy import FaultyProxy
 
 T = TypeVar("T")
 
@@ -30,6 +35,34 @@ DISK_BYTES = 1 << 30
 """Size of a small disk: much more than a campaign writes."""
 
 _PIECE_BYTES = 16 << 20
+
+
+class Standby(enum.Enum):
+    """Whether Postgres has a standby, and what that has of a commit once it is answered."""
+
+    NONE = "there is none"
+    SYNCHRONOUS = "all of it: each commit waits for it"
+    ASYNCHRONOUS = "perhaps nothing yet: no commit waits for it"
+
+
+@dataclass(frozen=True, slots=True)
+class FailOver:
+    """A standby that took a server's place. Instants in microseconds: of the last commit that the standby had, of the
+    death of the server, and of the moment from which the standby takes commits."""
+
+    last_commit_time: int
+    death_time: int
+    takeover_time: int
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long a commit before the death may be that the standby did not have."""
+        return (self.death_time - self.last_commit_time) / 1_000_000
+
+
+OUTAGE_SECONDS = 1.0
+"""Time between the death of a server and the promotion of a standby that may not have all its commits: by then, what
+the dead one answered has reached everybody, so that what is told later was told by the other one."""
 
 
 class NoDisk(Exception):
@@ -48,15 +81,19 @@ class _Standby(EmbeddedPostgres):
 class Database:
     """Starts and ends servers, all from one thread: the kernel ends a server with the thread that started it."""
 
-    def __init__(self, directory: Path, new_port: Callable[[], int], *, standby: bool, small_disk: bool) -> None:
+    def __init__(self, directory: Path, new_port: Callable[[], int], *, standby: Standby, small_disk: bool) -> None:
         self._directory, self._new_port = directory, new_port
-        self._has_standby, self._small_disk = standby, small_disk
+        self._kind, self._small_disk = standby, small_disk
+        self._supply: FaultyProxy | None = None
+        self._follow_time = 0
         self._thread = ThreadPoolExecutor(1)
         self._number = 0
         self.port = new_port()
         self._server = EmbeddedPostgres(self._folder(), port=self.port)
         self._standby: tuple[_Standby, int] | None = None
         self._disk = directory / "disk"
+        self.fail_overs: list[FailOver] = []
+        """Those to a standby that commits do not wait for."""
 
     @property
     def dsn(self) -> str:
@@ -68,7 +105,7 @@ class Database:
         if self._small_disk:
             self._mount()
         await self.start_server()
-        if self._has_standby:
+        if self._kind is not Standby.NONE:
             await self._follow()
 
     async def start_server(self) -> None:
@@ -94,6 +131,34 @@ class Database:
         finally:
             await connection.close()
 
+    def hold_supply(self) -> None:
+        """Lets nothing more of what is written reach the standby, and nobody know of it."""
+        assert self._supply is not None
+        self._supply.swallow()
+
+    async def fail_over_behind(self) -> FailOver:
+        """Kills the server, and lets the standby take its place with what it has received until then."""
+        assert self._standby is not None
+        assert self._supply is not None
+        dead, (self._server, self.port) = self._server, self._standby
+        if (process_id := dead.process_id) is not None:
+            os.kill(process_id, signal.SIGKILL)
+        death_time = now_us()
+        await self._apart(dead.stop)
+        await self._supply.stop()
+        await asyncio.sleep(OUTAGE_SECONDS)
+        takeover_time = now_us()
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            await connection.execute("SELECT pg_promote()")
+            last = await connection.fetchval(
+                "SELECT (extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint"
+            )
+        finally:
+            await connection.close()
+        self.fail_overs.append(FailOver(last or self._follow_time, death_time, takeover_time))
+        return self.fail_overs[-1]
+
     async def restore_standby(self) -> None:
         """Gives the server that took over a standby of its own."""
         for old in self._directory.glob("postgres-*"):
@@ -118,6 +183,8 @@ class Database:
 
     async def stop(self) -> None:
         """Ends everything."""
+        if self._supply is not None:
+            await self._supply.stop()
         if self._standby is not None:
             await self._apart(self._standby[0].stop)
         await self._apart(self._server.stop)
@@ -144,24 +211,30 @@ class Database:
             subprocess.run(["umount", str(self._disk)], check=False, capture_output=True)
 
     async def _follow(self) -> None:
-        """Makes a standby of the server, and lets each commit wait for it."""
-        standby = await self._apart(self._copy)
+        """Makes a standby of the server, and lets each commit wait for it where that is asked for."""
+        source, self._follow_time = self._server.dsn, now_us()
+        if self._kind is Standby.ASYNCHRONOUS:
+            self._supply = FaultyProxy("127.0.0.1", self.port)
+            source = self._server.tcp_dsn.replace(f":{self.port}/", f":{await self._supply.start()}/")
+        standby = await self._apart(lambda: self._copy(source))
         connection = await asyncpg.connect(self.dsn)
         try:
-            await connection.execute("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            names = "*" if self._kind is Standby.SYNCHRONOUS else ""
+            await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'")
             await connection.execute("SELECT pg_reload_conf()")
+            state = "sync" if self._kind is Standby.SYNCHRONOUS else "async"
 
-            async def waits() -> bool:
-                query = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')"
-                return bool(await connection.fetchval(query))
+            async def follows() -> bool:
+                query = "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = $1)"
+                return bool(await connection.fetchval(query, state))
 
-            await eventually(waits)
+            await eventually(follows)
         finally:
             await connection.close()
         self._standby = standby
 
-    def _copy(self) -> tuple[_Standby, int]:
-        """Starts a server on a copy of this one's data, which follows it; returns it with its port."""
+    def _copy(self, source: str) -> tuple[_Standby, int]:
+        """Starts a server on a copy of this one's data, which follows it by `source`; returns it with its port."""
         self._number += 1
         folder, port = self._folder(), self._new_port()
         folder.mkdir(mode=0o755)
@@ -169,7 +242,7 @@ class Database:
         if user is not None:
             os.chown(folder, user.pw_uid, user.pw_gid)
         programs = next(iter(find_binaries(user.pw_uid if user else os.geteuid()))).folder
-        command = [str(programs / "pg_basebackup"), "--dbname", self._server.dsn, "--pgdata", str(folder / "data")]
+        command = [str(programs / "pg_basebackup"), "--dbname", source, "--pgdata", str(folder / "data")]
         command += ["--wal-method", "stream", "--write-recovery-conf", "--checkpoint", "fast", "--no-sync"]
         made = subprocess.run(
             command,

@@ -14,11 +14,14 @@ import asyncpg
 from baton.v1 import event_pb2
 
 from orchestrator.domain.states import EventKind as Kind
+from tests.chaos.database import FailOver
 from tests.chaos.logs import read_logs
 from tests.chaos.works import CONDUCTS, EDGES, pb
 
 PREPARE = Path(__file__).with_name("prepare.sql").read_text("utf-8")
 """Makes the tables, and a trigger that notes who took over which run while a campaign goes on."""
+
+_LOST_WITH_PRIMARY = Path(__file__).with_name("lost_with_primary.sql").read_text("utf-8")
 
 _DETAILED = (
     Kind.DELIVERY_STARTED,
@@ -46,8 +49,8 @@ class Evidence:
     def __init__(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         self._connection = connection
 
-    async def load(self, directory: Path, deaths: Iterable[Death]) -> None:
-        """Loads the logs of a folder, and the journal of the database."""
+    async def load(self, directory: Path, deaths: Iterable[Death], fail_overs: Iterable[FailOver] = ()) -> None:
+        """Loads the logs of a folder, and the journal of the database; what was lost with a primary is put aside."""
         await self.take_requirements()
         for name, records in read_logs(directory).items():
             match name.partition("-")[0]:
@@ -59,6 +62,13 @@ class Evidence:
                     await self.take_watcher(name, records)
         await self.take_deaths(deaths)
         await self.take_journal()
+        await self.set_aside(fail_overs)
+
+    async def set_aside(self, fail_overs: Iterable[FailOver]) -> None:
+        """Puts aside what was told of commits that a standby lacked when it took over."""
+        rows = [(each.last_commit_time, each.death_time, each.takeover_time) for each in fail_overs]
+        await self._put("fail_over", rows)
+        await self._connection.execute(_LOST_WITH_PRIMARY)
 
     async def take_requirements(self) -> None:
         """What runs must be like: which step comes before which, and how they end."""
@@ -90,7 +100,7 @@ class Evidence:
         """The log of a watcher, in its order."""
         keys = ("run", "what")
         rows = [
-            (line, watcher, *(each[key] for key in keys), each.get("sequence"), each.get("ended", False))
+            (line, watcher, *(each[key] for key in keys), each.get("sequence"), each.get("ended", False), each["time"])
             for line, each in enumerate(records)
         ]
         await self._put("seen", rows)

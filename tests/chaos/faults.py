@@ -20,6 +20,9 @@ from tests.chaos.proxy import CommitCut, FaultyProxy
 
 Fault = Callable[[Cluster], Awaitable[bool]]
 
+BEHIND_SECONDS = (0.2, 2.0)
+"""How far a standby that commits do not wait for is behind when it takes over."""
+
 REACHED_SECONDS = 3.0
 """How long a replica has to come to a point at which it is to die."""
 
@@ -165,6 +168,17 @@ async def _fail_over(cluster: Cluster) -> bool:
     await asyncio.sleep(cluster.draw.uniform(0.5, 2.0))
     await cluster.database.restore_standby()
     await asyncio.sleep(cluster.draw.uniform(0.0, 1.0))
+    return True
+
+
+async def _fail_over_behind(cluster: Cluster) -> bool:
+    """Lets a standby take over that lacks the last commits: nothing reaches it for a while before Postgres dies."""
+    cluster.database.hold_supply()
+    await asyncio.sleep(cluster.draw.uniform(*BEHIND_SECONDS))  # What it then lacks is this fault.
+    await cluster.database.fail_over_behind()
+    for replica in cluster.replicas:
+        replica.proxy.lead_to(cluster.database.port)
+    await cluster.database.restore_standby()
     return True
 
 
@@ -334,6 +348,7 @@ POSTGRES: dict[str, Fault] = {
     "postgres restarted": _stop_postgres(signal.SIGINT),
 }
 FAIL_OVER: dict[str, Fault] = {"standby takes over": _fail_over}
+FAIL_OVER_BEHIND: dict[str, Fault] = {"standby that lacks the last commits takes over": _fail_over_behind}
 DISK: dict[str, Fault] = {"disk full": _fill_disk}
 WORKERS: dict[str, Fault] = {
     "worker killed": _signal(_workers, signal.SIGKILL),

@@ -19,10 +19,17 @@ CREATE TABLE chaos.call (
 CREATE INDEX ON chaos.call (run, step, attempt);
 
 -- By watchers, in the order of `line`: a snapshot up to a sequence, an event, or that a watch was refused.
-CREATE TABLE chaos.seen (line bigint, watcher text, run text, what text, sequence bigint, ended boolean);
+CREATE TABLE chaos.seen (line bigint, watcher text, run text, what text, sequence bigint, ended boolean, time bigint);
 
 -- By the campaign: which replicas died.
 CREATE TABLE chaos.death (replica text, time bigint, code integer);
+
+-- By the campaign: standbys that took over and may have lacked the last commits. See database.FailOver.
+CREATE TABLE chaos.fail_over (last_commit_time bigint, death_time bigint, takeover_time bigint);
+
+-- What was told of commits that a standby lacked, taken out of the tables above before these are judged: a submission
+-- that was acknowledged, a call that arrived, an event that a watcher saw.
+CREATE TABLE chaos.lost_with_primary (what text, run text, request text, time bigint);
 
 -- The product's tables, as they were at the end.
 CREATE TABLE chaos.run (

@@ -14,13 +14,14 @@ SUMMED = (
     "events",
     *CATEGORIES,
     "other",
+    "lost_with_primary",
     "effects",
     "needed",
     "late_calls",
     "given_up",
     "recoveries",
 )
-SHOWN = ("name", "injections", "acknowledged", *CATEGORIES, "other", "effects", "needed")
+SHOWN = ("name", "injections", "acknowledged", *CATEGORIES, "other", "lost_with_primary", "effects", "needed")
 
 
 def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.acceptance.processes import ROOT, free_port
-from tests.chaos.database import Database
+from tests.acceptance.wire import eventually
+from tests.chaos.database import Database, Standby
 from tests.chaos.proxy import CommitCut, FaultyProxy
 
 SECONDS = 20
@@ -107,7 +108,7 @@ def reachable() -> Iterator[Path]:
 
 
 async def test_a_standby_has_what_was_committed_when_it_takes_over(reachable: Path) -> None:
-    database = Database(reachable, free_port, standby=True, small_disk=False)
+    database = Database(reachable, free_port, standby=Standby.SYNCHRONOUS, small_disk=False)
     await database.start()
     try:
         connection = await asyncpg.connect(database.dsn)
@@ -116,6 +117,30 @@ async def test_a_standby_has_what_was_committed_when_it_takes_over(reachable: Pa
         assert connection.is_closed()
         again = await asyncpg.connect(database.dsn)
         assert await again.fetchval("SELECT note FROM notes") == 1
+        await again.close()
+    finally:
+        await database.stop()
+
+
+async def test_a_standby_that_nobody_waits_for_lacks_the_last_commits_when_it_takes_over(reachable: Path) -> None:
+    database = Database(reachable, free_port, standby=Standby.ASYNCHRONOUS, small_disk=False)
+    await database.start()
+    try:
+        connection = await asyncpg.connect(database.dsn)
+        await connection.execute("CREATE TABLE notes AS SELECT 1 AS note")
+
+        async def received() -> bool:
+            query = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
+            return bool(await connection.fetchval(query))
+
+        await eventually(received)
+        database.hold_supply()
+        await connection.execute("INSERT INTO notes VALUES (2)")
+        fail_over = await database.fail_over_behind()
+        again = await asyncpg.connect(database.dsn)
+        assert [row["note"] for row in await again.fetch("SELECT note FROM notes")] == [1]
+        assert 0 < fail_over.lag_seconds < 60
+        assert fail_over.death_time < fail_over.takeover_time
         await again.close()
     finally:
         await database.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.chaos.checker import CATEGORIES, counted, find_faults, load_invariants, measure, percentile
+from tests.chaos.database import FailOver
 from tests.chaos.evidence import PREPARE, Death, Evidence
 from tests.chaos.logs import Log, Tail, read_log, read_logs
 from tests.conftest import dsn_of
@@ -66,8 +68,12 @@ ACKNOWLEDGED = {
 }
 
 SEEN = [
-    {"run": "r", "what": "snapshot", "sequence": 3, "ended": False},
-    *({"run": "r", "what": "event", "sequence": number, "ended": number == 13} for number in range(4, 14)),
+    {"run": "r", "what": "snapshot", "sequence": 3, "ended": False, "time": int(4.05 * SECOND)},
+    *(
+        {"run": "r", "what": "event", "sequence": number, "ended": number == 13, "time": int((time + 0.02) * SECOND)}
+        for number, _, _, _, _, time, *_ in STORY
+        if number > 3
+    ),
 ]
 
 
@@ -191,6 +197,65 @@ async def test_a_late_call_of_a_former_owner_is_counted(sound: Connection) -> No
         assert (await measure(sound)).late_calls == 1
     finally:
         await transaction.rollback()
+
+
+@contextlib.asynccontextmanager
+async def changed(sound: Connection) -> AsyncIterator[Evidence]:
+    """Lets the evidence be changed for a while."""
+    transaction = sound.transaction()
+    await transaction.start()
+    try:
+        yield Evidence(sound)
+    finally:
+        await transaction.rollback()
+
+
+def behind(last_commit: float, takeover: float) -> FailOver:
+    """A standby that had all but the commits of some seconds before its takeover."""
+    return FailOver(int(last_commit * SECOND), int((takeover - 1) * SECOND), int(takeover * SECOND))
+
+
+async def test_nothing_is_set_aside_that_the_standby_had(sound: Connection) -> None:
+    async with changed(sound) as evidence:
+        await evidence.set_aside([behind(0.5, 3.0), behind(3.5, 6.0)])
+        assert not await find_faults(sound)
+        figures = await measure(sound)
+        assert (figures.acknowledged, dict(figures.lost_with_primary)) == (1, {})
+
+
+async def test_what_a_standby_lacked_is_counted_apart(sound: Connection) -> None:
+    async with changed(sound) as evidence:
+        for table in ("run", "event"):
+            await sound.execute(f"DELETE FROM chaos.{table}")
+        await evidence.set_aside([behind(0.5, 6.0)])
+        assert not await find_faults(sound)
+        figures = await measure(sound)
+        assert (figures.acknowledged, dict(figures.lost_with_primary)) == (
+            1,
+            {"submission": 1, "call": 5, "event": 10, "end": 1},
+        )
+
+
+@pytest.mark.parametrize("window", [(1.5, 6.0), (0.2, 0.9)], ids=["received before", "told by the other one"])
+async def test_what_the_standby_must_have_is_lost(sound: Connection, window: tuple[float, float]) -> None:
+    async with changed(sound) as evidence:
+        await sound.execute("DELETE FROM chaos.run")
+        await evidence.set_aside([behind(*window)])
+        faults = await find_faults(sound)
+        assert counted(faults)["lost"] == 1
+        assert not (await measure(sound)).lost_with_primary.get("submission")
+
+
+async def test_a_history_that_goes_on_from_before_is_no_fault(sound: Connection) -> None:
+    """All from the ninth event on was told, died with the primary, and came again from the standby."""
+    async with changed(sound) as evidence:
+        await sound.execute("UPDATE chaos.event SET time = time + 10000000, epoch = 3 WHERE sequence > 8")
+        await sound.execute("UPDATE chaos.run SET epoch = 3")
+        await evidence.take_worker([call("arrived", "d", 15.15, epoch=3), call("answered", "d", 15.18, 15, epoch=3)])
+        assert {fault.category for fault in await find_faults(sound)} == {"calls"}
+        await evidence.set_aside([behind(4.44, 7.0)])
+        assert not await find_faults(sound)
+        assert dict((await measure(sound)).lost_with_primary) == {"call": 1, "event": 4, "end": 1}
 
 
 def test_a_log_is_read_up_to_the_last_whole_record(tmp_path: Path) -> None:

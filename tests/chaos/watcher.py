@@ -20,7 +20,7 @@ from baton.v1 import run_service_pb2
 
 from tests.acceptance.wire import BASIC, ENDING, Baton
 from tests.chaos.client import PASSING
-from tests.chaos.logs import Log, Tail, read_log
+from tests.chaos.logs import Log, Tail, now_us, read_log
 
 WATCHES = 12
 """Runs that are watched at a time."""
@@ -54,7 +54,7 @@ class Watcher:
                         return
             except grpc.aio.AioRpcError as error:
                 if error.code() not in PASSING:
-                    self._log.write(what="failed", run=watched.run_id, code=error.code().name)
+                    self._log.write(what="failed", run=watched.run_id, code=error.code().name, time=now_us())
                     return
             finally:
                 call.cancel()
@@ -71,7 +71,7 @@ class Watcher:
             ended = update.event.WhichOneof("kind") in ENDING
         else:
             return False
-        self._log.write(run=watched.run_id, cursor=update.cursor, ended=ended, **seen)
+        self._log.write(run=watched.run_id, cursor=update.cursor, ended=ended, time=now_us(), **seen)
         return ended
 
 
