@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import chain, islice, takewhile
 from typing import Protocol
 from uuid import UUID
 
@@ -33,14 +32,11 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import FiringOutcome, Observer
 from orchestrator.engine.ports import Clock
 from orchestrator.engine.schedule_ports import ClaimedSchedule, Refusal, ScheduleRow, ScheduleStore
-from orchestrator.engine.schedule_rules import ScheduleRules, schedule_of, settled
+from orchestrator.engine.schedule_rules import FIRINGS_A_LOOK, ScheduleRules, schedule_of, settled
 from orchestrator.engine.scheduled_runs import CHANNEL, ScheduledRuns, firing_request_id
 
 CLAIM_SECONDS = 30.0
 """How long a claim lasts at most, where its replica lives on and does not give it up."""
-
-FIRINGS_A_LOOK = 50
-"""Firings of one schedule that are dealt with before others have their turn."""
 
 MISSED_A_LOOK = 1_000
 """Missed firings of one schedule that are counted before others have their turn."""
@@ -190,8 +186,8 @@ class Firing:
         caller = Caller(key.namespace, f"schedule/{schedule}", CHANNEL)
         try:
             await self._cancel(caller, key.run_id, f"the schedule {schedule} fired again")
-        except (RunEnded, RunNotFound, OwnerUnavailable, DatabaseUnavailable):
-            return  # Ended by itself, or driven by another replica, which is asked by way of the database.
+        except (RunEnded, RunNotFound, OwnerUnavailable, DatabaseUnavailable, ShuttingDown):
+            return  # Ended by itself, or for another replica to cancel, which is asked by way of the database.
 
 
 class _Stop(Exception):
@@ -216,8 +212,9 @@ class _Look:
         """Deals with the schedule; returns when it is due next. Errors: DatabaseUnavailable."""
         if self._rules.overlap_policy != schedule_pb2.OVERLAP_POLICY_ALLOW:
             self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
-        self._drop_missed()
         if self._doubtful:
+            await self._find_started()
+        if self._drop_missed() and self._doubtful:
             await self._find_started()
         try:
             await self._start_waiting()
@@ -227,10 +224,11 @@ class _Look:
             return self._now + RETRY_US
         return self._rules.due_time(self.progress, self._now)
 
-    def _drop_missed(self) -> None:
+    def _drop_missed(self) -> bool:
+        """Leaves out what comes too late; tells whether anything does."""
         next_time = self.progress.next_time
         if next_time is None or not self._rules.is_missed(next_time, self._now):
-            return
+            return False
         missed, after = 1, self._rules.timetable.times_after(next_time)
         while (following := next(after, None)) is not None and missed < MISSED_A_LOOK:
             if not self._rules.is_missed(following, self._now):
@@ -239,16 +237,12 @@ class _Look:
         count = self.progress.missed_count + missed
         self.progress = replace(self.progress, next_time=following, missed_count=count)
         self._tell(next_time, "missed", f"{missed} firings were later than the catch-up window")
+        return True
 
     async def _find_started(self) -> None:
         """Finds the firings that who claimed the schedule before has started, before any other is: their runs count as
         those of the schedule."""
-        times = [] if self.progress.waiting_time is None else [self.progress.waiting_time]
-        next_time = self.progress.next_time
-        if next_time is not None:
-            due = chain((next_time,), self._rules.timetable.times_after(next_time))
-            times += takewhile(self._is_due, islice(due, FIRINGS_A_LOOK))
-        for fire_time in times:
+        for fire_time in self._rules.doubtful_times(self.progress, self._now):
             run_id = await self._runs.find(self._key, firing_request_id(self._key, fire_time))
             if run_id is not None:
                 self._started[fire_time] = run_id
@@ -256,15 +250,11 @@ class _Look:
         if self._started:
             self._unfinished = await self._store.list_unfinished(self._key, UNFINISHED_LIMIT)
 
-    def _is_due(self, fire_time: int) -> bool:
-        start_time = self._rules.start_time_of(fire_time)
-        return start_time <= self._now and not self._rules.is_missed(fire_time, self._now)
-
     async def _fire_due(self) -> None:
         after = None
         for _ in range(FIRINGS_A_LOOK):
             fire_time = self.progress.next_time
-            if fire_time is None or self._rules.is_spent(self.progress) or not self._is_due(fire_time):
+            if fire_time is None or self._rules.is_spent(self.progress) or not self._rules.is_due(fire_time, self._now):
                 return
             await self._fire(fire_time)
             after = after or self._rules.timetable.times_after(fire_time)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice, takewhile
 
 from baton.v1 import schedule_pb2
 from google.protobuf import duration_pb2
@@ -18,6 +18,9 @@ from orchestrator.engine.timetable import Timetable
 
 CATCH_UP_US = 3_600 * 1_000_000
 """How late a firing may be where the schedule does not say."""
+
+FIRINGS_A_LOOK = 50
+"""Firings of one schedule that are dealt with before others have their turn."""
 
 WAITING_LOOK_US = 1_000_000
 LONGEST_WAITING_LOOK_US = 30_000_000
@@ -52,6 +55,19 @@ class ScheduleRules:
     def is_missed(self, fire_time: int, now: int) -> bool:
         """Tells whether a firing comes too late to be made up for."""
         return self.start_time_of(fire_time) < now - self._catch_up_us
+
+    def is_due(self, fire_time: int, now: int) -> bool:
+        """Tells whether a firing's time has come, and is not so long ago that it is missed."""
+        return self.start_time_of(fire_time) <= now and not self.is_missed(fire_time, now)
+
+    def doubtful_times(self, progress: Progress, now: int) -> list[int]:
+        """Returns the firings that a look may have started and not taken into account: the one that waited, and what
+        is due, also where it is missed by now."""
+        times = [] if progress.waiting_time is None else [progress.waiting_time]
+        if progress.next_time is not None:
+            due = chain((progress.next_time,), self.timetable.times_after(progress.next_time))
+            times += takewhile(lambda time: self.start_time_of(time) <= now, islice(due, FIRINGS_A_LOOK))
+        return times
 
     def is_spent(self, progress: Progress) -> bool:
         """Tells whether it has fired as often as it may, the firing that waits counted too."""

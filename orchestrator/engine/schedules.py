@@ -82,6 +82,8 @@ class Schedules:
                 return await self._shown(row, NEXT_COUNT), existing
             if stored is None:
                 await self._require_room(caller.namespace)
+            else:
+                await self._note_started(stored, row, now)
             if await (self._store.insert(row) if stored is None else self._store.update(row)):
                 self._changed()
                 return await self._shown(row, NEXT_COUNT), existing
@@ -196,12 +198,24 @@ class Schedules:
     ) -> schedule_pb2.StoredSchedule:
         """Changes a schedule, again where another change came between."""
         for _ in range(CHANGE_TRIES):
-            row = await self._require(key)
-            changed = change(row, self._clock.now())
+            row, now = await self._require(key), self._clock.now()
+            changed = change(row, now)
+            await self._note_started(row, changed, now)
             if changed == row or await self._store.update(changed):
                 self._changed()
                 return await self._shown(changed, NEXT_COUNT)
         raise _overtaken()
+
+    async def _note_started(self, row: ScheduleRow, changed: ScheduleRow, now: int) -> None:
+        """Notes the runs of firings that a change lets go by: a look that was cut short may have started them and not
+        noted it, and whoever looks next begins after them."""
+        before, after = row.progress, changed.progress
+        if (before.next_time, before.waiting_time) == (after.next_time, after.waiting_time):
+            return
+        for fire_time in _rules(row.key, schedule_of(row)).doubtful_times(before, now):
+            run_id = await self._runs.find(row.key, firing_request_id(row.key, fire_time))
+            if run_id is not None:
+                await self._store.add_run(row.key, run_id, fire_time, triggered=False)
 
     async def _shown(self, row: ScheduleRow, next_count: int) -> schedule_pb2.StoredSchedule:
         return _render(row, next_count, await self._store.list_runs(row.key, SHOWN_RUNS))

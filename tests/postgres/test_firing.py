@@ -24,15 +24,17 @@ from orchestrator.domain.errors import (
     RequestIdReused,
     RunEnded,
     ScheduleNotFound,
+    ShuttingDown,
     TooManyRuns,
     TooManySchedules,
     WorkflowNotFound,
 )
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.firing import FIRINGS_A_LOOK, MISSED_A_LOOK, Firing
+from orchestrator.engine.firing import MISSED_A_LOOK, Firing
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import FiringEnded, RecordingObserver
 from orchestrator.engine.schedule_ports import Progress, ScheduleKey, ScheduleRow
+from orchestrator.engine.schedule_rules import FIRINGS_A_LOOK
 from orchestrator.engine.scheduled_runs import ScheduledRuns
 from orchestrator.engine.schedules import Schedules
 from orchestrator.postgres.schedules import PostgresScheduleStore
@@ -62,6 +64,7 @@ class Door:
     stores: Stores
     me: UUID
     fault: Exception | None = None
+    cancel_fault: Exception | None = None
     requests: list[run_service_pb2.SubmitRunRequest] = field(default_factory=list)
     cancelled: list[UUID] = field(default_factory=list)
 
@@ -88,6 +91,8 @@ class Door:
         return answers, ""
 
     async def cancel(self, caller: Caller, run_id: UUID, reason: str) -> run_pb2.Run:
+        if self.cancel_fault is not None:
+            raise self.cancel_fault
         row = await self.stores.runs.get_run(RunKey(caller.namespace, run_id))
         assert row is not None
         if row.end_time is not None:
@@ -386,6 +391,41 @@ async def test_who_takes_over_after_a_submission_finds_its_run(
     assert heir.door.cancelled == []
     assert await all_runs(lab) == ["schedule/tick/2026-01-01T12:01:00Z"]
     assert heir.door.requests == []
+
+
+@pytest.mark.parametrize("change", ["pause", "times", "missed"])
+async def test_a_run_that_nobody_noted_is_found_though_its_time_is_passed_over(
+    lab: Lab, heir: Lab, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.apply(catchUpWindow="60s")
+
+    async def die(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    lab.clock.time = NOON + MINUTE
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresScheduleStore, "add_run", die)
+        with pytest.raises(DatabaseUnavailable):
+            await lab.firing.fire_due(lab.me)
+    await lab.stores.replicas.release(lab.me)
+    heir.clock.time = NOON + 9 * MINUTE + SECOND
+    if change == "pause":
+        await heir.schedules.pause(ADA, "tick", "")
+        await heir.schedules.resume(ADA, "tick")
+    elif change == "times":
+        await heir.apply(cron="*/2 * * * *", catchUpWindow="60s")
+    assert (await heir.at(NOON + 10 * MINUTE))[-1] == "skipped 10"
+    assert await all_runs(lab) == ["schedule/tick/2026-01-01T12:01:00Z"]
+
+
+async def test_a_replica_that_drains_leaves_what_is_to_be_cancelled_to_others(lab: Lab) -> None:
+    await lab.apply(overlap_policy="OVERLAP_POLICY_CANCEL_OTHER")
+    assert await lab.at(NOON + MINUTE) == ["started 1"]
+    lab.door.cancel_fault = ShuttingDown("it drains")
+    assert await lab.at(NOON + 2 * MINUTE) == []
+    lab.door.cancel_fault = None
+    await lab.firing.cancel_asked(lab.me)
+    assert await lab.at(NOON + 2 * MINUTE + SECOND) == ["started 2"]
 
 
 async def test_two_that_fire_the_same_at_once_make_one_run(lab: Lab, heir: Lab) -> None:
