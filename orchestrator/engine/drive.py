@@ -46,6 +46,7 @@ from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import Flight, LiveRun, LiveRuns, Staged, TimerKey, TimerKind
 from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.observer import Observer
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.permits import Permit
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
 from orchestrator.engine.quotas import read_pools
@@ -69,13 +70,14 @@ class Driver:
         observer: Observer,
         store: JournalStore,
         dispatcher: Dispatcher,
+        pace: Pace,
     ) -> None:
         self._clock, self._timers, self._observer = clock, timers, observer
         self._dispatcher = dispatcher
         dispatcher.on_answer = self.record
         self.runs = LiveRuns()
         self._max_run_bytes = limits.max_run_bytes
-        self.journal = GroupCommit(store, limits, observer, self._written, self._refused)
+        self.journal = GroupCommit(store, limits, observer, pace, self._written, self._refused)
         self.admission = Admission(
             clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
         )

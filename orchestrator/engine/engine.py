@@ -39,6 +39,7 @@ from orchestrator.engine.mend import Mender
 from orchestrator.engine.mend_many import ManyMender
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.ownership import AskElsewhere, Ownership
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.park import Parker
 from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.ports import (
@@ -164,7 +165,9 @@ class Engine:
         self._clock = DatabaseClock(self._machine)
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
         timers = Timers(self._clock)
-        self._driver = Driver(self._clock, timers, limits, observer, stores.journal, self._dispatcher)
+        self._driver = Driver(
+            self._clock, timers, limits, observer, stores.journal, self._dispatcher, Pace(self._machine)
+        )
         admission = self._driver.admission
         self._catalogue = admission.catalogue = self._new_catalogue()
         self._replica_id: UUID | None = None

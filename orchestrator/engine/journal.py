@@ -22,6 +22,7 @@ from orchestrator.domain.values import value
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import Observer
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.ports import JournalStore, RunEntry, WriteRefused, WriteResult
 
 RETRY_FIRST_SECONDS = 0.05
@@ -66,10 +67,11 @@ class GroupCommit:
         store: JournalStore,
         limits: EngineLimits,
         observer: Observer,
+        pace: Pace,
         on_result: Callable[[Flushed, WriteResult], None],
         on_refused: Callable[[Flushed], None],
     ) -> None:
-        self._store, self._limits, self._observer = store, limits, observer
+        self._store, self._limits, self._observer, self._pace = store, limits, observer, pace
         self._on_result, self._on_refused = on_result, on_refused
         self._queue: deque[LiveRun] = deque()
         self._wake = asyncio.Event()
@@ -104,12 +106,15 @@ class GroupCommit:
         self.batches_ended = self.batches_begun
         while True:
             await self._wake.wait()
+            if self._queue and (seconds := self._pace.wait_seconds()):
+                await asyncio.sleep(seconds)
             batch = self._take_batch()
             if not batch:
                 self._wake.clear()
                 self._idle.set()
                 continue
             started = time.perf_counter()
+            self._pace.begin(len(batch))
             self.batches_begun += 1
             await self._write(replica_id, batch)
             self.batches_ended += 1

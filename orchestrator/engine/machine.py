@@ -78,8 +78,10 @@ class OwnThread:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Clocks in nanoseconds, and a new place apart at each call of `apart`."""
+    """Clocks in nanoseconds, and a new place apart at each call of `apart`. `busy_ns` is the processor's time that the
+    thread has taken which asks."""
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_ns: Callable[[], int] = time.time_ns
+    busy_ns: Callable[[], int] = time.thread_time_ns
     apart: Callable[[], Apart] = OwnThread

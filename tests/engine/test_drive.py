@@ -19,7 +19,9 @@ from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
+from orchestrator.engine.machine import Machine
 from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.pace import Pace
 from orchestrator.engine.ports import WriteResult, WriteState
 from orchestrator.engine.timers import Timers
 
@@ -27,7 +29,7 @@ from orchestrator.engine.timers import Timers
 def driver() -> Driver:
     clock = DatabaseClock()
     nothing: Any = SimpleNamespace()
-    return Driver(clock, Timers(clock), EngineLimits(), NullObserver(), nothing, nothing)
+    return Driver(clock, Timers(clock), EngineLimits(), NullObserver(), nothing, nothing, Pace(Machine()))
 
 
 def live_run(accepted: Any = None) -> LiveRun:

@@ -153,6 +153,7 @@ class Process:
         machine = Machine(
             lambda: round(world.loop.time() * 1_000_000_000) + skew_ns,
             lambda: world.wall_ns() + skew_ns // 100,
+            lambda: round(world.loop.time() * 1_000_000_000) if skew_ns % 2 else 0,
             lambda: LeaseActor(self.lease),
         )
         self.gateway = SimulatedGateway(
