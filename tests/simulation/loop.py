@@ -9,11 +9,11 @@ has anything to do.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
+from heapq import heappop, heappush
 from random import Random
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
@@ -37,7 +37,7 @@ class Actor:
 
     def __init__(self, loop: VirtualLoop, name: str, home: Actor | None = None) -> None:
         self._loop, self.name, self.home = loop, name, home
-        self.ready: deque[asyncio.Handle] = deque()
+        self.ready: deque[Planned] = deque()
         self.frozen = self.dead = False
         self.context: Context = copy_context()
         self.context.run(_ACTOR.set, self)
@@ -66,18 +66,37 @@ class Actor:
 
     def later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
         """Calls something as this actor, after a while."""
-        return self._loop.call_later(seconds, call, *arguments, context=self.context)
+        loop = self._loop
+        return loop.plan(loop.now + seconds if seconds > 0.0 else loop.now, call, arguments, self.context)
 
 
 _ACTOR: ContextVar[Actor] = ContextVar("actor")
 
 
-class NumberedFuture(asyncio.Future[Any]):
-    """A future whose place in a set does not depend on its address."""
+def _nothing() -> None:
+    """What is left of a callback that was cancelled."""
 
-    def __init__(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.number = number
-        super().__init__(loop=loop)
+
+class Planned(asyncio.TimerHandle):
+    """A callback that is to run: what asyncio's handle is, and nothing that a simulation has no use for."""
+
+    __slots__ = ()
+
+    def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context) -> None:
+        self._callback, self._args, self._context, self._cancelled = callback, arguments, context, False
+
+    def cancel(self) -> None:
+        self._cancelled, self._callback, self._args = True, _nothing, ()
+
+    def __repr__(self) -> str:
+        return f"<Planned {self._callback}>"
+
+
+class NumberedFuture(asyncio.Future[Any]):
+    """A future whose place in a set does not depend on its address. What makes it sets its number, which is quicker
+    than to hand it over."""
+
+    number: int
 
     def __hash__(self) -> int:
         return self.number
@@ -98,13 +117,13 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     """See the module. `on_fault` is told of exceptions that nobody caught."""
 
     def __init__(self, draws: Random, on_fault: Callable[[str, BaseException | None], None]) -> None:
-        self._draws, self._on_fault = draws, on_fault
-        self._now = BEGIN_SECONDS
-        self._numbers = itertools.count(1)
-        self._timers: list[tuple[float, float, int, asyncio.TimerHandle]] = []
+        self._on_fault = on_fault
+        self.now = BEGIN_SECONDS
+        self._draw, self._next_number = draws.random, itertools.count(1).__next__
+        self._timers: list[tuple[float, float, int, Planned]] = []
         self._awake: list[Actor] = []
         self._tasks: list[NumberedTask] = []
-        self._closed = False
+        self._closed = self._stopped = False
         self.callbacks = 0
         self.main = Actor(self, "main")
 
@@ -120,47 +139,55 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if actor in self._awake:
             self._awake.remove(actor)
 
-    def _put(self, handle: asyncio.Handle) -> None:
-        actor = handle._context.get(_ACTOR, self.main)  # type: ignore[attr-defined]
+    def _put(self, planned: Planned) -> None:
+        actor = planned._context.get(_ACTOR, self.main)
         if actor.dead:
             return
-        actor.ready.append(handle)
+        actor.ready.append(planned)
         if len(actor.ready) == 1 and not actor.frozen:
             self._awake.append(actor)
 
     # --- running
 
-    def run_until(self, done: Callable[[], bool]) -> None:
-        """Runs until `done`. Errors: Stuck."""
-        awake, draw = self._awake, self._draws.random
+    def stop(self) -> None:
+        """Ends `run` after the callback under way."""
+        self._stopped = True
+
+    def run(self) -> None:
+        """Runs until `stop`. Errors: Stuck."""
+        awake, draw = self._awake, self._draw
         asyncio._set_running_loop(self)
         try:
-            while not done():
+            while not self._stopped:
                 while not awake:
                     self._pass_time()
                 at = int(draw() * len(awake)) if len(awake) > 1 else 0
                 actor = awake[at]
-                handle = actor.ready.popleft()
+                planned = actor.ready.popleft()
                 if not actor.ready:
                     awake[at] = awake[-1]
                     awake.pop()
-                if not handle.cancelled():
-                    self.callbacks += 1
-                    if self.callbacks > MOST_CALLBACKS:
-                        raise Stuck(f"{self.callbacks} callbacks, and no end")
-                    handle._run()
+                if planned._cancelled:
+                    continue
+                self.callbacks += 1
+                if self.callbacks > MOST_CALLBACKS:
+                    raise Stuck(f"{self.callbacks} callbacks, and no end")
+                try:
+                    planned._context.run(planned._callback, *planned._args)
+                except Exception as error:
+                    self._on_fault(f"a callback failed: {planned}", error)
         finally:
             asyncio._set_running_loop(None)
 
     def _pass_time(self) -> None:
-        if not self._timers:
-            raise Stuck("nobody waits for anything")
         timers = self._timers
-        self._now = max(self._now, timers[0][0])
-        while timers and timers[0][0] <= self._now:
-            handle = heapq.heappop(timers)[3]
-            if not handle.cancelled():
-                self._put(handle)
+        if not timers:
+            raise Stuck("nobody waits for anything")
+        now = self.now = max(self.now, timers[0][0])
+        while timers and timers[0][0] <= now:
+            planned = heappop(timers)[3]
+            if not planned._cancelled:
+                self._put(planned)
 
     def drop(self) -> None:
         """Ends everything that is left, so that no part of it waits for the garbage collector."""
@@ -183,15 +210,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     # --- what asyncio asks of a loop
 
     def time(self) -> float:
-        return self._now
+        return self.now
 
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        handle = asyncio.Handle(callback, args, self, context)
+        planned = Planned(callback, args, copy_context() if context is None else context)
         if not self._closed:
-            self._put(handle)
-        return handle
+            self._put(planned)
+        return planned
 
     def call_soon_threadsafe(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
@@ -208,7 +235,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.call_at(self._now + max(delay, 0.0), callback, *args, context=context)
+        return self.plan(self.now + max(delay, 0.0), callback, args, copy_context() if context is None else context)
 
     def call_at(
         self,
@@ -217,21 +244,26 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        handle = asyncio.TimerHandle(when, callback, args, self, context)
-        if not self._closed:
-            heapq.heappush(self._timers, (when, self._draws.random(), next(self._numbers), handle))
-        return handle
+        return self.plan(when, callback, args, copy_context() if context is None else context)
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        pass
+    def plan(
+        self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context
+    ) -> asyncio.TimerHandle:
+        """Calls something at a time; of what is due at the same, which is first is drawn."""
+        planned = Planned(callback, arguments, context)
+        if not self._closed:
+            heappush(self._timers, (when, self._draw(), self._next_number(), planned))
+        return planned
 
     def create_future(self) -> asyncio.Future[Any]:
-        return NumberedFuture(next(self._numbers), self)
+        future = NumberedFuture(loop=self)
+        future.number = self._next_number()
+        return future
 
     def create_task(
         self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: object = None, context: Any = None
     ) -> asyncio.Task[T]:
-        task = NumberedTask(next(self._numbers), coro, self, context)
+        task = NumberedTask(self._next_number(), coro, self, context)
         self._tasks.append(task)
         if len(self._tasks) > 4_000:
             self._tasks = [each for each in self._tasks if not each.done()]

@@ -15,8 +15,8 @@ PARTS = ("limits", "growth", "mending", "schedules")
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
 `schedules` submit runs by themselves."""
 
-DRAWN = ("limits", "growth", "mending")
-"""Those that seeds have by themselves; the others hold over hundreds of seeds, not yet over thousands."""
+DRAWN = ("limits", "growth", "mending", "schedules")
+"""Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end."""
 
 CHANCE = 0.5
 """How likely each is in a seed."""

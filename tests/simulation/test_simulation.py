@@ -37,9 +37,21 @@ def test_everything_holds_that_must_always_hold(first: int) -> None:
             pytest.fail(report(outcome), pytrace=False)
 
 
-@pytest.mark.parametrize("seed", [50897, 51239, 53279])
-def test_what_an_ended_step_has_handed_over_is_tried_now_too(seed: int) -> None:
-    assert simulate(seed).breach is None
+@pytest.mark.parametrize(
+    ("seed", "parts"),
+    [
+        (50897, ("growth", "mending")),
+        (51239, ("growth", "limits", "mending")),
+        (53279, ("growth", "limits", "mending")),
+    ],
+)
+def test_what_an_ended_step_has_handed_over_is_tried_now_too(seed: int, parts: tuple[str, ...]) -> None:
+    assert simulate(seed, (), parts).breach is None
+
+
+@pytest.mark.parametrize("seed", [45, 480, 1343])
+def test_firings_that_a_look_left_behind_are_found(seed: int) -> None:
+    assert simulate(seed, (), ("schedules",)).breach is None
 
 
 @pytest.mark.timeout(30)

@@ -149,6 +149,7 @@ class World:
         """Takes note of the first thing that must not be; the simulation ends with it."""
         if self.found is None and not self.over:
             self.found = Breach(rule, how)
+            self.loop.stop()
             self.trace("judge", str(self.found))
 
     def fault(self, what: str, error: BaseException | None = None) -> None:
@@ -247,7 +248,7 @@ class World:
             for number in range(self.count):
                 self.start(number)
             ending = self.director.run(self._direct())
-            self.loop.run_until(lambda: self.found is not None or ending.done())
+            self.loop.run()
             if self.found is None:
                 ending.result()
                 self.judge.look_at_all(self.orders)
@@ -261,6 +262,12 @@ class World:
         return Outcome(self.seed, self.found, self.trace.lines, digest, runs, events, seconds, callbacks, self.tally)
 
     async def _direct(self) -> None:
+        try:
+            await self._play()
+        finally:
+            self.loop.stop()
+
+    async def _play(self) -> None:
         clients = [Actor(self.loop, f"client {order.number}").run(Client(self, order).live()) for order in self.orders]
         if "growth" in self.parts:
             Actor(self.loop, "approvers").run(Approver(self).live())
