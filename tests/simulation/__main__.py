@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -55,12 +56,14 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.monotonic()
     whole = Share()
-    for share in shares_of(options):
-        whole.add(share)
-        for line in share.lines:
-            print(line, flush=True)
-        if whole.broken and not options.go_on:
-            break
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt):  # What was simulated until then is told.
+        for share in shares_of(options):
+            whole.add(share)
+            for line in share.lines:
+                print(line, flush=True)
+            if whole.broken and not options.go_on:
+                break
     took = time.monotonic() - begun
     print("\n".join(whole.tally.lines()))
     print(
