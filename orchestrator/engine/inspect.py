@@ -72,11 +72,15 @@ def backoff_of(run: Run, index: int, clock: Clock) -> Wait | None:
     return None
 
 
-def wait_reasons(live: LiveRun, admission: Admission, clock: Clock) -> Callable[[int], Wait | None]:
-    """Tells why the ready steps of a live run wait."""
+def wait_reasons(run: Run, live: LiveRun, admission: Admission, clock: Clock) -> Callable[[int], Wait | None]:
+    """Tells why the ready steps of a run as it is shown wait, which is driven here as `live`. That may be ahead of what
+    is shown, and have other steps since some began anew."""
 
     def wait_of(index: int) -> Wait | None:
-        return backoff_of(live.run, index, clock) or admission.wait_of(live, index)
+        wait = backoff_of(run, index, clock)
+        if wait is not None or index >= len(live.run.steps):
+            return wait
+        return admission.wait_of(live, index) if live.run.steps[index].spec.id == run.steps[index].spec.id else None
 
     return wait_of
 
@@ -321,7 +325,7 @@ class RunReader:
         live = self._driver.runs.get(key)
         if live is None:
             return lambda index: backoff_of(run, index, self._clock) or OWNED_ELSEWHERE
-        return wait_reasons(live, self._driver.admission, self._clock)
+        return wait_reasons(run, live, self._driver.admission, self._clock)
 
     def render_step(self, live: LiveRun, index: int, view: int) -> run_pb2.RunStep:
         """Renders one step of a run in memory, whose events are durable."""
