@@ -35,10 +35,14 @@ async def shared_server(
 
 @pytest.fixture
 async def baton(shared_server: ServerProcess) -> AsyncIterator[Baton]:
-    """A connection to the shared server."""
+    """A connection to the shared server, which forgets the workers of the test when that ends: it is not to call them
+    where others may be by then."""
     connection = Baton(shared_server.address)
     yield connection
-    await connection.close()
+    try:
+        await connection.forget_workers()
+    finally:
+        await connection.close()
 
 
 @pytest.fixture

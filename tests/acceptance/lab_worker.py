@@ -40,6 +40,7 @@ from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
 from tests.acceptance.contracts import Contract
+from tests.ports import free_port
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -106,7 +107,7 @@ class LabWorker:
             work_pb2_grpc.add_WorkerServiceServicer_to_server(self.work, server)  # type: ignore[arg-type]
             names.append(streams.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, pool=self.contract.pool)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        port = server.add_insecure_port(f"127.0.0.1:{port or free_port()}")
         await server.start()
         if with_health:
             await self.say_serving(True)
@@ -126,6 +127,7 @@ class LabWorker:
         if self.attached is not None:
             self.attached.task.cancel()
             await asyncio.gather(self.attached.task, return_exceptions=True)
+            await self.attached.end(0.0, asyncio.Event())  # Its stream is gone: what is left is to be closed.
             self.attached = None
         if self.work is not None:
             self.work.close()

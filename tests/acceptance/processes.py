@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import Note
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 40.0
@@ -30,14 +30,6 @@ QUICK = {
 
 STEADY = {"BATON_LEASE_SECONDS": "5", "BATON_PARK_SECONDS": "600"}
 """Beside those, for servers that nobody kills: however busy the machine is, no run changes hands or is parked."""
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens at."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 class Program:

@@ -14,9 +14,9 @@ from google.protobuf import descriptor_pb2, json_format
 
 from tests.acceptance.conftest import name_of
 from tests.acceptance.lab_worker import LabWorker
-from tests.acceptance.processes import free_port
 from tests.acceptance.test_attempts import one_step
 from tests.acceptance.wire import Baton, Refusal, refused, submission, workflow
+from tests.ports import free_port
 
 INVALID, NOT_FOUND = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 PRECONDITION = grpc.StatusCode.FAILED_PRECONDITION

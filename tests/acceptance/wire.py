@@ -109,6 +109,13 @@ class Baton:
         request = worker_service_pb2.RegisterWorkerRequest(worker=worker, address=address, **fields)
         return (await self.workers.RegisterWorker(request, timeout=20, wait_for_ready=True)).worker
 
+    async def forget_workers(self) -> None:
+        """Deletes every worker that is registered."""
+        listed = await self.workers.ListWorkers(worker_service_pb2.ListWorkersRequest(page_size=1_000), timeout=20)
+        assert not listed.next_page_token
+        for worker in listed.workers:
+            await self.workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker=worker.name), timeout=20)
+
     async def worker(self, name: str) -> worker_pb2.Worker:
         """Reads a worker."""
         return (await self.workers.GetWorker(worker_service_pb2.GetWorkerRequest(worker=name), timeout=20)).worker

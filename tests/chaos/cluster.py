@@ -11,7 +11,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,14 +29,12 @@ from tests.chaos.proxy import FaultyProxy
 from tests.chaos.worker import CONTROL_DIRECTORY
 from tests.chaos.works import KINDS, workflows
 from tests.chaos.wrong_clock import CLOCK_VARIABLE
+from tests.ports import free_port
 
 RESTART_SECONDS = (0.1, 1.0)
 """How long what has died stays dead."""
 
 SAMPLE_SECONDS = 0.5
-
-LASTING_PORTS = (16_000, 32_000)
-"""Below those that systems give to outgoing connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +51,6 @@ class Shape:
     standby: Standby = Standby.NONE
     small_disk: bool = False
     """Whether Postgres has a disk that can be filled, which takes the rights of root."""
-
-
-def lasting_port() -> int:
-    """A port of this machine that nobody listens at, and that no outgoing connection is given while nobody does."""
-    while True:
-        port = random.randrange(*LASTING_PORTS)
-        with socket.socket() as taken, contextlib.suppress(OSError):
-            taken.bind(("127.0.0.1", port))
-            return port
 
 
 class Kept:
@@ -136,7 +124,7 @@ class Replica(Kept):
     """A replica between two proxies: its own to Postgres, and its door, by which clients come."""
 
     def __init__(self, number: int, cluster: Cluster) -> None:
-        port = lasting_port()
+        port = free_port()
         self.address = f"127.0.0.1:{port}"
         self.proxy = FaultyProxy("127.0.0.1", cluster.database.port, cluster.seed)
         self.door = FaultyProxy("127.0.0.1", port, cluster.seed)
@@ -178,7 +166,7 @@ class Cluster:
         self.directory, self.shape, self.seed = directory, shape, seed
         self.draw = random.Random(seed)
         self.crashes, self.control = directory / "crashes", directory / "control"
-        self.database = Database(directory, lasting_port, standby=shape.standby, small_disk=shape.small_disk)
+        self.database = Database(directory, free_port, standby=shape.standby, small_disk=shape.small_disk)
         self.replicas: list[Replica] = []
         self.workers: dict[str, Kept] = {}
         self.worker_proxies: dict[str, FaultyProxy] = {}
@@ -238,7 +226,7 @@ class Cluster:
     async def _start_workers(self) -> None:
         everywhere = "ipv4:" + ",".join(self.doors())
         for kind in KINDS:
-            port = lasting_port()
+            port = free_port()
             advertised = ""
             if kind != "attached":
                 proxy = self.worker_proxies[kind] = FaultyProxy("127.0.0.1", port, self.seed)

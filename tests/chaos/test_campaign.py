@@ -15,10 +15,11 @@ import asyncpg
 import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
-from tests.acceptance.processes import ROOT, free_port
+from tests.acceptance.processes import ROOT
 from tests.acceptance.wire import eventually
 from tests.chaos.database import Database, Standby
 from tests.chaos.proxy import CommitCut, FaultyProxy
+from tests.ports import free_port
 
 SECONDS = 20
 LONG = "x" * 400

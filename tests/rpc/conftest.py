@@ -10,6 +10,7 @@ from baton.v1 import run_service_pb2_grpc, worker_service_pb2_grpc, workflow_ser
 
 from orchestrator.rpc.server import RpcServer
 from orchestrator.security.credentials import DevelopmentAuthenticator
+from tests.ports import free_port
 from tests.rpc.fakes import FakeEngine
 
 
@@ -53,6 +54,6 @@ def workers(channel: grpc.aio.Channel) -> worker_service_pb2_grpc.WorkerServiceA
 
 
 def make_server(engine: FakeEngine, **options: object) -> RpcServer:
-    """Makes a server of `engine` on a free port."""
+    """Makes a server of `engine` on a free port that no other server had: nobody may call there still."""
     authenticate = DevelopmentAuthenticator().authenticate
-    return RpcServer(engine, authenticate, "127.0.0.1:0", **options)  # type: ignore[arg-type]
+    return RpcServer(engine, authenticate, f"127.0.0.1:{free_port()}", **options)  # type: ignore[arg-type]
