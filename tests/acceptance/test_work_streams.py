@@ -19,7 +19,7 @@ from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.proxies import CutProxy
 from tests.acceptance.test_kills import Submitter, all_ended, diamond, diamond_output, require_sound
-from tests.acceptance.wire import Baton, eventually
+from tests.acceptance.wire import Baton, eventually, submission
 
 Connect = Callable[[ServerProcess], Baton]
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
@@ -224,8 +224,10 @@ async def test_a_worker_that_listens_nowhere_is_called_and_takes_its_leave(
     run = await baton.run(one_step(contract))
     assert run.state == SUCCEEDED
     assert run.steps[0].attempts[0].address == dialling.address
+    # A workflow that is applied knows its contract, whether or not a worker is there.
+    await baton.apply({"name": "one", **one_step(contract)})
     await dialling.detach()
-    run = await baton.submit(one_step(contract))
+    run = (await baton.runs.SubmitRun(submission("one"), timeout=20)).run
     await baton.waiting(run.run_id, "a", run_pb2.WAIT_KIND_NO_WORKER)
     await dialling.attach(server.address)
     assert (await baton.end(run.run_id)).state == SUCCEEDED
