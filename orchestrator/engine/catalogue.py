@@ -126,6 +126,17 @@ class Catalogue:
         if namespace in self._namespaces:
             await self.refresh(namespace)
 
+    def doubt(self) -> list[str]:
+        """Trusts nothing that was read: with the lease, changes may have been missed, or the database that told them is
+        gone. Returns the namespaces that are to be read again; endpoints stay as they are until then."""
+        self._revisions.clear()
+        for entry in self._namespaces.values():
+            entry.newest.clear()
+            entry.fitting.clear()
+            entry.version += 1
+            entry.read = 0
+        return list(self._namespaces)
+
     def close(self) -> None:
         """Stops following every endpoint."""
         for entry in self._namespaces.values():

@@ -124,9 +124,12 @@ class Driver:
         return self.admission.in_flight > 0 or self.journal.queued_events > 0
 
     def adopt(self, live: LiveRun) -> None:
-        """Takes a run in and watches its time."""
+        """Takes a run in and watches its time. What was held of it before is forgotten."""
         if live.forgotten:
             return
+        before = self.runs.get(live.key)
+        if before is not None and before is not live:
+            self.forget(before, "it was taken over anew")
         self.runs[live.key] = live
         self._time_run(live)
 

@@ -206,6 +206,7 @@ class Ends:
                 watcher.leave()
         self._spaces.clear()
         self._watched.clear()
+        self._known = (0.0, "")
 
     async def _follow(self, namespace: str, space: Space, replica_id: UUID) -> None:
         more = bool(space.position)

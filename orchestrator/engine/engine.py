@@ -418,9 +418,13 @@ class Engine:
     async def _retake_lease(self) -> UUID:
         while True:
             try:
-                return await self._take_lease()
+                replica_id = await self._take_lease()
             except (DatabaseUnavailable, LeaseLost):
                 await asyncio.sleep(0.5)
+                continue
+            for namespace in self._catalogue.doubt():
+                self._changed.put_nowait(namespace)
+            return replica_id
 
     async def _watch_lease(self) -> None:
         await self._lost.wait()

@@ -310,7 +310,8 @@ class ReplicaStore(Protocol):
         """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch.
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over, and some may be for as long as the
-        statement may be under way; `list_owned` tells).
+        statement may be under way; `list_owned` tells), LeaseLost where the database lacks the time in which the lease
+        was taken.
         """
         ...
 
@@ -324,7 +325,7 @@ class ReplicaStore(Protocol):
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """Takes one run over that nobody owns, or a replica that was seen to be dead, raising its epoch; None where
-        there is none. Errors: as of `adopt`."""
+        there is none. Errors: DatabaseUnavailable (as of `adopt`)."""
         ...
 
     async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:

@@ -63,6 +63,8 @@ class PostgresJournalStore:
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
         async with self._journal.lend_kept() as connection:
+            if not self._journal.history.holds_lease(replica_id):
+                raise LeaseLost
             written = await _run(connection, replica_id, entries, name, arguments)
             if len(written) == len(entries):
                 return [_WRITTEN] * len(entries)

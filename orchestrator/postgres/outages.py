@@ -1,4 +1,5 @@
-"""Whether the database serves this process: the log is told once of each cause, and once that it serves again.
+"""Whether the database serves this process, and by which history: the log is told once of each cause, and once that it
+serves again.
 
 One object for all pools of a process, on whatever thread: what fails, fails for all of them at once.
 """
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable
 
 from orchestrator.postgres.causes import Cause, cause_of, detail_of
+from orchestrator.postgres.history import History
 
 QUIET_SECONDS = 5.0
 """An outage is over when something was answered and nothing has failed for so long."""
@@ -32,12 +34,20 @@ class Outages:
         self._lock = threading.Lock()
         self.ongoing = False
         self.generation = 0
-        """Rises when the connections lead to a database that takes no writes: older ones are to be made anew."""
+        """Rises when connections lead to a database that takes no writes, or has another history: older ones are to be
+        made anew."""
+        self.history = History()
         self._renewed_seconds = float("-inf")
         self._begun_seconds = self._failed_seconds = 0.0
         self._failures = 0
         self._told: dict[Cause, float] = {}
         self._tells = False
+
+    def led_to(self, history: str) -> None:
+        """Takes note of the history that a new connection leads to."""
+        if self.history.led_to(history):
+            with self._lock:
+                self.generation += 1
 
     def failed(self, error: BaseException, cause: Cause | None = None) -> Cause:
         """Takes note of a failure, and returns its cause."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,6 +21,7 @@ import asyncpg
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.postgres.causes import Cause
 from orchestrator.postgres.errors import DRIVER_ERRORS, RoleError, is_about_content, unavailable, unstorable
+from orchestrator.postgres.history import History
 from orchestrator.postgres.outages import Outages
 from orchestrator.postgres.sql import load
 
@@ -28,6 +30,8 @@ POSTGRES_EPOCH_TIME = 946_684_800_000_000
 
 _ENVIRONMENT = ("PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE")
 _QUERIES = load("pool")
+_UNTOLD = asyncpg.FeatureNotSupportedError, asyncpg.InsufficientPrivilegeError, asyncpg.UndefinedFunctionError
+"""How a service that speaks like Postgres, and is another, may refuse to tell its history."""
 
 
 class Role(enum.StrEnum):
@@ -72,7 +76,8 @@ class Pool:
     """Connections of one role. Belongs to the event loop that opened it; `outages` to the process.
 
     Where a connection leads to a database that takes no writes, all are made anew: after a failover the name of the
-    database leads elsewhere, and connections that still stand would lead to the former primary for ever.
+    database leads elsewhere, and connections that still stand would lead to the former primary for ever. Likewise where
+    one leads to another history (history.py).
     """
 
     def __init__(self, pool: asyncpg.Pool[asyncpg.Record], settings: PoolSettings, outages: Outages) -> None:
@@ -95,7 +100,7 @@ class Pool:
                 timeout=settings.connect_timeout_seconds,
                 command_timeout=settings.statement_timeout_seconds + 1.0,
                 max_inactive_connection_lifetime=settings.idle_timeout_seconds,
-                init=_prepare,
+                init=functools.partial(_prepare, outages=outages),
                 reset=_leave,
                 server_settings=_server_settings(role, settings),
             )
@@ -120,6 +125,11 @@ class Pool:
                 await self._pool.close()
         except TimeoutError:
             self._pool.terminate()
+
+    @property
+    def history(self) -> History:
+        """The histories that the connections of this process led to."""
+        return self._outages.history
 
     def unavailable(self, error: BaseException) -> DatabaseUnavailable:
         """Takes note of a failure of the database, and makes the error that the caller is to be told."""
@@ -255,14 +265,17 @@ def _server_settings(role: Role, settings: PoolSettings) -> dict[str, str]:
     }
 
 
-async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
-    """Readies a new connection: the guard is in force, commits are durable, instants are whole microseconds."""
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record], outages: Outages) -> None:
+    """Readies a new connection: the guard is in force, commits are durable, instants are whole microseconds, and it is
+    known which history it leads to."""
     guard = await connection.fetchrow(_QUERIES["guard"])
     if guard is not None and guard["is_standby"]:
         # It would answer with what was true a while ago.
         raise asyncpg.ReadOnlySQLTransactionError("it is a standby")
     if guard is None or guard["is_superuser"] or guard["bypasses_row_security"]:
         raise RoleError("row level security does not bind this connection's role: its namespaces would not be guarded")
+    with contextlib.suppress(*_UNTOLD):
+        outages.led_to(await connection.fetchval(_QUERIES["history"]))
     await set_time_codec(connection)
     _detect_silence(connection)
 

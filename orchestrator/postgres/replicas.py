@@ -43,6 +43,7 @@ class PostgresReplicaStore:
         await self._claims.fetch(_QUERIES["forget_finders"])
         (row,) = await self._claims.fetch(_QUERIES["register"], replica_id, address, lease_seconds, self._version)
         await self._claims.fetch(_QUERIES["join_set"], replica_id)
+        self._claims.history.begin_lease(replica_id)
         return Renewal(row["database_time"], row["lease_expire_time"])
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
@@ -50,6 +51,9 @@ class PostgresReplicaStore:
         rows = await self._claims.fetch(
             _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
         )
+        if not self._claims.history.holds_lease(replica_id):
+            await self.release(replica_id)  # Others take the runs over at once.
+            raise LeaseLost
         if not rows:
             raise LeaseLost
         changed = {
@@ -64,12 +68,15 @@ class PostgresReplicaStore:
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""
-        # First, while its row is not marked: others do not take it for one that was lost.
-        await self._claims.fetch(_QUERIES["leave_set"], replica_id)
+        if self._claims.history.holds_lease(replica_id):
+            # First, while its row is not marked: others do not take it for one that was lost. One that forgets what it
+            # holds because the database lacks it is lost: workers may be at its calls.
+            await self._claims.fetch(_QUERIES["leave_set"], replica_id)
         await self._claims.fetch(_QUERIES["release"], replica_id)
 
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
+        self._require_history(replica_id)
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         await self._claims.fetch(_QUERIES["leave_dead"])
@@ -78,11 +85,14 @@ class PostgresReplicaStore:
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """See ReplicaStore.wake. Answers nothing where the own lease is over."""
+        self._require_history(replica_id)
         rows = await self._claims.fetch(_QUERIES["wake"], replica_id, limit, lead_seconds, self._reads, self._writes)
         return [run_row(row) for row in rows]
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim. Answers None where the own lease is over."""
+        if not self._claims.history.holds_lease(replica_id):
+            return None
         rows = await self._claims.fetch(
             _QUERIES["claim"], replica_id, key.namespace, key.run_id, self._reads, self._writes
         )
@@ -90,6 +100,7 @@ class PostgresReplicaStore:
 
     async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """See ReplicaStore.park."""
+        self._require_history(replica_id)
         (row,) = await self._claims.fetch(
             _QUERIES["park"],
             replica_id,
@@ -112,6 +123,11 @@ class PostgresReplicaStore:
         if not rows:
             return None
         return RunOwner(rows[0]["owner_replica"], rows[0]["address"], rows[0]["alive"], rows[0]["run_ended"])
+
+    def _require_history(self, replica_id: UUID) -> None:
+        """Errors: LeaseLost where the lease was taken in another history of the database."""
+        if not self._claims.history.holds_lease(replica_id):
+            raise LeaseLost
 
     async def list_owned(self, replica_id: UUID) -> list[RunRow]:
         """See ReplicaStore.list_owned."""

@@ -131,6 +131,25 @@ class Database:
         finally:
             await connection.close()
 
+    async def restart(self) -> None:
+        """Ends the server after rolling back what is under way, and starts it again."""
+        await self.end_server(signal.SIGINT)
+        await self.start_server()
+
+    async def catch_up(self) -> None:
+        """Waits until the standby has all that was written."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            written = await connection.fetchval("SELECT pg_current_wal_lsn()::text")
+
+            async def has_it() -> bool:
+                query = "SELECT replay_lsn >= $1::text::pg_lsn FROM pg_stat_replication"
+                return bool(await connection.fetchval(query, written))
+
+            await eventually(has_it)
+        finally:
+            await connection.close()
+
     def hold_supply(self) -> None:
         """Lets nothing more of what is written reach the standby, and nobody know of it."""
         assert self._supply is not None

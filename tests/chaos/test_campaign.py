@@ -16,7 +16,6 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.acceptance.processes import ROOT
-from tests.acceptance.wire import eventually
 from tests.chaos.database import Database, Standby
 from tests.chaos.proxy import CommitCut, FaultyProxy
 from tests.ports import free_port
@@ -129,12 +128,7 @@ async def test_a_standby_that_nobody_waits_for_lacks_the_last_commits_when_it_ta
     try:
         connection = await asyncpg.connect(database.dsn)
         await connection.execute("CREATE TABLE notes AS SELECT 1 AS note")
-
-        async def received() -> bool:
-            query = "SELECT replay_lsn >= pg_current_wal_lsn() FROM pg_stat_replication"
-            return bool(await connection.fetchval(query))
-
-        await eventually(received)
+        await database.catch_up()
         database.hold_supply()
         await connection.execute("INSERT INTO notes VALUES (2)")
         fail_over = await database.fail_over_behind()

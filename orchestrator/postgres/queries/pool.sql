@@ -11,6 +11,11 @@ SELECT
 FROM pg_roles
 WHERE rolname = current_user
 
+-- name: history
+-- Names the history of a primary: its cluster, and the timeline, which each promotion and each restore to a point in time
+-- begins anew.
+SELECT system_identifier || '/' || left(pg_walfile_name(pg_current_wal_lsn()), 8) AS name FROM pg_control_system()
+
 -- name: begin_in_namespace
 -- Begins a transaction that sees one namespace; its name comes as hexadecimal digits of its UTF-8.
 BEGIN; SELECT set_config('baton.namespace', convert_from(decode('{namespace_hex}', 'hex'), 'UTF8'), true)
