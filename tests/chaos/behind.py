@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.postgres.migrate import migrate
-from tests.acceptance.processes import free_port
 from tests.chaos.database import Database, Standby
 from tests.chaos.proxy import FaultyProxy
+from tests.ports import free_port
 
 
 @dataclass(frozen=True, slots=True)
