@@ -152,6 +152,7 @@ class Server:
             forwarding=self._forwarding,
             shared_address=self._settings.listen_address if self._settings.replica_listen_address else "",
             requests_limit_bytes=self._settings.max_served_bytes,
+            read_room=self._engine.read_room,
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)

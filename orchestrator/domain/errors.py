@@ -106,6 +106,18 @@ class TooManyRequests(BatonError):
     reason = "TOO_MANY_REQUESTS"
 
 
+class TooManyReads(BatonError):
+    """What is read for callers at the moment has as many bytes as this replica holds at once."""
+
+    reason = "TOO_MANY_READS"
+
+
+class WatchTooSlow(BatonError):
+    """Who watches has read nothing of the stream for too long."""
+
+    reason = "WATCH_TOO_SLOW"
+
+
 class PayloadTooLarge(BatonError):
     """A message is larger than its limit."""
 

@@ -264,7 +264,7 @@ class Ends:
                     yield self._progress(watcher)
                     return
                 before = watcher.cursor
-                for message in _messages(await self._read(watcher, watcher.take()), before, watcher.cursor):
+                async for message in self._messages(watcher, watcher.take(), before, watcher.cursor):
                     yield message
 
     @contextmanager
@@ -287,20 +287,35 @@ class Ends:
         while more:
             before = watcher.cursor
             page = await self._runs.list_ended(watcher.namespace, watcher.terms, before, PAGE_ROWS, None)
-            for message in _messages(await self._read(watcher, page.rows), before, page.position):
+            async for message in self._messages(watcher, page.rows, before, page.position):
                 yield message
             watcher.cursor, more = page.position, page.more
 
-    async def _read(self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow]) -> list[run_pb2.Run]:
+    async def _messages(
+        self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow], before: str, after: str
+    ) -> AsyncGenerator[Message, None]:
+        """Packs ends into messages; only the last of them has come as far as `after`. What is yet to be read is read a
+        few at a time, when there is room in a message."""
+        message, size = Message(cursor=before), 0
+        for first in range(0, len(ends), READS_AT_ONCE):
+            for run in await self._read_some(watcher, ends[first : first + READS_AT_ONCE]):
+                if size >= MESSAGE_BYTES:
+                    yield message
+                    message, size = Message(cursor=before), 0
+                message.runs.append(run)
+                size += run.ByteSize()
+        if message.runs:
+            message.cursor = after
+            yield message
+
+    async def _read_some(self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow]) -> list[run_pb2.Run]:
         """Renders what is yet to be read."""
         view, steps = watcher.form
-        room = asyncio.Semaphore(READS_AT_ONCE)
 
         async def read(row: RunRow) -> run_pb2.Run:
             if view != FULL and not steps and row.state == RunState.SUCCEEDED:
                 return render_row(row)
-            async with room:
-                return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)
+            return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)
 
         rows = [end for end in ends if isinstance(end, RunRow)]
         if not rows:
@@ -315,18 +330,3 @@ class Ends:
 
 def _size(end: run_pb2.Run | RunRow) -> int:
     return end.ByteSize() if isinstance(end, run_pb2.Run) else 1_000
-
-
-def _messages(runs: Sequence[run_pb2.Run], before: str, after: str) -> list[Message]:
-    """Packs runs into messages; only the last of them has come as far as `after`."""
-    messages: list[Message] = []
-    size = MESSAGE_BYTES
-    for run in runs:
-        if size >= MESSAGE_BYTES:
-            messages.append(Message(cursor=before))
-            size = 0
-        messages[-1].runs.append(run)
-        size += run.ByteSize()
-    if messages:
-        messages[-1].cursor = after
-    return messages

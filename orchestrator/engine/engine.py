@@ -178,6 +178,7 @@ class Engine:
         self.permits = PermitDoor(self._homes, network, lambda: self._replica_id)
         self.limits = LimitCatalogue(self._catalogue, stores.limits, self.permits)
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
+        self.read_room = self._reader.room
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
         changes = ContractChanges(self._catalogue, stores.workflows, stores.runs)
         registry = WorkerRegistry(self._catalogue, stores.workers, gateway, changes, limits.default_max_in_flight)

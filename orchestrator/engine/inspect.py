@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from uuid import UUID
 
@@ -17,18 +18,22 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.codec import to_message
+from orchestrator.engine.codec import to_message, total_bytes
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
+from orchestrator.engine.looks import Looks, require_row
 from orchestrator.engine.messages import to_timestamp
+from orchestrator.engine.payloads import READ_BYTES, PayloadReader
 from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, RunStore
 from orchestrator.engine.rebuild import read_run
+from orchestrator.engine.room import SMALL_READ_BYTES, ReadRoom
 from orchestrator.engine.turns import Turns
-from orchestrator.engine.updates import Joined, Update, UpdatePages, encode_cursor
+from orchestrator.engine.updates import HELD_BYTES, MESSAGE_BYTES, Joined, Update, UpdatePages, encode_cursor
 from orchestrator.engine.view import (
     MAX_STEPS,
-    drop_steps,
+    PAGE_LIMIT_BYTES,
+    VIEW_LIMIT_BYTES,
     render,
     render_row,
     render_steps,
@@ -38,6 +43,9 @@ from orchestrator.engine.view import (
 from orchestrator.engine.waits import Wait
 
 FULL = run_service_pb2.RUN_VIEW_FULL
+
+FOLDED_EVENT_BYTES = 1_000
+"""What an event leaves of itself in a run that is rebuilt without payloads, about."""
 
 FOLDED_SECONDS = 5.0
 """How long a large run that was rebuilt for a page of it is kept for the next page."""
@@ -85,6 +93,16 @@ def wait_reasons(run: Run, live: LiveRun, admission: Admission, clock: Clock) ->
     return wait_of
 
 
+def _ends_with(live: LiveRun | None, sequence: int) -> bool:
+    """Tells whether it is known that a round ends with an event, and that no other follows it."""
+    return live is not None and live.run.ended and live.run.sequence == sequence
+
+
+def _shown_bytes(live: LiveRun, view: int) -> int:
+    """Tells what showing a run in memory may take: a copy of it, up to a page, and the answer."""
+    return 2 * min(live.held_bytes, VIEW_LIMIT_BYTES) if view == FULL else 0
+
+
 class RunReader:
     """Reads runs of the caller's namespace."""
 
@@ -99,6 +117,9 @@ class RunReader:
     ) -> None:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
+        self.room, self._watch_room = ReadRoom(limits.max_read_bytes), ReadRoom(limits.max_watch_bytes)
+        self._looks = Looks(runs, limits.foreign_poll_seconds / 2)
+        self._payloads = PayloadReader(journal, self.room)
         self._pages, self._joined, self._turns = UpdatePages(journal), Joined(), Turns(driver.is_busy)
         self._folded: tuple[tuple[RunKey, int, bool], Run] | None = None
         self.draining = asyncio.Event()
@@ -116,10 +137,14 @@ class RunReader:
         rows = await self._runs.list_runs(caller.namespace, terms, before, limit)
         if view != FULL:
             return [render_row(row) for row in rows]
-        messages = []
-        for row in rows:
-            message = await self._read(row.key, FULL)
-            messages.append(drop_steps(message))
+        messages: list[run_pb2.Run] = []
+        left = PAGE_LIMIT_BYTES
+        async with self.room.lend(READ_BYTES):
+            for row in rows:
+                if left < 0:
+                    break  # The page ends before it.
+                messages.append(await self._read_in_room(row.key, FULL, steps=False))
+                left -= messages[-1].ByteSize()
         return messages
 
     async def list_steps(
@@ -128,10 +153,18 @@ class RunReader:
         """See ListRunSteps."""
         key = RunKey(caller.namespace, run_id)
         live = self._driver.runs.get(key)
-        run = live.run if live is not None and live.settled else await self._fold(await self._row(key), view)
+        if live is not None:
+            async with self.room.lend(_shown_bytes(live, view)):
+                if live.settled:
+                    steps = render_steps(live.run, run_id, after, limit, view, self._wait_reasons(key, live.run))
+                    self._add_flights(key, steps, after)
+                    return steps
+        run = await self._fold(await self._row(key), view)
         if run is None:
             return ()
         steps = render_steps(run, run_id, after, limit, view, self._wait_reasons(key, run))
+        if view == FULL:
+            await self._payloads.fill_steps(key, steps)
         self._add_flights(key, steps, after)
         return steps
 
@@ -140,10 +173,15 @@ class RunReader:
     ) -> Sequence[event_pb2.RunEvent]:
         """See ListRunEvents."""
         key = RunKey(caller.namespace, run_id)
-        rows = await self._journal.read(key, after_sequence, limit, view == FULL)
+        full = view == FULL
+        rows = await self._journal.read(key, after_sequence, limit, full, SMALL_READ_BYTES)
         if not rows:
             await self._row(key)
-        return [to_message(row, view == FULL) for row in rows]
+        if len(rows) == limit or total_bytes(rows) <= SMALL_READ_BYTES:
+            return [to_message(row, full) for row in rows]
+        async with self.room.lend(READ_BYTES):
+            rows = await self._journal.read(key, after_sequence, limit, full, PAGE_LIMIT_BYTES)
+            return [to_message(row, full) for row in rows]
 
     async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
         """See WaitRun."""
@@ -160,8 +198,8 @@ class RunReader:
             if live is not None and left_seconds > 0:
                 await live.left(left_seconds)
                 if live.run.ended and live.settled:
-                    return self._render_live(live, view)
-            elif live is None and (await self._row(key)).state not in ENDED_RUN and left_seconds > 0:
+                    return await self._show(live, view)
+            elif live is None and (await self._looks.row(key)).state not in ENDED_RUN and left_seconds > 0:
                 await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
             else:
                 return await self._read(key, view)
@@ -177,8 +215,7 @@ class RunReader:
 
     async def read_ended(self, key: RunKey, view: int, steps: bool) -> run_pb2.Run:
         """Reads a run whose end is durable."""
-        message = await self._read(key, view)
-        return message if steps else drop_steps(message)
+        return await self._read(key, view, steps)
 
     async def read_row(self, key: RunKey) -> run_pb2.Run:
         """Reads what the row of a run tells: no steps, no payloads, no failure."""
@@ -198,27 +235,36 @@ class RunReader:
                 raise InvalidCursor("cursor: it lies beyond the run's last event; leave it empty to start anew")
         else:
             snapshot = await self._read(key, view)
-            sequence = snapshot.last_sequence
-            yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
-            if RunState(snapshot.state) in ENDED_RUN:
+            sequence, is_end = snapshot.last_sequence, RunState(snapshot.state) in ENDED_RUN
+            async with self._watch_room.lend(snapshot.ByteSize()):
+                yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
+            del snapshot
+            if is_end:
                 return
         has_turn = False
         while True:
             # What is durable stays so: a run that ended is told from the memory that it had, as long as that reaches.
             live = self._driver.runs.get(key) or live
-            updates = await self._updates_after(live, key, sequence, view == FULL)
+            updates = await self._updates_after(live, key, sequence, view == FULL, batch)
             if updates and not has_turn:
                 await self._turns.take()
                 has_turn = True
                 continue  # What came meanwhile goes along.
             sent = self._joined.of(key, view == FULL, updates) if batch else updates
-            for number, update in enumerate(sent):
-                if number:
-                    await self._turns.take()
-                sequence = update.sequence
-                yield update
-                if update.is_last and await self._ends_with(live, key, sequence):
-                    return
+            room = await self._watch_room.take(sum(len(update.data) for update in sent))
+            try:
+                for number, update in enumerate(sent):
+                    if number:
+                        await self._turns.take()
+                    sequence, is_end = update.sequence, update.is_last and _ends_with(live, update.sequence)
+                    # Who does not read must not keep a whole run in memory that is not here any more.
+                    left, live = (weakref.ref(live) if live is not None else None), None
+                    yield update
+                    live = left() if left is not None else None
+                    if is_end or (update.is_last and await self._already_ended(key, sequence)):
+                        return
+            finally:
+                self._watch_room.give(room)
             has_turn = not updates and await self._wait_updates(key, sequence)
             if not updates and not has_turn:
                 # Its last event was told before the cursor; or its row tells of an end that its journal lacks.
@@ -230,26 +276,16 @@ class RunReader:
         progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()))
         return run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), progress=progress)
 
-    async def _ends_with(self, live: LiveRun | None, key: RunKey, sequence: int) -> bool:
-        """Tells whether the run's last event is the end of a round that was told: it has not been reopened since."""
-        if live is not None and live.run.ended and live.run.sequence == sequence:
-            return True
-        return await self._already_ended(key, sequence)
-
     async def _already_ended(self, key: RunKey, sequence: int) -> bool:
         row = await self._row(key)
         return row.state in ENDED_RUN and sequence >= row.next_sequence - 1
 
     async def _updates_after(
-        self, live: LiveRun | None, key: RunKey, sequence: int, payloads: bool
+        self, live: LiveRun | None, key: RunKey, sequence: int, payloads: bool, batch: bool
     ) -> Sequence[Update]:
         updates: Sequence[Update] | None = live.updates_after(sequence, payloads) if live is not None else None
         if updates is None or (not updates and live is not None and live.forgotten):
-            updates = await self._pages.after(key, sequence, payloads)
-            if not updates and live is not None and live.durable_sequence > sequence:
-                # A page was kept of a round that had ended, and this replica has reopened the run since.
-                self._pages.forget(key, sequence)
-                updates = await self._pages.after(key, sequence, payloads)
+            updates = await self._pages.after(key, sequence, payloads, MESSAGE_BYTES if batch else HELD_BYTES)
         if updates and updates[0].sequence != sequence + 1:
             raise _expired()
         return updates
@@ -264,14 +300,14 @@ class RunReader:
                 if live.durable_sequence > sequence or await live.changed(self._turns, left_seconds):
                     return True
             else:
-                # The row first: what it tells of an ended run was durable before the journal is looked at.
-                row = await self._row(key)
-                if await self._journal.read(key, sequence, 1, False):
-                    self._pages.forget(key, sequence)
-                    return True
-                if row.state in ENDED_RUN:
-                    if sequence < row.next_sequence - 1:
+                # The row first: what it tells of was durable before the journal is looked at.
+                row = await self._looks.row(key)
+                if sequence < row.next_sequence - 1:
+                    if await self._journal.read(key, sequence, 1, False):
+                        return True
+                    if row.state in ENDED_RUN:
                         raise _expired()
+                elif row.state in ENDED_RUN:
                     return False
                 await asyncio.sleep(min(left_seconds, self._limits.foreign_poll_seconds))
         return False
@@ -286,29 +322,50 @@ class RunReader:
         return run
 
     async def _row(self, key: RunKey) -> RunRow:
-        row = await self._runs.get_run(key)
-        if row is None:
-            raise RunNotFound(f"no run has the id {key.run_id}", metadata={"run_id": str(key.run_id)})
-        return row
+        return await require_row(self._runs, key)
 
-    async def _read(self, key: RunKey, view: int) -> run_pb2.Run:
+    async def _show(self, live: LiveRun, view: int, steps: bool = True) -> run_pb2.Run:
+        """Renders a run in memory, once there is room. Its events are durable."""
+        size = _shown_bytes(live, view)
+        if size <= SMALL_READ_BYTES:
+            return self._render_live(live, view, steps)
+        async with self.room.lend(size):
+            if live.settled:
+                return self._render_live(live, view, steps)
+        return await self._read_stored(live.key, view, steps, has_room=False)
+
+    async def _read(self, key: RunKey, view: int, steps: bool = True) -> run_pb2.Run:
         live = self._driver.runs.get(key)
         if live is not None and live.settled:
-            return self._render_live(live, view)
+            return await self._show(live, view, steps)
+        return await self._read_stored(key, view, steps, has_room=False)
+
+    async def _read_in_room(self, key: RunKey, view: int, steps: bool) -> run_pb2.Run:
+        """Reads a run where room for it is taken."""
+        live = self._driver.runs.get(key)
+        if live is not None and live.settled:
+            return self._render_live(live, view, steps)
+        return await self._read_stored(key, view, steps, has_room=True)
+
+    async def _read_stored(self, key: RunKey, view: int, steps: bool, has_room: bool) -> run_pb2.Run:
         row = await self._row(key)
-        run = await self._fold(row, view)
+        run = await self._fold(row, view, has_room)
         if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
-        message = render(run, key.run_id, view, self._wait_reasons(key, run))
+        message = self._render(key, run, view, steps)
+        if view == FULL:
+            await self._payloads.fill_run(key, message, has_room)
         self._add_flights(key, message.steps)
         return message
 
-    async def _fold(self, row: RunRow, view: int) -> Run | None:
-        """Rebuilds a run. What was rebuilt last is kept for a moment: a run of many steps is read page by page."""
+    async def _fold(self, row: RunRow, view: int, has_room: bool = False) -> Run | None:
+        """Rebuilds a run, with stand-ins for its payloads where these are to be shown. What was rebuilt last is kept
+        for a moment: a run of many steps is read page by page."""
         name = (row.key, row.next_sequence, view == FULL)
         if self._folded is not None and self._folded[0] == name:
             return self._folded[1]
-        run = await self._read_run(row, view)
+        async with self.room.lend(0 if has_room else row.next_sequence * FOLDED_EVENT_BYTES):
+            run = await self._read_run(row, view)
         if run is not None and len(run.steps) > MAX_STEPS:
             self._folded = kept = (name, run)
             asyncio.get_running_loop().call_later(FOLDED_SECONDS, self._forget_folded, kept)
@@ -319,7 +376,7 @@ class RunReader:
             self._folded = None
 
     async def _read_run(self, row: RunRow, view: int) -> Run | None:
-        return await read_run(self._journal, row, self._catalogue, view == FULL)
+        return await read_run(self._journal, row, self._catalogue, stand_ins=view == FULL)
 
     def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)
@@ -331,10 +388,15 @@ class RunReader:
         """Renders one step of a run in memory, whose events are durable."""
         return render_steps(live.run, live.key.run_id, index, 1, view, self._wait_reasons(live.key, live.run))[0]
 
-    def _render_live(self, live: LiveRun, view: int) -> run_pb2.Run:
-        message = render(live.run, live.key.run_id, view, self._wait_reasons(live.key, live.run))
+    def _render_live(self, live: LiveRun, view: int, steps: bool) -> run_pb2.Run:
+        message = self._render(live.key, live.run, view, steps)
         self._add_flights(live.key, message.steps)
         return message
+
+    def _render(self, key: RunKey, run: Run, view: int, steps: bool) -> run_pb2.Run:
+        if steps:
+            return render(run, key.run_id, view, self._wait_reasons(key, run))
+        return render_without_steps(run, key.run_id, view)
 
     def _add_flights(self, key: RunKey, steps: Sequence[run_pb2.RunStep], after: int = 0) -> None:
         """Adds how far running steps are, and why some are not at work, of those from the index `after` on; only who

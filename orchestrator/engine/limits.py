@@ -15,7 +15,8 @@ class EngineLimits:
 
     Times are seconds. `max_active_bytes` bounds what the runs in memory hold, by the encoded size of their events and
     payloads: new runs beyond are refused, and none is taken over. `max_queued_events` and `max_queued_bytes` bound what
-    waits for the journal: submissions beyond are refused.
+    waits for the journal: submissions beyond are refused. `max_read_bytes` bounds what is read for callers at
+    once, `max_watch_bytes` what is being sent to watchers of runs: more wait in turn.
     `max_schedules` is for each namespace.
     `namespace_weights` are those of namespaces that have another than 1; the other `namespace_` limits bound what one
     of them may have here, so that others find room.
@@ -24,6 +25,8 @@ class EngineLimits:
     max_active_runs: int = 20_000
     max_active_bytes: int = 256 << 20
     max_run_bytes: int = 128 << 20
+    max_read_bytes: int = 64 << 20
+    max_watch_bytes: int = 64 << 20
     max_calls_in_flight: int = 2_000
     max_queued_events: int = 200_000
     max_queued_bytes: int = 256 << 20

@@ -109,11 +109,18 @@ class LeaseLost(Exception):
     """The replica's lease is over: nothing was written, and it must forget every run."""
 
 
+READ_LIMIT_BYTES = 4 << 20
+"""Bytes of rows with their payloads after which a read of a journal ends, where nothing else is asked for."""
+
+
 class JournalReader(Protocol):
     """Reads the journal of a run."""
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
-        """Reads at most `limit` rows with a sequence above `after_sequence`, in order."""
+    async def read(
+        self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int = READ_LIMIT_BYTES
+    ) -> Sequence[JournalRow]:
+        """Reads at most `limit` rows with a sequence above `after_sequence`, in order, and none after those that have
+        more than `limit_bytes` together (`codec.total_bytes`). Without `payloads` rows have none."""
         ...
 
 
@@ -133,6 +140,11 @@ class JournalStore(JournalReader, Protocol):
     ) -> Mapping[RunKey, Sequence[JournalRow]]:
         """Reads the first rows of several runs in one statement, with payloads: at most `limit` of each, and of the
         last ones none where there would be more payloads than `limit_bytes`."""
+        ...
+
+    async def read_payloads(self, key: RunKey, sequences: Sequence[int], limit_bytes: int) -> Mapping[int, bytes]:
+        """Reads the payloads of some rows of a run, in this order, and none after those that have more than
+        `limit_bytes` together."""
         ...
 
 

@@ -15,7 +15,8 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import decode, to_message, total_bytes
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.messages import to_any
-from orchestrator.engine.ports import JournalReader, JournalRow, JournalStore, RunRow
+from orchestrator.engine.payloads import with_stand_in
+from orchestrator.engine.ports import READ_LIMIT_BYTES, JournalReader, JournalRow, JournalStore, RunRow
 
 PAGE_ROWS = 500
 """Rows read and folded at once."""
@@ -42,11 +43,13 @@ class ReadAhead:
         read = await store.read_first(list(short), AHEAD_ROWS, AHEAD_BYTES) if short else {}
         return cls(store, {key: rows for key, rows in read.items() if len(rows) == short[key]})
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
-        """See JournalReader.read."""
+    async def read(
+        self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int = READ_LIMIT_BYTES
+    ) -> Sequence[JournalRow]:
+        """See JournalReader.read. What was read ahead is here already, and comes whole."""
         rows = self._read.get(key)
         if rows is None or not payloads:
-            return await self._store.read(key, after_sequence, limit, payloads)
+            return await self._store.read(key, after_sequence, limit, payloads, limit_bytes)
         return rows[after_sequence : after_sequence + limit]
 
 
@@ -55,10 +58,12 @@ async def read_pages(store: JournalReader, key: RunKey, payloads: bool) -> Async
     sequence = 0
     while True:
         page = await store.read(key, sequence, PAGE_ROWS, payloads)
-        if page:
-            yield page
-            sequence = page[-1].sequence
-        if len(page) < PAGE_ROWS:
+        if not page:
+            return
+        is_last = len(page) < PAGE_ROWS and total_bytes(page) <= READ_LIMIT_BYTES
+        sequence = page[-1].sequence
+        yield page
+        if is_last:
             return
 
 
@@ -71,12 +76,13 @@ async def first_compiled(store: JournalReader, row: RunRow, catalogue: Catalogue
     return await catalogue.compiled(row.revision._replace(revision=revision))
 
 
-async def read_run(store: JournalReader, row: RunRow, catalogue: Catalogue, payloads: bool) -> Run | None:
-    """Reads and folds a run; None where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
+async def read_run(store: JournalReader, row: RunRow, catalogue: Catalogue, stand_ins: bool) -> Run | None:
+    """Reads and folds a run without its payloads, with `stand_ins` for them where these are to be read later; None
+    where its journal is gone. Errors: UnknownEvent, SequenceGap, IllegalTransition."""
     run = Run((await first_compiled(store, row, catalogue)).graph)
-    async for page in read_pages(store, row.key, payloads):
+    async for page in read_pages(store, row.key, payloads=False):
         for one in page:
-            event = decode(one, run)
+            event = decode(with_stand_in(one) if stand_ins else one, run)
             if isinstance(event, ev.RunReopened) and event.revision != run.revision:
                 compiled = await catalogue.compiled(row.revision._replace(revision=event.revision))
                 run.next_graph = compiled.graph

@@ -261,7 +261,7 @@ class Scrubber:
         run: Run | None = None
         why: Exception | None = None
         try:
-            run = await read_run(self._journal, row, self._catalogue, payloads=False)
+            run = await read_run(self._journal, row, self._catalogue, stand_ins=False)
         except DatabaseUnavailable:
             raise
         except Exception as error:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 from baton.v1.run_service_pb2 import WatchRunResponse
 
@@ -19,7 +21,8 @@ from orchestrator.engine.codec import to_message
 from orchestrator.engine.ports import JournalRow, JournalStore
 
 PAGE_ROWS = 256
-"""Events that are read from the journal at once; pages begin at multiples of it, so that all who watch share them."""
+PAGE_BYTES = 1 << 20
+"""Events that are read from the journal at once; pages end at multiples of the one, or with the other."""
 
 PAGES_LIMIT_BYTES = 16 << 20
 """Size of the pages that are kept."""
@@ -27,9 +30,14 @@ PAGES_LIMIT_BYTES = 16 << 20
 PAGE_SECONDS = 1.0
 """How long a page is kept: for those who are behind together. What is deleted from the journal is told no longer."""
 
+READS_AT_ONCE = 4
+"""Pages that are read at a time, of the eight statements that a replica reads by."""
 
 MESSAGE_BYTES = 256 << 10
 """Size of a message above which no more updates are joined to it."""
+
+HELD_BYTES = 64 << 10
+"""Size of the updates, more than one, that a watcher of single updates holds."""
 
 JOINED_LIMIT = 16
 """Most joined updates that are kept, for others who are at the same place."""
@@ -46,6 +54,9 @@ class Update:
     data: bytes
     sequence: int
     is_last: bool
+
+
+Page = Sequence[Update]
 
 
 def encode_cursor(run_id: UUID, sequence: int) -> str:
@@ -88,10 +99,10 @@ class Joined:
         return found
 
 
-def _groups(updates: Sequence[Update]) -> Iterator[Sequence[Update]]:
+def _groups(updates: Sequence[Update], limit_bytes: int = MESSAGE_BYTES) -> Iterator[Sequence[Update]]:
     first = size = 0
     for number, update in enumerate(updates):
-        if number > first and size + len(update.data) > MESSAGE_BYTES:
+        if number > first and size + len(update.data) > limit_bytes:
             yield updates[first:number]
             first, size = number, 0
         size += len(update.data)
@@ -110,47 +121,67 @@ def _varint(value: int) -> bytes:
 class UpdatePages:
     """Updates from the journal, for watchers who are further behind than memory reaches.
 
-    Pages that no event can be added to, but by reopening their run, are kept for a moment.
+    Pages are kept for a moment. They share their ends: who begins inside a page that is kept goes on with the rest of
+    it. A few are read at a time, so that watchers who come back together leave the database to others.
     """
 
     def __init__(self, journal: JournalStore) -> None:
         self._journal = journal
-        self._pages: dict[tuple[RunKey, int, bool], Sequence[Update]] = {}
+        self._pages: dict[tuple[RunKey, bool], list[Page]] = {}
+        self._kept: deque[tuple[tuple[RunKey, bool], Page]] = deque()
         self._bytes = 0
+        self._turns = asyncio.Semaphore(READS_AT_ONCE)
+        self._runs: WeakValueDictionary[tuple[RunKey, bool], asyncio.Lock] = WeakValueDictionary()
 
-    async def after(self, key: RunKey, sequence: int, payloads: bool) -> Sequence[Update]:
-        """Returns durable updates above `sequence`, not necessarily all; none where there is none."""
-        first = sequence - sequence % PAGE_ROWS
-        name = (key, first, payloads)
-        page = self._pages.get(name)
+    async def after(self, key: RunKey, sequence: int, payloads: bool, limit_bytes: int) -> Page:
+        """Returns durable updates above `sequence`, at most `limit_bytes` but for one; none where there is none.
+
+        A watcher holds them while it is slow, and nothing else of a page.
+        """
+        name = (key, payloads)
+        page = self._find(name, sequence)
         if page is None:
-            rows = await self._journal.read(key, first, PAGE_ROWS, payloads)
-            page = [encode_update(key.run_id, row, payloads) for row in rows]
-            if page and (len(page) == PAGE_ROWS or page[-1].is_last):
-                self._keep(name, page)
-        return [update for update in page if update.sequence > sequence]
+            # One at a time for a run, so that the next finds what this one reads.
+            async with self._runs.setdefault(name, asyncio.Lock()), self._turns:
+                page = self._find(name, sequence) or await self._read(name, sequence)
+        first = max(sequence + 1 - page[0].sequence, 0) if page else 0
+        return next(_groups(page[first:], limit_bytes), ())
 
-    def forget(self, key: RunKey, sequence: int) -> None:
-        """Reads the events after `sequence` anew when they are asked for next: an ended run was reopened."""
-        first = sequence - sequence % PAGE_ROWS
-        for payloads in (False, True):
-            self._drop((key, first, payloads))
+    def _find(self, name: tuple[RunKey, bool], sequence: int) -> Page | None:
+        for page in self._pages.get(name, ()):
+            if page[0].sequence <= sequence + 1 <= page[-1].sequence:
+                return page
+        return None
 
-    def _keep(self, name: tuple[RunKey, int, bool], page: Sequence[Update]) -> None:
-        self._drop(name)
-        self._bytes += _size(page)
-        self._pages[name] = page
-        asyncio.get_running_loop().call_later(PAGE_SECONDS, self._drop_page, name, page)
-        while self._bytes > PAGES_LIMIT_BYTES:
-            self._drop(next(iter(self._pages)))
+    async def _read(self, name: tuple[RunKey, bool], sequence: int) -> Page:
+        key, payloads = name
+        # Up to where the next that is kept begins: no event is kept twice.
+        nexts = (page[0].sequence - 1 for page in self._pages.get(name, ()) if page[0].sequence > sequence + 1)
+        limit = min((PAGE_ROWS - sequence % PAGE_ROWS, *(last - sequence for last in nexts)))
+        rows = await self._journal.read(key, sequence, limit, payloads, PAGE_BYTES)
+        page = [encode_update(key.run_id, row, payloads) for row in rows]
+        if page:
+            self._pages.setdefault(name, []).append(page)
+            self._kept.append((name, page))
+            self._bytes += _size(page)
+            asyncio.get_running_loop().call_later(PAGE_SECONDS, self._drop, page)
+            while self._bytes > PAGES_LIMIT_BYTES:
+                self._drop_oldest()
+        return page
 
-    def _drop_page(self, name: tuple[RunKey, int, bool], page: Sequence[Update]) -> None:
-        if self._pages.get(name) is page:
-            self._drop(name)
+    def _drop(self, page: Page) -> None:
+        """Drops a page whose time is over, where it is kept: those before it were kept for longer."""
+        while any(kept is page for _, kept in self._kept):
+            self._drop_oldest()
 
-    def _drop(self, name: tuple[RunKey, int, bool]) -> None:
-        self._bytes -= _size(self._pages.pop(name, ()))
+    def _drop_oldest(self) -> None:
+        name, page = self._kept.popleft()
+        self._bytes -= _size(page)
+        pages = self._pages[name]
+        pages.remove(page)
+        if not pages:
+            del self._pages[name]
 
 
-def _size(page: Sequence[Update]) -> int:
+def _size(page: Page) -> int:
     return sum(len(update.data) + 200 for update in page)

@@ -22,8 +22,8 @@ MAX_WAIT_STEPS = 100
 MAX_STEPS = 1_000
 """Most steps that a run is shown with; a step takes some 40 us, in which nothing else goes on."""
 
-VIEW_LIMIT_BYTES = 3 << 20
-"""Size of a run with its steps, so that it fits the 4 MiB that clients take by default."""
+VIEW_LIMIT_BYTES = PAGE_LIMIT_BYTES = 3 << 20
+"""Size of a run with its steps, and of a page of a list, so that it fits the 4 MiB that clients take by default."""
 
 
 def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | None]) -> run_pb2.Run:
@@ -104,22 +104,20 @@ def render_new(run_id: UUID, new: NewRun, traceparent: str, priority: int) -> ru
     )
 
 
-def drop_steps(message: run_pb2.Run) -> run_pb2.Run:
-    """Leaves what `render_without_steps` renders."""
-    message.ClearField("steps")
-    message.ClearField("step_count")
-    return message
-
-
 def render_steps(
     run: Run, run_id: UUID, after: int, limit: int, view: int, wait_of: Callable[[int], Wait | None]
 ) -> list[run_pb2.RunStep]:
-    """Renders at most `limit` steps from the index `after` on."""
+    """Renders at most `limit` steps from the index `after` on, and none after those that are more than
+    PAGE_LIMIT_BYTES together."""
     full = view == run_service_pb2.RUN_VIEW_FULL
     steps = []
+    room = PAGE_LIMIT_BYTES
     for index in range(after, min(after + limit, len(run.steps))):
+        if room < 0:
+            break
         steps.append(run_pb2.RunStep())
         _fill_step(steps[-1], run, run_id, index, full, wait_of)
+        room -= steps[-1].ByteSize()
     return steps
 
 

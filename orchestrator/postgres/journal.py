@@ -13,7 +13,16 @@ from uuid import UUID
 import asyncpg
 
 from orchestrator.domain.ids import RunKey
-from orchestrator.engine.ports import JournalRow, LeaseLost, NewRun, RunEntry, WriteRefused, WriteResult, WriteState
+from orchestrator.engine.ports import (
+    READ_LIMIT_BYTES,
+    JournalRow,
+    LeaseLost,
+    NewRun,
+    RunEntry,
+    WriteRefused,
+    WriteResult,
+    WriteState,
+)
 from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
@@ -46,11 +55,19 @@ class PostgresJournalStore:
                 raise WriteRefused("the database refused the content of the batch") from error
             raise self._journal.unavailable(error) from error
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
+    async def read(
+        self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int = READ_LIMIT_BYTES
+    ) -> list[JournalRow]:
         """See JournalStore.read. Errors: DatabaseUnavailable."""
         query = _QUERIES["read_events" if payloads else "read_headers"]
-        rows = await self._reads.fetch_in(key.namespace, query, key.namespace, key.run_id, after_sequence, limit)
-        return [journal_row(row) for row in rows]
+        arguments = (key.namespace, key.run_id, after_sequence, limit, limit_bytes)
+        return [journal_row(row) for row in await self._reads.fetch_in(key.namespace, query, *arguments)]
+
+    async def read_payloads(self, key: RunKey, sequences: Sequence[int], limit_bytes: int) -> dict[int, bytes]:
+        """See JournalStore.read_payloads. Errors: DatabaseUnavailable."""
+        query = _QUERIES["read_payloads"]
+        rows = await self._reads.fetch_in(key.namespace, query, key.namespace, key.run_id, sequences, limit_bytes)
+        return {row["sequence"]: row["payload"] for row in rows}
 
     async def read_first(self, keys: Sequence[RunKey], limit: int, limit_bytes: int) -> dict[RunKey, list[JournalRow]]:
         """See JournalStore.read_first. Errors: DatabaseUnavailable."""

@@ -11,6 +11,9 @@ from orchestrator.postgres.sql import load
 
 _QUERIES = load("catalogue")
 
+LIST_BYTES = 16 << 20
+"""Definitions of a page, but for its last: more than the largest, so that a page which is cut shows that it is."""
+
 
 class PostgresWorkflowStore:
     """WorkflowStore in Postgres. `reads` is a pool of the API's role."""
@@ -46,13 +49,13 @@ class PostgresWorkflowStore:
 
     async def list_workflows(self, namespace: str, after: str, limit: int) -> list[RevisionRow]:
         """See WorkflowStore.list_workflows."""
-        rows = await self._reads.fetch_in(namespace, _QUERIES["list_workflows"], namespace, after, limit)
+        rows = await self._reads.fetch_in(namespace, _QUERIES["list_workflows"], namespace, after, limit, LIST_BYTES)
         return [_revision_row(row) for row in rows]
 
     async def list_revisions(self, namespace: str, workflow: str, offset: int, limit: int) -> list[RevisionRow]:
         """See WorkflowStore.list_revisions. Newest is what was applied last; none under a deleted name."""
         query = _QUERIES["list_revisions"]
-        rows = await self._reads.fetch_in(namespace, query, namespace, workflow, offset, limit)
+        rows = await self._reads.fetch_in(namespace, query, namespace, workflow, offset, limit, LIST_BYTES)
         return [_revision_row(row) for row in rows]
 
     async def delete_workflow(self, namespace: str, workflow: str) -> RevisionRow | None:

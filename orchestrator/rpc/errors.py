@@ -44,6 +44,8 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "FORWARDING_REFUSED": grpc.StatusCode.UNAUTHENTICATED,
     "SHUTTING_DOWN": grpc.StatusCode.UNAVAILABLE,
     "TOO_MANY_REQUESTS": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "TOO_MANY_READS": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "WATCH_TOO_SLOW": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "TOO_MANY_RUNS": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "PAYLOAD_TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "WORKER_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
@@ -92,6 +94,8 @@ DEFAULT_RETRY_DELAY_SECONDS: Mapping[str, float] = {
     "OWNER_UNAVAILABLE": 1.0,
     "SHUTTING_DOWN": 1.0,
     "TOO_MANY_REQUESTS": 1.0,
+    "TOO_MANY_READS": 1.0,
+    "WATCH_TOO_SLOW": 1.0,
     "TOO_MANY_RUNS": 1.0,
     "NAMESPACE_QUEUE_FULL": 1.0,
 }

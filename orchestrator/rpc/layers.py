@@ -20,14 +20,18 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown
+from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown, WatchTooSlow
 from orchestrator.engine.ownership import RunElsewhere
+from orchestrator.engine.room import SMALL_READ_BYTES, ReadRoom
 from orchestrator.engine.updates import Update
 from orchestrator.rpc import errors
 from orchestrator.rpc.room import RequestRoom
 
 REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
 """Size of a request: a contract of 4 MiB and what goes around it."""
+
+WRITE_SECONDS = 30.0
+"""How long a caller may take nothing of what is streamed to it."""
 
 Metadata = Sequence[tuple[str, str | bytes]]
 """Metadata of a call as it came."""
@@ -106,8 +110,11 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         background_services: frozenset[str],
         forward: Forward | None = None,
         room: RequestRoom | None = None,
+        read_room: ReadRoom | None = None,
+        write_seconds: float = WRITE_SECONDS,
     ) -> None:
         self._layers, self._forward, self._room = tuple(layers), forward, room or RequestRoom()
+        self._read_room, self._write_seconds = read_room, write_seconds
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -190,9 +197,12 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                         if leave is not None:
                             leaving.append(leave)
                     if handler.response_streaming:
-                        await _stream(handle, request, context)
+                        patience = None if handler.request_streaming else self._write_seconds
+                        await _stream(method, handle, request, context, patience)
                     else:
                         answer = await self._answer(call, handle, write, request)
+                        if self._read_room is not None and len(answer) > SMALL_READ_BYTES:
+                            _hold(self._read_room, len(answer), context)
                 except BaseException as error:
                     _leave(leaving, error)
                     raise
@@ -280,6 +290,17 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             self._idle.set()
 
 
+def _hold(room: ReadRoom, size: int, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+    """Counts an answer until its caller has taken it."""
+    room.hold(size)
+    give: Any = lambda _: room.give(size)  # noqa: E731 (its type is a class that nothing can be of)
+    context.add_done_callback(give)
+
+
+def _too_slow(seconds: float) -> WatchTooSlow:
+    return WatchTooSlow(f"nothing of this stream was read for {seconds:g} s; watch again from the last cursor read")
+
+
 def _shutting_down() -> ShuttingDown:
     return ShuttingDown("this replica is shutting down; try another")
 
@@ -347,8 +368,18 @@ async def _read_all(source: AsyncIterator[bytes], read: Callable[[bytes], Any]) 
         yield read(raw)
 
 
-async def _stream(handle: Callable[[Any, Any], Any], request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Sends what a handler yields. A cancelled call closes the handler's generator before this ends."""
+async def _stream(
+    method: str,
+    handle: Callable[[Any, Any], Any],
+    request: Any,
+    context: grpc.aio.ServicerContext[Any, Any],
+    patience_seconds: float | None,
+) -> None:
+    """Sends what a handler yields. A cancelled call closes the handler's generator before this ends.
+
+    A caller who takes nothing for `patience_seconds` is told so, behind what it has not taken yet. Until it takes that
+    or is gone, what it holds of the handler is not given back: gRPC still has the message.
+    """
     answer = handle(request, context)
     if inspect.isawaitable(answer):
         await answer  # The handler writes to the context itself.
@@ -356,7 +387,10 @@ async def _stream(handle: Callable[[Any, Any], Any], request: Any, context: grpc
     async with aclosing(answer) as responses:
         async for response in responses:
             try:
-                await context.write(response)
+                async with asyncio.timeout(patience_seconds):
+                    await context.write(response)
+            except TimeoutError:
+                await _abort(method, _too_slow(patience_seconds or 0.0), context)
             except grpc.aio.InternalError:
                 # That the caller has left is told to the write before it is to the call.
                 raise CallerLeft from asyncio.CancelledError()

@@ -17,13 +17,11 @@ from uuid import UUID
 from google.protobuf.message import Message
 
 from orchestrator.domain.errors import FieldFault, InvalidPageToken
+from orchestrator.engine.view import PAGE_LIMIT_BYTES
 
 PAGE_SIZE = 50
 EVENT_PAGE_SIZE = 200
 PAGE_SIZE_LIMIT = 1000
-
-PAGE_LIMIT_BYTES = 3 << 20
-"""Size of a page. A page that would be larger ends early, so that it fits the 4 MiB that clients take by default."""
 
 TOKEN_LIMIT = 512
 """Characters of a token."""
@@ -99,7 +97,11 @@ def page_size(asked: int, default: int = PAGE_SIZE) -> int:
 
 
 def cut_page(items: Sequence[Item], size: int) -> tuple[list[Item], bool]:
-    """Cuts `items`, of which one more than `size` was read, to a page; answers also whether there is more after it."""
+    """Cuts `items`, of which one more than `size` was read, to a page; answers also whether there is more after it.
+
+    A page that would be larger than PAGE_LIMIT_BYTES ends early: of items that are more, those after the first with
+    which they are need not have been read.
+    """
     page: list[Item] = []
     room = PAGE_LIMIT_BYTES
     for item in items[:size]:

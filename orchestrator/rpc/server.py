@@ -31,11 +31,12 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from orchestrator.engine.api import Doors
+from orchestrator.engine.room import ReadRoom
 from orchestrator.rpc import reflection
 from orchestrator.rpc.approval_service import ApprovalService
 from orchestrator.rpc.authentication import Authenticate, AuthenticationLayer
 from orchestrator.rpc.forwarding import Forwarding
-from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, Layer, LayerInterceptor
+from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, WRITE_SECONDS, Layer, LayerInterceptor
 from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.permit_service import PermitService
@@ -121,10 +122,13 @@ class RpcServer:
         forwarding: Forwarding | None = None,
         shared_address: str = "",
         requests_limit_bytes: int = REQUESTS_LIMIT_BYTES,
+        read_room: ReadRoom | None = None,
+        write_seconds: float = WRITE_SECONDS,
     ) -> None:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
         `forwarding` requests about runs of other replicas are refused. `shared_address` is listened on as well, beside
-        other servers of this machine that do so: the kernel deals connections out among them."""
+        other servers of this machine that do so: the kernel deals connections out among them. Answers are counted in
+        `read_room` until they are taken; who takes nothing of a stream for `write_seconds` is cut off."""
         self._doors = doors
         self._authenticate = authenticate
         self._address, self._shared_address = address, shared_address
@@ -139,6 +143,8 @@ class RpcServer:
             _BACKGROUND_SERVICES | _OF_REPLICAS,
             forwarding.forward if forwarding is not None else None,
             RequestRoom(requests_limit_bytes),
+            read_room,
+            write_seconds,
         )
         self._server: grpc.aio.Server | None = None
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from uuid import UUID
 
 import grpc
 import pytest
-from baton.v1 import run_pb2
+from baton.v1 import run_pb2, run_service_pb2
 
+from orchestrator.engine.updates import encode_cursor
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import ServerProcess
-from tests.acceptance.wire import Baton, refused
+from tests.acceptance.wire import FULL, Baton, refused
 
 Connect = Callable[[ServerProcess], Baton]
 INPUT_BYTES = 600_000
@@ -99,3 +104,72 @@ async def test_a_run_that_is_too_much_for_memory_fails_and_takes_no_more_signals
     assert "more than 2000000 bytes" in refusal.text
     await baton.signal(held, "stop")
     assert (await baton.end(held)).state == run_pb2.RUN_STATE_SUCCEEDED
+
+
+async def fan_out(baton: Baton, lab: LabWorker, width: int, result_bytes: int) -> str:
+    """Has a run end that leaves `width` results of `result_bytes` in the database; returns its id."""
+    contract = lab.contract
+    request = {"conduct": {"literal": {"size": result_bytes}}}
+    each = {"id": "each", "method": contract.method("Lab/Do"), "request": request}
+    each["map"] = {"items": {"path": "input.results"}, "max_parallel": 20}
+    given = contract.pack("Task", {"results": [{"number": number} for number in range(width)]})
+    run = await baton.submit({"input_type": contract.type("Task"), "steps": [each]}, given, wait_seconds=60)
+    assert run.state == run_pb2.RUN_STATE_SUCCEEDED
+    return run.run_id
+
+
+def memory_bytes(server: ServerProcess, name: str) -> int:
+    """Reads what the kernel counts of a server: VmRSS, or VmHWM, its peak."""
+    assert server.process is not None
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+
+def forget_peak(server: ServerProcess) -> int:
+    """Has the peak counted from now on; returns what is in use now."""
+    assert server.process is not None
+    Path(f"/proc/{server.process.pid}/clear_refs").write_text("5")
+    return memory_bytes(server, "VmRSS")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_reads_of_large_runs_cost_what_they_show(
+    start_server: StartServer, connect: Connect, lab: LabWorker
+) -> None:
+    server = await start_server()
+    baton = connect(server)
+    await baton.register("lab", lab.address)
+    run_id = await fan_out(baton, lab, 60, 1_000_000)
+    others = [connect(server) for _ in range(10)]
+    before = forget_peak(server)
+    runs = await asyncio.gather(*(other.get(run_id, FULL) for other in others))
+    assert {(run.step_count, len(run.steps), run.ByteSize() > 2_000_000) for run in runs} == {(61, 4, True)}
+    events = run_service_pb2.ListRunEventsRequest(run_id=run_id, view=FULL, page_size=1_000)
+    pages = await asyncio.gather(*(other.runs.ListRunEvents(events, timeout=30) for other in others))
+    steps = run_service_pb2.ListRunStepsRequest(run_id=run_id, view=FULL, page_size=1_000)
+    listed = await asyncio.gather(*(other.runs.ListRunSteps(steps, timeout=30) for other in others))
+    assert all(page.next_page_token and page.ByteSize() > 2_000_000 for page in (*pages, *listed))
+    # As much as two whole runs, of thirty that were looked at.
+    assert memory_bytes(server, "VmHWM") - before < 120_000_000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_watchers_that_read_nothing_hold_little_and_miss_nothing(
+    start_server: StartServer, connect: Connect, lab: LabWorker
+) -> None:
+    server = await start_server()
+    baton = connect(server)
+    await baton.register("lab", lab.address)
+    run_id = await fan_out(baton, lab, 200, 100_000)
+    before = forget_peak(server)
+    request = run_service_pb2.WatchRunRequest(run_id=run_id, view=FULL, cursor=encode_cursor(UUID(run_id), 1))
+    watches = [aiter(connect(server).runs.WatchRun(request, timeout=60)) for _ in range(60)]
+    firsts = await asyncio.gather(*(anext(watch) for watch in watches))
+    assert {first.event.sequence for first in firsts} == {2}
+    # Others are served meanwhile.
+    assert (await baton.get(run_id, FULL)).step_count == 201
+    # The run has 20 MB, and each of them is behind by all of it.
+    assert memory_bytes(server, "VmHWM") - before < 200_000_000
+    last = (await baton.get(run_id)).last_sequence
+    sequences = [update.event.sequence async for update in watches[0]]
+    assert sequences == list(range(3, last + 1))

@@ -189,6 +189,32 @@ class JournalStoreConformance:
         read = await stores.journal.read_first([long, other, short], 4, first_bytes)
         assert [len(read[key]) for key in (long, other, short)] == [4, 0, 0]
 
+    async def test_a_read_ends_with_the_row_that_is_more_than_its_bytes(self, stores: Stores) -> None:
+        me, key = await replica(stores), run_key()
+        await states(stores, me, submission(key))
+        large = dataclasses.replace(step(key, 2), rows=rows(2, 4, payload=b"x" * 5_000))
+        assert await states(stores, me, large) == [WRITTEN]
+        for limit_bytes, last in ((1, 1), (4_000, 2), (9_000, 3), (1 << 20, 5)):
+            read = await stores.journal.read(key, 0, 100, True, limit_bytes)
+            assert [row.sequence for row in read] == list(range(1, last + 1))
+        assert [row.sequence for row in await stores.journal.read(key, 2, 2, True, 9_000)] == [3, 4]
+        assert len(await stores.journal.read(key, 0, 100, False, 4_000)) == 5
+        assert len(await stores.journal.read(key, 0, 100, False, 1)) == 1
+
+    async def test_payloads_of_some_rows_are_read_in_the_order_that_is_asked_for(self, stores: Stores) -> None:
+        me, key, other = await replica(stores), run_key(), run_key()
+        await states(stores, me, submission(key))
+        await states(stores, me, submission(other))
+        entry = dataclasses.replace(
+            step(key, 2), rows=rows(2, payload=b"a" * 5_000) + rows(3, payload=None) + rows(4, payload=b"b")
+        )
+        assert await states(stores, me, entry) == [WRITTEN]
+        read = await stores.journal.read_payloads(key, [4, 3, 2, 9], 1 << 20)
+        assert (list(read), read[4], len(read[2])) == ([4, 2], b"b", 5_000)
+        assert list(await stores.journal.read_payloads(key, [2, 4], 4_000)) == [2]
+        assert list(await stores.journal.read_payloads(key, [4, 2], 1)) == [4, 2]
+        assert await stores.journal.read_payloads(key, [], 1) == {}
+
     async def test_absent_and_empty_payloads_differ(self, stores: Stores) -> None:
         me, key = await replica(stores), run_key()
         await states(stores, me, submission(key))

@@ -16,6 +16,7 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import EventKind, RunState
 from orchestrator.engine import live as live_module
 from orchestrator.engine import updates as updates_module
+from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
@@ -26,6 +27,7 @@ from orchestrator.engine.updates import (
     MESSAGE_BYTES,
     PAGE_ROWS,
     PAGES_LIMIT_BYTES,
+    READS_AT_ONCE,
     Joined,
     Update,
     UpdatePages,
@@ -45,15 +47,21 @@ class Journal:
     """A journal of one ended run, which counts how often it is read."""
 
     def __init__(self, length: int, payload_bytes: int = 0) -> None:
-        self.reads = 0
+        self.reads = self.reading = self.most_reading = 0
         end = event_pb2.RunEvent(sequence=length).SerializeToString()
         self._rows = [row(sequence, payload_bytes) for sequence in range(1, length)]
         self._rows.append(JournalRow(length, int(EventKind.RUN_SUCCEEDED), "", 0, length, end, None, ""))
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> Sequence[JournalRow]:
+    async def read(
+        self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int
+    ) -> Sequence[JournalRow]:
         self.reads += 1
+        self.reading += 1
+        self.most_reading = max(self.most_reading, self.reading)
         await asyncio.sleep(0)
-        return self._rows[after_sequence : after_sequence + limit]
+        self.reading -= 1
+        rows = self._rows[after_sequence : after_sequence + limit]
+        return [row for number, row in enumerate(rows) if total_bytes(rows[:number]) <= limit_bytes]
 
 
 def reader_of(live: LiveRun, journal: Journal) -> tuple[RunReader, Any]:
@@ -101,10 +109,11 @@ async def test_those_who_are_behind_share_what_is_read(encoded: Counter[int]) ->
     journal = Journal(3 * PAGE_ROWS + 10)
     pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
     for number in range(WATCHERS):
-        sequence = number % PAGE_ROWS
-        while updates := await pages.after(key, sequence, False):
+        sequence, is_last = number % PAGE_ROWS, False
+        while not is_last:
+            updates = await pages.after(key, sequence, False, MESSAGE_BYTES)
             assert updates[0].sequence == sequence + 1
-            sequence = updates[-1].sequence
+            sequence, is_last = updates[-1].sequence, updates[-1].is_last
         assert sequence == 3 * PAGE_ROWS + 10
     assert journal.reads == 4
     assert set(encoded.values()) == {1}
@@ -172,18 +181,37 @@ async def test_a_page_that_may_grow_is_read_again() -> None:
     journal = Journal(PAGE_ROWS - 1)
     del journal._rows[5:]
     pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
-    assert len(await pages.after(key, 0, False)) == 5
+    assert len(await pages.after(key, 0, False, MESSAGE_BYTES)) == 5
     journal._rows.append(row(6))
-    assert [update.sequence for update in await pages.after(key, 5, False)] == [6]
+    assert [update.sequence for update in await pages.after(key, 5, False, MESSAGE_BYTES)] == [6]
 
 
 async def test_pages_are_bounded_in_size() -> None:
     journal = Journal(100 * PAGE_ROWS, payload_bytes=8_000)
     pages, key = UpdatePages(cast(Any, journal)), RunKey("default", uuid4())
     for first in range(0, 100 * PAGE_ROWS, PAGE_ROWS):
-        await pages.after(key, first, True)
+        await pages.after(key, first, True, MESSAGE_BYTES)
     assert 0 < pages._bytes <= PAGES_LIMIT_BYTES
-    assert pages._bytes == sum(len(update.data) + 200 for page in pages._pages.values() for update in page)
+    kept = [page for pages_of_run in pages._pages.values() for page in pages_of_run]
+    assert pages._bytes == sum(len(update.data) + 200 for page in kept for update in page)
+
+
+async def test_a_watcher_holds_no_more_than_a_message_and_those_behind_together_read_in_turns() -> None:
+    length = 100
+    journal = Journal(length, payload_bytes=10_000)
+    pages, keys = UpdatePages(cast(Any, journal)), [RunKey("default", uuid4()) for _ in range(8)]
+
+    async def watch(key: RunKey, sequence: int) -> int:
+        while sequence < length:
+            updates = await pages.after(key, sequence, True, MESSAGE_BYTES)
+            assert updates[0].sequence == sequence + 1
+            assert sum(len(update.data) for update in updates[:-1]) <= MESSAGE_BYTES
+            sequence = updates[-1].sequence
+        return sequence
+
+    assert set(await asyncio.gather(*(watch(keys[number % 8], number % length) for number in range(400)))) == {length}
+    assert journal.most_reading == READS_AT_ONCE
+    assert journal.reads < length, "watchers of the same run do not share what is read"
 
 
 async def test_watchers_go_on_a_few_in_each_turn_of_the_loop() -> None:

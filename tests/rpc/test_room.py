@@ -8,11 +8,12 @@ from typing import Any
 
 import grpc
 import pytest
-from baton.v1 import run_service_pb2, run_service_pb2_grpc
+from baton.v1 import run_pb2, run_service_pb2, run_service_pb2_grpc
 from google.protobuf.wrappers_pb2 import BytesValue
 from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
+from orchestrator.engine.room import ReadRoom
 from tests.rpc.conftest import make_server
 from tests.rpc.fakes import FakeEngine
 
@@ -58,3 +59,14 @@ async def test_requests_beyond_the_bytes_served_at_once_are_refused_and_taken_wh
     await asyncio.wait_for(asyncio.gather(*waiting), 5)
     for _ in range(3):  # What was answered has given its room back.
         await runs.SubmitRun(submission(90_000))
+
+
+async def test_an_answer_counts_until_its_caller_has_taken_it(engine: FakeEngine) -> None:
+    room = ReadRoom(1 << 20)
+    server = make_server(engine, read_room=room)
+    engine.run_list = [run_pb2.Run(run_id="r", workflow="x" * 2_000_000)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        call = run_service_pb2_grpc.RunServiceStub(channel).ListRuns(run_service_pb2.ListRunsRequest())
+        assert len((await asyncio.wait_for(call, 5)).runs) == 1
+        assert await asyncio.wait_for(room.take(1 << 20), 5) == 1 << 20  # It was counted, and is no more.
+    await server.stop(0)

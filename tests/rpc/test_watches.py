@@ -13,7 +13,8 @@ import pytest
 from baton.v1 import run_service_pb2, run_service_pb2_grpc
 from baton.v1.run_service_pb2 import WatchRunResponse
 
-from orchestrator.domain.errors import CursorExpired
+from orchestrator.domain.errors import CursorExpired, WatchTooSlow
+from orchestrator.rpc import layers
 from orchestrator.rpc.server import RpcServer
 from orchestrator.rpc.watches import Watches
 from tests.rpc.conftest import make_server
@@ -48,6 +49,38 @@ async def test_a_cancelled_watch_ends_the_engines_stream(engine: FakeEngine, run
     assert await anext(aiter(watch)) == UPDATES[0]
     watch.cancel()
     await asyncio.wait_for(engine.ended.wait(), 5)
+
+
+async def test_who_reads_nothing_is_cut_off_and_told_so_behind_what_was_sent(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up, too_slow = asyncio.Event(), layers._too_slow
+
+    def give_up(seconds: float) -> WatchTooSlow:
+        given_up.set()
+        return too_slow(seconds)
+
+    monkeypatch.setattr(layers, "_too_slow", give_up)
+    engine.updates = [WatchRunResponse(cursor="x" * 1_000_000)] * 100
+    server = make_server(engine, write_seconds=0.2)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        stub = run_service_pb2_grpc.RunServiceStub(channel)
+        watch = stub.WatchRun(REQUEST)
+        await asyncio.wait_for(given_up.wait(), 10)
+        assert not engine.ended.is_set(), "room is given back while gRPC still has the message"
+        read = []
+
+        async def read_on() -> None:
+            async for update in watch:
+                read.append(update)
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await read_on()
+        assert 0 < len(read) < 100
+        answer = told(caught.value)
+        assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCH_TOO_SLOW")
+        await asyncio.wait_for(engine.ended.wait(), 5)
+    await server.stop(0)
 
 
 async def test_slow_watchers_who_leave_end_the_engines_streams_and_are_no_error(

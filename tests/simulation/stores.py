@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,11 @@ from orchestrator.domain.errors import CursorExpired, InvalidFilter
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.states import ENDED_RUN
 from orchestrator.engine.approval_ports import ApprovalStore
+from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.engine import Stores
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.ports import (
+    READ_LIMIT_BYTES,
     Comparison,
     ContractRow,
     EndedPage,
@@ -124,9 +127,32 @@ class SimulatedJournal:
             "write", lambda: database.begin_write(replica_id), commit, lambda: database.unlock(replica_id)
         )
 
-    async def read(self, key: RunKey, after_sequence: int, limit: int, payloads: bool) -> list[JournalRow]:
+    async def read(
+        self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int = READ_LIMIT_BYTES
+    ) -> list[JournalRow]:
         """See JournalStore.read."""
-        return await self._link.ask("read", lambda: self._database.read_events(key, after_sequence, limit, payloads))
+
+        def read() -> list[JournalRow]:
+            rows = self._database.read_events(key, after_sequence, limit, payloads)
+            ends = itertools.accumulate(total_bytes((row,)) for row in rows)
+            return [row for row, end in zip(rows, ends, strict=True) if end - total_bytes((row,)) <= limit_bytes]
+
+        return await self._link.ask("read", read)
+
+    async def read_payloads(self, key: RunKey, sequences: Sequence[int], limit_bytes: int) -> dict[int, bytes]:
+        """See JournalStore.read_payloads."""
+
+        def read() -> dict[int, bytes]:
+            found: dict[int, bytes] = {}
+            for sequence in sequences:
+                if sum(map(len, found.values())) > limit_bytes:
+                    break
+                for row in self._database.read_events(key, sequence - 1, 1, True):
+                    if row.sequence == sequence and row.payload is not None:
+                        found[sequence] = row.payload
+            return found
+
+        return await self._link.ask("read", read)
 
     async def read_first(self, keys: Sequence[RunKey], limit: int, limit_bytes: int) -> dict[RunKey, list[JournalRow]]:
         """See JournalStore.read_first."""

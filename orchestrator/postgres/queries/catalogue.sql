@@ -41,20 +41,39 @@ FROM workflows AS w JOIN workflow_revisions AS r USING (namespace, workflow, rev
 WHERE w.namespace = $1 AND w.workflow = $2 AND w.delete_time IS NULL
 
 -- name: list_workflows
--- Lists the newest revision of each name.
-SELECT r.namespace, r.workflow, r.revision, r.definition, r.contract_digests, r.create_time
-FROM workflows AS w JOIN workflow_revisions AS r USING (namespace, workflow, revision)
-WHERE w.namespace = $1 AND w.workflow > $2 AND w.delete_time IS NULL
-ORDER BY w.workflow
-LIMIT $3
+-- Lists the newest revision of each name, and none after those whose definitions have more than $4 bytes together.
+SELECT namespace, workflow, revision, definition, contract_digests, create_time
+FROM (
+    SELECT e.*, sum(octet_length(definition)) OVER (ORDER BY workflow) - octet_length(definition) AS bytes_before
+    FROM (
+        SELECT r.namespace, r.workflow, r.revision, r.definition, r.contract_digests, r.create_time
+        FROM workflows AS w JOIN workflow_revisions AS r USING (namespace, workflow, revision)
+        WHERE w.namespace = $1 AND w.workflow > $2 AND w.delete_time IS NULL
+        ORDER BY w.workflow
+        LIMIT $3
+    ) AS e
+) AS f
+WHERE bytes_before <= $4::bigint
+ORDER BY workflow
 
 -- name: list_revisions
--- Lists revisions of a name that is not deleted, the one applied last first.
-SELECT r.namespace, r.workflow, r.revision, r.definition, r.contract_digests, r.create_time
-FROM workflows AS w JOIN workflow_revisions AS r USING (namespace, workflow)
-WHERE w.namespace = $1 AND w.workflow = $2 AND w.delete_time IS NULL
-ORDER BY r.apply_time DESC, r.revision
-OFFSET $3 LIMIT $4
+-- Lists revisions of a name that is not deleted, the one applied last first, and none after those whose definitions have
+-- more than $5 bytes together.
+SELECT namespace, workflow, revision, definition, contract_digests, create_time
+FROM (
+    SELECT
+        e.*,
+        sum(octet_length(definition)) OVER (ORDER BY apply_time DESC, revision) - octet_length(definition) AS bytes_before
+    FROM (
+        SELECT r.namespace, r.workflow, r.revision, r.definition, r.contract_digests, r.create_time, r.apply_time
+        FROM workflows AS w JOIN workflow_revisions AS r USING (namespace, workflow)
+        WHERE w.namespace = $1 AND w.workflow = $2 AND w.delete_time IS NULL
+        ORDER BY r.apply_time DESC, r.revision
+        OFFSET $3 LIMIT $4
+    ) AS e
+) AS f
+WHERE bytes_before <= $5::bigint
+ORDER BY apply_time DESC, revision
 
 -- name: delete_workflow
 -- Removes a name; its revisions stay for the runs that have them.

@@ -179,12 +179,41 @@ CROSS JOIN LATERAL (
 ORDER BY a.position, v.sequence
 
 -- name: read_events
--- Reads events of a run in order, with their payloads.
+-- Reads events of a run in order, with their payloads: at most $4, and none after those that have more than $5 bytes
+-- together, each with 64 bytes beside header and payload. What is stored out of line is fetched for those alone.
 SELECT sequence, kind, attempt, event_time, step, payload_type, header, payload
-FROM events
-WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+FROM (
+    SELECT e.*, sum(event_bytes) OVER (ORDER BY sequence) - event_bytes AS bytes_before
+    FROM (
+        SELECT
+            sequence, kind, attempt, event_time, step, payload_type, header, payload,
+            octet_length(header) + coalesce(octet_length(payload), 0) + 64 AS event_bytes
+        FROM events
+        WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+        ORDER BY sequence
+        LIMIT $4
+    ) AS e
+) AS f
+WHERE bytes_before <= $5::bigint
 ORDER BY sequence
-LIMIT $4
+
+-- name: read_payloads
+-- Reads the payloads of some events of a run, in the order given, and none after those that have more than $4 bytes
+-- together.
+SELECT sequence, payload
+FROM (
+    SELECT
+        a.position, e.sequence, e.payload,
+        sum(octet_length(e.payload)) OVER (ORDER BY a.position) - octet_length(e.payload) AS bytes_before
+    FROM unnest($3::bigint[]) WITH ORDINALITY AS a (sequence, position) CROSS JOIN LATERAL (
+        SELECT v.sequence, v.payload
+        FROM events AS v
+        WHERE v.namespace = $1 AND v.run_id = $2 AND v.sequence = a.sequence AND v.payload IS NOT NULL
+        OFFSET 0
+    ) AS e
+) AS f
+WHERE bytes_before <= $4::bigint
+ORDER BY position
 
 -- name: read_first
 -- Reads the first events of several runs in their order, with payloads: at most $3 of each, and none of the last ones
@@ -204,9 +233,17 @@ WHERE coalesce(payload_bytes, 0) <= $4::bigint
 ORDER BY position, sequence
 
 -- name: read_headers
--- Reads events of a run in order, without their payloads.
+-- Does what `read_events` does without payloads, which are not counted either.
 SELECT sequence, kind, attempt, event_time, step, payload_type, header, NULL::bytea AS payload
-FROM events
-WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+FROM (
+    SELECT e.*, sum(octet_length(header) + 64) OVER (ORDER BY sequence) - octet_length(header) - 64 AS bytes_before
+    FROM (
+        SELECT sequence, kind, attempt, event_time, step, payload_type, header
+        FROM events
+        WHERE namespace = $1 AND run_id = $2 AND sequence > $3
+        ORDER BY sequence
+        LIMIT $4
+    ) AS e
+) AS f
+WHERE bytes_before <= $5::bigint
 ORDER BY sequence
-LIMIT $4

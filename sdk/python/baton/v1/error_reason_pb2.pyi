@@ -222,6 +222,14 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """FAILED_PRECONDITION: steps that depend on the step, or that it handed over, have begun since it ended, and its run
     goes on; the metadata `steps` names them.
     """
+    ERROR_REASON_TOO_MANY_READS: _ErrorReason.ValueType  # 131
+    """RESOURCE_EXHAUSTED: what the replica reads for callers has as many bytes as it holds at once; RetryInfo says when to
+    try again.
+    """
+    ERROR_REASON_WATCH_TOO_SLOW: _ErrorReason.ValueType  # 132
+    """RESOURCE_EXHAUSTED: who watches has read nothing of the stream for too long; it is to watch again from the last cursor
+    that it has read. RetryInfo says when.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """ErrorReason is the stable reason of an error or a failure. Errors carry it in google.rpc.ErrorInfo as `reason`,
@@ -427,5 +435,13 @@ ERROR_REASON_MEND_LIMIT: ErrorReason.ValueType  # 126
 ERROR_REASON_STEPS_IN_THE_WAY: ErrorReason.ValueType  # 127
 """FAILED_PRECONDITION: steps that depend on the step, or that it handed over, have begun since it ended, and its run
 goes on; the metadata `steps` names them.
+"""
+ERROR_REASON_TOO_MANY_READS: ErrorReason.ValueType  # 131
+"""RESOURCE_EXHAUSTED: what the replica reads for callers has as many bytes as it holds at once; RetryInfo says when to
+try again.
+"""
+ERROR_REASON_WATCH_TOO_SLOW: ErrorReason.ValueType  # 132
+"""RESOURCE_EXHAUSTED: who watches has read nothing of the stream for too long; it is to watch again from the last cursor
+that it has read. RetryInfo says when.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
