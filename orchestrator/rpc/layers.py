@@ -13,18 +13,26 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, cast
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import BatonError, InvalidRequest, PayloadTooLarge, ShuttingDown, WatchTooSlow
+from orchestrator.domain.errors import (
+    BatonError,
+    InvalidRequest,
+    PayloadTooLarge,
+    ShuttingDown,
+    TooManyRequests,
+    WatchTooSlow,
+)
 from orchestrator.engine.ownership import RunElsewhere
 from orchestrator.engine.room import SMALL_READ_BYTES, ReadRoom
 from orchestrator.engine.updates import Update
 from orchestrator.rpc import errors
+from orchestrator.rpc.receipts import LARGE_METHODS, Receipts
 from orchestrator.rpc.room import RequestRoom
 
 REQUEST_LIMIT_BYTES = (4 << 20) + (64 << 10)
@@ -112,9 +120,11 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         room: RequestRoom | None = None,
         read_room: ReadRoom | None = None,
         write_seconds: float = WRITE_SECONDS,
+        receipts: Receipts | None = None,
     ) -> None:
         self._layers, self._forward, self._room = tuple(layers), forward, room or RequestRoom()
         self._read_room, self._write_seconds = read_room, write_seconds
+        self._receipts = receipts or Receipts()
         self._background_services = background_services
         self._guarded: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
         self._background: set[asyncio.Task[Any]] = set()
@@ -137,6 +147,8 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         guarded = self._guarded.get(method)
         if guarded is None:
             guarded = self._guarded[method] = self._guard(method, handler)
+        if method in LARGE_METHODS and not await self._receipts.begin():
+            return self._refused(method)
         return guarded
 
     async def refuse_calls(self, grace_seconds: float, answer_seconds: float) -> None:
@@ -153,6 +165,15 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         if left:
             await asyncio.wait(left, timeout=answer_seconds)
 
+    def _refused(self, method: str) -> grpc.RpcMethodHandler[Any, Any]:
+        """Makes a handler that refuses a call; it takes a stream, which it does not read."""
+        error = TooManyRequests("too many large requests are being received; send this one again later")
+
+        async def refuse(_: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            await _abort(method, error, context)
+
+        return grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
+
     def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
         read, write = _reader(method, handler.request_deserializer or bytes), _writer(handler.response_serializer)
         handle = _behaviour(handler)
@@ -160,8 +181,11 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
         service = method.rpartition("/")[0].lstrip("/")
         background = service in self._background_services
         unary = streaming == (False, False)
+        is_large = method in LARGE_METHODS
 
         async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+            if is_large:
+                self._receipts.end()
             try:
                 if self._refusing:
                     await _abort(method, _shutting_down(), context)

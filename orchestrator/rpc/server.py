@@ -40,6 +40,7 @@ from orchestrator.rpc.layers import REQUEST_LIMIT_BYTES, WRITE_SECONDS, Layer, L
 from orchestrator.rpc.limit_service import LimitService
 from orchestrator.rpc.observation import CallObserver, ObservationLayer, SpanLayer, SpanStarter
 from orchestrator.rpc.permit_service import PermitService
+from orchestrator.rpc.receipts import Receipts
 from orchestrator.rpc.replica_service import HintService, ReplicaService
 from orchestrator.rpc.room import REQUESTS_LIMIT_BYTES, RequestRoom
 from orchestrator.rpc.run_service import RunService
@@ -69,9 +70,10 @@ SERVICES: tuple[ServiceDescriptor, ...] = (
 
 OPTIONS: tuple[tuple[str, int], ...] = (
     # Probing the line's bandwidth sends a ping beside most messages: a tenth of the CPU time of a busy server. A window
-    # that lets any message through at once stands in for what the probes would find.
+    # that lets most messages through at once stands in for what the probes would find; larger ones get theirs once they
+    # are received (receipts.py), and until then a call holds no more than this.
     ("grpc.http2.bdp_probe", 0),
-    ("grpc.http2.lookahead_bytes", 1 << 20),
+    ("grpc.http2.lookahead_bytes", 256 << 10),
     # A peer that is gone is noticed within 80 s, and clients may ping as often as every 5 s.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),  # counts for TCP; the next for HTTP/2, where a minute is the default
@@ -124,6 +126,7 @@ class RpcServer:
         requests_limit_bytes: int = REQUESTS_LIMIT_BYTES,
         read_room: ReadRoom | None = None,
         write_seconds: float = WRITE_SECONDS,
+        receipts: Receipts | None = None,
     ) -> None:
         """Takes what it serves; `address` is `host:port`, where port 0 takes a free one. Nothing is opened yet. Without
         `forwarding` requests about runs of other replicas are refused. `shared_address` is listened on as well, beside
@@ -145,6 +148,7 @@ class RpcServer:
             RequestRoom(requests_limit_bytes),
             read_room,
             write_seconds,
+            receipts,
         )
         self._server: grpc.aio.Server | None = None
 

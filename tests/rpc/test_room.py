@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 from orchestrator.engine.room import ReadRoom
+from orchestrator.rpc.receipts import Receipts
 from tests.rpc.conftest import make_server
 from tests.rpc.fakes import FakeEngine
 
@@ -70,3 +71,49 @@ async def test_an_answer_counts_until_its_caller_has_taken_it(engine: FakeEngine
         assert len((await asyncio.wait_for(call, 5)).runs) == 1
         assert await asyncio.wait_for(room.take(1 << 20), 5) == 1 << 20  # It was counted, and is no more.
     await server.stop(0)
+
+
+async def test_large_requests_are_received_a_few_at_a_time_and_small_ones_do_not_wait(engine: FakeEngine) -> None:
+    server = make_server(engine, receipts=Receipts(2, 60.0, 0.2))
+    held = asyncio.Event()
+
+    async def body() -> AsyncIterator[Any]:
+        await held.wait()
+        yield submission(10_000)
+
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
+        stub = run_service_pb2_grpc.RunServiceStub(channel)
+        # As SubmitRun, but its request comes later than its call.
+        begin = channel.stream_unary(
+            "/baton.v1.RunService/SubmitRun",
+            request_serializer=run_service_pb2.SubmitRunRequest.SerializeToString,
+            response_deserializer=run_service_pb2.SubmitRunResponse.FromString,
+        )
+        begun = [begin(body()) for _ in range(3)]
+        done, _ = await asyncio.wait(
+            [asyncio.ensure_future(call.code()) for call in begun], timeout=10, return_when="FIRST_COMPLETED"
+        )
+        assert {code.result() for code in done} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        await asyncio.wait_for(stub.ListRuns(run_service_pb2.ListRunsRequest()), 5)
+        held.set()
+        answers = await asyncio.wait_for(asyncio.gather(*begun, return_exceptions=True), 10)
+        assert sum(isinstance(answer, grpc.aio.AioRpcError) for answer in answers) == 1
+        await asyncio.wait_for(stub.SubmitRun(submission(10_000)), 5)
+    await server.stop(0)
+
+
+async def test_who_sends_slowly_or_leaves_holds_up_others_for_a_while_only() -> None:
+    receipts, never = Receipts(2, 0.2, 60.0), asyncio.Event()
+
+    async def receive() -> None:
+        assert await receipts.begin()
+        await never.wait()
+
+    slow, left = asyncio.create_task(receive()), asyncio.create_task(receive())
+    await asyncio.sleep(0)
+    left.cancel()
+    await asyncio.gather(left, return_exceptions=True)
+    others = [asyncio.create_task(receive()) for _ in range(2)]
+    await asyncio.wait_for(asyncio.gather(*(asyncio.create_task(receipts.begin()) for _ in range(4))), 10)
+    for task in (slow, *others):
+        task.cancel()
