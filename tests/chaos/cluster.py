@@ -34,6 +34,9 @@ from tests.ports import free_port
 RESTART_SECONDS = (0.1, 1.0)
 """How long what has died stays dead."""
 
+START_LOOK_SECONDS = 5.0
+"""How long a replica waits for its database before it is looked whether it is to start at all."""
+
 SAMPLE_SECONDS = 0.5
 
 
@@ -101,6 +104,9 @@ class Kept:
     async def died(self) -> None:
         """Is called after each death."""
 
+    async def may_start(self) -> None:
+        """Waits for what it cannot start without."""
+
     async def _keep(self) -> None:
         while True:
             code = await self.program.wait(timeout_seconds=1e9)
@@ -111,12 +117,12 @@ class Kept:
             await self.died()
             await asyncio.sleep(self._draw.uniform(*RESTART_SECONDS))
             while not self._ending:
+                await self.may_start()
                 try:
                     await self.program.start()
                     break
-                except (AssertionError, TimeoutError):  # Its database is away.
+                except (AssertionError, TimeoutError):  # Its database went away meanwhile.
                     await self.program.kill()
-                    await asyncio.sleep(0.5)
             self.up.set()
 
 
@@ -144,6 +150,19 @@ class Replica(Kept):
         self._environment["BATON_DATABASE_URL"] = dsn.replace(f":{self._cluster.database.port}/", f":{port}/")
         await self.door.start()
         await super().start()
+
+    async def may_start(self) -> None:
+        """Waits until its database takes connections by its proxy; for a while, as it is asked again."""
+
+        async def serves() -> bool:
+            with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                connection = await asyncpg.connect(self._environment["BATON_DATABASE_URL"], timeout=2)
+                await connection.close(timeout=2)
+                return True
+            return False
+
+        with contextlib.suppress(AssertionError):
+            await eventually(serves, START_LOOK_SECONDS)
 
     async def died(self) -> None:
         """Notes who died and when."""

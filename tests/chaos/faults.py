@@ -1,6 +1,6 @@
 """The faults, each injected into a running cluster: it waits until the fault is over and tells whether it happened.
 
-Each is named as it is counted in the report.
+Each is named as it is counted in the report. Where a fault sleeps, that is how long it lasts.
 """
 
 from __future__ import annotations
@@ -161,20 +161,19 @@ def _stop_postgres(number: signal.Signals) -> Fault:
 
 
 async def _fail_over(cluster: Cluster) -> bool:
-    """Lets the standby take the place of Postgres, which ends at once, and waits until that one has a standby."""
+    """Lets the standby take the place of Postgres, which ends at once, and is without one for a while."""
     await cluster.database.fail_over()
     for replica in cluster.replicas:
         replica.proxy.lead_to(cluster.database.port)
     await asyncio.sleep(cluster.draw.uniform(0.5, 2.0))
     await cluster.database.restore_standby()
-    await asyncio.sleep(cluster.draw.uniform(0.0, 1.0))
     return True
 
 
 async def _fail_over_behind(cluster: Cluster) -> bool:
     """Lets a standby take over that lacks the last commits: nothing reaches it for a while before Postgres dies."""
     cluster.database.hold_supply()
-    await asyncio.sleep(cluster.draw.uniform(*BEHIND_SECONDS))  # What it then lacks is this fault.
+    await asyncio.sleep(cluster.draw.uniform(*BEHIND_SECONDS))
     await cluster.database.fail_over_behind()
     for replica in cluster.replicas:
         replica.proxy.lead_to(cluster.database.port)

@@ -7,7 +7,6 @@ with the time to try again, what was accepted must be done, and the replicas mus
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import Counter
 from dataclasses import replace
@@ -18,7 +17,7 @@ import asyncpg
 import grpc.aio
 
 from tests.acceptance.processes import Program
-from tests.acceptance.wire import Baton
+from tests.acceptance.wire import Baton, Refusal
 from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Cluster, Shape
@@ -79,10 +78,11 @@ async def _recovery(cluster: Cluster, before: float) -> float | None:
     """Seconds from the end of the flood until a run takes no more than twice as long as before it, and 50 ms."""
     ended = time.monotonic()
     while (passed := time.monotonic() - ended) < RECOVERY_LIMIT_SECONDS:
-        with contextlib.suppress(grpc.aio.AioRpcError):  # Still rejected.
+        try:
             if await _probe(cluster) <= 2 * before + 0.05:
                 return round(passed, 2)
-        await asyncio.sleep(0.1)
+        except grpc.aio.AioRpcError as error:  # Still rejected, and told when to try again.
+            await asyncio.sleep(Refusal(error).retry_seconds or 0.1)
     return None
 
 

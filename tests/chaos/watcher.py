@@ -8,6 +8,7 @@ killed and started again with the same log, it does the same with what it had no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import signal
 import sys
@@ -24,6 +25,9 @@ from tests.chaos.logs import Log, Tail, now_us, read_log
 
 WATCHES = 12
 """Runs that are watched at a time."""
+
+LOOK_SECONDS = 0.1
+"""How often the clients' logs are looked into for runs that nobody watches."""
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Watcher:
                     return
             finally:
                 call.cancel()
-            await asyncio.sleep(self._random.uniform(0.05, 0.3))
+            await asyncio.sleep(self._random.uniform(0.05, 0.3))  # As a client does that is told to try again.
 
     def _note(self, watched: Watched, update: run_service_pb2.WatchRunResponse) -> bool:
         """Notes what a message tells; returns whether it is the last."""
@@ -94,7 +98,9 @@ async def _main(name: str, log: str, seed: str, folder: str, *addresses: str) ->
     watches = {asyncio.create_task(watcher.follow(each)) for each in unfinished(Path(log))}
     print("watching", flush=True)
     while not stopping.is_set():
-        await asyncio.sleep(0.1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LOOK_SECONDS):
+                await stopping.wait()
         watches = {watch for watch in watches if not watch.done()}
         runs = sorted({each["run"] for each in clients.fresh() if each["what"] == "acknowledged"} - known)
         for run_id in draw.sample(runs, max(0, min(len(runs), WATCHES - len(watches)))):
