@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import multiprocessing
+import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +21,8 @@ from tests.simulation.world import Outcome, simulate
 TRACE_LINES = 60
 SEEDS_A_SHARE = 20
 """Seeds that a process is given at a time."""
+_interrupted: list[bool] = []
+"""Not empty once somebody wants no more: an exception within a simulation would be taken for a fault of the engine."""
 
 
 @dataclass(slots=True)
@@ -56,14 +59,13 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.monotonic()
     whole = Share()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with suppress(KeyboardInterrupt):  # What was simulated until then is told.
-        for share in shares_of(options):
+    with closing(shares_of(options)) as shares:
+        for share in shares:
             whole.add(share)
             for line in share.lines:
                 print(line, flush=True)
-            if whole.broken and not options.go_on:
-                break
+            if _interrupted or (whole.broken and not options.go_on):
+                break  # What was simulated until then is told.
     took = time.monotonic() - begun
     print("\n".join(whole.tally.lines()))
     print(
@@ -82,23 +84,34 @@ def count(text: str) -> int:
     return number
 
 
-def shares_of(options: argparse.Namespace) -> Iterator[Share]:
+def shares_of(options: argparse.Namespace) -> Generator[Share, None, None]:
     """Simulates shares of the seeds, side by side; gives them in the order of their seeds."""
     end = options.first + options.seeds
     firsts = range(options.first, end, SEEDS_A_SHARE)
     work = partial(share_of, options)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: _interrupted.append(True))
     options.processes = min(options.processes, len(firsts))
-    with ExitStack() as stack:
-        if options.processes == 1:
-            yield from map(work, firsts)
-        else:
-            pool = stack.enter_context(multiprocessing.Pool(options.processes))
-            yield from pool.imap(work, firsts)
+    if options.processes == 1:
+        yield from map(work, firsts)
+        return
+    pool = ProcessPoolExecutor(options.processes, initializer=_leave_signals_to_the_parent)
+    try:
+        yield from pool.map(work, firsts)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _leave_signals_to_the_parent() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def share_of(options: argparse.Namespace, first: int) -> Share:
     """Simulates the seeds of one share, until one is broken."""
     share = Share()
+    if not gc.get_freeze_count():
+        gc.freeze()  # What is loaded by now stays, and need not be looked through after each seed.
     for seed in range(first, min(first + SEEDS_A_SHARE, options.first + options.seeds)):
         outcome = simulate(seed, options.stress, options.parts)
         share.add(Share(1, outcome.runs, outcome.events, outcome.virtual_seconds, outcome.tally))

@@ -239,7 +239,9 @@ class Database(Leases):
     def take_over(self, run: Run, replica_id: UUID) -> RunRow:
         """Gives a run to a replica, in another epoch."""
         epoch_before = run.epoch
-        run.owner, run.epoch, run.wake_time = replica_id, self.raised(run.epoch), None
+        giver = self.replicas.get(run.giver) if run.giver not in (None, replica_id) else None
+        self.tally("runs moved for balance", giver is not None and giver.active_runs is not None)
+        run.owner, run.epoch, run.wake_time, run.giver = replica_id, self.raised(run.epoch), None, None
         run.journal_format = max(run.journal_format, JOURNAL_FORMAT)
         self.on_taken_over(run, epoch_before)
         return run.row()
@@ -308,6 +310,7 @@ class Database(Leases):
                 continue
             self.tally("runs parked")
             run.owner = None
+            run.giver = replica_id if parked.wake_time <= self.now() else None
             run.wake_time = parked.wake_time if run.wake_time is None else min(run.wake_time, parked.wake_time)
 
     def poke(self, keys: Sequence[RunKey]) -> None:

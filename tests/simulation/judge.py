@@ -43,6 +43,8 @@ STILL_SECONDS = 16.0
 """Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
 CHILD_SECONDS = 100.0
 """The same of a parent whose child has ended without a poke: it looks for itself once a minute (park.py)."""
+MOST_MOVES = 4
+"""How often a run goes to another replica, or back, between two events once nothing goes wrong any more."""
 ENDS_A_STEP = (EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_SKIPPED, EventKind.STEP_CANCELLED)
 
 
@@ -57,7 +59,10 @@ class Judge:
         self.firings = Firings(database, schedules, breach)
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
-        self.quotas = Quotas(breach, self._pools_of, database.tally)
+        self.quotas = Quotas(breach, self._pools_of, database.tally, database.now)
+        self.calm = False
+        """Whether nothing goes wrong any more."""
+        self._moves: dict[RunKey, tuple[int, int]] = {}
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
         self._moved: dict[RunKey, tuple[int, float]] = {}
@@ -90,6 +95,11 @@ class Judge:
         """A run has got an owner."""
         if run.epoch <= epoch_before:
             self._breach("epochs rise", f"run {run.key.run_id} is taken over in epoch {run.epoch}")
+        length, moves = self._moves.get(run.key, (0, 0))
+        moves = moves + 1 if self.calm and length == len(run.events) else 0
+        self._moves[run.key] = len(run.events), moves
+        if moves > MOST_MOVES:
+            self._breach("runs come to rest", f"run {run.key.run_id} is taken over {moves} times, and nothing happens")
 
     def called(self, process: Process, call: Call) -> None:
         """A call leaves a replica."""

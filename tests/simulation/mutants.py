@@ -19,6 +19,8 @@ from orchestrator.domain.plan import attempts, mending
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.engine import homes, park, recovery
 from orchestrator.engine.admission import Admission
+from orchestrator.engine.balance import Balance
+from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.firing import Firing, _Look
@@ -222,6 +224,14 @@ def _two_seconds_early(self: Any) -> int:
 
 
 async def _find_nothing(self: Any) -> None:
+    pass
+
+
+def _all(self: Balance) -> int:
+    return self._own() if self._others else 0
+
+
+async def _find_nothing_of(self: Any, namespace: str) -> None:
     pass
 
 
@@ -429,6 +439,10 @@ MUTANTS = (
         ("outage", "slow"),
         parts=PLANNED,
     ),
+    Mutant(
+        "half of what a replica has beyond its share is given away", [(Balance, "surplus", _all)], parts=("balance",)
+    ),
+    Mutant("a change of limits reaches every replica", [(Catalogue, "follow", _find_nothing_of)], parts=("tuning",)),
     Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )

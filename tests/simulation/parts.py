@@ -10,13 +10,15 @@ from baton.v1 import limit_pb2
 from orchestrator.engine.limit_ports import LimitRow, Rate
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending", "schedules")
+PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
-`schedules` submit runs by themselves."""
+`schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
+`tuning` limits are changed while calls go on."""
 
 DRAWN = ("limits", "growth", "mending", "schedules")
-"""Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end."""
+"""Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold
+over hundreds of seeds, not yet over thousands."""
 
 CHANCE = 0.5
 """How likely each is in a seed."""
@@ -37,10 +39,11 @@ def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[Li
 
     if "growth" in parts:
         add(KEY_LIMIT, limit_pb2.LIMIT_SCOPE_KEY, "", draws.choice((1, 2)))
-    if "limits" in parts:
-        if draws.random() < 0.5:
+    if "limits" in parts or "tuning" in parts:
+        chance = 1.0 if "tuning" in parts else 0.5
+        if draws.random() < chance:
             add("everything", limit_pb2.LIMIT_SCOPE_NAMESPACE, "", draws.choice((1, 2, 3)))
-        if draws.random() < 0.5:
+        if draws.random() < chance:
             add("lab", limit_pb2.LIMIT_SCOPE_WORKER, "lab", draws.choice((1, 2)))
         if draws.random() < 0.6:
             add("work", limit_pb2.LIMIT_SCOPE_METHOD, WORK, draws.choice((1, 2)))

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 Pool = tuple[str, str, str]
 """Namespace, limit, and the key of it."""
 
+CHANGE_SECONDS = 12.0
+"""How long calls may still be admitted by what a limit was before: its home learns of the change with its lease, reads
+the limits then, and goes on trying where the database is away."""
+
 RATE_SLACK_SECONDS = 0.5
 """How far the times of two replicas may lie apart that admit calls."""
 
@@ -27,9 +31,16 @@ class Quotas:
     """Counts calls. `pools_of` tells what a call counts in."""
 
     def __init__(
-        self, breach: Callable[[str, str], None], pools_of: Callable[[Call], Sequence[Pool]], tally: Tally
+        self,
+        breach: Callable[[str, str], None],
+        pools_of: Callable[[Call], Sequence[Pool]],
+        tally: Tally,
+        now: Callable[[], int],
     ) -> None:
-        self._breach, self._pools_of, self._tally = breach, pools_of, tally
+        """`now` is the time in microseconds."""
+        self._breach, self._pools_of, self._tally, self._now = breach, pools_of, tally, now
+        self._before: dict[tuple[str, str], list[tuple[int, int]]] = {}
+        """Until when each limit allowed what, of those that were changed."""
         self._lost: set[Pool] = set()
         self.rows: dict[tuple[str, str], LimitRow] = {}
         self._at_work: dict[Pool, dict[SimulatedSending, None]] = {}
@@ -42,10 +53,24 @@ class Quotas:
             if pool in self._lost:
                 self._lost.discard(pool)
                 self._tally("permits reclaimed")
-            most = self.rows[pool[:2]].max_in_flight
+            most = self._most(pool)
             if most and len(at_work) > most:
                 names = ", ".join(each.name for each in at_work)
                 self._breach("no limit is exceeded", f"{pool[1]} {pool[2]} allows {most}: {names} are at work")
+
+    def changed(self, row: LimitRow) -> None:
+        """Somebody has changed a limit."""
+        where = (row.namespace, row.name)
+        before, self.rows[where] = self.rows[where], row
+        self._before.setdefault(where, []).append((self._now(), before.max_in_flight))
+        self._tally("limits lowered", row.max_in_flight < before.max_in_flight)
+
+    def _most(self, pool: Pool) -> int:
+        """How many calls a limit allows, or may still do."""
+        where = pool[:2]
+        since = self._now() - round(CHANGE_SECONDS * 1_000_000)
+        before = [most for until, most in self._before.get(where, ()) if until > since]
+        return max([self.rows[where].max_in_flight, *before])
 
     def lost(self, sendings: Iterable[SimulatedSending]) -> None:
         """The replica is gone that has made these calls."""

@@ -99,13 +99,15 @@ class Direct:
 
 @dataclass(slots=True)
 class Catalogues:
-    """What the database keeps of workflows and workers; nothing of it changes during a simulation."""
+    """What the database keeps of workflows, workers and limits; of these, only limits change during a simulation."""
 
     revisions: dict[RevisionKey, RevisionRow] = field(default_factory=dict)
     newest: dict[tuple[str, str], RevisionKey] = field(default_factory=dict)
     workers: dict[str, list[WorkerRow]] = field(default_factory=dict)
     contracts: dict[str, ContractRow] = field(default_factory=dict)
     limits: dict[str, Sequence[LimitRow]] = field(default_factory=dict)
+    on_limit: Callable[[LimitRow], None] = lambda _: None
+    """Told of each limit that has been changed."""
 
 
 class SimulatedJournal:
@@ -374,8 +376,21 @@ class SimulatedCatalogue:
 
     async def list_limits(self, namespace: str) -> list[LimitRow]:
         """See LimitStore.list_limits."""
-        rows = self._catalogues.limits.get(namespace, [])
-        return await self._link.ask("list_limits", lambda: list(rows)) if rows else []
+        if not self._catalogues.limits.get(namespace):
+            return []  # There are none, and nobody makes the first.
+        return await self._link.ask("list_limits", lambda: list(self._catalogues.limits[namespace]))
+
+    async def put_limit(self, row: LimitRow, most: int) -> LimitRow | None:
+        """See LimitStore.put_limit: one that takes the place of another."""
+
+        def put() -> LimitRow:
+            self._database.raise_version(row.namespace)
+            stored = self._catalogues.limits[row.namespace]
+            self._catalogues.limits[row.namespace] = [row if one.name == row.name else one for one in stored]
+            self._catalogues.on_limit(row)
+            return row
+
+        return await self._link.ask("put_limit", put)
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"the simulation has no {name}: its catalogue does not change")

@@ -39,6 +39,8 @@ class Run:
     wake_time: int | None = None
     end_transaction: int | None = None
     end_replica: UUID | None = None
+    giver: UUID | None = None
+    """Who has given it up for others to take at once."""
     events: list[StoredEvent] = field(default_factory=list)
 
     @property

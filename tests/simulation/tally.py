@@ -26,6 +26,8 @@ RARE: Mapping[str, str] = {
     "watches gone on with": "watches that went on from a cursor",
     "streams of permits cut": "streams between replicas that broke off",
     "permits reclaimed": "calls under a limit that a lost replica had calls under",
+    "limits lowered": "changes of limits that allow fewer calls from then on",
+    "runs moved for balance": "runs that went from a replica with more than its share to another",
     "attempts suspended": "attempts that gave their place up until a delegated step has ended",
     "requests decided": "approvals whose decision was acknowledged",
     "schedules taken over": "schedules that were claimed by a replica which is gone",

@@ -18,7 +18,7 @@ from baton.v1.workflow_pb2 import Workflow
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.ids import EndpointKey, WorkerKey
-from orchestrator.engine import catalogue, machine, workflows
+from orchestrator.engine import balance, catalogue, machine, workflows
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import EndpointRow, Reach, WorkerRow
 from tests.simulation.approvals import Approver
@@ -34,6 +34,7 @@ from tests.simulation.processes import Process
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
 from tests.simulation.tally import Tally
+from tests.simulation.tuners import Tuner
 from tests.simulation.workers import Mood
 from tests.simulation.workflows import (
     LEAVES,
@@ -55,6 +56,10 @@ QUIET_SECONDS = 250.0
 LOOK_SECONDS = 0.2
 KINDS = ("crash", "pause", "stall", "leave", "outage", "slow", "statements", "commits", "workers", "away")
 """What can go wrong; see World._strike and World._disturb."""
+BALANCE_ORDERS = 8
+"""Orders that there are more where replicas share runs evenly."""
+BALANCE_RUNS = 1
+"""Runs that a replica drives there beyond its share; with none, the last run goes to and fro."""
 ROUGH_CHANCE, MILD_CHANCE = 0.55, 0.2
 """How likely a kind is in a seed, and where others are wanted."""
 
@@ -124,7 +129,7 @@ class World:
         self.found: Breach | None = None
         self.catalogues = Catalogues()
         self.processes: dict[int, Process] = {}
-        self.calm = self.over = False
+        self.over = False
         self._ids = self._lives = 0
         self._draw_world()
 
@@ -185,7 +190,7 @@ class World:
                 draws.choice((1, 1, 2, 3)),
                 f"request-{number}",
             )
-            for number in range(draws.randint(2, 7))
+            for number in range(draws.randint(2, 7) + BALANCE_ORDERS * ("balance" in self.parts))
         ]
         for namespace in NAMESPACES:
             self._put_catalogue(namespace, used)
@@ -219,6 +224,7 @@ class World:
         self.judge.folds.graphs = graphs
         self.judge.definitions = {workflow.name: workflow for workflow in workflows}
         self.catalogues.limits[namespace] = limits = draw_limits(self.seed, namespace, self.parts)
+        self.catalogues.on_limit = self.judge.quotas.changed
         self.judge.quotas.rows |= {(namespace, row.name): row for row in limits}
 
     def start(self, number: int) -> None:
@@ -278,6 +284,8 @@ class World:
             ]
         if "schedules" in self.parts:
             clients += [Actor(self.loop, f"planner {number}").run(Planner(self, number).live()) for number in range(2)]
+        if "tuning" in self.parts:
+            clients += [Actor(self.loop, f"tuner {number}").run(Tuner(self, number).live()) for number in range(2)]
         disturbing = self.director.run(self._disturb())
         await asyncio.sleep(self.busy_seconds + 4.0)
         disturbing.cancel()
@@ -370,7 +378,7 @@ class World:
     def _heal(self) -> None:
         """Lets nothing go wrong any more."""
         self.trace("director", "all is well")
-        self.calm = True
+        self.judge.calm = True
         weather, mood = self.weather, self.mood
         weather.lost_before = weather.lost_after = weather.late = weather.commits = weather.outage_until = 0.0
         weather.slow = mood.slow = 1.0
@@ -404,6 +412,9 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     try:
         with (
             mock.patch.object(machine, "new_id", world.new_id),
+            mock.patch.object(
+                balance, "TOLERANCE_RUNS", BALANCE_RUNS if "balance" in world.parts else balance.TOLERANCE_RUNS
+            ),
             mock.patch.object(catalogue, "check_workflow", check),
             mock.patch.object(catalogue, "restore_contract", restore),
             mock.patch.object(workflows, "check_workflow", check),
