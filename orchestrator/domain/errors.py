@@ -190,6 +190,12 @@ class RunNotFound(BatonError):
     reason = "RUN_NOT_FOUND"
 
 
+class RunUnreadable(BatonError):
+    """The journal of the run cannot be read: it is damaged, or of a version that this replica does not know."""
+
+    reason = "RUN_UNREADABLE"
+
+
 class RunEnded(BatonError):
     """The run has ended."""
 

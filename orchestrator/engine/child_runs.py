@@ -21,7 +21,7 @@ from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CancelRequest, ChildRunEnded
 from orchestrator.domain.plan import step_expire_time
-from orchestrator.domain.states import ENDED_RUN, ENDED_STEP
+from orchestrator.domain.states import ENDED_RUN, ENDED_STEP, RunState
 from orchestrator.domain.tracing import format_traceparent, parse_traceparent, step_span_id
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.drive import Driver
@@ -252,7 +252,12 @@ class ChildRuns:
                 self._followed[followed.child] = self._followed.pop(followed.child)
 
     async def _read_end(self, followed: _Followed) -> None:
-        run = await self._reader.read_ended(followed.child, FULL, steps=False)
+        try:
+            run = await self._reader.read_ended(followed.child, FULL, steps=False)
+        except errors.RunUnreadable:
+            return  # Its parent waits on: it may be restored, or be read by another version.
+        if RunState(run.state) not in ENDED_RUN:
+            return  # Its row tells of an end that its journal lacks: see scrub.py.
         if self._followed.get(followed.child) is not followed:
             if followed.live.forgotten:
                 self._to_poke.append(followed.live.key)  # As in _tell; it was dropped for that meanwhile.

@@ -21,7 +21,7 @@ from uuid import UUID
 from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable
+from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable, RunUnreadable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import RunState
 from orchestrator.engine.inspect import FULL, RunReader
@@ -315,7 +315,10 @@ class Ends:
         async def read(row: RunRow) -> run_pb2.Run:
             if view != FULL and not steps and row.state == RunState.SUCCEEDED:
                 return render_row(row)
-            return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)
+            try:
+                return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)
+            except RunUnreadable:
+                return render_row(row)  # It keeps nobody from the others.
 
         rows = [end for end in ends if isinstance(end, RunRow)]
         if not rows:

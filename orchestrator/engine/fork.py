@@ -23,6 +23,7 @@ from orchestrator.engine.messages import to_any
 from orchestrator.engine.ports import JournalStore, RunStore
 from orchestrator.engine.rebuild import load_run
 from orchestrator.engine.submit import Fork, Submitter
+from orchestrator.engine.unreadable import told_if_unreadable
 
 NOT_IN_BODY = ("request_id", "validate_only")
 
@@ -38,7 +39,8 @@ class Forker:
         row = await self._runs.get_run(RunKey(caller.namespace, UUID(request.run_id)))
         if row is None:
             raise errors.RunNotFound(f"no run has the id {request.run_id}", metadata={"run_id": request.run_id})
-        source = await load_run(self._journal, row, self._catalogue)
+        with told_if_unreadable(row.key):
+            source = await load_run(self._journal, row, self._catalogue)
         index = mend_checks.find_step(source, request.step)
         mend_checks.require_step(source, index)
         kept = _kept(source, index)

@@ -12,7 +12,7 @@ from uuid import UUID
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound
+from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound, RunUnreadable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
@@ -29,6 +29,7 @@ from orchestrator.engine.ports import Clock, FilterTerm, JournalStore, RunRow, R
 from orchestrator.engine.rebuild import read_run
 from orchestrator.engine.room import SMALL_READ_BYTES, ReadRoom
 from orchestrator.engine.turns import Turns
+from orchestrator.engine.unreadable import told_if_unreadable
 from orchestrator.engine.updates import HELD_BYTES, MESSAGE_BYTES, Joined, Update, UpdatePages, encode_cursor
 from orchestrator.engine.view import (
     MAX_STEPS,
@@ -143,8 +144,12 @@ class RunReader:
             for row in rows:
                 if left < 0:
                     break  # The page ends before it.
-                messages.append(await self._read_in_room(row.key, FULL, steps=False))
-                left -= messages[-1].ByteSize()
+                try:
+                    message = await self._read_in_room(row.key, FULL, steps=False)
+                except RunUnreadable:
+                    message = render_row(row)  # It keeps nobody from the others.
+                messages.append(message)
+                left -= message.ByteSize()
         return messages
 
     async def list_steps(
@@ -177,11 +182,12 @@ class RunReader:
         rows = await self._journal.read(key, after_sequence, limit, full, SMALL_READ_BYTES)
         if not rows:
             await self._row(key)
-        if len(rows) == limit or total_bytes(rows) <= SMALL_READ_BYTES:
-            return [to_message(row, full) for row in rows]
-        async with self.room.lend(READ_BYTES):
-            rows = await self._journal.read(key, after_sequence, limit, full, PAGE_LIMIT_BYTES)
-            return [to_message(row, full) for row in rows]
+        with told_if_unreadable(key):
+            if len(rows) == limit or total_bytes(rows) <= SMALL_READ_BYTES:
+                return [to_message(row, full) for row in rows]
+            async with self.room.lend(READ_BYTES):
+                rows = await self._journal.read(key, after_sequence, limit, full, PAGE_LIMIT_BYTES)
+                return [to_message(row, full) for row in rows]
 
     async def wait(self, caller: Caller, run_id: UUID, timeout_seconds: float, view: int) -> tuple[run_pb2.Run, str]:
         """See WaitRun."""
@@ -283,11 +289,18 @@ class RunReader:
     async def _updates_after(
         self, live: LiveRun | None, key: RunKey, sequence: int, payloads: bool, batch: bool
     ) -> Sequence[Update]:
+        with told_if_unreadable(key):
+            updates = await self._updates_of(live, key, sequence, payloads, batch)
+        if updates and updates[0].sequence != sequence + 1:
+            raise _expired()
+        return updates
+
+    async def _updates_of(
+        self, live: LiveRun | None, key: RunKey, sequence: int, payloads: bool, batch: bool
+    ) -> Sequence[Update]:
         updates: Sequence[Update] | None = live.updates_after(sequence, payloads) if live is not None else None
         if updates is None or (not updates and live is not None and live.forgotten):
             updates = await self._pages.after(key, sequence, payloads, MESSAGE_BYTES if batch else HELD_BYTES)
-        if updates and updates[0].sequence != sequence + 1:
-            raise _expired()
         return updates
 
     async def _wait_updates(self, key: RunKey, sequence: int) -> bool:
@@ -315,7 +328,8 @@ class RunReader:
     # --- one run
 
     async def fold(self, key: RunKey) -> Run:
-        """Reads a run as its journal tells it, without payloads. Errors: RunNotFound, where its journal is gone too."""
+        """Reads a run as its journal tells it, without payloads. Errors: RunNotFound, where its journal is gone too;
+        RunUnreadable."""
         run = await self._fold(await self._row(key), run_service_pb2.RUN_VIEW_BASIC)
         if run is None:
             raise RunNotFound(f"the journal of run {key.run_id} is gone", metadata={"run_id": str(key.run_id)})
@@ -376,7 +390,8 @@ class RunReader:
             self._folded = None
 
     async def _read_run(self, row: RunRow, view: int) -> Run | None:
-        return await read_run(self._journal, row, self._catalogue, stand_ins=view == FULL)
+        with told_if_unreadable(row.key):
+            return await read_run(self._journal, row, self._catalogue, stand_ins=view == FULL)
 
     def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)

@@ -37,6 +37,7 @@ from orchestrator.engine.ports import Clock, JournalStore, ReopenedRun, RunStore
 from orchestrator.engine.rebuild import load_run
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.transit import Transit
+from orchestrator.engine.unreadable import told_if_unreadable
 
 BASIC = run_service_pb2.RUN_VIEW_BASIC
 
@@ -297,7 +298,8 @@ class Mender:
         row = await self._runs.get_run(key)
         if row is None or row.state not in ENDED_RUN:
             return None
-        live = await load_run(self._journal, row, self._catalogue)
+        with told_if_unreadable(key):
+            live = await load_run(self._journal, row, self._catalogue)
         run = live.run
         if wish.round and run.round > wish.round:
             message, cursor = await self._reader.get(caller, key.run_id, BASIC)

@@ -57,6 +57,7 @@ CODES: Mapping[str, grpc.StatusCode] = {
     "REVISION_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
     "WORKFLOW_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "RUN_NOT_FOUND": grpc.StatusCode.NOT_FOUND,
+    "RUN_UNREADABLE": grpc.StatusCode.DATA_LOSS,
     "RUN_ENDED": grpc.StatusCode.FAILED_PRECONDITION,
     "INPUT_INVALID": grpc.StatusCode.INVALID_ARGUMENT,
     "REQUEST_ID_REUSED": grpc.StatusCode.ALREADY_EXISTS,

@@ -27,6 +27,7 @@ _CURES = {
     "WORKER_NOT_FOUND": "see the names with `baton worker ls`",
     "SCHEDULE_NOT_FOUND": "see the names with `baton schedule ls`",
     "RUN_NOT_FOUND": "see the runs with `baton run ls`",
+    "RUN_UNREADABLE": "see the log of the replica, and what is damaged with `baton replica faults`",
     "LIMIT_NOT_FOUND": "see the names with `baton limit ls`",
     "RUN_ENDED": "see how it ended with `baton run get RUN`",
     "RUN_ACTIVE": "wait for its end with `baton run wait RUN`, or cancel it",

@@ -66,6 +66,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INVALID_ARGUMENT: the workflow has faults; a BadRequest names each by path, with a reason from 40 on."""
     ERROR_REASON_RUN_NOT_FOUND: _ErrorReason.ValueType  # 33
     """NOT_FOUND: no run of this id."""
+    ERROR_REASON_RUN_UNREADABLE: _ErrorReason.ValueType  # 129
+    """DATA_LOSS: the journal of the run cannot be read: it is damaged, or of a version that this replica does not know."""
     ERROR_REASON_RUN_ENDED: _ErrorReason.ValueType  # 34
     """FAILED_PRECONDITION: the run has ended."""
     ERROR_REASON_INPUT_INVALID: _ErrorReason.ValueType  # 35
@@ -280,6 +282,8 @@ ERROR_REASON_WORKFLOW_INVALID: ErrorReason.ValueType  # 32
 """INVALID_ARGUMENT: the workflow has faults; a BadRequest names each by path, with a reason from 40 on."""
 ERROR_REASON_RUN_NOT_FOUND: ErrorReason.ValueType  # 33
 """NOT_FOUND: no run of this id."""
+ERROR_REASON_RUN_UNREADABLE: ErrorReason.ValueType  # 129
+"""DATA_LOSS: the journal of the run cannot be read: it is damaged, or of a version that this replica does not know."""
 ERROR_REASON_RUN_ENDED: ErrorReason.ValueType  # 34
 """FAILED_PRECONDITION: the run has ended."""
 ERROR_REASON_INPUT_INVALID: ErrorReason.ValueType  # 35

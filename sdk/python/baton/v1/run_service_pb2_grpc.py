@@ -28,7 +28,8 @@ if _version_not_supported:
 class RunServiceStub:
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     def __init__(self, channel):
@@ -132,7 +133,8 @@ class RunServiceStub:
 class RunServiceServicer:
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     def SubmitRun(self, request, context):
@@ -449,7 +451,8 @@ def add_RunServiceServicer_to_server(servicer, server):
 class RunService:
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     @staticmethod

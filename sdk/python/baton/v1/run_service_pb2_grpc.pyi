@@ -29,7 +29,8 @@ GRPC_VERSION: str
 class RunServiceStub:
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     @_typing.overload
@@ -179,7 +180,8 @@ class RunServiceStub:
 class RunServiceAsyncStub(RunServiceStub):
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -325,7 +327,8 @@ class RunServiceAsyncStub(RunServiceStub):
 class RunServiceServicer(metaclass=_abc_1.ABCMeta):
     """RunService submits, reads, watches, cancels and mends runs.
 
-    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL).
+    Every method may answer UNAVAILABLE (DATABASE_UNAVAILABLE or SHUTTING_DOWN, with RetryInfo) and INTERNAL (INTERNAL);
+    every one about a run DATA_LOSS (RUN_UNREADABLE).
     """
 
     @_abc_1.abstractmethod
