@@ -17,6 +17,7 @@ from itertools import islice
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.events import READABLE_FORMATS
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.plan import next_due_time, wait_due_time
 from orchestrator.domain.run import Run
@@ -30,7 +31,7 @@ from orchestrator.engine.observer import Observer
 from orchestrator.engine.park import Parker, at_rest
 from orchestrator.engine.ports import Clock, JournalStore, ReplicaStore, RunRow
 from orchestrator.engine.rebuild import read_run
-from orchestrator.engine.scrub_ports import ScrubStore, WaitingRun
+from orchestrator.engine.scrub_ports import JournaledRun, ScrubStore, WaitingRun
 from orchestrator.engine.transit import Transit
 
 _LOGGER = logging.getLogger(__name__)
@@ -67,6 +68,11 @@ class Fault(enum.StrEnum):
     """A parked run has a time that lies before its wake time. Its wake time comes now."""
     ENDED = "ended"
     """The journal of a run has ended, and its row has not. The row is ended as the journal says."""
+    ENDED_EARLY = "ended_early"
+    """The row of a run has ended, and its journal has not. The row says what the journal does, and the run goes on."""
+    BEHIND = "behind"
+    """The row of a run tells of fewer events than its journal has, so that nothing can be written. It says what the
+    journal does."""
     TIMER_MISSING = "timer_missing"
     """A step in memory waits for a time, or in a queue, that nothing watches. The run is rebuilt from its journal."""
     OVERDUE = "overdue"
@@ -122,6 +128,9 @@ class Scrubber:
         self._told: set[RunKey] = set()
         self._overdue = 0
         self._unknown_members: set[UUID] = set()
+        self._mine_after: RunKey | None = None
+        self._nobodys_after: RunKey | None = None
+        self._ended_after: RunKey | None = None
 
     async def run(self, replica_id: UUID) -> None:
         """Scrubs for ever. Errors: LeaseLost."""
@@ -138,6 +147,7 @@ class Scrubber:
         """Looks at the next batch of everything. Errors: LeaseLost, DatabaseUnavailable."""
         await self._look_at_memory(replica_id)
         await self._look_at_owned(replica_id)
+        await self._look_at_rows(replica_id)
         if self._is_oldest():
             self._report(Fault.OWNER_UNKNOWN, len(await self._store.free_unknown(LOOK_RUNS)))
             self._report_overdue(await self._store.count_overdue(OVERDUE_SECONDS, LOOK_RUNS))
@@ -216,7 +226,7 @@ class Scrubber:
             self._doubt()
         for key in stuck:
             row = await self._store.get_unfinished(key)
-            if row is not None and not await self._settle(row, replica_id):
+            if row is not None and not await self._align(row, replica_id):
                 self._tell_unreadable(key)
         if self._owned_after is None:
             self._doubted &= self._missing
@@ -227,6 +237,41 @@ class Scrubber:
         if key not in self._told and len(self._told) < KNOWN_RUNS:
             self._told.add(key)
             self._report(Fault.UNREADABLE)
+
+    # --- rows, and the ends of their journals
+
+    async def _look_at_rows(self, replica_id: UUID) -> None:
+        """Lets rows that do not agree with their journals say what these do: those of its own runs, and as the oldest
+        also those of nobody's and of ended ones."""
+        mine = await self._store.list_differing(replica_id, self._mine_after, LOOK_RUNS)
+        self._mine_after = mine.last
+        differing = list(mine.rows)
+        if self._is_oldest():
+            nobodys = await self._store.list_differing(None, self._nobodys_after, LOOK_RUNS)
+            ended = await self._store.list_differing_ended(self._ended_after, LOOK_RUNS)
+            self._nobodys_after, self._ended_after = nobodys.last, ended.last
+            differing += [*nobodys.rows, *ended.rows]
+        known = [row for row in differing if row.key not in self._told and row.journal_format in READABLE_FORMATS]
+        for row in known[:FOLD_RUNS]:
+            if not await self._align(row, replica_id):
+                self._tell_unreadable(row.key)
+
+    async def _align(self, row: RunRow, replica_id: UUID, run: Run | None = None) -> bool:
+        """Lets the row of a run say what its journal does; False where it does, or the journal cannot be read."""
+        run = run or await self._fold(row)
+        if run is None:
+            return False
+        has_ended = row.end_time is not None
+        if run.ended is has_ended and run.sequence == row.next_sequence - 1:
+            return False
+        fault = Fault.BEHIND
+        if run.ended is not has_ended:
+            fault = Fault.ENDED if run.ended else Fault.ENDED_EARLY
+        if await self._store.align(row, replica_id, _journaled(run)):
+            self._report(fault)
+            if not run.ended and row.key not in self._driver.runs:
+                self._doubt()
+        return True
 
     # --- runs of nobody
 
@@ -239,22 +284,13 @@ class Scrubber:
             if run is None:
                 self._tell_unreadable(waiting.row.key)
             elif run.ended:
-                await self._settle(waiting.row, replica_id, run)
+                await self._align(waiting.row, replica_id, run)
             elif run.sequence < waiting.row.next_sequence and waiting.wake_time > next_due_time(run) + SLACK_US:
                 # Not of one that went on since its row was read.
                 late.append(waiting.row.key)
         if late:
             await self._replicas.poke(late)
             self._report(Fault.WOKEN_TOO_LATE, len(late))
-
-    async def _settle(self, row: RunRow, replica_id: UUID, run: Run | None = None) -> bool:
-        """Ends the row of a run whose journal has ended; False where it has not, or cannot be read."""
-        run = run or await self._fold(row)
-        if run is None or not run.ended or run.end_time is None:
-            return False
-        if await self._store.settle(row, replica_id, int(run.state), run.end_time):
-            self._report(Fault.ENDED)
-        return True
 
     async def _fold(self, row: RunRow) -> Run | None:
         """Folds a journal; None where it cannot be read, whatever the reason: that is what is to be found out."""
@@ -269,3 +305,9 @@ class Scrubber:
         if run is None and row.key not in self._told:
             _LOGGER.error("run %s: its journal is gone, or cannot be folded", row.key.run_id, exc_info=why)
         return run
+
+
+def _journaled(run: Run) -> JournaledRun:
+    return JournaledRun(
+        int(run.state), run.sequence + 1, run.round, run.revision, run.start_time, run.end_time, run.expire_time
+    )

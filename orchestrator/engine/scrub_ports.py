@@ -22,6 +22,28 @@ class WaitingRun:
     wake_time: int
 
 
+@dataclass(frozen=True, slots=True)
+class DifferingRuns:
+    """Runs whose rows do not agree with the ends of their journals, of a bounded number that were looked at; `last` is
+    the last of these where there may be more."""
+
+    rows: Sequence[RunRow]
+    last: RunKey | None
+
+
+@dataclass(frozen=True, slots=True)
+class JournaledRun:
+    """What the journal of a run tells of its row."""
+
+    state: int
+    next_sequence: int
+    round: int
+    revision: str
+    start_time: int | None
+    end_time: int | None
+    expire_time: int
+
+
 class ScrubStore(Protocol):
     """Finds what should not exist. Every method raises DatabaseUnavailable."""
 
@@ -46,9 +68,17 @@ class ScrubStore(Protocol):
         `limit`."""
         ...
 
-    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
-        """Ends the row of a run whose journal has ended, where it still stands as `row` and belongs to nobody or to
-        `replica_id`; tells whether it did."""
+    async def list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
+        """Looks at the rows of `limit` unfinished runs of a replica, or of nobody, by key."""
+        ...
+
+    async def list_differing_ended(self, after: RunKey | None, limit: int) -> DifferingRuns:
+        """Looks at the rows of `limit` runs that have ended by their rows, by key."""
+        ...
+
+    async def align(self, row: RunRow, replica_id: UUID, journaled: JournaledRun) -> bool:
+        """Lets the row of a run say what its journal tells, where it still stands as `row` and belongs to nobody or to
+        `replica_id`; one of nobody that goes on is due. Tells whether it did."""
         ...
 
     async def list_unknown_members(self, limit: int) -> Sequence[UUID]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
+import asyncpg
+
 from orchestrator.domain.ids import RunKey
+from orchestrator.domain.states import TERMINAL_EVENTS
 from orchestrator.engine.ports import RunRow
-from orchestrator.engine.scrub_ports import WaitingRun
+from orchestrator.engine.scrub_ports import DifferingRuns, JournaledRun, WaitingRun
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.runs import run_row
 from orchestrator.postgres.sql import load
 
 _QUERIES = load("scrub")
 _FIRST = RunKey("", UUID(int=0))
+_TERMINAL = sorted(int(kind) for kind in TERMINAL_EVENTS)
 
 
 class PostgresScrubStore:
@@ -50,13 +54,35 @@ class PostgresScrubStore:
         overdue: int = row["overdue"]
         return overdue
 
-    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
-        """See ScrubStore.settle."""
-        namespace, run_id = row.key
-        settled = await self._claims.fetch(
-            _QUERIES["settle"], namespace, run_id, replica_id, row.epoch, row.next_sequence, state, end_time
+    async def list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
+        """See ScrubStore.list_differing."""
+        query = _QUERIES["differing"]
+        rows = await self._claims.fetch(query, owner or UUID(int=0), *(after or _FIRST), limit, _TERMINAL)
+        return _differing(rows, limit)
+
+    async def list_differing_ended(self, after: RunKey | None, limit: int) -> DifferingRuns:
+        """See ScrubStore.list_differing_ended."""
+        rows = await self._claims.fetch(_QUERIES["differing_ended"], *(after or _FIRST), limit, _TERMINAL)
+        return _differing(rows, limit)
+
+    async def align(self, row: RunRow, replica_id: UUID, journaled: JournaledRun) -> bool:
+        """See ScrubStore.align."""
+        aligned = await self._claims.fetch(
+            _QUERIES["align"],
+            *row.key,
+            replica_id,
+            row.epoch,
+            row.next_sequence,
+            row.end_time is not None,
+            journaled.state,
+            journaled.next_sequence,
+            journaled.round,
+            journaled.revision,
+            journaled.start_time,
+            journaled.end_time,
+            journaled.expire_time,
         )
-        return bool(settled)
+        return bool(aligned)
 
     async def list_unknown_members(self, limit: int) -> list[UUID]:
         """See ScrubStore.list_unknown_members."""
@@ -69,3 +95,9 @@ class PostgresScrubStore:
     async def remove_schedule_runs(self, limit: int) -> int:
         """See ScrubStore.remove_schedule_runs."""
         return len(await self._claims.fetch(_QUERIES["remove_schedule_runs"], limit))
+
+
+def _differing(rows: Sequence[asyncpg.Record], limit: int) -> DifferingRuns:
+    first = rows[0]
+    last = RunKey(first["last_namespace"], first["last_run_id"]) if first["looked_count"] == limit else None
+    return DifferingRuns([run_row(row) for row in rows if row["namespace"] is not None], last)

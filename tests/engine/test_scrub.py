@@ -19,6 +19,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, TimerKey, TimerKind
 from orchestrator.engine.observer import FaultFound, RecordingObserver
 from orchestrator.engine.scrub import Fault, Scrubber
+from orchestrator.engine.scrub_ports import DifferingRuns
 from tests.engine.test_park import ME, Bench
 
 Change = Callable[[Bench, LiveRun], None]
@@ -36,6 +37,12 @@ class Owned:
 
     async def list_owned(self, replica_id: UUID, after: RunKey | None, limit: int) -> Sequence[RunKey]:
         return [key for key in sorted(self.keys) if after is None or key > after][:limit]
+
+    async def list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
+        return DifferingRuns((), None)
+
+    async def list_differing_ended(self, after: RunKey | None, limit: int) -> DifferingRuns:
+        return DifferingRuns((), None)
 
     async def get_unfinished(self, key: RunKey) -> None:
         return None

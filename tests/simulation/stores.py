@@ -34,7 +34,7 @@ from orchestrator.engine.ports import (
     WriteResult,
 )
 from orchestrator.engine.schedule_ports import ClaimedSchedule, ScheduleStore
-from orchestrator.engine.scrub_ports import WaitingRun
+from orchestrator.engine.scrub_ports import DifferingRuns, JournaledRun, WaitingRun
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database
 from tests.simulation.tables import Run
@@ -447,8 +447,16 @@ class NothingToScrub:
         """See ScrubStore.count_overdue."""
         return 0
 
-    async def settle(self, row: RunRow, replica_id: UUID, state: int, end_time: int) -> bool:
-        """See ScrubStore.settle."""
+    async def list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
+        """See ScrubStore.list_differing."""
+        return DifferingRuns((), None)
+
+    async def list_differing_ended(self, after: RunKey | None, limit: int) -> DifferingRuns:
+        """See ScrubStore.list_differing_ended."""
+        return DifferingRuns((), None)
+
+    async def align(self, row: RunRow, replica_id: UUID, journaled: JournaledRun) -> bool:
+        """See ScrubStore.align."""
         return False
 
     async def list_unknown_members(self, limit: int) -> Sequence[UUID]:

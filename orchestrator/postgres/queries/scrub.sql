@@ -100,16 +100,95 @@ FROM (
     LIMIT $2
 ) AS d
 
--- name: settle
--- Ends the row of a run whose journal has ended, where nothing was written to it since it was read, and nobody but the
--- replica $3 owns it.
+-- name: differing
+-- Looks at $4 unfinished runs of one owner after a key, and lists those whose journal does not end where the row says, or
+-- has an end ($5 are the kinds of these). Rows and events are written by one statement, or in one transaction, so that none
+-- of them differs in a snapshot. Always gives one row that tells how many were looked at, and the last of them.
+WITH looked AS MATERIALIZED (
+    SELECT
+        namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    FROM runs
+    WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = $1 AND end_time IS NULL
+        AND (namespace, run_id) > ($2, $3)
+    ORDER BY namespace, run_id
+    LIMIT $4
+),
+differing AS (
+    SELECT l.*
+    FROM looked AS l LEFT JOIN LATERAL (
+        SELECT e.sequence, e.kind
+        FROM events AS e
+        WHERE e.namespace = ANY (ARRAY[l.namespace]) AND e.run_id = l.run_id AND e.sequence >= l.next_sequence - 1
+        ORDER BY e.sequence DESC
+        LIMIT 1
+    ) AS j ON true
+    WHERE j.sequence IS DISTINCT FROM l.next_sequence - 1 OR j.kind = ANY ($5::smallint[])
+)
+SELECT d.*, t.looked_count, t.last_namespace, t.last_run_id
+FROM (
+    SELECT
+        count(*) AS looked_count,
+        (array_agg(namespace ORDER BY namespace DESC, run_id DESC))[1] AS last_namespace,
+        (array_agg(run_id ORDER BY namespace DESC, run_id DESC))[1] AS last_run_id
+    FROM looked
+) AS t LEFT JOIN differing AS d ON true
+
+-- name: differing_ended
+-- Does the same for runs that have ended by their rows: lists those whose journal does not end where the row says, or with
+-- something else than an end.
+WITH looked AS MATERIALIZED (
+    SELECT
+        namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+    FROM runs
+    WHERE end_time IS NOT NULL AND (namespace, run_id) > ($1, $2)
+    ORDER BY namespace, run_id
+    LIMIT $3
+),
+differing AS (
+    SELECT l.*
+    FROM looked AS l LEFT JOIN LATERAL (
+        SELECT e.sequence, e.kind
+        FROM events AS e
+        WHERE e.namespace = ANY (ARRAY[l.namespace]) AND e.run_id = l.run_id AND e.sequence >= l.next_sequence - 1
+        ORDER BY e.sequence DESC
+        LIMIT 1
+    ) AS j ON true
+    WHERE j.sequence IS DISTINCT FROM l.next_sequence - 1 OR NOT j.kind = ANY ($4::smallint[])
+)
+SELECT d.*, t.looked_count, t.last_namespace, t.last_run_id
+FROM (
+    SELECT
+        count(*) AS looked_count,
+        (array_agg(namespace ORDER BY namespace DESC, run_id DESC))[1] AS last_namespace,
+        (array_agg(run_id ORDER BY namespace DESC, run_id DESC))[1] AS last_run_id
+    FROM looked
+) AS t LEFT JOIN differing AS d ON true
+
+-- name: align
+-- Lets the row of a run say what its journal tells, where nothing was written to it since it was read, and nobody but the
+-- replica $3 owns it. Its epoch is not below that of the last event: those of a journal rise.
 UPDATE runs AS r
-SET state = $6,
-    end_time = timestamptz 'epoch' + $7::bigint * interval '1 microsecond',
-    owner_replica = NULL,
-    end_xid = pg_current_xact_id(),
+SET state = $7,
+    next_sequence = $8,
+    round = $9,
+    revision = $10,
+    start_time = timestamptz 'epoch' + $11::bigint * interval '1 microsecond',
+    end_time = timestamptz 'epoch' + $12::bigint * interval '1 microsecond',
+    expire_time = timestamptz 'epoch' + $13::bigint * interval '1 microsecond',
+    epoch = greatest(r.epoch, (
+        SELECT e.epoch
+        FROM events AS e
+        WHERE e.namespace = $1 AND e.run_id = $2
+        ORDER BY e.sequence DESC
+        LIMIT 1
+    )),
+    owner_replica = CASE WHEN $12::bigint IS NULL THEN r.owner_replica END,
+    wake_time = NULL,
+    end_xid = CASE WHEN $12::bigint IS NOT NULL THEN pg_current_xact_id() END,
     end_replica = NULL
-WHERE r.namespace = $1 AND r.run_id = $2 AND coalesce(r.end_time, 'infinity') = 'infinity'
+WHERE r.namespace = $1 AND r.run_id = $2 AND (coalesce(r.end_time, 'infinity') <> 'infinity') = $6::boolean
     AND (r.owner_replica IS NULL OR r.owner_replica = $3::uuid) AND r.epoch = $4 AND r.next_sequence = $5
 RETURNING r.run_id
 

@@ -82,6 +82,10 @@ class _FaultEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Fault.ValueType
     """A replica that there was no row of was among those that share limits, and was asked for permits in vain. It was taken
     out, as one that was lost.
     """
+    FAULT_BEHIND: _Fault.ValueType  # 10
+    """The row of a run told of fewer events than its journal has, so that nothing could be written. It was set right."""
+    FAULT_ENDED_EARLY: _Fault.ValueType  # 11
+    """The row of a run had ended, and its journal had not. The row was set right, and the run goes on."""
 
 class Fault(_Fault, metaclass=_FaultEnumTypeWrapper):
     """Fault is a kind of thing that should not exist, and that scrubbers look for. Each one that was found is a fault of
@@ -112,6 +116,10 @@ FAULT_MEMBER_UNKNOWN: Fault.ValueType  # 9
 """A replica that there was no row of was among those that share limits, and was asked for permits in vain. It was taken
 out, as one that was lost.
 """
+FAULT_BEHIND: Fault.ValueType  # 10
+"""The row of a run told of fewer events than its journal has, so that nothing could be written. It was set right."""
+FAULT_ENDED_EARLY: Fault.ValueType  # 11
+"""The row of a run had ended, and its journal had not. The row was set right, and the run goes on."""
 Global___Fault: _TypeAlias = Fault  # noqa: Y015
 
 @_typing.final
