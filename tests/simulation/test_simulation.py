@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.simulation.__main__ import report
-from tests.simulation.parts import PARTS
+from tests.simulation.parts import DRAWN, PARTS
 from tests.simulation.tally import Tally
 from tests.simulation.world import Outcome, simulate
 
 SEEDS, PART = 200, 40
-STRESSED_SEEDS = 30
+STRESSED_SEEDS, BALANCED_SEEDS = 30, 6
 STRESS = ("cut:park", "commits", "away", "crash", "cut:update_schedule")
 """What lets come up in few seeds what otherwise comes up in thousands."""
 ROOT = Path(__file__).parents[2]
@@ -63,7 +63,9 @@ def test_what_is_rare_comes_up() -> None:
     tally = Tally()
     for outcome in [outcome_of(seed) for seed in range(1, SEEDS)]:
         tally.add(outcome.tally)
-    for outcome in [simulate(seed, STRESS, PARTS) for seed in range(1, STRESSED_SEEDS)]:
+    outcomes = [simulate(seed, STRESS, DRAWN) for seed in range(1, STRESSED_SEEDS)]
+    outcomes += [simulate(seed, (), ("balance", "tuning")) for seed in range(1, BALANCED_SEEDS)]
+    for outcome in outcomes:
         assert outcome.breach is None, report(outcome)
         tally.add(outcome.tally)
     assert tally.missing() == []
