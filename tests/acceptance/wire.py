@@ -114,7 +114,11 @@ class Baton:
         listed = await self.workers.ListWorkers(worker_service_pb2.ListWorkersRequest(page_size=1_000), timeout=20)
         assert not listed.next_page_token
         for worker in listed.workers:
-            await self.workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker=worker.name), timeout=20)
+            try:
+                await self.workers.DeleteWorker(worker_service_pb2.DeleteWorkerRequest(worker=worker.name), timeout=20)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.NOT_FOUND:  # One that was attached may just have left.
+                    raise
 
     async def worker(self, name: str) -> worker_pb2.Worker:
         """Reads a worker."""
