@@ -378,7 +378,9 @@ class RunReader:
         name = (row.key, row.next_sequence, view == FULL)
         if self._folded is not None and self._folded[0] == name:
             return self._folded[1]
-        async with self.room.lend(0 if has_room else row.next_sequence * FOLDED_EVENT_BYTES):
+        # Half of the room at most: one that had to be alone would wait as long as anything small is on its way.
+        size = min(row.next_sequence * FOLDED_EVENT_BYTES, self._limits.max_read_bytes // 2)
+        async with self.room.lend(0 if has_room else size):
             run = await self._read_run(row, view)
         if run is not None and len(run.steps) > MAX_STEPS:
             self._folded = kept = (name, run)
