@@ -34,6 +34,7 @@ async def runs(engine: FakeEngine) -> AsyncIterator[Any]:
     async with grpc.aio.insecure_channel(f"127.0.0.1:{await server.start()}") as channel:
         yield run_service_pb2_grpc.RunServiceStub(channel)
     await server.stop(0)
+    await server.close()
 
 
 async def test_requests_beyond_the_bytes_served_at_once_are_refused_and_taken_when_others_have_left(
@@ -71,6 +72,7 @@ async def test_an_answer_counts_until_its_caller_has_taken_it(engine: FakeEngine
         assert len((await asyncio.wait_for(call, 5)).runs) == 1
         assert await asyncio.wait_for(room.take(1 << 20), 5) == 1 << 20  # It was counted, and is no more.
     await server.stop(0)
+    await server.close()
 
 
 async def test_large_requests_are_received_a_few_at_a_time_and_small_ones_do_not_wait(engine: FakeEngine) -> None:
@@ -100,6 +102,7 @@ async def test_large_requests_are_received_a_few_at_a_time_and_small_ones_do_not
         assert sum(isinstance(answer, grpc.aio.AioRpcError) for answer in answers) == 1
         await asyncio.wait_for(stub.SubmitRun(submission(10_000)), 5)
     await server.stop(0)
+    await server.close()
 
 
 async def test_who_sends_slowly_or_leaves_holds_up_others_for_a_while_only() -> None:

@@ -81,6 +81,7 @@ async def test_who_reads_nothing_is_cut_off_and_told_so_behind_what_was_sent(
         assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "WATCH_TOO_SLOW")
         await asyncio.wait_for(engine.ended.wait(), 5)
     await server.stop(0)
+    await server.close()
 
 
 async def test_slow_watchers_who_leave_end_the_engines_streams_and_are_no_error(
@@ -105,6 +106,7 @@ async def test_a_watcher_who_reads_nothing_does_not_hold_up_a_server_that_stops_
     watch = runs.WatchRun(REQUEST)
     await anext(aiter(watch))
     await server.stop(0)
+    await server.close()
     await asyncio.wait_for(engine.ended.wait(), 5)
     await server.close()
     with contextlib.suppress(grpc.aio.AioRpcError):  # or its last message asks to reconnect
