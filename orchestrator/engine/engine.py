@@ -412,6 +412,8 @@ class Engine:
             self._driver.forget_all("the lease is lost")
             self._ends.lose()
             self._children.forget_all()
+            # At once, for what is taken in before the lease is taken anew, and again after that.
+            self._catalogue.doubt()
             if self._lease is not None:
                 await self._lease.stop()
             replica_id = await self._retake_lease()
