@@ -267,7 +267,9 @@ class _Look:
             self.progress = replace(self.progress, waiting_time=None)
         if self._was_started(fire_time):
             return
-        if policy == schedule_pb2.OVERLAP_POLICY_CANCEL_OTHER:
+        if self._was_passed_over(fire_time):
+            self._skip(fire_time, "a later firing was started")
+        elif policy == schedule_pb2.OVERLAP_POLICY_CANCEL_OTHER:
             self.progress = replace(self.progress, waiting_time=fire_time)
         elif policy == schedule_pb2.OVERLAP_POLICY_ALLOW or not self._unfinished:
             await self._start(fire_time)
@@ -281,11 +283,14 @@ class _Look:
         waiting_time = self.progress.waiting_time
         if waiting_time is None:
             return
-        started = self._was_started(waiting_time)
-        if not started and not self._unfinished:
+        done = self._was_started(waiting_time)
+        if not done and self._was_passed_over(waiting_time):
+            self._skip(waiting_time, "a later firing was started")
+            done = True
+        elif not done and not self._unfinished:
             await self._start(waiting_time)
-            started = True
-        if started:
+            done = True
+        if done:
             self.progress = replace(self.progress, waiting_time=None)
 
     async def _replace_unfinished(self) -> None:
@@ -306,6 +311,13 @@ class _Look:
             return False
         self._count(fire_time, run_id, existing=True)
         return True
+
+    def _was_passed_over(self, fire_time: int) -> bool:
+        """Tells whether who claimed the schedule before started a later firing in the place of this one. Started now,
+        it would be one more than the schedule may fire."""
+        if self._rules.overlap_policy == schedule_pb2.OVERLAP_POLICY_ALLOW:
+            return False
+        return any(fire_time < started for started in self._started)
 
     async def _start(self, fire_time: int) -> None:
         request_id = firing_request_id(self._key, fire_time)

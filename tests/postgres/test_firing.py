@@ -418,6 +418,30 @@ async def test_a_run_that_nobody_noted_is_found_though_its_time_is_passed_over(
     assert await all_runs(lab) == ["schedule/tick/2026-01-01T12:01:00Z"]
 
 
+async def test_a_firing_in_whose_place_a_later_one_was_started_is_not_started_after_that(
+    lab: Lab, heir: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.apply(overlap_policy="OVERLAP_POLICY_CANCEL_OTHER")
+    await lab.at(NOON + MINUTE)
+    lab.door.cancel_fault = OwnerUnavailable("another drives it")
+    assert await lab.at(NOON + 2 * MINUTE) == []
+    lab.door.cancel_fault = None
+
+    async def die(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    lab.clock.time = NOON + 3 * MINUTE
+    with monkeypatch.context() as patch:
+        patch.setattr(PostgresScheduleStore, "add_run", die)
+        with pytest.raises(DatabaseUnavailable):
+            await lab.firing.fire_due(lab.me)
+    started = await lab.stores.runs.find_request("shop", "schedule/tick/2026-01-01T12:03:00Z")
+    assert started is not None
+    await lab.door.end(started[0])
+    await lab.stores.replicas.release(lab.me)
+    assert await heir.at(NOON + 3 * MINUTE) == ["skipped 2", "existing 3"]
+
+
 async def test_a_replica_that_drains_leaves_what_is_to_be_cancelled_to_others(lab: Lab) -> None:
     await lab.apply(overlap_policy="OVERLAP_POLICY_CANCEL_OTHER")
     assert await lab.at(NOON + MINUTE) == ["started 1"]
