@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from dataclasses import dataclass
 
 import pytest
 
-from orchestrator.engine.machine import Machine
+from orchestrator.engine.machine import BusyClock, Machine
 from orchestrator.engine.pace import BUSY_FROM, BUSY_FULLY, FEW_RUNS, LONGEST_US, LOOK_US, Pace
 
 LOOKS = 20
@@ -82,3 +84,20 @@ def test_a_single_long_turn_makes_nobody_wait_for_long(pace: Pace, clocks: Clock
     clocks.pass_time(LOOK_US, 1.0)
     pace.begin(50)
     assert 0.0 < pace.wait_seconds() <= LONGEST_US / 2e6
+
+
+def test_the_work_of_its_thread_counts_at_least() -> None:
+    busy_ns = BusyClock()
+    before_ns, cpu_before_ns = busy_ns(), time.thread_time_ns()
+    sum(range(1_000_000))
+    cpu_ns = time.thread_time_ns() - cpu_before_ns
+    assert busy_ns() - before_ns >= cpu_ns > 0
+
+
+def test_where_the_kernel_tells_nothing_of_waiting_the_time_at_work_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "open", refuse)
+    busy_ns, before_ns = BusyClock(), time.thread_time_ns()
+    assert before_ns <= busy_ns() <= time.thread_time_ns()
