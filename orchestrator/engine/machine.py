@@ -87,6 +87,7 @@ class BusyClock:
         self._file: int | None = None
 
     def __call__(self) -> int:
+        """Nanoseconds since some instant; only their differences mean something."""
         if self._file is None:
             try:
                 self._file = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
@@ -104,8 +105,8 @@ class BusyClock:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Clocks in nanoseconds, and a new place apart at each call of `apart`. `busy_ns` tells how long the thread that asks
-    has been at work, or would have been had it been given a processor."""
+    """Clocks in nanoseconds, and a new place apart at each call of `apart`. `busy_ns` tells how long the thread that
+    asks has been at work, or would have been had it been given a processor."""
 
     monotonic_ns: Callable[[], int] = time.monotonic_ns
     wall_ns: Callable[[], int] = time.time_ns

@@ -17,7 +17,8 @@ FEW_RUNS = 4
 """After a batch of fewer runs the next one begins at once: there is little to share."""
 
 BUSY_FROM, BUSY_FULLY = 0.6, 0.85
-"""Shares of its time in which the loop's thread is at work, or waits for a processor: below the first nothing waits, from the second on the longest."""
+"""Shares of its time in which the loop's thread is at work, or waits for a processor: up to the first nothing waits,
+from the second on the longest."""
 
 LOOK_US = 20_000
 """Microseconds from one look at how busy the loop is to the next. It takes a few of them to follow a change."""
