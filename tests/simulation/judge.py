@@ -43,6 +43,8 @@ STILL_SECONDS = 16.0
 """Longest time without an event: the longest wait of a step, and what it takes to find a run that nobody drives."""
 CHILD_SECONDS = 100.0
 """The same of a parent whose child has ended without a poke: it looks for itself once a minute (park.py)."""
+QUEUE_SECONDS = 60.0
+"""The same of a run that waits for permits, as long as others go on: all of them may be before it."""
 MOST_MOVES = 4
 """How often a run goes to another replica, or back, between two events once nothing goes wrong any more."""
 ENDS_A_STEP = (EventKind.STEP_SUCCEEDED, EventKind.STEP_FAILED, EventKind.STEP_SKIPPED, EventKind.STEP_CANCELLED)
@@ -66,6 +68,7 @@ class Judge:
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
         self._moved: dict[RunKey, tuple[int, float]] = {}
+        self._any_moved = 0.0
         database.on_written, database.on_taken_over = self.written, self.taken_over
 
     # --- as it happens
@@ -262,12 +265,24 @@ class Judge:
             length, since = self._moved.get(key, (0, now))
             if length != len(run.events):
                 self._moved[key] = (len(run.events), now)
-            elif now - since > (CHILD_SECONDS if self._waits_for_child(run) else STILL_SECONDS):
+                self._any_moved = now
+            elif now - since > self._longest_stillness(run, now):
                 self._breach("runs go on", f"run {key.run_id}: nothing after event {length} for {now - since:.1f} s")
 
     def paused_runs(self) -> list[RunKey]:
         """Runs that are paused."""
         return [key for key, run in self._database.unfinished().items() if self._fold(run).paused]
+
+    def _longest_stillness(self, run: Run, now: float) -> float:
+        if self._waits_for_child(run):
+            return CHILD_SECONDS
+        return QUEUE_SECONDS if now - self._any_moved <= STILL_SECONDS and self._queues(run) else STILL_SECONDS
+
+    def _queues(self, run: Run) -> bool:
+        """Tells whether a step is ready that limits may keep waiting."""
+        bounded = {step.id for step in self.definitions[run.revision.workflow].steps if step.limits}
+        steps = self._fold(run).steps
+        return any(step.state is StepState.READY and step.spec.id.partition("/")[0] in bounded for step in steps)
 
     def _waits_for_child(self, run: Run) -> bool:
         return any(isinstance(step.wait, RunAwaited) for step in self._fold(run).steps)
