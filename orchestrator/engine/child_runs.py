@@ -169,7 +169,7 @@ class ChildRuns:
     async def _try_to_begin(self, followed: _Followed) -> None:
         try:
             await self._begin(followed)
-        except (errors.DatabaseUnavailable, errors.TooManyRuns, errors.ShuttingDown):
+        except (errors.DatabaseUnavailable, errors.TooManyRuns, errors.TooManyReads, errors.ShuttingDown):
             pass  # Looked at again with the others.
         except errors.BatonError as error:
             text = f"the child run was refused: {error.message}"
@@ -245,11 +245,17 @@ class ChildRuns:
                     self._put_to_begin(followed.child)
                 continue
             self._begun.add(followed.child)
+            has_room = True
             if row.state in ENDED_RUN:
-                await self._read_end(followed)
+                try:
+                    await self._read_end(followed)
+                except errors.TooManyReads:
+                    has_room = False
             # Those at the end have their turn next.
             if followed.child in self._followed:
                 self._followed[followed.child] = self._followed.pop(followed.child)
+            if not has_room:
+                return  # It waited for long, and what comes after the look is not to wait for the others too.
 
     async def _read_end(self, followed: _Followed) -> None:
         try:
