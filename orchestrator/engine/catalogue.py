@@ -105,6 +105,7 @@ class Catalogue:
         self.fitting = Fitting(self.contract)
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._revision_cache, self._now, self._observer = revision_cache, now, observer
+        self._doubts = 0
 
     async def start(self) -> None:
         """Reads the catalogues of the namespaces that changed last."""
@@ -129,6 +130,7 @@ class Catalogue:
     def doubt(self) -> list[str]:
         """Trusts nothing that was read: with the lease, changes may have been missed, or the database that told them is
         gone. Returns the namespaces that are to be read again; endpoints stay as they are until then."""
+        self._doubts += 1
         self._revisions.clear()
         for entry in self._namespaces.values():
             entry.newest.clear()
@@ -354,7 +356,7 @@ class Catalogue:
 
         Errors: WorkflowNotFound, RevisionNotFound, WorkflowInvalid (it was stored by a version that took it).
         """
-        newest = not key.revision
+        asked, newest = key, not key.revision
         await self.meet(key.namespace)
         entry = self._namespaces[key.namespace]
         if newest:
@@ -363,7 +365,10 @@ class Catalogue:
         if found is not None:
             self._revisions.move_to_end(key)
             return found
+        doubts = self._doubts
         row = await self._workflows.get_revision(key)
+        if doubts != self._doubts:
+            return await self.compiled(asked)
         if row is None and key.revision:
             raise RevisionNotFound(
                 f"workflow {key.workflow} has no revision {key.revision}; list them with ListWorkflowRevisions"
@@ -379,6 +384,8 @@ class Catalogue:
         definition = workflow_pb2.Workflow.FromString(row.definition)
         applied = await self.children(key.namespace, definition)
         checked = check_workflow(definition, parts, applied=applied)
+        if doubts != self._doubts:
+            return await self.compiled(asked)  # What was read may be of a history that is no more.
         if checked.compiled is None:
             faults = [FieldFault(one.path, one.reason, one.message) for one in checked.violations]
             raise WorkflowInvalid(

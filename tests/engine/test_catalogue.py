@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2
 
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import read_contract
-from orchestrator.domain.errors import WorkflowInvalid
+from orchestrator.domain.errors import RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
 from orchestrator.engine.fitting import pins_of
@@ -149,3 +149,30 @@ async def test_a_namespace_that_is_expected_is_followed_before_it_is_met(stored:
     await catalogue.follow("elsewhere")
     assert stored.listed == ["elsewhere"]
     assert not catalogue.expect("elsewhere")
+
+
+async def test_what_a_doubted_catalogue_was_reading_is_read_again() -> None:
+    """A revision that was read before a failover, and compiled after it, may be in no database any more."""
+
+    class Failing(Stored):
+        lost = False
+
+        async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
+            if self.lost:
+                return None
+            definition = workflow_pb2.Workflow(steps=[workflow_pb2.Step(id="ping", method="good.PingService/Call")])
+            return RevisionRow(key._replace(revision="0" * 16), definition.SerializeToString(), ("c" * 64,), 0)
+
+        async def get_contracts(self, namespace: str, digests: Sequence[str]) -> list[ContractRow]:
+            if "c" * 64 not in digests:
+                return await super().get_contracts(namespace, digests)
+            self.lost = True
+            catalogue.doubt()
+            return [contract_row("good", "c" * 64)]
+
+    catalogue = made_of(Failing())
+    await catalogue.start()
+    for revision, error in (("", WorkflowNotFound), ("0" * 16, RevisionNotFound)):
+        with pytest.raises(error):
+            await catalogue.compiled(RevisionKey("default", "order", revision))
+    assert catalogue.cached(RevisionKey("default", "order", "0" * 16)) is None
