@@ -20,9 +20,6 @@ from orchestrator.domain.errors import (
     BatonError,
     DatabaseUnavailable,
     NamespaceQueueFull,
-    OwnerUnavailable,
-    RunEnded,
-    RunNotFound,
     ShuttingDown,
     TooManyRuns,
 )
@@ -186,8 +183,8 @@ class Firing:
         caller = Caller(key.namespace, f"schedule/{schedule}", CHANNEL)
         try:
             await self._cancel(caller, key.run_id, f"the schedule {schedule} fired again")
-        except (RunEnded, RunNotFound, OwnerUnavailable, DatabaseUnavailable, ShuttingDown):
-            return  # Ended by itself, or for another replica to cancel, which is asked by way of the database.
+        except BatonError:
+            return  # Ended by itself, or to be cancelled later, also by another replica: the wish is in the database.
 
 
 class _Stop(Exception):

@@ -17,14 +17,17 @@ from google.protobuf import json_format
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import (
+    BatonError,
     DatabaseUnavailable,
     InvalidRequest,
     InvalidSchedule,
     OwnerUnavailable,
     RequestIdReused,
     RunEnded,
+    RunUnreadable,
     ScheduleNotFound,
     ShuttingDown,
+    TooManyReads,
     TooManyRuns,
     TooManySchedules,
     WorkflowNotFound,
@@ -442,11 +445,13 @@ async def test_a_firing_in_whose_place_a_later_one_was_started_is_not_started_af
     assert await heir.at(NOON + 3 * MINUTE) == ["skipped 2", "existing 3"]
 
 
-async def test_a_replica_that_drains_leaves_what_is_to_be_cancelled_to_others(lab: Lab) -> None:
+@pytest.mark.parametrize("fault", [ShuttingDown("it drains"), TooManyReads("others read"), RunUnreadable("damaged")])
+async def test_what_cannot_be_cancelled_at_the_moment_ends_no_loop(lab: Lab, fault: BatonError) -> None:
     await lab.apply(overlap_policy="OVERLAP_POLICY_CANCEL_OTHER")
     assert await lab.at(NOON + MINUTE) == ["started 1"]
-    lab.door.cancel_fault = ShuttingDown("it drains")
+    lab.door.cancel_fault = fault
     assert await lab.at(NOON + 2 * MINUTE) == []
+    await lab.firing.cancel_asked(lab.me)
     lab.door.cancel_fault = None
     await lab.firing.cancel_asked(lab.me)
     assert await lab.at(NOON + 2 * MINUTE + SECOND) == ["started 2"]
