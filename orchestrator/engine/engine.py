@@ -414,6 +414,7 @@ class Engine:
             self._children.forget_all()
             # At once, for what is taken in before the lease is taken anew, and again after that.
             self._catalogue.doubt()
+            self._reader.doubt()
             if self._lease is not None:
                 await self._lease.stop()
             replica_id = await self._retake_lease()
@@ -425,6 +426,7 @@ class Engine:
             except (DatabaseUnavailable, LeaseLost):
                 await asyncio.sleep(0.5)
                 continue
+            self._reader.doubt()
             for namespace in self._catalogue.doubt():
                 self._changed.put_nowait(namespace)
             return replica_id

@@ -119,12 +119,18 @@ class RunReader:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
         self.room, self._watch_room = ReadRoom(limits.max_read_bytes), ReadRoom(limits.max_watch_bytes)
-        self._looks = Looks(runs, limits.foreign_poll_seconds / 2)
         self._payloads = PayloadReader(journal, self.room)
-        self._pages, self._joined, self._turns = UpdatePages(journal), Joined(), Turns(driver.is_busy)
-        self._folded: tuple[tuple[RunKey, int, bool], Run] | None = None
+        self._turns = Turns(driver.is_busy)
+        self.doubt()
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
+
+    def doubt(self) -> None:
+        """Forgets what was read: with the lease, the database that told it may be gone, and another have other events
+        under the same sequences."""
+        self._looks = Looks(self._runs, self._limits.foreign_poll_seconds / 2)
+        self._pages, self._joined = UpdatePages(self._journal), Joined()
+        self._folded: tuple[tuple[RunKey, int, bool], Run] | None = None
 
     async def get(self, caller: Caller, run_id: UUID, view: int) -> tuple[run_pb2.Run, str]:
         """See GetRun."""

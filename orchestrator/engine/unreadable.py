@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from orchestrator.domain.errors import DatabaseUnavailable, RunUnreadable
+from orchestrator.domain.errors import DatabaseUnavailable, RunUnreadable, TooManyReads
 from orchestrator.domain.ids import RunKey
 
 _LOGGER = logging.getLogger(__name__)
@@ -17,11 +17,11 @@ _LOGGER = logging.getLogger(__name__)
 
 @contextmanager
 def told_if_unreadable(key: RunKey) -> Iterator[None]:
-    """Around what decodes or folds the journal of a run. Errors: DatabaseUnavailable; RunUnreadable in place of all
-    else, whatever the reason: damage, a newer format, or a revision that no longer compiles."""
+    """Around what decodes or folds the journal of a run. Errors: DatabaseUnavailable, TooManyReads; RunUnreadable in
+    place of all else, whatever the reason: damage, a newer format, or a revision that no longer compiles."""
     try:
         yield
-    except (DatabaseUnavailable, RunUnreadable):
+    except (DatabaseUnavailable, RunUnreadable, TooManyReads):
         raise
     except Exception as error:
         _LOGGER.error("run %s: its journal cannot be read", key.run_id, exc_info=error)

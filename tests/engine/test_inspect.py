@@ -1,11 +1,19 @@
-"""Why steps wait, where what is shown of a run is not yet what is in memory."""
+"""Why steps wait, where what is shown of a run is not yet what is in memory; and reads that find no room."""
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
+from uuid import uuid4
 
-from orchestrator.engine.inspect import wait_reasons
+import pytest
+
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import TooManyReads
+from orchestrator.engine import room
+from orchestrator.engine.inspect import FULL, RunReader, wait_reasons
+from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.ports import JournalRow
 
 
 def run_of(*steps: str) -> Any:
@@ -19,3 +27,30 @@ def test_a_step_that_the_run_in_memory_has_no_more_is_shown_without_a_reason() -
     wait_of = wait_reasons(run_of("lead", "lead/a", "lead/b"), live, admission, clock)
     told: list[object] = [wait_of(index) for index in range(3)]
     assert told == ["lead has no room", None, None]
+
+
+def reader_of(journal: Any) -> RunReader:
+    driver = SimpleNamespace(runs={}, is_busy=lambda: False)
+    clock = SimpleNamespace(now=lambda: 0)
+    return RunReader(*[cast(Any, one) for one in (driver, None, None, journal, clock)], EngineLimits())
+
+
+async def test_events_that_find_no_room_are_not_told_as_damaged(monkeypatch: pytest.MonkeyPatch) -> None:
+    large = JournalRow(1, 1, step="", attempt=0, event_time=0, header=b"", payload=bytes(100_000), payload_type="x.Y")
+
+    async def read(*_: object) -> list[JournalRow]:
+        return [large]
+
+    reader = reader_of(SimpleNamespace(read=read))
+    monkeypatch.setattr(room, "WAIT_SECONDS", 0.01)
+    reader.room.hold(EngineLimits().max_read_bytes)
+    with pytest.raises(TooManyReads):
+        await reader.list_events(Caller("default", "ada", "grpc"), uuid4(), 0, 10, FULL)
+
+
+async def test_what_was_read_before_a_lease_was_lost_is_told_to_nobody_after() -> None:
+    reader = reader_of(None)
+    before, after = reader._joined, reader._pages
+    reader.doubt()
+    assert reader._joined is not before
+    assert reader._pages is not after
