@@ -56,12 +56,17 @@ class Receipts:
         if (self._waiting or len(self._begun) >= self._limit) and not await self._turn():
             return False
         self._begun[task] = asyncio.get_running_loop().time()
+        task.add_done_callback(self._end)  # Of one whose caller leaves before its request is here.
         return True
 
     def end(self) -> None:
         """Counts the current call no more: its request is here."""
         task = asyncio.current_task()
-        if task is not None and self._begun.pop(task, None) is not None and self._waiting:
+        if task is not None:
+            self._end(task)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if self._begun.pop(task, None) is not None and self._waiting:
             self._wake()
 
     async def _turn(self) -> bool:
@@ -85,9 +90,9 @@ class Receipts:
         return True
 
     def _has_room(self) -> bool:
-        """Forgets calls that are over, and those that take too long; tells whether another may begin."""
+        """Forgets calls that take too long; tells whether another may begin."""
         too_long_time = asyncio.get_running_loop().time() - self._seconds
-        over = [task for task, begin_time in self._begun.items() if task.done() or begin_time <= too_long_time]
+        over = [task for task, begin_time in self._begun.items() if begin_time <= too_long_time]
         for task in over:
             del self._begun[task]
         return len(self._begun) < self._limit

@@ -120,3 +120,23 @@ async def test_who_sends_slowly_or_leaves_holds_up_others_for_a_while_only() -> 
     await asyncio.wait_for(asyncio.gather(*(asyncio.create_task(receipts.begin()) for _ in range(4))), 10)
     for task in (slow, *others):
         task.cancel()
+
+
+async def test_callers_who_leave_while_others_wait_hold_up_nobody() -> None:
+    receipts = Receipts(2, 60.0, 60.0)
+
+    async def receive() -> None:
+        assert await receipts.begin()
+        await asyncio.Event().wait()
+
+    async def follow() -> None:
+        assert await receipts.begin()
+        receipts.end()
+
+    leaving = [asyncio.create_task(receive()) for _ in range(2)]
+    await asyncio.sleep(0)
+    others = [asyncio.create_task(follow()) for _ in range(5)]
+    await asyncio.sleep(0)
+    for task in leaving:
+        task.cancel()
+    await asyncio.wait_for(asyncio.gather(*others), 10)
