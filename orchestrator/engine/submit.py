@@ -431,7 +431,13 @@ class Submitter:
         if key == live.key and live.run.ended and live.settled:
             run = self._reader.render_ended(live, view, steps=True)
         else:
-            run = await self._reader.wait_for_end(key, wait_seconds, view)
+            try:
+                run = await self._reader.wait_for_end(key, wait_seconds, view)
+            except errors.TooManyReads:
+                if key != live.key or live.new is None:
+                    raise
+                # It was accepted: whoever submitted it without a request_id, and is refused, would make another run.
+                run = render_new(key.run_id, live.new, live.run.traceparent, live.run.priority)
         return run_service_pb2.SubmitRunResponse(
             run=run, existing=key != live.key, cursor=encode_cursor(key.run_id, run.last_sequence)
         )
