@@ -12,7 +12,7 @@ from uuid import UUID
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound, RunUnreadable
+from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound, RunUnreadable, TooManyReads
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
@@ -136,6 +136,15 @@ class RunReader:
         """See GetRun."""
         message = await self._read(RunKey(caller.namespace, run_id), view)
         return message, encode_cursor(run_id, message.last_sequence)
+
+    async def get_after(self, caller: Caller, run_id: UUID) -> tuple[run_pb2.Run, str]:
+        """Shows a run to which something was done, BASIC; by its row alone where there is no room for more: who is
+        refused does it again."""
+        try:
+            return await self.get(caller, run_id, run_service_pb2.RUN_VIEW_BASIC)
+        except TooManyReads:
+            message = render_row(await self._row(RunKey(caller.namespace, run_id)))
+            return message, encode_cursor(run_id, message.last_sequence)
 
     async def list(
         self, caller: Caller, terms: Sequence[FilterTerm], before: UUID | None, limit: int, view: int

@@ -39,8 +39,6 @@ from orchestrator.engine.submit import Submitter
 from orchestrator.engine.transit import Transit
 from orchestrator.engine.unreadable import told_if_unreadable
 
-BASIC = run_service_pb2.RUN_VIEW_BASIC
-
 TRIES = 5
 """How often a run is looked at anew that others mend, or that ends, at the same time."""
 
@@ -152,7 +150,7 @@ class Mender:
             if live.run.paused is not pause and not self._driver.advance(live, given).events:
                 raise _no_room()
             await self._durable(live)  # Where it is so already, that may be the wish of another, on its way.
-        run, _ = await self._reader.get(caller, run_id, BASIC)
+        run, _ = await self._reader.get_after(caller, run_id)
         return run
 
     async def _mend_live(self, caller: Caller, live: LiveRun, wish: Wish) -> Mended | None:
@@ -169,7 +167,7 @@ class Mender:
                 reset = await self._try_now(caller, live, index, wish)
         if reset is None:
             return None
-        run, cursor = await self._reader.get(caller, live.key.run_id, BASIC)
+        run, cursor = await self._reader.get_after(caller, live.key.run_id)
         return Mended(run, cursor, reset)
 
     async def _retry_all_live(self, caller: Caller, live: LiveRun, wish: Wish) -> Sequence[str]:
@@ -282,7 +280,7 @@ class Mender:
                 if wish.round and live.run.round > wish.round:
                     if not await live.durable(live.run.sequence):
                         continue
-                    run, cursor = await self._reader.get(caller, run_id, BASIC)
+                    run, cursor = await self._reader.get_after(caller, run_id)
                     return Mended(run, cursor)
                 mend_checks.require_round(live.run, wish.round)
                 mended = await self._mend_live(caller, live, wish)
@@ -302,7 +300,7 @@ class Mender:
             live = await load_run(self._journal, row, self._catalogue)
         run = live.run
         if wish.round and run.round > wish.round:
-            message, cursor = await self._reader.get(caller, key.run_id, BASIC)
+            message, cursor = await self._reader.get_after(caller, key.run_id)
             return Mended(message, cursor)
         mend_checks.require_round(run, wish.round)
         mend_checks.require_reopenable(run)
@@ -314,13 +312,13 @@ class Mender:
             mend_checks.require_compatible(live, compiled, reset, new_input=payload is not None)
         told = [name for name in reset if run.steps[run.indexes[name]].spec.role is StepRole.WORKFLOW]
         if wish.validate_only:
-            message, cursor = await self._reader.get(caller, key.run_id, BASIC)
+            message, cursor = await self._reader.get_after(caller, key.run_id)
             return Mended(message, cursor, told)
         if key in self._driver.runs:
             return None
         if not await self._begin(live, given, compiled, run_input):
             return None
-        message, cursor = await self._reader.get(caller, key.run_id, BASIC)
+        message, cursor = await self._reader.get_after(caller, key.run_id)
         return Mended(message, cursor, told)
 
     async def _begin(

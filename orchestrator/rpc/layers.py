@@ -226,7 +226,7 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                     else:
                         answer = await self._answer(call, handle, write, request)
                         if self._read_room is not None and len(answer) > SMALL_READ_BYTES:
-                            _hold(self._read_room, len(answer), context)
+                            hold_answer(self._read_room, len(answer), context, self._write_seconds)
                 except BaseException as error:
                     _leave(leaving, error)
                     raise
@@ -314,11 +314,17 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
             self._idle.set()
 
 
-def _hold(room: ReadRoom, size: int, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-    """Counts an answer until its caller has taken it."""
+def hold_answer(room: ReadRoom, size: int, context: grpc.aio.ServicerContext[Any, Any], longest_seconds: float) -> None:
+    """Counts an answer until its caller has taken it, or has not for so long: nobody can keep others from reading."""
     room.hold(size)
-    give: Any = lambda _: room.give(size)  # noqa: E731 (its type is a class that nothing can be of)
-    context.add_done_callback(give)
+    late = asyncio.get_running_loop().call_later(longest_seconds, room.give, size)
+
+    def taken(_: object) -> None:
+        if late.when() > asyncio.get_running_loop().time():
+            late.cancel()
+            room.give(size)
+
+    context.add_done_callback(cast(Any, taken))
 
 
 def _too_slow(seconds: float) -> WatchTooSlow:

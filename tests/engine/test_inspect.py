@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
 import pytest
+from baton.v1 import run_pb2
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import TooManyReads
-from orchestrator.engine import room
+from orchestrator.engine import inspect, room
 from orchestrator.engine.inspect import FULL, RunReader, wait_reasons
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import JournalRow
+from orchestrator.engine.updates import encode_cursor
 
 
 def run_of(*steps: str) -> Any:
@@ -54,3 +57,21 @@ async def test_what_was_read_before_a_lease_was_lost_is_told_to_nobody_after() -
     reader.doubt()
     assert reader._joined is not before
     assert reader._pages is not after
+
+
+async def test_what_was_done_to_a_run_is_told_by_its_row_where_there_is_no_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who retries, skips or cancels and is refused afterwards would do it again."""
+    run_id = uuid4()
+    rows = SimpleNamespace(get_run=lambda key: asyncio.sleep(0, SimpleNamespace(key=key)))
+    reader = reader_of(None)
+    monkeypatch.setattr(reader, "_runs", rows)
+    shown = run_pb2.Run(run_id=str(run_id), last_sequence=7)
+    monkeypatch.setattr(inspect, "render_row", lambda row: shown if row.key.run_id == run_id else None)
+
+    async def read(*_: object) -> run_pb2.Run:
+        raise TooManyReads("others read much")
+
+    monkeypatch.setattr(reader, "_read", read)
+    assert await reader.get_after(Caller("default", "ada", "grpc"), run_id) == (shown, encode_cursor(run_id, 7))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -14,6 +15,7 @@ from google.rpc.error_details_pb2 import ErrorInfo, RetryInfo
 from grpc_status import rpc_status
 
 from orchestrator.engine.room import ReadRoom
+from orchestrator.rpc.layers import hold_answer
 from orchestrator.rpc.receipts import Receipts
 from tests.rpc.conftest import make_server
 from tests.rpc.fakes import FakeEngine
@@ -73,6 +75,20 @@ async def test_an_answer_counts_until_its_caller_has_taken_it(engine: FakeEngine
         assert await asyncio.wait_for(room.take(1 << 20), 5) == 1 << 20  # It was counted, and is no more.
     await server.stop(0)
     await server.close()
+
+
+async def test_an_answer_that_nobody_takes_counts_for_a_while_only() -> None:
+    room, ended = ReadRoom(1 << 20), list[Any]()
+    context: Any = SimpleNamespace(add_done_callback=ended.append)
+    hold_answer(room, 1_000_000, context, 0.05)
+    hold_answer(room, 48_576, context, 60.0)
+    assert room.taken_bytes == 1 << 20
+    assert await asyncio.wait_for(room.take(1_000_000), 5) == 1_000_000  # That of the first.
+    room.give(1_000_000)
+    ended[0](None)
+    assert room.taken_bytes == 48_576
+    ended[1](None)
+    assert room.taken_bytes == 0
 
 
 async def test_large_requests_are_received_a_few_at_a_time_and_small_ones_do_not_wait(engine: FakeEngine) -> None:
