@@ -57,7 +57,7 @@ class Database(Leases):
         self.transaction = FIRST_TRANSACTION
         self.on_written: Callable[[UUID, RunEntry], None] = lambda _, __: None
         """Told of each entry right before it is written."""
-        self.on_taken_over: Callable[[Run, int], None] = lambda _, __: None
+        self.on_taken_over: Callable[[Run, int, bool], None] = lambda _, __, ___: None
         """Told of each run that has got an owner, and of its epoch before."""
         self.tally = Tally()
 
@@ -236,14 +236,14 @@ class Database(Leases):
 
     # --- ownership
 
-    def take_over(self, run: Run, replica_id: UUID) -> RunRow:
-        """Gives a run to a replica, in another epoch."""
+    def take_over(self, run: Run, replica_id: UUID, asked: bool = False) -> RunRow:
+        """Gives a run to a replica, in another epoch; `asked`: because somebody wants to do something to it."""
         epoch_before = run.epoch
         giver = self.replicas.get(run.giver) if run.giver not in (None, replica_id) else None
         self.tally("runs moved for balance", giver is not None and giver.active_runs is not None)
         run.owner, run.epoch, run.wake_time, run.giver = replica_id, self.raised(run.epoch), None, None
         run.journal_format = max(run.journal_format, JOURNAL_FORMAT)
-        self.on_taken_over(run, epoch_before)
+        self.on_taken_over(run, epoch_before, asked)
         return run.row()
 
     @staticmethod
@@ -293,7 +293,7 @@ class Database(Leases):
         if run.owner is not None and (owner is None or owner.end_time is None):
             return None
         self.tally("runs claimed")
-        return self.take_over(run, replica_id)
+        return self.take_over(run, replica_id, asked=True)
 
     def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """Gives runs away until their time. Errors: LeaseLost."""

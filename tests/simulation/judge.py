@@ -94,12 +94,12 @@ class Judge:
         """Whether a replica was marked: nothing may come from it any more."""
         return replica.end_time is not None
 
-    def taken_over(self, run: Run, epoch_before: int) -> None:
-        """A run has got an owner."""
+    def taken_over(self, run: Run, epoch_before: int, asked: bool) -> None:
+        """A run has got an owner. Where somebody `asked` for that, it has not moved by itself."""
         if run.epoch <= epoch_before:
             self._breach("epochs rise", f"run {run.key.run_id} is taken over in epoch {run.epoch}")
         length, moves = self._moves.get(run.key, (0, 0))
-        moves = moves + 1 if self.calm and length == len(run.events) else 0
+        moves = moves + (not asked) if self.calm and length == len(run.events) else 0
         self._moves[run.key] = len(run.events), moves
         if moves > MOST_MOVES:
             self._breach("runs come to rest", f"run {run.key.run_id} is taken over {moves} times, and nothing happens")
