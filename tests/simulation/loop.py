@@ -139,13 +139,14 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if actor in self._awake:
             self._awake.remove(actor)
 
-    def _put(self, planned: Planned) -> None:
-        actor = planned._context.get(_ACTOR, self.main)
+    def _put(self, planned: Planned, context: Context) -> None:
+        actor = context.get(_ACTOR, self.main)
         if actor.dead:
             return
-        actor.ready.append(planned)
-        if len(actor.ready) == 1 and not actor.frozen:
+        ready = actor.ready
+        if not ready and not actor.frozen:
             self._awake.append(actor)
+        ready.append(planned)
 
     # --- running
 
@@ -161,10 +162,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
             while not self._stopped:
                 while not awake:
                     self._pass_time()
-                at = int(draw() * len(awake)) if len(awake) > 1 else 0
-                actor = awake[at]
-                planned = actor.ready.popleft()
-                if not actor.ready:
+                many = len(awake)
+                at = int(draw() * many) if many > 1 else 0
+                ready = awake[at].ready
+                planned = ready.popleft()
+                if not ready:
                     awake[at] = awake[-1]
                     awake.pop()
                 if planned._cancelled:
@@ -184,10 +186,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if not timers:
             raise Stuck("nobody waits for anything")
         now = self.now = max(self.now, timers[0][0])
+        put = self._put
         while timers and timers[0][0] <= now:
             planned = heappop(timers)[3]
             if not planned._cancelled:
-                self._put(planned)
+                put(planned, planned._context)
 
     def drop(self) -> None:
         """Ends everything that is left, so that no part of it waits for the garbage collector."""
@@ -215,9 +218,11 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
-        planned = Planned(callback, args, copy_context() if context is None else context)
+        if context is None:
+            context = copy_context()
+        planned = Planned(callback, args, context)
         if not self._closed:
-            self._put(planned)
+            self._put(planned, context)
         return planned
 
     def call_soon_threadsafe(

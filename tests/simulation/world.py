@@ -407,8 +407,6 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     logger.propagate = False
     logger.setLevel(logging.ERROR)
     random.seed(world.seed)
-    collecting = gc.isenabled()
-    gc.disable()
     try:
         with (
             mock.patch.object(machine, "new_id", world.new_id),
@@ -425,13 +423,23 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
         logger.propagate = propagated
         logger.setLevel(level)
         random.setstate(state)
-        if collecting:
-            gc.enable()
 
 
 def simulate(seed: int, stress: Collection[str] = (), parts: Collection[str] | None = None) -> Outcome:
     """Runs the simulation of one seed; what is in `stress` goes wrong for sure, and more often. `parts` are what the
     world has, where that is not drawn; see parts.py."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        outcome = _outcome_of(seed, stress, parts)
+        gc.collect(0)  # All of that world is young, and is looked through once: after it has gone.
+        return outcome
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _outcome_of(seed: int, stress: Collection[str], parts: Collection[str] | None) -> Outcome:
     world = World(seed, stress, parts)
     with _in_place_of_the_world(world):
         return world.run()
