@@ -14,6 +14,7 @@ from random import Random
 from unittest import mock
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as StoredUUID
 from baton.v1.workflow_pb2 import Workflow
 
 from orchestrator.domain.caller import Caller
@@ -143,10 +144,10 @@ class World:
         return self._database_now() * 1_000
 
     def new_id(self) -> UUID:
-        """Makes an id of version 7 that depends on the seed alone."""
+        """Makes an id of version 7 that depends on the seed alone, as the database gives them."""
         self._ids += 1
         milliseconds = self._database_now() // 1_000
-        return UUID(int=milliseconds << 80 | 7 << 76 | 2 << 62 | self._ids)
+        return StoredUUID((milliseconds << 80 | 7 << 76 | 2 << 62 | self._ids).to_bytes(16, "big"))
 
     # --- breaches
 
