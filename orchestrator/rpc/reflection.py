@@ -105,7 +105,7 @@ class Reflection:
         self._own = FileIndex([*_with_imports([*own_files, reflection_pb2.DESCRIPTOR.name]), _v1_file()])
         self._contract_files = contract_files
 
-    def add_to(self, server: grpc.aio.Server) -> None:
+    def add_to(self, server: Any) -> None:
         """Registers both versions, whose messages are the same on the wire."""
         handler = grpc.stream_stream_rpc_method_handler(
             self._answer,

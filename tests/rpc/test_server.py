@@ -91,6 +91,18 @@ async def test_stop_sends_calls_elsewhere_after_the_grace(server: RpcServer, eng
     assert "shutting down" in (caught.value.details() or "")
 
 
+async def test_a_call_does_not_cost_more_with_each_method_that_there_is(
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered: list[object] = []
+    monkeypatch.setattr(grpc.aio.Server, "add_registered_method_handlers", lambda *given: registered.append(given))
+    server = make_server(engine)
+    await server.start()
+    await server.stop(0)
+    await server.close()
+    assert not registered
+
+
 async def test_an_address_in_use_is_told(engine: FakeEngine) -> None:
     first = make_server(engine)
     port = await first.start()
