@@ -14,7 +14,7 @@ from random import Random
 from unittest import mock
 from uuid import UUID
 
-from asyncpg.pgproto.pgproto import UUID as StoredUUID
+from asyncpg.pgproto import pgproto
 from baton.v1.workflow_pb2 import Workflow
 
 from orchestrator.domain.caller import Caller
@@ -147,7 +147,7 @@ class World:
         """Makes an id of version 7 that depends on the seed alone, as the database gives them."""
         self._ids += 1
         milliseconds = self._database_now() // 1_000
-        return StoredUUID((milliseconds << 80 | 7 << 76 | 2 << 62 | self._ids).to_bytes(16, "big"))
+        return pgproto.UUID((milliseconds << 80 | 7 << 76 | 2 << 62 | self._ids).to_bytes(16, "big"))
 
     # --- breaches
 
