@@ -165,56 +165,30 @@ class Engine:
         self._clock = DatabaseClock(self._machine)
         self._dispatcher = Dispatcher(gateway, self._clock, step_token, trace_calls, self._holds_lease)
         timers = Timers(self._clock)
-        self._driver = Driver(
-            self._clock, timers, limits, observer, stores.journal, self._dispatcher, Pace(self._machine)
-        )
+        pace = Pace(self._machine)
+        self._driver = Driver(self._clock, timers, limits, observer, stores.journal, self._dispatcher, pace)
         admission = self._driver.admission
         self._catalogue = admission.catalogue = self._new_catalogue()
         self._replica_id: UUID | None = None
-        self._homes = Homes(
-            self._clock, timers, network, self._catalogue.limit, self._know_limits, limits.lease_seconds
-        )
-        admission.homes = self._homes
+        self._homes = admission.homes = self._new_homes(timers, network)
         self.permits = PermitDoor(self._homes, network, lambda: self._replica_id)
         self.limits = LimitCatalogue(self._catalogue, stores.limits, self.permits)
         self._reader = RunReader(self._driver, self._catalogue, stores.runs, stores.journal, self._clock, limits)
         self.read_room = self._reader.room
         self.workflows = WorkflowCatalogue(self._catalogue, stores.workflows, self._clock)
-        changes = ContractChanges(self._catalogue, stores.workflows, stores.runs)
-        registry = WorkerRegistry(self._catalogue, stores.workers, gateway, changes, limits.default_max_in_flight)
+        registry = self._new_registry()
         self._attachments = Attachments(gateway, self._catalogue, registry, limits.attached_stale_seconds)
         self.workers = Workers(registry, self._attachments)
         self._ends = Ends(self._reader, stores.runs, self._driver.journal, self._clock, limits)
         self._submitter = Submitter(
             self._driver, self._catalogue, self.workflows, self._reader, self._ends, self._clock, limits, new_trace
         )
-        transit, balance = (
-            Transit(),
-            Balance(lambda: len(self._driver.runs), lambda: self._clock.monotonic_us() / 1_000_000),
-        )
-        self._recovery = Recovery(
-            self._driver,
-            self._catalogue,
-            stores.replicas,
-            stores.runs,
-            stores.journal,
-            limits,
-            observer,
-            transit,
-            balance,
-        )
+        transit = Transit()
+        balance = Balance(lambda: len(self._driver.runs), lambda: self._clock.monotonic_us() / 1_000_000)
+        self._recovery = self._new_recovery(transit, balance)
         self._parker = Parker(self._driver, stores.replicas, transit, self._clock, limits, self._recovery.doubt)
         self._words = Words(hints)
-        self._handover = HandOver(
-            self._driver,
-            self._parker,
-            balance,
-            self._words,
-            stores.replicas,
-            self._clock,
-            limits,
-            lambda: self._recovery.is_taking,
-        )
+        self._handover = self._new_handover(balance)
         self._scrubber = self._new_scrubber(transit)
         self.replicas = Replicas(
             stores.directory, hints, lambda: self._replica_id, lambda: not admission.paused, self._recovery.look
@@ -223,9 +197,7 @@ class Engine:
         self.runs = self._new_runs(transit, ask_elsewhere)
         self.approvals = Approvals(self._driver, self._ownership, self._reader, stores.approvals, self._clock)
         self.steps = Steps(self._driver, self._catalogue, self._ownership, self._reader, read_step_token)
-        self._children = ChildRuns(
-            self._driver, self._submitter, self._reader, stores.runs, stores.replicas, self._ownership, ask_elsewhere
-        )
+        self._children = self._new_children(ask_elsewhere)
         self._driver.on_child, self._driver.on_child_left = self._children.follow, self._children.leave
         self._driver.on_end = self._run_ended
         scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
@@ -249,6 +221,42 @@ class Engine:
             self._limits.revision_cache,
             self._clock.now,
             self._observer,
+        )
+
+    def _new_homes(self, timers: Timers, network: PermitNetwork) -> Homes:
+        lease_seconds = self._limits.lease_seconds
+        return Homes(self._clock, timers, network, self._catalogue.limit, self._know_limits, lease_seconds)
+
+    def _new_registry(self) -> WorkerRegistry:
+        stores = self._stores
+        changes = ContractChanges(self._catalogue, stores.workflows, stores.runs)
+        in_flight = self._limits.default_max_in_flight
+        return WorkerRegistry(self._catalogue, stores.workers, self._gateway, changes, in_flight)
+
+    def _new_recovery(self, transit: Transit, balance: Balance) -> Recovery:
+        stores = self._stores
+        return Recovery(
+            self._driver,
+            self._catalogue,
+            stores.replicas,
+            stores.runs,
+            stores.journal,
+            self._limits,
+            self._observer,
+            transit,
+            balance,
+        )
+
+    def _new_handover(self, balance: Balance) -> HandOver:
+        return HandOver(
+            self._driver,
+            self._parker,
+            balance,
+            self._words,
+            self._stores.replicas,
+            self._clock,
+            self._limits,
+            lambda: self._recovery.is_taking,
         )
 
     def _new_scrubber(self, transit: Transit) -> Scrubber:
@@ -287,6 +295,10 @@ class Engine:
         forker = Forker(self._catalogue, self._submitter, stores.runs, stores.journal)
         many = ManyMender(mender, forker, stores.runs, ask_elsewhere)
         return Runs(self._reader, self._submitter, canceller, signals, self._ends, mender, forker, many)
+
+    def _new_children(self, ask_elsewhere: AskElsewhere) -> ChildRuns:
+        runs, replicas = self._stores.runs, self._stores.replicas
+        return ChildRuns(self._driver, self._submitter, self._reader, runs, replicas, self._ownership, ask_elsewhere)
 
     def _run_ended(self, live: LiveRun) -> None:
         self._ends.ended(live)
