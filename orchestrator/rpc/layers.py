@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -46,6 +46,14 @@ Metadata = Sequence[tuple[str, str | bytes]]
 
 _STATUS_KEY = "grpc-status-details-bin"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+_HANDLER_KINDS: Mapping[tuple[bool, bool], Any] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+"""Makes a handler, by whether the caller and the server stream."""
 
 _log = logging.getLogger(__name__)
 _caller: ContextVar[Caller] = ContextVar("baton_caller")
@@ -99,6 +107,36 @@ class Layer(Protocol):
     def enter(self, call: Call) -> Leave | None:
         """Does what comes before the handler; returns what is to be done after it, None for nothing."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    """A method as it is served: `handle` takes and gives messages, `read` and `write` are between them and bytes."""
+
+    name: str
+    service: str
+    handle: Callable[[Any, Any], Any]
+    read: Callable[[bytes], Any]
+    write: Callable[[Any], bytes]
+    request_streaming: bool
+    response_streaming: bool
+    unary: bool
+    background: bool
+
+    @classmethod
+    def of(cls, name: str, service: str, handler: grpc.RpcMethodHandler[Any, Any], background: bool) -> _Method:
+        """Describes what a handler of generated code serves."""
+        return cls(
+            name,
+            service,
+            _behaviour(handler),
+            _reader(name, handler.request_deserializer or bytes),
+            _writer(handler.response_serializer),
+            handler.request_streaming,
+            handler.response_streaming,
+            not (handler.request_streaming or handler.response_streaming),
+            background,
+        )
 
 
 def current_caller() -> Caller:
@@ -174,22 +212,18 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
 
         return grpc.stream_unary_rpc_method_handler(cast(Any, refuse))
 
-    def _guard(self, method: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
-        read, write = _reader(method, handler.request_deserializer or bytes), _writer(handler.response_serializer)
-        handle = _behaviour(handler)
-        streaming = handler.request_streaming, handler.response_streaming
-        service = method.rpartition("/")[0].lstrip("/")
-        background = service in self._background_services
-        unary = streaming == (False, False)
-        is_large = method in LARGE_METHODS
+    def _guard(self, name: str, handler: grpc.RpcMethodHandler[Any, Any]) -> grpc.RpcMethodHandler[Any, Any]:
+        service = name.rpartition("/")[0].lstrip("/")
+        method = _Method.of(name, service, handler, service in self._background_services)
+        is_large = name in LARGE_METHODS
 
         async def serve(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
             if is_large:
                 self._receipts.end()
             try:
                 if self._refusing:
-                    await _abort(method, _shutting_down(), context)
-                return await answer_or_abort(raw, context)
+                    await _abort(name, _shutting_down(), context)
+                return await self._answer_or_abort(method, raw, context)
             except grpc.aio.AbortError as aborted:
                 # grpc keeps it with the context. What it leads to, by its frames and what it was raised after, must not
                 # lead back: refused requests would be cycles, which the collector finds after thousands of them.
@@ -197,83 +231,82 @@ class LayerInterceptor(grpc.aio.ServerInterceptor):
                 aborted.__context__ = aborted.__cause__ = None
                 raise aborted.with_traceback(None)  # noqa: B904
 
-        async def answer_or_abort(raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
-            self._enter(background)
-            taken = 0
-            try:
-                if not handler.request_streaming:
-                    taken = self._room.take(len(raw))
-                request = _read_all(raw, read) if handler.request_streaming else read(raw)
-                call = Call(
-                    method,
-                    service,
-                    request if isinstance(request, Message) else None,
-                    None if handler.request_streaming else raw,
-                    tuple(context.invocation_metadata() or ()),
-                    context,
-                    unary,
-                )
-                leaving: list[Leave] = []
-                answer: bytes | None = None
-                try:
-                    for layer in self._layers:
-                        leave = layer.enter(call)
-                        if leave is not None:
-                            leaving.append(leave)
-                    if handler.response_streaming:
-                        patience = None if handler.request_streaming else self._write_seconds
-                        await _stream(method, handle, request, context, patience)
-                    else:
-                        answer = await self._answer(call, handle, write, request)
-                        if self._read_room is not None and len(answer) > SMALL_READ_BYTES:
-                            hold_answer(self._read_room, len(answer), context, self._write_seconds)
-                except BaseException as error:
-                    _leave(leaving, error)
-                    raise
-                _leave(leaving, None)
-                return answer
-            except grpc.aio.AbortError:
-                raise  # A handler has set the status itself.
-            except CallerLeft as left:
-                raise left.__cause__ or left from None  # grpc takes its own error for what it is.
-            except asyncio.CancelledError as error:
-                # grpc leaves a call that it has not cancelled itself without an answer.
-                cause = self._cause_of_cancellation(error)
-                try:
-                    await _abort(method, cause, context)
-                except (grpc.aio.UsageError, grpc.aio.InternalError):
-                    # The caller has left just before, or reads nothing of what is being written: nobody is to be told.
-                    raise error from None
-            except NotImplementedError as error:
-                # What generated servicers raise for a method that is not served, with this code set.
-                if context.code() != grpc.StatusCode.UNIMPLEMENTED:
-                    await _abort(method, error, context)
-                await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method} is not served")
-            except Exception as error:  # whatever it is, the caller is told nothing of it
-                await _abort(method, error, context)
-            finally:
-                self._room.give(taken)
-                self._leave(background)
-
-        kinds = {
-            (False, False): grpc.unary_unary_rpc_method_handler,
-            (False, True): grpc.unary_stream_rpc_method_handler,
-            (True, False): grpc.stream_unary_rpc_method_handler,
-            (True, True): grpc.stream_stream_rpc_method_handler,
-        }
-        make: Any = kinds[streaming]
+        make = _HANDLER_KINDS[method.request_streaming, method.response_streaming]
         # Streams are written by `context.write` inside `serve`, which serializes there.
         guarded: grpc.RpcMethodHandler[Any, Any] = make(
-            serve, response_serializer=write if handler.response_streaming else None
+            serve, response_serializer=method.write if method.response_streaming else None
         )
         return guarded
 
-    async def _answer(
-        self, call: Call, handle: Callable[[Any, Any], Any], write: Callable[[Any], bytes], request: Any
-    ) -> bytes:
+    async def _answer_or_abort(
+        self, method: _Method, raw: Any, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bytes | None:
+        """Serves a call; what stops it is told to its caller, whatever it is."""
+        self._enter(method.background)
+        taken = 0
+        try:
+            if not method.request_streaming:
+                taken = self._room.take(len(raw))
+            return await self._serve(method, raw, context)
+        except grpc.aio.AbortError:
+            raise  # A handler has set the status itself.
+        except CallerLeft as left:
+            raise left.__cause__ or left from None  # grpc takes its own error for what it is.
+        except asyncio.CancelledError as error:
+            # grpc leaves a call that it has not cancelled itself without an answer.
+            cause = self._cause_of_cancellation(error)
+            try:
+                await _abort(method.name, cause, context)
+            except (grpc.aio.UsageError, grpc.aio.InternalError):
+                # The caller has left just before, or reads nothing of what is being written: nobody is to be told.
+                raise error from None
+        except NotImplementedError as error:
+            # What generated servicers raise for a method that is not served, with this code set.
+            if context.code() != grpc.StatusCode.UNIMPLEMENTED:
+                await _abort(method.name, error, context)
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"{method.name} is not served")
+        except Exception as error:  # whatever it is, the caller is told nothing of it
+            await _abort(method.name, error, context)
+        finally:
+            self._room.give(taken)
+            self._leave(method.background)
+
+    async def _serve(self, method: _Method, raw: Any, context: grpc.aio.ServicerContext[Any, Any]) -> bytes | None:
+        """Reads a request and goes through the layers to the handler and back. Streams have no answer."""
+        request = _read_all(raw, method.read) if method.request_streaming else method.read(raw)
+        call = Call(
+            method.name,
+            method.service,
+            request if isinstance(request, Message) else None,
+            None if method.request_streaming else raw,
+            tuple(context.invocation_metadata() or ()),
+            context,
+            method.unary,
+        )
+        leaving: list[Leave] = []
+        answer: bytes | None = None
+        try:
+            for layer in self._layers:
+                leave = layer.enter(call)
+                if leave is not None:
+                    leaving.append(leave)
+            if method.response_streaming:
+                patience = None if method.request_streaming else self._write_seconds
+                await _stream(method.name, method.handle, request, context, patience)
+            else:
+                answer = await self._answer(call, method, request)
+                if self._read_room is not None and len(answer) > SMALL_READ_BYTES:
+                    hold_answer(self._read_room, len(answer), context, self._write_seconds)
+        except BaseException as error:
+            _leave(leaving, error)
+            raise
+        _leave(leaving, None)
+        return answer
+
+    async def _answer(self, call: Call, method: _Method, request: Any) -> bytes:
         """Serves a call that has one answer, here or at the replica that the handler names."""
         try:
-            return write(await handle(request, call.context))
+            return method.write(await method.handle(request, call.context))
         except RunElsewhere as error:
             if self._forward is None:
                 raise
