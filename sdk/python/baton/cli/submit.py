@@ -62,27 +62,14 @@ def submit(
     chosen = choices(context, server, output)
     with errors_told(chosen):
         definition = _read_inline(inline, input_ if each is None else each)
+        request = _request(workflow, revision, request_id, attribute, label, workspace, run_timeout, priority)
 
     async def work(client: Client) -> int:
-        from baton.cli.times import seconds_of
-        from baton.v1 import run_service_pb2
-
-        request = run_service_pb2.SubmitRunRequest(
-            workflow=workflow or "",
-            revision=revision,
-            request_id=request_id or str(uuid.uuid4()),
-            attributes=_pairs(attribute or ()),
-            labels=label or (),
-            workspace=workspace,
-            validate_only=check_only,
-            priority=priority,
-        )
-        if run_timeout:
-            request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))
         if each is not None:
             from baton.cli.submit_many import submit_each
 
             return await submit_each(client, chosen, request, definition, each, field or ())
+        request.validate_only = check_only
         await _complete(client, request, definition, input_, field or ())
         # Not Client.submit: it takes messages of the program's own types, and makes no check-only calls.
         answer = await client._connection.call(lambda link: link.runs.SubmitRun, request)
@@ -112,6 +99,34 @@ def _read_inline(inline: str | None, input_: str | None) -> workflow_pb2.Workflo
     if inline == "-" == input_:
         raise CommandFailed("standard input cannot be both the workflow and the input")
     return read_workflow(inline).workflow
+
+
+def _request(
+    workflow: str | None,
+    revision: str,
+    request_id: str,
+    attributes: Iterable[str] | None,
+    labels: Iterable[str] | None,
+    workspace: str,
+    run_timeout: str | None,
+    priority: int,
+) -> run_service_pb2.SubmitRunRequest:
+    """Makes the request, as yet without its input and its inline workflow. Errors: CommandFailed."""
+    from baton.cli.times import seconds_of
+    from baton.v1 import run_service_pb2
+
+    request = run_service_pb2.SubmitRunRequest(
+        workflow=workflow or "",
+        revision=revision,
+        request_id=request_id or str(uuid.uuid4()),
+        attributes=_pairs(attributes or ()),
+        labels=labels or (),
+        workspace=workspace,
+        priority=priority,
+    )
+    if run_timeout:
+        request.run_timeout.FromNanoseconds(int(seconds_of(run_timeout) * 1e9))
+    return request
 
 
 async def _complete(
