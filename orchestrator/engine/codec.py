@@ -130,17 +130,7 @@ def decode(row: JournalRow, run: Run) -> Event:
                 started.waited_for,
             )
         case EventKind.DELIVERY_STARTED:
-            sent = message.delivery_started
-            return ev.DeliveryStarted(
-                sequence,
-                time,
-                index,
-                message.attempt,
-                sent.delivery,
-                sent.worker,
-                sent.address,
-                from_timestamp(sent.expire_time),
-            )
+            return _decode_delivery(message, time, index)
         case EventKind.ATTEMPT_FAILED:
             failed = message.attempt_failed
             retry_time = from_timestamp(failed.retry_time) if failed.HasField("retry_time") else None
@@ -197,6 +187,20 @@ def _decode_submitted(message: event_pb2.RunEvent, payload: Payload | None) -> e
         submitted.forked_run_id,
         submitted.forked_step,
         submitted.priority,
+    )
+
+
+def _decode_delivery(message: event_pb2.RunEvent, time: int, index: int) -> ev.DeliveryStarted:
+    sent = message.delivery_started
+    return ev.DeliveryStarted(
+        message.sequence,
+        time,
+        index,
+        message.attempt,
+        sent.delivery,
+        sent.worker,
+        sent.address,
+        from_timestamp(sent.expire_time),
     )
 
 
