@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-import asyncpg
-
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import TERMINAL_EVENTS
 from orchestrator.engine.ports import RunRow
@@ -56,14 +54,17 @@ class PostgresScrubStore:
 
     async def list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
         """See ScrubStore.list_differing."""
-        query = _QUERIES["differing"]
-        rows = await self._claims.fetch(query, owner or UUID(int=0), *(after or _FIRST), limit, _TERMINAL)
-        return _differing(rows, limit)
+        return await self._list_differing(owner or UUID(int=0), after, limit)
 
     async def list_differing_ended(self, after: RunKey | None, limit: int) -> DifferingRuns:
         """See ScrubStore.list_differing_ended."""
-        rows = await self._claims.fetch(_QUERIES["differing_ended"], *(after or _FIRST), limit, _TERMINAL)
-        return _differing(rows, limit)
+        return await self._list_differing(None, after, limit)
+
+    async def _list_differing(self, owner: UUID | None, after: RunKey | None, limit: int) -> DifferingRuns:
+        rows = await self._claims.fetch(_QUERIES["differing"], owner, *(after or _FIRST), limit, _TERMINAL)
+        first = rows[0]
+        last = RunKey(first["last_namespace"], first["last_run_id"]) if first["looked_count"] == limit else None
+        return DifferingRuns([run_row(row) for row in rows if row["namespace"] is not None], last)
 
     async def align(self, row: RunRow, replica_id: UUID, journaled: JournaledRun) -> bool:
         """See ScrubStore.align."""
@@ -95,9 +96,3 @@ class PostgresScrubStore:
     async def remove_schedule_runs(self, limit: int) -> int:
         """See ScrubStore.remove_schedule_runs."""
         return len(await self._claims.fetch(_QUERIES["remove_schedule_runs"], limit))
-
-
-def _differing(rows: Sequence[asyncpg.Record], limit: int) -> DifferingRuns:
-    first = rows[0]
-    last = RunKey(first["last_namespace"], first["last_run_id"]) if first["looked_count"] == limit else None
-    return DifferingRuns([run_row(row) for row in rows if row["namespace"] is not None], last)

@@ -101,18 +101,33 @@ FROM (
 ) AS d
 
 -- name: differing
--- Looks at $4 unfinished runs of one owner after a key, and lists those whose journal does not end where the row says, or
--- has an end ($5 are the kinds of these). Rows and events are written by one statement, or in one transaction, so that none
--- of them differs in a snapshot. Always gives one row that tells how many were looked at, and the last of them.
+-- Looks at $4 runs after a key, and lists those whose journal does not end where the row says, or ends as the row does not
+-- ($5 are the kinds of ends): at unfinished runs of the owner $1, or where that is null at runs that have ended by their
+-- rows. Rows and events are written by one statement, or in one transaction, so that none of them differs in a snapshot.
+-- Always gives one row that tells how many were looked at, and the last of them. The half that is not asked for is not even
+-- begun, by what it says of $1.
 WITH looked AS MATERIALIZED (
-    SELECT
-        namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
-        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
-    FROM runs
-    WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = $1 AND end_time IS NULL
-        AND (namespace, run_id) > ($2, $3)
-    ORDER BY namespace, run_id
-    LIMIT $4
+    (
+        SELECT
+            namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+            principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+        FROM runs
+        WHERE $1::uuid IS NOT NULL
+            AND coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = $1 AND end_time IS NULL
+            AND (namespace, run_id) > ($2, $3)
+        ORDER BY namespace, run_id
+        LIMIT $4
+    )
+    UNION ALL
+    (
+        SELECT
+            namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
+            principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
+        FROM runs
+        WHERE $1::uuid IS NULL AND end_time IS NOT NULL AND (namespace, run_id) > ($2, $3)
+        ORDER BY namespace, run_id
+        LIMIT $4
+    )
 ),
 differing AS (
     SELECT l.*
@@ -123,39 +138,7 @@ differing AS (
         ORDER BY e.sequence DESC
         LIMIT 1
     ) AS j ON true
-    WHERE j.sequence IS DISTINCT FROM l.next_sequence - 1 OR j.kind = ANY ($5::smallint[])
-)
-SELECT d.*, t.looked_count, t.last_namespace, t.last_run_id
-FROM (
-    SELECT
-        count(*) AS looked_count,
-        (array_agg(namespace ORDER BY namespace DESC, run_id DESC))[1] AS last_namespace,
-        (array_agg(run_id ORDER BY namespace DESC, run_id DESC))[1] AS last_run_id
-    FROM looked
-) AS t LEFT JOIN differing AS d ON true
-
--- name: differing_ended
--- Does the same for runs that have ended by their rows: lists those whose journal does not end where the row says, or with
--- something else than an end.
-WITH looked AS MATERIALIZED (
-    SELECT
-        namespace, run_id, workflow, revision, state, epoch, next_sequence, journal_format, round,
-        principal, channel, client_id, workspace, labels, attributes, create_time, start_time, end_time, expire_time
-    FROM runs
-    WHERE end_time IS NOT NULL AND (namespace, run_id) > ($1, $2)
-    ORDER BY namespace, run_id
-    LIMIT $3
-),
-differing AS (
-    SELECT l.*
-    FROM looked AS l LEFT JOIN LATERAL (
-        SELECT e.sequence, e.kind
-        FROM events AS e
-        WHERE e.namespace = ANY (ARRAY[l.namespace]) AND e.run_id = l.run_id AND e.sequence >= l.next_sequence - 1
-        ORDER BY e.sequence DESC
-        LIMIT 1
-    ) AS j ON true
-    WHERE j.sequence IS DISTINCT FROM l.next_sequence - 1 OR NOT j.kind = ANY ($4::smallint[])
+    WHERE j.sequence IS DISTINCT FROM l.next_sequence - 1 OR (l.end_time IS NULL) = (j.kind = ANY ($5::smallint[]))
 )
 SELECT d.*, t.looked_count, t.last_namespace, t.last_run_id
 FROM (
