@@ -1,6 +1,6 @@
 """A compiled workflow: what the engine asks for requests, conditions and outputs of a run.
 
-Nothing here awaits, and nothing raises but InputInvalid and EvaluationFailed.
+Nothing here awaits, and nothing raises but PackedInvalid and EvaluationFailed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,18 @@ from typing import Any
 from baton.v1 import workflow_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.descriptor import Descriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from orchestrator.contracts.builders import Builder
 from orchestrator.contracts.descriptors import TypePool
 from orchestrator.contracts.expressions import Expression
+from orchestrator.contracts.packed import PackedInvalid, unpack
 from orchestrator.contracts.paths import UNSET
 from orchestrator.contracts.required import Requirements
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.step_limits import CompiledLimit
 from orchestrator.contracts.violations import EvaluationFailed
 from orchestrator.domain.workflow import Graph
-
-
-class InputInvalid(Exception):
-    """The input is not a valid message of the workflow's input type. `field` is the path in it, "" for the whole."""
-
-    def __init__(self, message: str, field: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.field = field
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,32 +210,17 @@ class CompiledWorkflow:
     def parse_input(self, any_message: AnyMessage | None) -> Message | None:
         """Returns the input as a message of the workflow's types, None for a workflow that takes none.
 
-        Raises InputInvalid where the type is another, the bytes are not of that type, or a required field is missing.
+        Raises PackedInvalid where the type is another, the bytes are not of that type, or a required field is missing.
         """
         given = any_message is not None and bool(any_message.type_url or any_message.value)
         if self.input_descriptor is None:
             if given:
-                raise InputInvalid("the workflow takes no input, but one was given")
+                raise PackedInvalid("the workflow takes no input, but one was given")
             return None
         if any_message is None or not given:
-            raise InputInvalid(f"the workflow takes a {self.input_type}, but no input was given")
-        name = any_message.type_url.rpartition("/")[2]
-        if name != self.input_type:
-            raise InputInvalid(
-                f"the workflow takes a {self.input_type}, but the input is a {name or 'message of no type'}"
-            )
-        message = self.types.message_class(self.input_descriptor)()
-        try:
-            message.MergeFromString(any_message.value)
-        except DecodeError:
-            raise InputInvalid(f"the input is not a valid {self.input_type}") from None
-        missing = next(self.requirements.missing(message), None)
-        if missing is not None:
-            raise InputInvalid(
-                f"the required field `{missing}` of {self.input_type} has no value",
-                missing,
-            )
-        return message
+            raise PackedInvalid(f"the workflow takes a {self.input_type}, but no input was given")
+        expected = self.types.message_class(self.input_descriptor)
+        return unpack(any_message, expected, self.requirements, taker="the workflow takes", what="input")
 
     def step(self, index: int) -> CompiledStep:
         """Returns a step by its index in the workflow."""

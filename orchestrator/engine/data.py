@@ -247,7 +247,7 @@ class RunData:
 
     def go_on_with(self, compiled: CompiledWorkflow, run_input: Message | None) -> None:
         """Says what the run is reopened with, right before it is: its revision, and a new input or None. The input that
-        it has is read anew by another revision, whose types are its own. Errors: InputInvalid."""
+        it has is read anew by another revision, whose types are its own. Errors: PackedInvalid."""
         if run_input is None and compiled is not self.compiled and self._run.input is not None:
             run_input = compiled.parse_input(to_any(self._run.input))
         self._next = compiled, run_input

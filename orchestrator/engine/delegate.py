@@ -14,6 +14,7 @@ from google.protobuf.any_pb2 import Any
 from google.protobuf.message import DecodeError, Message
 
 from orchestrator.contracts.compiled import CompiledStep
+from orchestrator.contracts.packed import PackedInvalid, unpack
 from orchestrator.contracts.required import Requirements
 from orchestrator.contracts.settings import duration_us, retry_policy
 from orchestrator.contracts.violations import Report
@@ -234,23 +235,13 @@ def _means_the_same(request_class: type[Message], one: bytes, two: bytes) -> boo
 
 def _check_request(step: CompiledStep, given: Any) -> None:
     """Holds a request to the method's input type. Errors: InvalidRequest."""
-    request_class = step.targets[0].request_class
-    name = request_class.DESCRIPTOR.full_name
-    told = given.type_url.rpartition("/")[2]
-    path, fault = "request", ""
-    if told != name and (told or given.value):
-        fault = f"{step.id} takes a {name}, but the request is a {told or 'message of no type'}"
-    else:
-        try:
-            message = request_class.FromString(given.value)
-        except DecodeError:
-            fault = f"the request is not a valid {name}"
-        else:
-            missing = next(Requirements().missing(message), None)
-            if missing is not None:
-                path, fault = f"request.{missing}", f"the required field `{missing}` of {name} has no value"
-    if fault:
-        raise errors.InvalidRequest(f"{path}: {fault}", faults=[errors.FieldFault(path, "INVALID_REQUEST", fault)])
+    request_class, taker = step.targets[0].request_class, f"{step.id} takes"
+    try:
+        unpack(given, request_class, Requirements(), taker=taker, what="request", may_be_empty=True)
+    except PackedInvalid as error:
+        path = f"request.{error.field}" if error.field else "request"
+        fault = errors.FieldFault(path, "INVALID_REQUEST", error.message)
+        raise errors.InvalidRequest(f"{path}: {error.message}", faults=[fault]) from None
 
 
 def _target(step: CompiledStep, request: step_service_pb2.DelegateRequest) -> Target:

@@ -10,7 +10,8 @@ from google.protobuf import any_pb2
 from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import DecodeError, Message
 
-from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
+from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.packed import PackedInvalid, unpack
 from orchestrator.domain import errors
 from orchestrator.domain.events import Payload
 from orchestrator.domain.ids import RevisionKey
@@ -45,7 +46,7 @@ def new_input(compiled: CompiledWorkflow, given: any_pb2.Any) -> tuple[Message |
         raise errors.PayloadTooLarge(f"input: {len(given.value)} bytes; the limit is {MAX_PAYLOAD_BYTES}")
     try:
         message = compiled.parse_input(given)
-    except InputInvalid as error:
+    except PackedInvalid as error:
         path = f"input.{error.field}" if error.field else "input"
         fault = errors.FieldFault(path, "INPUT_INVALID", error.message)
         raise errors.InputInvalid(f"{path}: {error.message}", faults=[fault]) from None
@@ -59,7 +60,7 @@ def require_compatible(live: LiveRun, compiled: CompiledWorkflow, reset: Collect
     if not new_input:
         try:
             compiled.parse_input(to_any(run.input) if run.input is not None else None)
-        except InputInvalid as error:
+        except PackedInvalid as error:
             path = f"input.{error.field}" if error.field else "input"
             faults.append(errors.FieldFault(path, "INPUT_INVALID", _kept(run, compiled, error)))
     for spec in compiled.graph.steps:
@@ -77,7 +78,7 @@ def require_compatible(live: LiveRun, compiled: CompiledWorkflow, reset: Collect
         )
 
 
-def _kept(run: Run, compiled: CompiledWorkflow, error: InputInvalid) -> str:
+def _kept(run: Run, compiled: CompiledWorkflow, error: PackedInvalid) -> str:
     """Says why the input of a run does not fit a revision, and what to do: none can be taken away."""
     if compiled.input_descriptor is None and run.input is not None:
         kept = run.input.type_name
@@ -123,24 +124,12 @@ def substitute(live: LiveRun, index: int, given: any_pb2.Any) -> Payload:
     else:
         expected = live.data.response_class(index)
     assert expected is not None
-    name, told = expected.DESCRIPTOR.full_name, given.type_url.rpartition("/")[2]
-    fault = ""
-    if told != name:
-        fault = f"step {spec.id} gives a {name}, but the output is a {told or 'message of no type'}"
-    else:
-        try:
-            message = expected.FromString(given.value)
-        except DecodeError:
-            fault = f"the output is not a valid {name}"
-        else:
-            missing = next(live.compiled.requirements.missing(message), None)
-            if missing is not None:
-                fault = f"the required field `{missing}` of {name} has no value"
-    if fault:
-        raise errors.SubstituteInvalid(
-            f"output: {fault}", faults=[errors.FieldFault("output", "SUBSTITUTE_INVALID", fault)]
-        )
-    return Payload(name, given.value)
+    try:
+        unpack(given, expected, live.compiled.requirements, taker=f"step {spec.id} gives", what="output")
+    except PackedInvalid as error:
+        fault = errors.FieldFault("output", "SUBSTITUTE_INVALID", error.message)
+        raise errors.SubstituteInvalid(f"output: {error.message}", faults=[fault]) from None
+    return Payload(expected.DESCRIPTOR.full_name, given.value)
 
 
 async def require_dispensable(catalogue: Catalogue, live: LiveRun, index: int) -> None:

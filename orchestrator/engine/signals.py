@@ -5,9 +5,10 @@ from __future__ import annotations
 from uuid import UUID
 
 from baton.v1 import run_service_pb2
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.packed import PackedInvalid, unpack
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import (
     FieldFault,
@@ -88,24 +89,13 @@ def _payload(compiled: CompiledWorkflow, request: run_service_pb2.SignalRunReque
     if request.signal not in expected:
         known = ", ".join(sorted(expected)) or "none"
         raise SignalNotFound(f"signal: no step of the run waits for {request.signal}; its steps wait for: {known}")
-    message_class = expected[request.signal]
-    name = message_class.DESCRIPTOR.full_name
-    given = request.payload.type_url.rpartition("/")[2]
-    fault = ""
-    if (given or request.payload.value) and given != name:
-        fault = f"the signal {request.signal} carries a {name}, but the payload is a {given or 'message of no type'}"
-    else:
-        try:
-            message = message_class.FromString(request.payload.value)
-        except DecodeError:
-            fault = f"the payload is not a valid {name}"
-        else:
-            missing = next(compiled.requirements.missing(message), None)
-            if missing is not None:
-                fault = f"the required field `{missing}` of {name} has no value"
-    if fault:
-        raise InvalidRequest(f"payload: {fault}", faults=[FieldFault("payload", "INVALID_REQUEST", fault)])
-    return Payload(name, request.payload.value)
+    message_class, taker = expected[request.signal], f"the signal {request.signal} carries"
+    try:
+        unpack(request.payload, message_class, compiled.requirements, taker=taker, what="payload", may_be_empty=True)
+    except PackedInvalid as error:
+        fault = FieldFault("payload", "INVALID_REQUEST", error.message)
+        raise InvalidRequest(f"payload: {error.message}", faults=[fault]) from None
+    return Payload(message_class.DESCRIPTOR.full_name, request.payload.value)
 
 
 def _classes(compiled: CompiledWorkflow) -> dict[str, type[Message]]:

@@ -12,7 +12,8 @@ from baton.v1 import run_service_pb2
 from google.protobuf import duration_pb2
 from google.protobuf.message import Message
 
-from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
+from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.packed import PackedInvalid
 from orchestrator.contracts.scope import Scope
 from orchestrator.domain import errors
 from orchestrator.domain.caller import Caller
@@ -323,7 +324,7 @@ class Submitter:
             )
         try:
             return compiled.parse_input(request.input)
-        except InputInvalid as error:
+        except PackedInvalid as error:
             path = f"input.{error.field}" if error.field else "input"
             raise errors.InputInvalid(
                 f"{path}: {error.message}", faults=[errors.FieldFault(path, "INPUT_INVALID", error.message)]

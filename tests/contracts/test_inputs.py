@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from google.protobuf import any_pb2, json_format
 
-from orchestrator.contracts.compiled import CompiledWorkflow, InputInvalid
+from orchestrator.contracts.compiled import CompiledWorkflow
+from orchestrator.contracts.packed import PackedInvalid
 from orchestrator.contracts.scope import Scope
 from orchestrator.contracts.violations import EvaluationFailed
 from tests.contracts.corpus import FULL, compiled, message, mirror
@@ -48,7 +49,7 @@ def test_input_that_is_refused(given: any_pb2.Any | None, part: str, field: str)
             "steps": [{"id": "open", "method": "legacy.v1.Ledger/Open", "wholeRequest": {"path": "input"}}],
         }
     )
-    with pytest.raises(InputInvalid) as caught:
+    with pytest.raises(PackedInvalid) as caught:
         workflow.parse_input(given)
     assert part in caught.value.message
     assert caught.value.field == field
@@ -71,7 +72,7 @@ def test_required_fields_of_the_input(value: dict[str, Any], field: str) -> None
             "steps": [{"id": "book", "method": "strict.v1.Hotel/Book", "wholeRequest": {"path": "input"}}],
         }
     )
-    with pytest.raises(InputInvalid) as caught:
+    with pytest.raises(PackedInvalid) as caught:
         workflow.parse_input(packed(workflow, "strict.v1.BookRequest", value))
     assert caught.value.field == field
 
