@@ -177,7 +177,9 @@ class Driver:
         if queue_expires is not None:
             self._time_step(live, TimerKind.QUEUE, index, queue_expires)
         queue_time = step.queue_time or 0
-        if queue_time > self._clock.now():
+        # The clock may have been set back since the run's last event. What is ready by that does not wait, each step by
+        # a timer of its own: those that are ready together start in their order.
+        if queue_time > self._clock.now() and queue_time > live.run.time:
             self.set_timer(
                 live, TimerKey(TimerKind.BACKOFF, index), queue_time, lambda: self.admission.enqueue(live, index)
             )

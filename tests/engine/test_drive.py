@@ -18,7 +18,7 @@ from orchestrator.engine import drive, journal
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
-from orchestrator.engine.live import LiveRun, Staged
+from orchestrator.engine.live import LiveRun, Staged, TimerKey, TimerKind
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.pace import Pace
@@ -32,9 +32,9 @@ def driver() -> Driver:
     return Driver(clock, Timers(clock), EngineLimits(), NullObserver(), nothing, nothing, Pace(Machine()))
 
 
-def live_run(accepted: Any = None) -> LiveRun:
+def live_run(accepted: Any = None, steps: int = 1) -> LiveRun:
     target = Target("a.v1.A/Do", RetryPolicy(FailureMatch()), False)
-    compiled: Any = SimpleNamespace(graph=Graph((Step(0, "a", (target,)),)))
+    compiled: Any = SimpleNamespace(graph=Graph(tuple(Step(index, f"s{index}", (target,)) for index in range(steps))))
     scope: Any = None
     live = LiveRun(RunKey("default", uuid4()), 1, compiled, scope, None)
     live.accepted = accepted
@@ -116,6 +116,24 @@ async def test_a_step_that_has_ended_is_not_queued_again(queued: list[int]) -> N
     failure: Any = None
     made.record(live, flight, CallFailed(0, 1, failure, None, 0.0))
     assert queued == []
+
+
+async def test_steps_that_are_ready_start_in_order_though_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, live = driver(), live_run(steps=4)
+    made.adopt(live)
+    no_limits: Any = SimpleNamespace(bounding_step=lambda index: index, step=lambda _: SimpleNamespace(limits=()))
+    admitted: list[int] = []
+    live.data = no_limits
+    monkeypatch.setattr(made.admission, "enqueue", lambda _, index: admitted.append(index))
+    live.run.time = DatabaseClock().now() + 10_000_000
+    for step, later_us in zip(live.run.steps, (0, -1_000_000, -20_000_000, 1), strict=True):
+        step.state, step.queue_time = StepState.READY, live.run.time + later_us
+    made.queue_again(live, range(4))
+    assert admitted == [0, 1, 2]
+    assert list(live.timers) == [TimerKey(TimerKind.BACKOFF, 3)]
+    made.forget(live, "")
 
 
 async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -229,10 +229,11 @@ def is_busy(span: trace_pb2.Span) -> bool:
 
 
 def drawn(spans: list[trace_pb2.Span], root: trace_pb2.Span, depth: int = 0) -> Iterator[str]:
-    """The tree below a span, in the order of time."""
+    """The tree below a span, in the order of time, and of names where two begin at once: a collector has spans in any
+    order."""
     yield f"{'  ' * depth}{root.name}\n"
     below = [span for span in spans if span.parent_span_id == root.span_id]
-    for span in sorted(below, key=lambda one: one.start_time_unix_nano):
+    for span in sorted(below, key=lambda one: (one.start_time_unix_nano, one.name)):
         yield from drawn(spans, span, depth + 1)
 
 
