@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from baton.cli.processes import Place
+from baton.cli.processes import Place, _send
 
 from .programs import Program, baton
 
@@ -67,6 +67,16 @@ async def test_an_address_that_is_shared_within_is_not_shared_with_others(databa
         assert (await baton("health", "--server", first.address)).code == 0
     finally:
         assert await first.stop(signal.SIGTERM) == 0
+
+
+async def test_a_signal_takes_no_exit_code_from_a_process_that_has_just_ended() -> None:
+    """What it ended with decides whether the stop was in good order. Many, for each wins a race or loses it."""
+    for _ in range(40):
+        process = await asyncio.create_subprocess_exec("/bin/sh", "-c", "exit 3", stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        assert await process.stdout.read() == b""
+        _send(process, signal.SIGTERM)
+        assert await process.wait() == 3
 
 
 async def test_processes_do_not_outlive_their_supervisor(database: str) -> None:

@@ -134,8 +134,7 @@ class Supervisor:
     def _signalled(self) -> None:
         if self._stopping.is_set():
             for process in self._processes.values():
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
+                _send(process, signal.SIGKILL)
             os._exit(ExitCode.INTERRUPTED)
         self._stopping.set()
 
@@ -205,16 +204,22 @@ class Supervisor:
 
     async def _end(self, number: int, process: asyncio.subprocess.Process) -> None:
         await self._stopping.wait()
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        _send(process, signal.SIGTERM)
         await asyncio.sleep(self._stop_seconds)
         _log.error("a server process did not stop in time and is killed", extra={"process_number": number})
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+        _send(process, signal.SIGKILL)
 
     def _fail(self) -> None:
         self._failed = True
         self._stopping.set()
+
+
+def _send(process: asyncio.subprocess.Process, kind: signal.Signals) -> None:
+    """Sends a signal to a process that may have ended. By its id: the process object would first look whether it lives,
+    and take the exit code of one that has just ended from asyncio, which then makes one up."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, kind)
 
 
 def supervise(number: int, place: Place, stop_seconds: float, on_ready: Callable[[], None]) -> ExitCode:
