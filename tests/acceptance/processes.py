@@ -60,13 +60,19 @@ class Program:
     async def kill(self) -> None:
         """Ends it with SIGKILL."""
         if self.process is not None and self.process.returncode is None:
-            self.process.kill()
+            self.send(signal.SIGKILL)
             await self.process.wait()
 
-    def send(self, number: signal.Signals) -> None:
-        """Sends a signal."""
-        assert self.process is not None
-        self.process.send_signal(number)
+    def send(self, number: signal.Signals) -> bool:
+        """Sends a signal; False where it has ended."""
+        if self.process is None or self.process.returncode is not None:
+            return False
+        try:
+            # By the id: the process object would first look whether it lives, and take its exit code from asyncio.
+            os.kill(self.process.pid, number)
+        except ProcessLookupError:
+            return False
+        return True
 
     async def wait(self, timeout_seconds: float = 30.0) -> int:
         """Waits for the end; returns the exit code."""

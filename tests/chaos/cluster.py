@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import signal
 from dataclasses import dataclass, field
@@ -82,13 +81,7 @@ class Kept:
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal; False where it is dead."""
-        process_id = self.process_id
-        if process_id is None or not self.up.is_set():
-            return False
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(process_id, number)  # By the id: the process object would first look whether it lives, and reap it.
-            return True
-        return False
+        return self.up.is_set() and self.program.send(number)
 
     async def end(self, number: signal.Signals = signal.SIGTERM, timeout_seconds: float = 60.0) -> None:
         """Ends it for good, with SIGKILL where it does not listen."""
