@@ -10,7 +10,7 @@ export PYTHONPATH :=
 .PHONY: help setup demo test simulate check lint types protos generate release-wire bench bench-quick bench-curves bench-readme bench-lock chaos lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  \1\t\2/' | expand -t 16
 
 setup: $(VENV)/ready ## prepare the virtual environment from the lock file
 

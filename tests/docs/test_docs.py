@@ -110,6 +110,8 @@ def test_the_module_map_is_whole() -> None:
         for path in (ROOT / "orchestrator" / package).glob("*.py")
         if path.stem != "__init__"
     ]
+    sdk = ROOT / "sdk/python/baton"
+    modules += [path for path in (*sdk.glob("*.py"), *sdk.glob("worker/*.py")) if path.stem != "__init__"]
     assert [path for path in modules if f"`{path.stem}`" not in text] == []
 
 
