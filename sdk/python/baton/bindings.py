@@ -52,6 +52,13 @@ class Whole:
     fields: Mapping[str, workflow_pb2.Binding]
     whole: workflow_pb2.Binding | None = None
 
+    def write_request(self, message: workflow_pb2.Step | workflow_pb2.Undo | workflow_pb2.Fallback) -> None:
+        """Writes it as the request of what `message` calls."""
+        for name, binding in self.fields.items():
+            message.request[name].CopyFrom(binding)
+        if self.whole is not None:
+            message.whole_request.CopyFrom(self.whole)
+
 
 def bind(message: Callable[P, M], /, *args: P.args, **fields: P.kwargs) -> M:
     """Builds a `message` during the run: each field from a reference, a constant, a nested bind(…), a list or a dict.

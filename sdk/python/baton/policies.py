@@ -128,11 +128,7 @@ def fallback(
     path = path_of(target)
     message = workflow_pb2.Fallback(method=path, codes=code_numbers(on), reasons=reason_names(reasons))
     if request is not None:
-        bound = whole(target.input_type, request, f"the request of {path}")
-        for name, binding in bound.fields.items():
-            message.request[name].CopyFrom(binding)
-        if bound.whole is not None:
-            message.whole_request.CopyFrom(bound.whole)
+        whole(target.input_type, request, f"the request of {path}").write_request(message)
     if retry is not None:
         message.retry.CopyFrom(retry.message())
     if attempt_timeout is not None:

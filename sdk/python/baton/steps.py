@@ -120,11 +120,7 @@ class CallStep(Step[Out], Generic[Out, Resp]):
         undo.method = path_of(target)
         where = f"step {self.id!r}: undo"
         output = cast("Resp", Reference(Source("output", descriptor=self._result)))
-        bound = whole(target.input_type, request(output), f"{where}: the request of {undo.method}")
-        for name, binding in bound.fields.items():
-            undo.request[name].CopyFrom(binding)
-        if bound.whole is not None:
-            undo.whole_request.CopyFrom(bound.whole)
+        whole(target.input_type, request(output), f"{where}: the request of {undo.method}").write_request(undo)
         if retry is not None:
             undo.retry.CopyFrom(retry.message())
         if attempt_timeout is not None:

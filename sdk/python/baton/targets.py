@@ -38,11 +38,7 @@ class Target:
             return
         if self.input_type is None:
             raise BindError(f"{where} takes a message: bind(…), or a reference to one")
-        bound = whole(self.input_type, request, where)
-        for name, binding in bound.fields.items():
-            message.request[name].CopyFrom(binding)
-        if bound.whole is not None:
-            message.whole_request.CopyFrom(bound.whole)
+        whole(self.input_type, request, where).write_request(message)
 
 
 def target_of(called: Any) -> Target:
