@@ -13,34 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
-from google.protobuf import (
-    any_pb2,
-    api_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    source_context_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    type_pb2,
-    wrappers_pb2,
-)
 from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto, FileDescriptorProto
 
-_WELL_KNOWN_MODULES = (
-    any_pb2,
-    api_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    source_context_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    type_pb2,
-    wrappers_pb2,
-)
+from orchestrator.contracts.descriptors import WELL_KNOWN_FILES
 
 
 class NotRepairable(Exception):
@@ -104,7 +79,7 @@ def _replaces_well_known_files(file: FileDescriptorProto) -> bool:
     """Tells whether a file holds, under a name of its own, what are well-known files elsewhere."""
     return (
         file.package == "google.protobuf"
-        and file.name not in _WELL_KNOWN_FILES
+        and file.name not in WELL_KNOWN_FILES
         and all(f".google.protobuf.{message.name}" in _HOME_OF_WELL_KNOWN_TYPES for message in file.message_type)
         and not file.service
     )
@@ -195,7 +170,7 @@ def _find(name: str, scope: str, home: Mapping[str, str]) -> str | None:
 
 def _mend_imports(file: FileDescriptorProto, files: Mapping[str, FileDescriptorProto], needed: set[str]) -> None:
     """Takes away imports that are not there, and adds those of types that are used but not imported."""
-    kept = [index for index, name in enumerate(file.dependency) if name in files or name in _WELL_KNOWN_FILES]
+    kept = [index for index, name in enumerate(file.dependency) if name in files or name in WELL_KNOWN_FILES]
     if len(kept) < len(file.dependency):
         position = {old: new for new, old in enumerate(kept)}
         names = [file.dependency[index] for index in kept]
@@ -230,15 +205,11 @@ def _add_well_known_files(files: dict[str, FileDescriptorProto]) -> None:
     while pending:
         name = pending.pop()
         if name not in files:
-            files[name] = FileDescriptorProto.FromString(_WELL_KNOWN_FILES[name])
+            files[name] = FileDescriptorProto()
+            files[name].CopyFrom(WELL_KNOWN_FILES[name])
             pending.extend(files[name].dependency)
 
 
-_WELL_KNOWN_FILES: dict[str, bytes] = {
-    module.DESCRIPTOR.name: module.DESCRIPTOR.serialized_pb for module in _WELL_KNOWN_MODULES
-}
 _HOME_OF_WELL_KNOWN_TYPES: dict[str, str] = {
-    name: file_name
-    for file_name, serialized in _WELL_KNOWN_FILES.items()
-    for name in _defined_types(FileDescriptorProto.FromString(serialized))
+    name: file_name for file_name, file in WELL_KNOWN_FILES.items() for name in _defined_types(file)
 }
