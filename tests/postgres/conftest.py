@@ -16,7 +16,8 @@ from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
 from orchestrator.postgres.schedules import PostgresScheduleStore
 from tests.conformance.approval_store import ApprovalStoreMaker
-from tests.conformance.journal_store import Stores
+from tests.conformance.journal_store import Stores, replica
+from tests.postgres.firing import DrivenClock, Lab
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,18 @@ def approvals(pools: Pools) -> ApprovalStoreMaker:
 def schedules(pools: Pools) -> PostgresScheduleStore:
     """Schedules over the pools."""
     return PostgresScheduleStore(pools.reads, pools.claims)
+
+
+@pytest.fixture
+async def lab(stores: Stores, schedules: PostgresScheduleStore) -> Lab:
+    """One replica's schedules."""
+    return Lab(stores, schedules, await replica(stores), DrivenClock())
+
+
+@pytest.fixture
+async def heir(stores: Stores, schedules: PostgresScheduleStore, lab: Lab) -> Lab:
+    """A second replica by the same clock."""
+    return Lab(stores, schedules, await replica(stores), lab.clock)
 
 
 @pytest.fixture
