@@ -12,8 +12,8 @@ from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.mending import pause, resume, retry, retry_step, skip
 from tests.acceptance.processes import ServerProcess
-from tests.acceptance.test_mending import pause, resume, retry, retry_step, skip
 from tests.acceptance.wire import Baton, eventually, kinds, refused, step_of
 
 SUCCEEDED, FAILED, RUNNING = run_pb2.RUN_STATE_SUCCEEDED, run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_RUNNING

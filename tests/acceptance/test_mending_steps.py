@@ -10,8 +10,8 @@ from baton.v1 import run_pb2
 from tests.acceptance.conftest import name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
+from tests.acceptance.mending import retry, retry_step, skip
 from tests.acceptance.test_contract_changes import STRING, changed
-from tests.acceptance.test_mending import retry, retry_step, skip
 from tests.acceptance.test_step_kinds import given, inner, mapped, name_for
 from tests.acceptance.wire import Baton, refused
 
