@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from baton.v1.run_service_pb2 import ListRunsRequest
 
 from tests.acceptance.contracts import Contract
 from tests.acceptance.processes import LabProcess, ServerProcess
@@ -101,3 +102,32 @@ async def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
         return not await owners(server.dsn)
 
     await eventually(released)
+
+
+async def test_a_process_that_stands_still_is_replaced(database: str, tmp_path: Path) -> None:
+    server = ServerProcess(database, tmp_path / "server.log", {"BATON_STALL_SECONDS": "2"}, processes=2)
+    await server.start()
+    try:
+        frozen, sound = processes_of(server)
+        os.kill(frozen, signal.SIGSTOP)
+
+        async def replaced() -> bool:
+            return server.log().count("a server process serves") == 3
+
+        await eventually(replaced)
+        assert "the event loop of a server process stands still: it is killed" in server.log()
+        after = processes_of(server)
+        assert sound in after
+        assert frozen not in after
+        # Of so many connections some would be dealt out to the one that is frozen, and be answered by nobody.
+        connections = [Baton(server.address) for _ in range(16)]
+        try:
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(baton.runs.ListRuns(ListRunsRequest()) for baton in connections))
+        finally:
+            for baton in connections:
+                await baton.close()
+        server.send(signal.SIGTERM)
+        assert await server.wait() == 0, server.log()[-3000:]
+    finally:
+        await server.kill()

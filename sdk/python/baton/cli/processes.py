@@ -3,7 +3,7 @@
 Each process is a replica as any other. All listen on the public address (SO_REUSEPORT: the kernel deals connections out
 among them), and each on one of its own, at which the others reach it. The supervisor serves nothing and reads no
 database; what a server does may not enter. `python -m baton.cli.processes` is one of the servers: its standard input
-ends with the supervisor, its standard output tells that it serves.
+ends with the supervisor, its standard output tells that it serves, and then that its event loop turns.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ STOP_SECONDS = 10.0
 """What a process gets beyond its own times to drain and to stop, before it is killed."""
 
 READY = b"ready\n"
+
+BEAT = b"."
+BEAT_SECONDS = 0.25
+"""How often the event loop of a server process tells that it turns."""
+
+HEARING_SECONDS = 1.0
+"""How long each is listened for; it is silent where nothing comes."""
 
 _log = logging.getLogger(__name__)
 
@@ -102,12 +109,21 @@ def take_address(address: str) -> tuple[socket.socket, str]:
     return held, f"{host}:{held.getsockname()[1]}"
 
 
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a process may take to stop, and how long its event loop may stand still, before it is killed, in
+    seconds."""
+
+    stop_seconds: float
+    stall_seconds: float
+
+
 class Supervisor:
     """Keeps so many processes at a place. `on_ready` is called once, when all of them serve for the first time."""
 
-    def __init__(self, number: int, place: Place, stop_seconds: float, on_ready: Callable[[], None]) -> None:
+    def __init__(self, number: int, place: Place, patience: Patience, on_ready: Callable[[], None]) -> None:
         self._number, self._place = number, place
-        self._stop_seconds, self._on_ready = stop_seconds, on_ready
+        self._patience, self._on_ready = patience, on_ready
         self._stopping = asyncio.Event()
         self._processes: dict[int, asyncio.subprocess.Process] = {}
         self._ready: set[int] = set()
@@ -179,7 +195,7 @@ class Supervisor:
         self._processes[number] = process
         try:
             async with asyncio.TaskGroup() as group:
-                told = group.create_task(self._await_ready(number, process))
+                told = group.create_task(self._listen(number, process))
                 stop = group.create_task(self._end(number, process))
                 code = await process.wait()
                 told.cancel()
@@ -188,10 +204,33 @@ class Supervisor:
             del self._processes[number]
         return code
 
-    async def _await_ready(self, number: int, process: asyncio.subprocess.Process) -> None:
+    async def _listen(self, number: int, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
         if await process.stdout.readline() != READY:
             return
+        self._begins_to_serve(number, process)
+        if await self._falls_silent(process.stdout):
+            # The kernel would go on dealing connections out to it, and nobody would answer them.
+            _log.error(
+                "the event loop of a server process stands still: it is killed", extra={"process_number": number}
+            )
+            _send(process, signal.SIGKILL)
+
+    async def _falls_silent(self, beats: asyncio.StreamReader) -> bool:
+        """Waits until nothing was heard of an event loop for too long; returns False where the process ends before."""
+        # Counted, not measured: where the supervisor was frozen too, the others have had no time to tell anything.
+        silent_seconds = 0.0
+        while silent_seconds < self._patience.stall_seconds:
+            try:
+                async with asyncio.timeout(HEARING_SECONDS):
+                    if not await beats.read(4_096):
+                        return False
+                silent_seconds = 0.0
+            except TimeoutError:
+                silent_seconds += HEARING_SECONDS
+        return True
+
+    def _begins_to_serve(self, number: int, process: asyncio.subprocess.Process) -> None:
         self._ready.add(number)
         _log.info("a server process serves", extra={"process_number": number, "pid": process.pid})
         if len(self._ready) == self._number and not self._served:
@@ -205,7 +244,7 @@ class Supervisor:
     async def _end(self, number: int, process: asyncio.subprocess.Process) -> None:
         await self._stopping.wait()
         _send(process, signal.SIGTERM)
-        await asyncio.sleep(self._stop_seconds)
+        await asyncio.sleep(self._patience.stop_seconds)
         _log.error("a server process did not stop in time and is killed", extra={"process_number": number})
         _send(process, signal.SIGKILL)
 
@@ -222,11 +261,11 @@ def _send(process: asyncio.subprocess.Process, kind: signal.Signals) -> None:
             os.kill(process.pid, kind)
 
 
-def supervise(number: int, place: Place, stop_seconds: float, on_ready: Callable[[], None]) -> ExitCode:
+def supervise(number: int, place: Place, patience: Patience, on_ready: Callable[[], None]) -> ExitCode:
     """Keeps so many server processes until a signal; returns the exit code."""
 
     async def run() -> ExitCode:
-        return await Supervisor(number, place, stop_seconds, on_ready).run()
+        return await Supervisor(number, place, patience, on_ready).run()
 
     return asyncio.run(run())
 
@@ -247,6 +286,16 @@ def _tell_ready(_port: int) -> None:
     with contextlib.suppress(BrokenPipeError):  # without a supervisor it stops by itself
         sys.stdout.buffer.write(READY)
         sys.stdout.flush()
+    output = sys.stdout.fileno()
+    os.set_blocking(output, False)
+    _beat(asyncio.get_running_loop(), output)
+
+
+def _beat(loop: asyncio.AbstractEventLoop, output: int) -> None:
+    """Tells the supervisor for ever that the loop turns; one that is frozen has heard enough."""
+    with contextlib.suppress(BrokenPipeError, BlockingIOError):
+        os.write(output, BEAT)
+    loop.call_later(BEAT_SECONDS, _beat, loop, output)
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def _foreseen(error: Exception) -> CommandFailed | None:
 
 
 def _serve_in_processes(chosen: Choices, settings: Settings, number: int) -> ExitCode:
-    from baton.cli.processes import STOP_SECONDS, Place, processes_fault, supervise, take_address
+    from baton.cli.processes import STOP_SECONDS, Patience, Place, processes_fault, supervise, take_address
 
     fault = processes_fault(number, settings.listen_address, settings.replica_address)
     if fault is not None:
@@ -219,7 +219,10 @@ def _serve_in_processes(chosen: Choices, settings: Settings, number: int) -> Exi
         return supervise(
             number,
             Place(address, settings.replica_address),
-            settings.limits.drain_seconds + settings.stop_grace_seconds + STOP_SECONDS,
+            Patience(
+                settings.limits.drain_seconds + settings.stop_grace_seconds + STOP_SECONDS,
+                settings.limits.stall_seconds,
+            ),
             lambda: _tell_serve(chosen, settings, held.getsockname()[1], number),
         )
 
