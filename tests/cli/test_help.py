@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 from .programs import baton, environment
 
 HEAVY = ("google.protobuf", "grpc", "rich.console", "orchestrator", "asyncpg", "asyncio", "yaml")
+NO_RUN = "01a202d1-04cc-74ec-b371-535894f2d877"
 
 CHECK = f"""
 import sys
@@ -51,8 +53,12 @@ async def test_a_run_needs_a_workflow_by_name_or_file() -> None:
     assert (await baton("run", "submit", "a", "--inline", "b.yaml")).code == 2
 
 
-async def test_where_nobody_serves_the_cure_is_told() -> None:
-    answer = await baton("--server", "127.0.0.1:1", "run", "ls")
+@pytest.mark.parametrize(
+    "words", [("ls",), ("watch", NO_RUN), ("watch", "--filter", ""), ("wait", NO_RUN)], ids=" ".join
+)
+async def test_where_nobody_serves_the_cure_is_told_soon(words: tuple[str, ...]) -> None:
+    async with asyncio.timeout(30):
+        answer = await baton("--server", "127.0.0.1:1", "run", *words)
     assert (answer.code, answer.out) == (1, "")
     assert "127.0.0.1:1" in answer.error
     assert "baton dev" in answer.error

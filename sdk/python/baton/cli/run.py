@@ -73,7 +73,9 @@ def wait(
         from baton.cli.types import Types
         from baton.cli.watching import exit_code, print_end
 
-        run = await client.run(run_id).wait(seconds_of(timeout) if timeout else None)
+        handle = client.run(run_id)
+        await handle.refresh()  # A wait has patience with a server that goes away, not with one that is not there.
+        run = await handle.wait(seconds_of(timeout) if timeout else None)
         if chosen.as_json:
             print_json(await Types(client.address).to_json(run))
         else:

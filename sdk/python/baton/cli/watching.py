@@ -46,6 +46,8 @@ def exit_code(run: run_pb2.Run) -> ExitCode:
 async def watch(client: Client, handle: RunHandle[Any], chosen: Choices, *, rounds: bool = False) -> ExitCode:
     """Shows what a run does until it has ended, then how it ended; returns the exit code. With `rounds` it goes on for
     ever, a line for each event."""
+    if not handle.cursor:
+        await handle.refresh()  # A watch has patience with a server that goes away, not with one that is not there.
     if chosen.as_json:
         async for update in handle.watch(rounds=rounds):
             print_json_line(MessageToDict(update, preserving_proto_field_name=True))
@@ -65,6 +67,8 @@ async def watch_ends(client: Client, terms: str, chosen: Choices) -> ExitCode:
     """Shows runs as they end, for ever."""
     types = Types(client.address)
     told = chosen.as_json
+    async for _ in client.list_runs(terms, page_size=1):  # Is anybody there? As in `watch`.
+        break
     async for message in client.watch_runs(terms):
         if not told:
             note("runs are told here as they end; Ctrl-C to leave")
