@@ -32,7 +32,7 @@ class ReplicaRequests:
             with self._channels.hold(address) as connection:
                 if connection.users > REQUESTS_LIMIT:
                     raise OwnerUnavailable("too many requests are under way to the replica that drives the run")
-                return await _send(connection.channel, method, request, metadata, timeout_seconds)
+                return await _send(connection.channel, address, method, request, metadata, timeout_seconds)
         except WorkerUnreachable:
             raise OwnerUnavailable("this replica has no connection to spare, or is stopping; try again") from None
 
@@ -42,7 +42,7 @@ class ReplicaRequests:
 
 
 async def _send(
-    channel: grpc.aio.Channel, method: str, request: bytes, metadata: Metadata, timeout_seconds: float
+    channel: grpc.aio.Channel, address: str, method: str, request: bytes, metadata: Metadata, timeout_seconds: float
 ) -> bytes:
     call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
     try:
@@ -56,5 +56,8 @@ async def _send(
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             text = "the time of the call was over before the replica that drives the run had answered"
             raise AnsweredElsewhere(code, text, None) from None
-        text = "the replica that drives the run does not answer, or takes no such request; try again"
+        text = (
+            f"the replica that drives the run does not answer at {address}, or takes no such request; try again, and "
+            "where that does not help, set BATON_REPLICA_ADDRESS of that replica to an address that the others reach"
+        )
         raise OwnerUnavailable(text) from None

@@ -149,6 +149,8 @@ async def test_an_owner_that_does_not_answer(asked: Replica) -> None:
     answer = await refusal(asked.runs.CancelRun(CANCEL, timeout=2))
     assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "OWNER_UNAVAILABLE")
     assert answer.retry is not None
+    assert "at 127.0.0.1:1," in answer.text
+    assert "BATON_REPLICA_ADDRESS" in answer.text
 
 
 async def test_an_owner_that_goes_away_while_it_is_waited_for(asked: Replica, owner: Replica) -> None:
