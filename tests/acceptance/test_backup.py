@@ -1,4 +1,5 @@
-"""A base backup, taken while runs go, and archived WAL bring Baton back to a point in time; runs go on from there."""
+"""A base backup, taken while runs go, and archived WAL bring Baton back to a point in time, and a dump to the moment at
+which it was begun; runs go on from there."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from uuid_utils.compat import uuid7
 
 from orchestrator.postgres.binaries import find_binaries
 from orchestrator.postgres.embedded import EmbeddedPostgres
@@ -58,16 +60,20 @@ async def first(place: Path) -> AsyncIterator[EmbeddedPostgres]:
     postgres.stop()
 
 
+async def run_program(name: str, *arguments: str) -> tuple[int | None, str]:
+    """Runs a program of Postgres; returns its exit code and what it wrote to standard error."""
+    folder = next(iter(find_binaries(server_user().pw_uid))).folder
+    process = await asyncio.create_subprocess_exec(str(folder / name), *arguments, stderr=asyncio.subprocess.PIPE)
+    _, errors = await process.communicate()
+    return process.returncode, errors.decode()
+
+
 async def back_up(postgres: EmbeddedPostgres, target: Path) -> None:
     """Takes a base backup without WAL: that comes from the archive."""
-    folder = next(iter(find_binaries(server_user().pw_uid))).folder
-    process = await asyncio.create_subprocess_exec(
-        *(str(folder / "pg_basebackup"), "--dbname", postgres.dsn, "--pgdata", str(target)),
-        *("--wal-method", "none", "--checkpoint", "fast", "--no-sync"),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, errors = await process.communicate()
-    assert process.returncode == 0, errors
+    place = ("--dbname", postgres.dsn, "--pgdata", str(target))
+    how = ("--wal-method", "none", "--checkpoint", "fast", "--no-sync")
+    code, told = await run_program("pg_basebackup", *place, *how)
+    assert code == 0, told
 
 
 async def archive_everything(dsn: str) -> datetime:
@@ -174,6 +180,63 @@ async def test_a_restored_database_goes_on_from_the_point_in_time(
         assert len(keys) == len({(run, step) for run, step, _ in keys})
     finally:
         second.stop()
+
+
+@pytest.mark.parametrize("transport", ["stream"])
+async def test_a_dump_goes_on_in_another_postgres(
+    database: str, place: Path, tmp_path: Path, connect: Connect, contract: Contract, lab_process: LabProcess
+) -> None:
+    server = ServerProcess(database, tmp_path / "first.log")
+    await server.start()
+    baton = connect(server)
+    await baton.register("lab", lab_process.address)
+    kept = Submitter(baton, contract)
+    await asyncio.gather(*(kept.submit(number, diamond(contract, "0.3s")) for number in range(20)))
+    await baton.end(kept.acknowledged["request-0"])
+    await kept.submit(20, diamond(contract, "1s"))
+
+    dump = ("--dbname", database, "--format", "custom", "--file", str(tmp_path / "baton.dump"))
+    assert await run_program("pg_dump", *dump) == (0, "")
+    await server.kill()
+
+    with EmbeddedPostgres(place / "other", durable=False) as other:
+        connection = await asyncpg.connect(other.dsn)
+        await connection.execute(
+            "CREATE ROLE baton LOGIN; CREATE ROLE baton_api NOLOGIN; CREATE ROLE baton_engine NOLOGIN;"
+            " GRANT baton_api, baton_engine TO baton; GRANT ALL ON SCHEMA public TO baton"
+        )
+        await connection.close()
+        where = ("--dbname", other.dsn, "--no-owner", "--role", "baton", "--exit-on-error")
+        assert await run_program("pg_restore", *where, str(tmp_path / "baton.dump")) == (0, "")
+        restored = await invariants.read_runs(other.dsn)
+        assert set(restored) == set(kept.acknowledged.values())
+        assert len({run.ended for run in restored.values()}) == 2, "all had ended, or none: the moment was wrong"
+        dsn = other.dsn.replace("postgres@", "baton@")
+        assert await migrate(dsn) == []
+        heir = ServerProcess(dsn, tmp_path / "second.log")
+        await heir.start()
+        try:
+            await require_results(connect(heir), contract, kept)
+        finally:
+            await heir.kill()
+        assert not invariants.journal_faults(await invariants.read_runs(other.dsn), EDGES)
+
+
+async def test_an_owner_whom_row_level_security_binds_gets_no_dump(database: str, tmp_path: Path) -> None:
+    connection = await asyncpg.connect(database)
+    user = f"owner_{uuid7().hex}"
+    tables = await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    try:
+        await connection.execute(f"CREATE ROLE {user} LOGIN; GRANT ALL ON SCHEMA public TO {user}")
+        await connection.execute("; ".join(f"ALTER TABLE {each['tablename']} OWNER TO {user}" for each in tables))
+        dump = ("--dbname", database.replace("postgres@", f"{user}@"), "--file", str(tmp_path / "baton.dump"))
+        code, told = await run_program("pg_dump", *dump)
+        assert (code, "row-level security" in told) == (1, True), told
+        await connection.execute(f"ALTER ROLE {user} BYPASSRLS")
+        assert await run_program("pg_dump", *dump) == (0, "")
+    finally:
+        await connection.execute(f"REASSIGN OWNED BY {user} TO postgres; DROP OWNED BY {user}; DROP ROLE {user}")
+        await connection.close()
 
 
 async def _now(dsn: str) -> int:
