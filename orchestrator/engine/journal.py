@@ -31,6 +31,13 @@ RETRY_LONGEST_SECONDS = 2.0
 AWAY_SECONDS = 1.0
 """A database that has written nothing for so long is told to be away: what is new would wait for it too."""
 
+SILENT_SECONDS = 2.0
+"""Likewise one that has not answered for so long: that its connection is lost is known much later."""
+
+_SILENT = DatabaseUnavailable(
+    "the database does not answer in time; try again", metadata={"cause": "SILENT"}, retry_delay_seconds=1.0
+)
+
 
 @value
 class Flushed:
@@ -81,10 +88,18 @@ class GroupCommit:
         """Events that are staged and not yet durable."""
         self.queued_bytes = 0
         """Likewise, bytes of them and their payloads."""
-        self.fault: DatabaseUnavailable | None = None
-        """Why nothing has been written for a while, though something is to be."""
+        self._fault: DatabaseUnavailable | None = None
+        self._sent_seconds: float | None = None
         self.batches_begun = self.batches_ended = 0
         """Batches whose writing began and ended; what is durable by the latter has been published."""
+
+    @property
+    def fault(self) -> DatabaseUnavailable | None:
+        """Why nothing has been written for a while, though something is to be."""
+        if self._fault is None and self._sent_seconds is not None:
+            silent_seconds = asyncio.get_running_loop().time() - self._sent_seconds
+            return _SILENT if silent_seconds >= SILENT_SECONDS else None
+        return self._fault
 
     def stage(self, live: LiveRun, staged: Staged) -> None:
         """Adds one decision of a run to what will be written next."""
@@ -175,6 +190,7 @@ class GroupCommit:
         entries = [part.entry for part in batch]
         loop = asyncio.get_running_loop()
         try:
+            self._sent_seconds = loop.time()
             while True:
                 try:
                     return await self._store.write(replica_id, entries)
@@ -184,11 +200,11 @@ class GroupCommit:
                     if failed_seconds is None:
                         failed_seconds = loop.time()
                     elif loop.time() - failed_seconds >= AWAY_SECONDS:
-                        self.fault = error
+                        self._fault = error
                     await asyncio.sleep(wait * random.uniform(0.5, 1.0))
                     wait = min(wait * 2, RETRY_LONGEST_SECONDS)
         finally:
-            self.fault = None
+            self._fault = self._sent_seconds = None
 
     def _finish(self, part: Flushed, result: WriteResult | None) -> None:
         live = part.live

@@ -33,6 +33,8 @@ class Outages:
         self._now_seconds = now_seconds
         self._lock = threading.Lock()
         self.ongoing = False
+        self.silent = False
+        """Whether the database was found silent, or out of reach, and has answered nothing since."""
         self.generation = 0
         """Rises when connections lead to a database that takes no writes, or has another history: older ones are to be
         made anew."""
@@ -58,6 +60,7 @@ class Outages:
                 self.ongoing, self._begun_seconds, self._failures, self._tells = True, now, 0, False
             self._failed_seconds = now
             self._failures += 1
+            self.silent = self.silent or cause in (Cause.SILENT, Cause.UNREACHABLE)
             tell = now - self._told.get(cause, float("-inf")) >= TELL_AGAIN_SECONDS
             if tell:
                 self._told[cause], self._tells = now, True
@@ -79,6 +82,7 @@ class Outages:
         """Takes note that a statement was carried out."""
         now = self._now_seconds()
         with self._lock:
+            self.silent = False
             if not self.ongoing or now - self._failed_seconds < QUIET_SECONDS:
                 return
             self.ongoing = False

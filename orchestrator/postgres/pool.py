@@ -45,7 +45,9 @@ class Role(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PoolSettings:
-    """Size and limits of a pool. `generic_plans`: plan each statement once, whatever its arguments are."""
+    """Size and limits of a pool. `generic_plans`: plan each statement once, whatever its arguments are. `hurried`: who
+    wants a connection hardly waits where the database was found silent; what finds out that it answers again must not
+    be."""
 
     max_size: int = 4
     connect_timeout_seconds: float = 5.0
@@ -54,14 +56,18 @@ class PoolSettings:
     lock_timeout_seconds: float = 5.0
     idle_timeout_seconds: float = 300.0
     generic_plans: bool = False
+    hurried: bool = False
 
+
+HURRIED_SECONDS = 1.0
+"""How long a caller waits for a connection to a database that was found silent."""
 
 AWAY_CLOSE_SECONDS = 0.5
 """How long a pool that closes waits for a database that did not answer."""
 
 JOURNAL_SETTINGS = PoolSettings(max_size=2, generic_plans=True)
 CLAIM_SETTINGS = PoolSettings(max_size=2, statement_timeout_seconds=5.0, lock_timeout_seconds=2.0)
-READ_SETTINGS = PoolSettings(max_size=8)
+READ_SETTINGS = PoolSettings(max_size=8, hurried=True)
 
 
 def dsn_from_environment() -> str | None:
@@ -150,11 +156,15 @@ class Pool:
         """Takes a connection. Errors: DatabaseUnavailable, whatever the driver says: no data is to blame yet."""
         if self._generation != self._outages.generation:
             await self._renew()
+        seconds = self._settings.acquire_timeout_seconds
+        if self._outages.silent and self._settings.hurried:
+            seconds = min(seconds, HURRIED_SECONDS)
         try:
-            return await self._pool.acquire(timeout=self._settings.acquire_timeout_seconds)
+            return await self._pool.acquire(timeout=seconds)
         except DRIVER_ERRORS as error:
             all_lent = self._pool.get_size() >= self._settings.max_size and not self._pool.get_idle_size()
-            busy = Cause.BUSY if isinstance(error, TimeoutError) and all_lent else None
+            is_busy = isinstance(error, TimeoutError) and all_lent and not self._outages.silent
+            busy = Cause.BUSY if is_busy else None
             raise unavailable(self._outages.failed(error, busy)) from error
 
     async def _renew(self) -> None:

@@ -164,3 +164,32 @@ async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch:
     await asyncio.gather(writing, return_exceptions=True)
     assert told == [None, None, full, full]
     assert made.journal.fault is None
+
+
+async def test_a_journal_that_is_not_answered_says_so_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, live = driver(), live_run()
+    sent, answer = asyncio.Event(), asyncio.Event()
+
+    async def write(*_: object) -> list[WriteResult]:
+        sent.set()
+        await answer.wait()
+        return [WriteResult(WriteState.WRITTEN)]
+
+    store: Any = SimpleNamespace(write=write)
+    monkeypatch.setattr(made.journal, "_store", store)
+    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
+    made.adopt(live)
+    row: Any = SimpleNamespace(header=b"", payload=None, sequence=2, kind=None)
+    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
+    writing = asyncio.create_task(made.journal.run(uuid4()))
+    await asyncio.wait_for(sent.wait(), 20)
+    assert made.journal.fault is None
+    monkeypatch.setattr(journal, "SILENT_SECONDS", 0.0)
+    fault = made.journal.fault
+    assert fault is not None
+    assert (fault.metadata, fault.retry_delay_seconds) == ({"cause": "SILENT"}, 1.0)
+    answer.set()
+    await asyncio.wait_for(made.journal.wait_idle(), 20)
+    assert made.journal.fault is None
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)

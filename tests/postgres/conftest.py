@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.postgres.approvals import LOOKED_AT, PAGE_BYTES, PostgresApprovalStore
 from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.outages import Outages
 from orchestrator.postgres.pool import CLAIM_SETTINGS, READ_SETTINGS, Pool, PoolSettings, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.runs import PostgresRunStore
@@ -29,9 +30,11 @@ class Pools:
     reads: Pool
 
 
-async def opened(stack: AsyncExitStack, dsn: str, role: Role, settings: PoolSettings) -> Pool:
+async def opened(
+    stack: AsyncExitStack, dsn: str, role: Role, settings: PoolSettings, outages: Outages | None = None
+) -> Pool:
     """Opens a pool that closes with `stack`."""
-    pool = await Pool.open(dsn, role, settings)
+    pool = await Pool.open(dsn, role, settings, outages)
     stack.push_async_callback(pool.close)
     return pool
 

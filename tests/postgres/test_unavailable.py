@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -12,7 +13,9 @@ import pytest
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine.ports import WriteRefused
+from orchestrator.postgres import pool as pool_module
 from orchestrator.postgres.journal import PostgresJournalStore
+from orchestrator.postgres.outages import Outages
 from orchestrator.postgres.pool import READ_SETTINGS, Pool, PoolSettings, Role
 from tests.conformance.journal_store import (
     WRITTEN,
@@ -148,6 +151,31 @@ async def test_a_pool_that_is_exhausted_says_so_in_time(database: str) -> None:
             with pytest.raises(DatabaseUnavailable):
                 await pool.fetch("SELECT 1")
         assert len(await pool.fetch("SELECT 1")) == 1
+
+
+async def test_who_reads_hardly_waits_for_a_database_that_is_silent_until_it_answers_again(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "HURRIED_SECONDS", 0.05)
+    outages = Outages()
+    async with AsyncExitStack() as stack:
+        settings = PoolSettings(max_size=1, acquire_timeout_seconds=60)
+        patient = await opened(stack, database, Role.API, settings, outages)
+        reads = await opened(stack, database, Role.API, replace(settings, hurried=True), outages)
+        outages.failed(TimeoutError())
+        async with reads.connection():
+            async with patient.connection():
+                waiting = asyncio.create_task(patient.fetch("SELECT 1"))
+                with pytest.raises(DatabaseUnavailable) as refused:
+                    await asyncio.wait_for(reads.fetch("SELECT 1"), 20)
+                assert refused.value.metadata == {"cause": "SILENT"}
+                assert not waiting.done(), "who is to find out that the database answers has given up"
+            assert len(await waiting) == 1
+            assert not outages.silent
+            waiting = asyncio.create_task(reads.fetch("SELECT 1"))
+            outages.failed(asyncpg.DeadlockDetectedError())
+            assert not outages.silent
+        assert len(await waiting) == 1
 
 
 async def test_cancelled_reads_leave_no_transaction_and_no_namespace_behind(database: str) -> None:
