@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from baton.v1 import run_pb2, step_service_pb2
 from google.protobuf import any_pb2
@@ -33,7 +33,6 @@ from tests.simulation.network import Unreachable
 from tests.simulation.workflows import JOB, LEAD, SAFE, WORK, Done
 
 if TYPE_CHECKING:
-    from tests.simulation.workers import SimulatedSending
     from tests.simulation.world import World
 
 ASK_AGAIN = (Unreachable, DatabaseUnavailable, OwnerUnavailable, ShuttingDown, TooManyRuns, NamespaceQueueFull)
@@ -59,10 +58,22 @@ class _Suspends(Exception):
         self.key = key
 
 
+class Waiting(Protocol):
+    """Who is told when a handler is not at work."""
+
+    def waits(self, key: str) -> None:
+        """The handler waits for a step that it has delegated: the call is not at work."""
+        ...
+
+    def goes_on(self, key: str) -> None:
+        """The handler has heard of the end of that step."""
+        ...
+
+
 class Handler:
     """One call of the method LEAD at a worker."""
 
-    def __init__(self, world: World, call: Call, sending: SimulatedSending) -> None:
+    def __init__(self, world: World, call: Call, sending: Waiting) -> None:
         self._world, self._call, self._sending = world, call, sending
         self._draws = world.draws
         self._patience_seconds = self._draws.choice((0.5, 2.0, 20.0))

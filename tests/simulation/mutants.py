@@ -22,6 +22,7 @@ from orchestrator.engine.admission import Admission
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
+from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.firing import Firing, _Look
 from orchestrator.engine.homes import Homes
@@ -34,6 +35,8 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
+from orchestrator.outbound.work_session import WorkSession
+from tests.simulation import stream_mutants
 from tests.simulation.database import Database
 from tests.simulation.judge import Judge
 from tests.simulation.leases import Replica
@@ -272,6 +275,7 @@ LATE = ("pause", "slow")
 GROWN = ("growth", "limits")
 MENDED = ("mending",)
 PLANNED = ("schedules",)
+STREAMED = ("streams",)
 UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
 """Lets the judge pass over what the lease alone forbids, to see what else there is."""
 
@@ -443,6 +447,33 @@ MUTANTS = (
         "half of what a replica has beyond its share is given away", [(Balance, "surplus", _all)], parts=("balance",)
     ),
     Mutant("a change of limits reaches every replica", [(Catalogue, "follow", _find_nothing_of)], parts=("tuning",)),
+    Mutant(
+        "what a worker does not hold is given again",
+        [(WorkSession, "opened", stream_mutants.take_all_for_held)],
+        parts=STREAMED,
+    ),
+    Mutant(
+        "no worker is given more than its credit",
+        [(Endpoint, "max_in_flight", property(stream_mutants.registered_alone))],
+        ("outage",),
+        parts=STREAMED,
+    ),
+    Mutant(
+        "a worker hears which call was given up",
+        [(WorkSession, "cancel", stream_mutants.cancel_here_alone)],
+        parts=("mending", *STREAMED),
+    ),
+    Mutant(
+        "the first outcome of a call counts",
+        [(WorkSession, "received", stream_mutants.answer_each_outcome)],
+        ("workers",),
+        parts=STREAMED,
+    ),
+    Mutant(
+        "outcomes are acknowledged",
+        [(WorkSession, "received", stream_mutants.acknowledge_nothing)],
+        parts=STREAMED,
+    ),
     Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
 )

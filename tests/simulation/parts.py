@@ -10,11 +10,11 @@ from baton.v1 import limit_pb2
 from orchestrator.engine.limit_ports import LimitRow, Rate
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning")
+PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
 `schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
-`tuning` limits are changed while calls go on."""
+`tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams."""
 
 DRAWN = ("limits", "growth", "mending", "schedules")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold

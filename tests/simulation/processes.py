@@ -29,6 +29,7 @@ from tests.simulation.network import StatementLink, Unreachable
 from tests.simulation.permits import SimulatedExchange, SimulatedHints, SimulatedPermits
 from tests.simulation.schedules import SimulatedSchedules
 from tests.simulation.stores import SimulatedReplicas, no_schedules, stores_over
+from tests.simulation.stream_gateway import StreamGateway
 from tests.simulation.tokens import read_token, step_token
 from tests.simulation.workers import SimulatedGateway, SimulatedSending
 
@@ -156,7 +157,7 @@ class Process:
             lambda: round(world.loop.time() * 1_000_000_000) if skew_ns % 2 else 0,
             lambda: LeaseActor(self.lease),
         )
-        self.gateway = SimulatedGateway(
+        arguments = (
             machines.new_id(),
             self.main,
             world.network,
@@ -170,6 +171,8 @@ class Process:
             self._handle,
             world.tally,
         )
+        streams = "streams" in world.parts
+        self.gateway = StreamGateway(world, self, *arguments) if streams else SimulatedGateway(*arguments)
 
         @asynccontextmanager
         async def replica_store() -> AsyncIterator[ReplicaStore]:
@@ -255,6 +258,7 @@ class Process:
     async def _leave(self) -> None:
         await self.engine.drain()
         await self.engine.stop()
+        await self.gateway.close()
         self._world.trace(self.name, "has left")
         self._world.network.later(0.0, self.crash)
 

@@ -36,6 +36,14 @@ RARE: Mapping[str, str] = {
     "runs reopened": "rounds begun of runs that had ended",
     "runs paused": "pauses that were acknowledged",
     "runs forked": "forks that were acknowledged",
+    "calls given to a stream": "calls that went to a worker by a work stream",
+    "calls not held": "calls on a work stream that were lost, by what a worker did not hold or by its going",
+    "handlers cancelled": "handlers whose outcome was given without them",
+    "outcomes told again": "outcomes that a worker told a second time",
+    "work sessions gone on with": "work streams on which a worker told what it still held",
+    "streams of work cut": "work streams that broke off",
+    "workers drained": "workers on work streams that left in good order",
+    "workers restarted": "workers on work streams that were killed",
     "steps skipped": "steps that were ended in their place",
 }
 """What has to come up, and what that is."""

@@ -17,7 +17,7 @@ from tests.simulation.tally import Tally
 from tests.simulation.world import Outcome, simulate
 
 SEEDS, PART = 200, 40
-STRESSED_SEEDS, BALANCED_SEEDS = 30, 6
+STRESSED_SEEDS, BALANCED_SEEDS, STREAMED_SEEDS = 30, 6, 25
 STRESS = ("cut:park", "commits", "away", "crash", "cut:update_schedule")
 """What lets come up in few seeds what otherwise comes up in thousands."""
 ROOT = Path(__file__).parents[2]
@@ -65,6 +65,7 @@ def test_what_is_rare_comes_up() -> None:
         tally.add(outcome.tally)
     outcomes = [simulate(seed, STRESS, DRAWN) for seed in range(1, STRESSED_SEEDS)]
     outcomes += [simulate(seed, (), ("balance", "tuning")) for seed in range(1, BALANCED_SEEDS)]
+    outcomes += [simulate(seed, ("workers",), ("streams",)) for seed in range(1, STREAMED_SEEDS)]
     for outcome in outcomes:
         assert outcome.breach is None, report(outcome)
         tally.add(outcome.tally)
@@ -91,7 +92,8 @@ def test_what_once_found_a_fault_of_a_part_holds(seed: int, part: str) -> None:
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace
-    assert simulate(4, (), PARTS).trace == simulate(4, (), PARTS).trace
+    for seed, parts in ((4, PARTS), (17, ("streams",))):
+        assert simulate(seed, (), parts).trace == simulate(seed, (), parts).trace
 
 
 def test_a_seed_gives_the_same_trace_in_another_process_whatever_the_hashes_are() -> None:

@@ -207,17 +207,25 @@ class SimulatedGateway:
 
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See WorkerGateway.send."""
-        self._on_call(call)
-        self.tally("calls made again", call.delivery > 1)
         name = f"{call.run_id[-6:]}/{call.step}/{call.attempt}.{call.delivery}"
-        mood = self._mood
-        sending = SimulatedSending(listener, self, call, name, self._draws.random() < mood.late)
+        sending = SimulatedSending(listener, self, call, name, self._draws.random() < self._mood.late)
         sending.deadline(call.deadline_seconds)
-        self._under_way[sending] = None
-        self._quotas.begins(sending)
-        self._trace(self.process.name, f"calls {call.endpoint.address} {call.method.rpartition('/')[2]} {name}")
+        self.begins(sending)
         self._network.later(self._seconds(), self._arrive, call, sending)
         return sending
+
+    def begins(self, sending: SimulatedSending) -> None:
+        """A call leaves the replica."""
+        call = sending.call
+        self._on_call(call)
+        self.tally("calls made again", call.delivery > 1)
+        self._under_way[sending] = None
+        self._quotas.begins(sending)
+        self._trace(self.process.name, f"calls {call.endpoint.address} {call.method.rpartition('/')[2]} {sending.name}")
+
+    def is_away(self, address: str) -> bool:
+        """Whether nobody is at an address."""
+        return address in self._mood.away
 
     def over(self, sending: SimulatedSending) -> None:
         """A call is over for its replica or, where that is gone, for its worker."""
@@ -253,7 +261,7 @@ class SimulatedGateway:
 
     def _arrive(self, call: Call, sending: SimulatedSending) -> None:
         mood, draw = self._mood, self._draws.random()
-        if call.endpoint.address in mood.away or draw < mood.unreachable:
+        if self.is_away(call.endpoint.address) or draw < mood.unreachable:
             failure = Failure(Code.UNAVAILABLE, "UNREACHABLE", "nobody is there", Origin.TRANSPORT)
             self._answer(sending, Answer(None, failure, sent=False, against_circuit=True))
             return
@@ -269,7 +277,7 @@ class SimulatedGateway:
             self._network.later(work_seconds, self._answer, sending, Answer(None, lost=True))
             return
         draw -= mood.lose
-        answer = self._made(call, draw)
+        answer = answer_of(call.payload, draw, mood)
         if handled and answer.payload is not None:
             sending.handling = self._workers.run(self._handle(call, sending))
             return
@@ -281,16 +289,6 @@ class SimulatedGateway:
         answer = await self._handler(call, sending)
         if answer is not None:
             self._answer(sending, answer)
-
-    def _made(self, call: Call, draw: float) -> Answer:
-        if draw < self._mood.fail:
-            failure = Failure(Code.UNAVAILABLE, "BUSY", "not now", Origin.WORKER)
-            return Answer(None, failure, retry_delay_us=200_000 if draw < self._mood.fail / 4 else None)
-        if draw < self._mood.fail + self._mood.refuse:
-            return Answer(None, Failure(Code.INVALID_ARGUMENT, "WRONG", "never", Origin.WORKER))
-        request = Done.FromString(call.payload)  # A Job has the same fields.
-        request.text = f"{request.text[:40]}+"
-        return Answer(request.SerializeToString(deterministic=True))
 
     def _answer(self, sending: SimulatedSending, answer: Answer) -> None:
         what = "answers" if answer.payload is not None else "loses" if answer.lost else "fails"
@@ -313,7 +311,7 @@ class SimulatedGateway:
         """Tells the replica how an endpoint is."""
         on_change = self._followed.get(key)
         if on_change is not None:
-            on_change("unreachable" if key.address in self._mood.away else "serving", None)
+            on_change("unreachable" if self.is_away(key.address) else "serving", None)
 
     def look_at_all(self) -> None:
         """Tells the replica how every endpoint is."""
@@ -329,3 +327,18 @@ class SimulatedGateway:
 
     def forget_attached(self, address: str) -> None:
         """See WorkerGateway.forget_attached."""
+
+    async def close(self) -> None:
+        """Ends all that it has open."""
+
+
+def answer_of(payload: bytes, draw: float, mood: Mood) -> Answer:
+    """What a worker makes of a request, in a mood."""
+    if draw < mood.fail:
+        failure = Failure(Code.UNAVAILABLE, "BUSY", "not now", Origin.WORKER)
+        return Answer(None, failure, retry_delay_us=200_000 if draw < mood.fail / 4 else None)
+    if draw < mood.fail + mood.refuse:
+        return Answer(None, Failure(Code.INVALID_ARGUMENT, "WRONG", "never", Origin.WORKER))
+    request = Done.FromString(payload)  # A Job has the same fields.
+    request.text = f"{request.text[:40]}+"
+    return Answer(request.SerializeToString(deterministic=True))

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from asyncpg.pgproto import pgproto
 from baton.v1.workflow_pb2 import Workflow
+from baton.worker import streams
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.ids import EndpointKey, WorkerKey
@@ -34,6 +35,7 @@ from tests.simulation.planners import Planner
 from tests.simulation.processes import Process
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
+from tests.simulation.stream_workers import ADDRESSES, StreamWorkers
 from tests.simulation.tally import Tally
 from tests.simulation.tuners import Tuner
 from tests.simulation.workers import Mood
@@ -132,6 +134,7 @@ class World:
         self.processes: dict[int, Process] = {}
         self.over = False
         self._ids = self._lives = 0
+        self.streams: StreamWorkers
         self._draw_world()
 
     # --- time and ids
@@ -210,8 +213,10 @@ class World:
         contract = contract_row()
         self.catalogues.contracts[contract.digest] = contract
         endpoints = tuple(
-            EndpointRow(EndpointKey(namespace, "lab", address), contract.digest, False, 1, Reach())
-            for address in ("lab-1:1", "lab-2:1")
+            EndpointRow(
+                EndpointKey(namespace, "lab", address), contract.digest, False, 1, Reach("streams" in self.parts)
+            )
+            for address in ADDRESSES
         )
         self.catalogues.workers[namespace] = [
             WorkerRow(WorkerKey(namespace, "lab"), self.limits.default_max_in_flight, 1, endpoints)
@@ -252,6 +257,8 @@ class World:
     def run(self) -> Outcome:
         """Runs the simulation to its end."""
         try:
+            if "streams" in self.parts:
+                self.streams = StreamWorkers(self)
             for number in range(self.count):
                 self.start(number)
             ending = self.director.run(self._direct())
@@ -388,6 +395,8 @@ class World:
         weather.tardy_of.clear()
         mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
         mood.away.clear()
+        if "streams" in self.parts:
+            self.streams.heal()
         for process in self.processes.values():
             self._resume(process)
             if not process.alive:
@@ -397,6 +406,13 @@ class World:
 
 def _look_at_all(process: Process) -> None:
     process.main.later(0.0, process.gateway.look_at_all)
+
+
+class _Time:
+    """Stands for the module `time`, where workers take it from."""
+
+    def __init__(self, loop: VirtualLoop) -> None:
+        self.monotonic = loop.time
 
 
 @contextlib.contextmanager
@@ -411,6 +427,7 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     try:
         with (
             mock.patch.object(machine, "new_id", world.new_id),
+            mock.patch.object(streams, "time", _Time(world.loop)),
             mock.patch.object(
                 balance, "TOLERANCE_RUNS", BALANCE_RUNS if "balance" in world.parts else balance.TOLERANCE_RUNS
             ),
