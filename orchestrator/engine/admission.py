@@ -149,7 +149,7 @@ class Admission:
 
     def call_lent(self, endpoint: Endpoint, permit: Permit | None) -> None:
         """Takes back the permits of a call that waits for what it has delegated."""
-        endpoint.lent += 1
+        endpoint.lend(1)
         self.call_ended(endpoint, permit)
 
     def call_resumed(self, endpoint: Endpoint) -> None:
@@ -162,7 +162,7 @@ class Admission:
 
     def lent_call_ended(self, endpoint: Endpoint) -> None:
         """Takes note that such a call waits no more."""
-        endpoint.lent -= 1
+        endpoint.lend(-1)
         self.endpoint_changed(endpoint)
 
     def left(self, live: LiveRun) -> None:

@@ -83,6 +83,11 @@ class Endpoint:
         self.in_flight -= 1
         self._on_free(self)
 
+    def lend(self, calls: int) -> None:
+        """Counts calls more, or fewer where below zero, that wait for what they have delegated."""
+        self.lent += calls
+        self._gateway.lends(self.key, self.lent)
+
     def remove(self) -> None:
         """Stops following the endpoint: it left the catalogue. Calls in flight go on."""
         self.gone = True

@@ -154,6 +154,11 @@ class WorkerGateway(Protocol):
         """
         ...
 
+    def lends(self, key: EndpointKey, calls: int) -> None:
+        """Tells how many calls of an endpoint that is followed wait for what they have delegated, from now on. A worker
+        adds one to its credit for each: that is for this endpoint, whoever shares its address."""
+        ...
+
     @property
     def replica_id(self) -> UUID:
         """Names this process to workers."""

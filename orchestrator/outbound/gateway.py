@@ -79,7 +79,8 @@ class GrpcWorkerGateway:
         self._dialer = WorkDialer(self._channels, self.replica_id, self._tell, self._serves_no_stream)
         self._attached = AttachedSessions(self._tell)
         self._relays = relays
-        self._followers: defaultdict[str, list[Follower]] = defaultdict(list)
+        self._followers: defaultdict[str, list[tuple[EndpointKey, Follower]]] = defaultdict(list)
+        self._lent: dict[EndpointKey, int] = {}
 
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See worker_ports.WorkerGateway. By the work stream where one is open, else by a unary call."""
@@ -101,8 +102,8 @@ class GrpcWorkerGateway:
     def follow(self, row: EndpointRow, on_change: Follower) -> Callable[[], None]:
         """See worker_ports.WorkerGateway. The liveness of a work stream is the stream itself: nothing more is asked."""
         address = row.key.address
-        followers = self._followers[address]
-        followers.append(on_change)
+        followers, following = self._followers[address], (row.key, on_change)
+        followers.append(following)
         reach = row.reach
         if reach.attached_replica is not None and reach.attached_replica != self.replica_id:
             self._dialer.add(address, self._relay_metadata(address), reach.attached_address)
@@ -113,9 +114,9 @@ class GrpcWorkerGateway:
         self._tell(address)
 
         def unfollow() -> None:
-            if on_change not in followers:
+            if following not in followers:
                 return
-            followers.remove(on_change)
+            followers.remove(following)
             if not followers:
                 self._followers.pop(address, None)
                 self._dialer.remove(address)
@@ -125,6 +126,15 @@ class GrpcWorkerGateway:
                 self._tell(address)
 
         return unfollow
+
+    def lends(self, key: EndpointKey, calls: int) -> None:
+        """See worker_ports.WorkerGateway."""
+        if calls:
+            self._lent[key] = calls
+        else:
+            self._lent.pop(key, None)
+        if len(self._followers.get(key.address, ())) > 1:
+            self._tell(key.address)
 
     async def read_descriptors(self, address: str) -> Described:
         """See worker_ports.WorkerGateway."""
@@ -189,10 +199,16 @@ class GrpcWorkerGateway:
     def _tell(self, address: str) -> None:
         health, credit = self._state(address)
         followers = list(self._followers.get(address, ()))
-        for rank, follower in enumerate(followers):
-            # An address that is known by several names has one stream, and one credit for all of them.
-            part = credit and max((credit + rank) // len(followers), 1)
-            follower(health, part)
+        if len(followers) == 1 or not credit:
+            for _, follower in followers:
+                follower(health, credit)
+            return
+        # An address that is known by several names has one stream, and one credit for all of them. What the worker adds
+        # for calls that wait is for those who made them: else what these wait for might find no room.
+        lent = [self._lent.get(key, 0) for key, _ in followers]
+        shared = max(credit - sum(lent), 0)
+        for rank, (_, follower) in enumerate(followers):
+            follower(health, (shared and max((shared + rank) // len(followers), 1)) + lent[rank])
 
     def _serves_no_stream(self, address: str, now: bool) -> None:
         if now:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending
 from orchestrator.outbound.gateway import GrpcWorkerGateway
@@ -22,14 +23,14 @@ if TYPE_CHECKING:
 class StreamedCall(SimulatedSending):
     """A call that went to a work stream, between the engine and the product's session. Implements CallListener."""
 
-    __slots__ = ("_streams", "assigned", "is_over", "listener", "process")
+    __slots__ = ("_streams", "assigned", "has_waited", "is_over", "listener", "process")
 
     assigned: Assigned
 
     def __init__(self, gateway: StreamGateway, call: Call, listener: CallListener) -> None:
         name = f"{call.run_id[-6:]}/{call.step}/{call.attempt}.{call.delivery}"
         super().__init__(listener, gateway, call, name, False)
-        self.is_over = False
+        self.is_over = self.has_waited = False
         self.listener, self.process, self._streams = listener, gateway.process_of, gateway.world.streams
 
     def answered(self, answer: Answer) -> None:
@@ -43,6 +44,11 @@ class StreamedCall(SimulatedSending):
     def progressed(self, percent: float, message: str) -> None:
         """See CallListener."""
         self.listener.progressed(percent, message)
+
+    def waits(self, key: str) -> None:
+        """See SimulatedSending.waits."""
+        self.has_waited = True
+        super().waits(key)
 
     def cancel(self) -> None:
         """See Sending."""
@@ -92,6 +98,10 @@ class StreamGateway(SimulatedGateway):
     def follow(self, row: EndpointRow, on_change: Callable[[Health, int | None], None]) -> Callable[[], None]:
         """See WorkerGateway.follow."""
         return self._product.follow(row, on_change)
+
+    def lends(self, key: EndpointKey, calls: int) -> None:
+        """See WorkerGateway.lends."""
+        self._product.lends(key, calls)
 
     def look_at_all(self) -> None:
         """See SimulatedGateway.look_at_all: streams tell by themselves how their workers are."""

@@ -56,6 +56,8 @@ class _Book:
         self.earlier: list[tuple[float, int]] = []
         """Until when the credit was what."""
         self.namespaces: set[str] = set()
+        self.waited = False
+        """Whether a call has waited for what it has delegated."""
         self.instance_id = ""
 
     def tell_credit(self, credit: int, now: float) -> None:
@@ -67,8 +69,9 @@ class _Book:
     def most(self, since: float) -> int:
         """The most calls that the worker has allowed since a time."""
         most = max([self.credit, *(credit for until, credit in self.earlier if until > since)])
-        # Each name under which an address is registered has one call at least.
-        return max(most, len(self.namespaces)) if most else 0
+        # Each name under which an address is registered has one call at least, beside those that wait for their steps.
+        names = len(self.namespaces)
+        return (most + names - 1 if self.waited else max(most, names)) if most else 0
 
 
 class StreamJudge:
@@ -131,6 +134,7 @@ class StreamJudge:
                 self._breach("one key an attempt", f"{'/'.join(map(str, step))}: {assignment.idempotency_key}")
         if frame.assignments:
             since = min(now, self._waking.get(line.process.name, now)) - CREDIT_SECONDS
+            book.waited = book.waited or any(call.has_waited for call in book.calls.values())
             under_way = sum(call.assigned.written for call in book.calls.values())
             if under_way > book.most(since):
                 text = f"{line.process.name} gives {line.address} {under_way} calls at a time of {book.most(since)}"

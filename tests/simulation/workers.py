@@ -318,6 +318,9 @@ class SimulatedGateway:
         for key in list(self._followed):
             self.look(key)
 
+    def lends(self, key: EndpointKey, calls: int) -> None:
+        """See WorkerGateway.lends."""
+
     def leave(self) -> None:
         """See WorkerGateway.leave."""
 
