@@ -64,6 +64,8 @@ class Judge:
         self.quotas = Quotas(breach, self._pools_of, database.tally, database.now)
         self.calm = False
         """Whether nothing goes wrong any more."""
+        self.crowded = False
+        """Whether workers take so little that any step may wait for others."""
         self._moves: dict[RunKey, tuple[int, int]] = {}
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
@@ -279,10 +281,11 @@ class Judge:
         return QUEUE_SECONDS if now - self._any_moved <= STILL_SECONDS and self._queues(run) else STILL_SECONDS
 
     def _queues(self, run: Run) -> bool:
-        """Tells whether a step is ready that limits may keep waiting."""
+        """Tells whether a step is ready that limits, or workers, may keep waiting."""
         bounded = {step.id for step in self.definitions[run.revision.workflow].steps if step.limits}
         steps = self._fold(run).steps
-        return any(step.state is StepState.READY and step.spec.id.partition("/")[0] in bounded for step in steps)
+        ready = (step.spec.id.partition("/")[0] for step in steps if step.state is StepState.READY)
+        return any(self.crowded or step in bounded for step in ready)
 
     def _waits_for_child(self, run: Run) -> bool:
         return any(isinstance(step.wait, RunAwaited) for step in self._fold(run).steps)

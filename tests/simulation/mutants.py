@@ -35,6 +35,7 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
+from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.work_session import WorkSession
 from tests.simulation import stream_mutants
 from tests.simulation.database import Database
@@ -459,8 +460,14 @@ MUTANTS = (
         parts=STREAMED,
     ),
     Mutant(
+        "what a worker adds for a call that waits is for who made it",
+        [(GrpcWorkerGateway, "lends", _nothing)],
+        parts=("growth", *STREAMED),
+    ),
+    Mutant(
         "a worker hears which call was given up",
         [(WorkSession, "cancel", stream_mutants.cancel_here_alone)],
+        ("workers",),
         parts=("mending", *STREAMED),
     ),
     Mutant(

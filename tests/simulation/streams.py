@@ -61,9 +61,13 @@ class Way:
     def end(self, how: Exception | None) -> None:
         """Ends this direction, behind what is on its way."""
         if not self._closed:
-            self._closed = True
-            self._room.set()
+            self.close()
             self._send(how)
+
+    def close(self) -> None:
+        """Takes nothing more; who reads hears of the end in another way."""
+        self._closed = True
+        self._room.set()
 
     def lose(self) -> None:
         """Lets nothing come that is on its way."""
@@ -196,7 +200,7 @@ class Line:
 
     def _learn_here(self) -> None:
         self._gone_here = True
-        self._there.end(None)
+        self._there.close()
         self._back.end(failed(grpc.StatusCode.UNAVAILABLE, "the simulated stream is lost"))
 
     def _learn_there(self) -> None:

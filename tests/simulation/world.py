@@ -259,6 +259,7 @@ class World:
         try:
             if "streams" in self.parts:
                 self.streams = StreamWorkers(self)
+                self.judge.crowded = "growth" in self.parts
             for number in range(self.count):
                 self.start(number)
             ending = self.director.run(self._direct())
