@@ -28,8 +28,8 @@ DRAIN_LOOK_SECONDS = 0.05
 LOOK_RUNS = 2_000
 """Runs that are looked at for some to give away."""
 
-GIVE_RUNS = 100
-"""Most runs that are given away at a time for the sake of balance."""
+GIVE_RUNS = 500
+"""Most runs that are given away at a time for the sake of balance: as many as others may do until the next time."""
 
 
 SETTLE_SECONDS = 2.0
