@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib import metadata
 
-from orchestrator.config import Settings
+from orchestrator.config import EVERYWHERE, Settings, host_of
 from orchestrator.domain.caller import Caller, StepClaim
 from orchestrator.domain.errors import StepTokenInvalid
 from orchestrator.domain.tracing import new_traceparent
@@ -156,7 +156,13 @@ class Server:
         )
         self.port = self._rpc.listen()
         self._stack.push_async_callback(self._engine.stop)
-        await self._engine.start(self._settings.replica_address or _with_port(own_address, self.port))
+        address = self._settings.replica_address or _with_port(own_address, self.port)
+        if not self._settings.replica_address and host_of(self._settings.listen_address) in EVERYWHERE:
+            log.warning(
+                "replicas on other machines do not reach this one: where there are any, set BATON_REPLICA_ADDRESS",
+                extra={"address": address},
+            )
+        await self._engine.start(address)
         await self._rpc.serve()
         upkeep = [asyncio.create_task(keep_partitions(self._dsn))]
         if math.isfinite(self._settings.retention_days):

@@ -32,6 +32,9 @@ OTHER_NAMES = frozenset(
 MAX_NAMESPACES = 1_000
 _NAMESPACE = re.compile(r"[a-z][a-z0-9-]{0,62}")
 
+EVERYWHERE = frozenset({"", "0.0.0.0", "[::]"})
+"""Hosts that are listened on, and at which nobody can be reached from elsewhere."""
+
 
 class SettingInvalid(Exception):
     """A BATON_* variable is unknown or has a value that cannot be taken; the text names it and the cure."""
@@ -78,6 +81,18 @@ def _namespaces(name: str, text: str) -> tuple[str, ...]:
     return namespaces
 
 
+def host_of(address: str) -> str:
+    """The host of HOST:PORT."""
+    return address.rpartition(":")[0]
+
+
+def _require_reachable(name: str, address: str) -> None:
+    port = address.rpartition(":")[2]
+    is_port = port.isascii() and port.isdigit() and 0 < int(port) < 65_536
+    if not address.startswith("unix:") and (not is_port or host_of(address) in EVERYWHERE):
+        raise SettingInvalid(f"{name}={address!r} is not HOST:PORT of this replica, as other replicas reach it")
+
+
 def _parse(name: str, text: str, kind: type) -> object:
     if kind is dict:
         return _weights(name, text)
@@ -110,4 +125,6 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
             close = difflib.get_close_matches(name, [*own, *limits, *OTHER_NAMES], n=1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise SettingInvalid(f"{name} is not a setting of Baton{hint}")
+    if changes.get("replica_address"):
+        _require_reachable("BATON_REPLICA_ADDRESS", str(changes["replica_address"]))
     return replace(defaults, limits=replace(defaults.limits, **limit_changes), **changes)  # type: ignore[arg-type]

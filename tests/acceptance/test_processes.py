@@ -14,10 +14,11 @@ import pytest
 from baton.v1.run_service_pb2 import ListRunsRequest
 
 from tests.acceptance.contracts import Contract
-from tests.acceptance.processes import LabProcess, ServerProcess
+from tests.acceptance.processes import LabProcess, Program, ServerProcess
 from tests.acceptance.test_kills import Submitter, diamond, require_sound
 from tests.acceptance.test_replicas import require_results
 from tests.acceptance.wire import Baton, eventually
+from tests.ports import free_port
 
 PROCESSES = 3
 RUNS = 120
@@ -102,6 +103,19 @@ async def test_a_process_that_is_killed_is_replaced_and_nothing_is_lost(
         return not await owners(server.dsn)
 
     await eventually(released)
+
+
+@pytest.mark.parametrize(("told", "warned"), [({}, True), ({"BATON_REPLICA_ADDRESS": "127.0.0.1:7330"}, False)])
+async def test_who_listens_everywhere_is_to_say_where_it_is_reached(
+    database: str, tmp_path: Path, told: dict[str, str], warned: bool
+) -> None:
+    words = ["-m", "baton.cli", "serve", "--listen", f"0.0.0.0:{free_port()}", "--output", "json"]
+    server = Program(words, {"BATON_DATABASE_URL": database} | told, tmp_path / "server.log")
+    try:
+        await server.start()
+        assert ("replicas on other machines do not reach this one" in server.log()) == warned
+    finally:
+        await server.kill()
 
 
 async def test_a_process_that_stands_still_is_replaced(database: str, tmp_path: Path) -> None:

@@ -52,6 +52,13 @@ async def test_serve_without_a_database_says_how_to_name_one() -> None:
     assert "baton dev" in answer.error
 
 
+@pytest.mark.parametrize("address", ["nonsense", "0.0.0.0:7330", "[::]:7330", ":7330", "host:0", "host:65536"])
+async def test_serve_at_an_address_that_others_cannot_reach(address: str) -> None:
+    answer = await baton("serve", changes={"BATON_REPLICA_ADDRESS": address, "BATON_DATABASE_URL": "postgresql://"})
+    assert answer.code == 1
+    assert f"error: BATON_REPLICA_ADDRESS={address!r} is not HOST:PORT of this replica" in answer.error
+
+
 async def test_serve_where_no_database_answers() -> None:
     answer = await baton("serve", changes={"BATON_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
     assert answer.code == 1
