@@ -25,6 +25,7 @@ from tests.chaos.cluster import Cluster, Shape
 from tests.chaos.database import FailOver, Standby
 from tests.chaos.evidence import Evidence
 from tests.chaos.logs import read_logs
+from tests.chaos.report import over
 
 SETTLE_SECONDS = 90.0
 """How long runs have to end, once the faults are over and nothing is submitted any more."""
@@ -113,6 +114,7 @@ class Outcome:
             "unexpected_exits": list(self.unexpected_exits),
             "effects": self.figures.effects,
             "needed": self.figures.needed,
+            "effects_over_needed": over(self.figures.effects, self.figures.needed),
             "again_by_cause": dict(self.figures.again),
             "late_calls": self.figures.late_calls,
             "given_up": self.figures.given_up,

@@ -24,6 +24,11 @@ SUMMED = (
 SHOWN = ("name", "injections", "acknowledged", *CATEGORIES, "other", "lost_with_primary", "effects", "needed")
 
 
+def over(effects: int, needed: int) -> float | None:
+    """How many effects there were for each that was needed; None where none was."""
+    return round(effects / needed, 3) if needed else None
+
+
 def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Sums over campaigns; recoveries and memory are the worst of any."""
     kinds: Counter[str] = sum((Counter(each["injections_by_kind"]) for each in records), Counter())
@@ -32,7 +37,8 @@ def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
         key: max((each[key] for each in records if each[key] is not None), default=None)
         for key in ("recovery_p50_s", "recovery_p99_s", "peak_memory_mb")
     }
-    return {"name": "total", **summed, **worst, "injections_by_kind": dict(kinds)}
+    again = {"effects_over_needed": over(summed["effects"], summed["needed"])}
+    return {"name": "total", **summed, **again, **worst, "injections_by_kind": dict(kinds)}
 
 
 def table(records: Sequence[dict[str, Any]]) -> str:

@@ -38,6 +38,7 @@ def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
     assert not campaign["unexpected_exits"], "\n".join(campaign["unexpected_exits"])
     assert campaign["acknowledged"] >= SECONDS
     assert campaign["needed"] >= 4 * SECONDS
+    assert written["total"]["effects_over_needed"] == round(campaign["effects"] / campaign["needed"], 3) >= 1
     assert len(campaign["injections_by_kind"]) >= 5, campaign["injections_by_kind"]
     assert written["total"]["injections"] == campaign["injections"]
 
