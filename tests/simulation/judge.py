@@ -66,6 +66,8 @@ class Judge:
         """Whether nothing goes wrong any more."""
         self.crowded = False
         """Whether workers take so little that any step may wait for others."""
+        self.waits_for_silence: Callable[[], bool] = lambda: False
+        """Tells whether somebody has still to find out that it hears nothing."""
         self._moves: dict[RunKey, tuple[int, int]] = {}
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
@@ -260,6 +262,9 @@ class Judge:
 
     def look_for_progress(self, now: float) -> None:
         """Looks for runs in which nothing happens, though nothing goes wrong and no step waits for so long."""
+        if self.waits_for_silence():
+            self._moved.clear()
+            return
         for key, run in self._database.unfinished().items():
             if self._fold(run).paused:
                 self._moved.pop(key, None)

@@ -35,6 +35,7 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
+from orchestrator.outbound import work_stream
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.work_session import WorkSession
 from tests.simulation import stream_mutants
@@ -456,8 +457,8 @@ MUTANTS = (
     Mutant(
         "no worker is given more than its credit",
         [(Endpoint, "max_in_flight", property(stream_mutants.registered_alone))],
-        ("outage",),
-        parts=STREAMED,
+        ("slow",),
+        parts=("mending", *STREAMED),
     ),
     Mutant(
         "what a worker adds for a call that waits is for who made it",
@@ -480,6 +481,12 @@ MUTANTS = (
         "outcomes are acknowledged",
         [(WorkSession, "received", stream_mutants.acknowledge_nothing)],
         parts=STREAMED,
+    ),
+    Mutant(
+        "silence ends a stream",
+        [(work_stream, "SILENCE_SECONDS", 1e9)],
+        ("away",),
+        parts=("mending", *STREAMED),
     ),
     Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),

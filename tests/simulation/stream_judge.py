@@ -32,7 +32,7 @@ SILENT_SECONDS = 23.0
 GONE_SECONDS = 7.0
 """Longest time for which a call goes on without a stream: its worker may come back until then."""
 LOST_SECONDS = 30.0
-"""The same where its stream was cut: silence is noticed first."""
+"""The same where its stream was cut, or its worker sleeps: silence is noticed first."""
 UNTOLD = 1_000_000
 """Credit of a worker that has told none: Baton holds to what was registered."""
 LIVE = (AssignmentState.WAITING, AssignmentState.RUNNING)
@@ -233,8 +233,9 @@ class StreamJudge:
         held = {held.id for held in line.life.held_of(line)} if line is not None and line.life is not None else set()
         seconds, what = NOTICE_SECONDS, "nobody's"
         if line is None:
-            was_cut = any((one.process, one.address) == (process, address) for one in self._world.streams.lost)
-            seconds, what = (LOST_SECONDS, "cut off") if was_cut else (GONE_SECONDS, "without a stream")
+            streams = (*self._world.streams.lines, *self._world.streams.lost)
+            silent = any((one.process, one.address) == (process, address) for one in streams)
+            seconds, what = (LOST_SECONDS, "in silence") if silent else (GONE_SECONDS, "without a stream")
         for number, call in book.calls.items():
             if number not in held:
                 self._note(found, (f"{name} {call.name}", number), what, line, now, seconds)

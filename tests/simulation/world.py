@@ -260,6 +260,7 @@ class World:
             if "streams" in self.parts:
                 self.streams = StreamWorkers(self)
                 self.judge.crowded = "growth" in self.parts
+                self.judge.waits_for_silence = lambda: bool(self.streams.lost)
             for number in range(self.count):
                 self.start(number)
             ending = self.director.run(self._direct())
