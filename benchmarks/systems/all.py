@@ -20,6 +20,7 @@ SYSTEMS: dict[str, Callable[[Place], System]] = {
     "baton-traced-100": baton.traced,
     "baton-processes-1": baton.in_processes(1),
     "baton-processes-2": baton.in_processes(2),
+    "baton-processes-3": baton.in_processes(3),
     "baton-processes-4": baton.in_processes(4),
     "restate": restate.Restate,
     "dbos": dbos.InProcess,
