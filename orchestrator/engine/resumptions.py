@@ -64,6 +64,9 @@ class Resumptions:
             one = flight.resumption = Resumption(live, flight, priority)
             self._admission.call_lent(flight.endpoint, flight.permit)
             flight.permit = None
+            # Its handler is there, and asks. Where a circuit decides by this call, the steps that it waits for would
+            # wait for its end.
+            flight.ticket.succeeded()
         elif not one.waits:
             self._withdraw(one)
         one.waits += 1

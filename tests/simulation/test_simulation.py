@@ -93,6 +93,11 @@ def test_who_waits_for_its_steps_leaves_room_for_them_where_names_share_an_addre
     assert simulate(85, (), ("streams", "growth")).breach is None
 
 
+def test_a_call_that_tries_an_endpoint_and_waits_for_its_steps_lets_them_through() -> None:
+    parts = ("streams", "growth", "limits", "mending", "schedules", "balance", "tuning")
+    assert simulate(3152, (), parts).breach is None
+
+
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace
