@@ -83,7 +83,7 @@ class LeaseKeeper:
             # A connection's first statement is slow and tells the time badly; what is stamped next rests on it.
             await self._renew(store, replica_id, loop)
             loop.call_soon_threadsafe(_succeed, registered)
-            pause_seconds = self._lease_seconds / RENEWALS_A_LEASE
+            pause_seconds = interval_seconds = self._lease_seconds / RENEWALS_A_LEASE
             # Counted, not measured: where the whole process was frozen, the loop has had no time to turn.
             silent_seconds = 0.0
             while not await self._apart.pause(pause_seconds):
@@ -94,10 +94,12 @@ class LeaseKeeper:
                     _LOGGER.error("the event loop stands still: the lease is given up, others take the runs over")
                     loop.call_soon_threadsafe(self._on_lost)
                     break
+                begun_us, pause_seconds = self._clock.monotonic_us(), interval_seconds
                 try:
                     await self._renew(store, replica_id, loop)
                 except DatabaseUnavailable:
-                    continue
+                    # Where it took long to fail, the lease leaves no time for a pause as well.
+                    pause_seconds -= min((self._clock.monotonic_us() - begun_us) / 1_000_000, interval_seconds)
                 except LeaseLost:
                     loop.call_soon_threadsafe(self._on_lost)
                     return

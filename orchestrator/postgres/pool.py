@@ -62,12 +62,15 @@ class PoolSettings:
 HURRIED_SECONDS = 1.0
 """How long a caller waits for a connection to a database that was found silent."""
 
+ANSWER_SECONDS = 1.0
+"""How much longer than the database itself bears a statement its answer is waited for."""
+
 AWAY_CLOSE_SECONDS = 0.5
 """How long a pool that closes waits for a database that did not answer."""
 
 JOURNAL_SETTINGS = PoolSettings(max_size=2, generic_plans=True)
 CLAIM_SETTINGS = PoolSettings(max_size=2, statement_timeout_seconds=5.0, lock_timeout_seconds=2.0)
-READ_SETTINGS = PoolSettings(max_size=8, hurried=True)
+READ_SETTINGS = PoolSettings(max_size=8, statement_timeout_seconds=5.0, lock_timeout_seconds=4.0, hurried=True)
 
 
 def dsn_from_environment() -> str | None:
@@ -104,7 +107,7 @@ class Pool:
                 min_size=0,
                 max_size=settings.max_size,
                 timeout=settings.connect_timeout_seconds,
-                command_timeout=settings.statement_timeout_seconds + 1.0,
+                command_timeout=settings.statement_timeout_seconds + ANSWER_SECONDS,
                 max_inactive_connection_lifetime=settings.idle_timeout_seconds,
                 init=functools.partial(_prepare, outages=outages),
                 reset=_leave,
@@ -142,21 +145,28 @@ class Pool:
         return unavailable(self._outages.failed(error))
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        """Lends a connection. Errors: DatabaseUnavailable where there is none; those of the driver, which the caller
-        turns."""
-        connection = await self._acquire()
+    async def lend(
+        self, within_seconds: float | None = None
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection that is there `within_seconds`. Errors: DatabaseUnavailable where there is none; those
+        of the driver, which the caller turns."""
+        connection = await self._acquire(within_seconds)
         try:
             yield connection
+        except TimeoutError:
+            _drop(connection)
+            raise
         finally:
             await self._pool.release(connection)
         self._answered()
 
-    async def _acquire(self) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
+    async def _acquire(self, within_seconds: float | None = None) -> asyncpg.pool.PoolConnectionProxy[asyncpg.Record]:
         """Takes a connection. Errors: DatabaseUnavailable, whatever the driver says: no data is to blame yet."""
         if self._generation != self._outages.generation:
             await self._renew()
         seconds = self._settings.acquire_timeout_seconds
+        if within_seconds is not None:
+            seconds = min(seconds, within_seconds)
         if self._outages.silent and self._settings.hurried:
             seconds = min(seconds, HURRIED_SECONDS)
         try:
@@ -192,7 +202,9 @@ class Pool:
             kept = await self._acquire()
         try:
             yield kept
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, TimeoutError):
+                _drop(kept)
             await self._pool.release(kept)
             raise
         self._answered()
@@ -202,10 +214,12 @@ class Pool:
             self._kept.append(kept)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        """Lends a connection; the driver's errors become the domain's."""
+    async def connection(
+        self, within_seconds: float | None = None
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        """Lends a connection, as `lend`; the driver's errors become the domain's."""
         try:
-            async with self.lend() as connection:
+            async with self.lend(within_seconds) as connection:
                 yield connection
         except DRIVER_ERRORS as error:
             if is_about_content(error):
@@ -222,6 +236,8 @@ class Pool:
                 await connection.execute(begin)
                 yield connection
                 await connection.execute(_QUERIES["commit"])
+            except TimeoutError:
+                raise  # No rollback would be answered either: the connection is dropped.
             except BaseException as error:
                 # A caller who leaves is nothing to report: the driver logs a transaction that comes back to it open.
                 try:
@@ -242,10 +258,25 @@ class Pool:
         async with self.connection() as connection:
             return await connection.fetch(query, *arguments)
 
+    async def fetch_within(self, seconds: float, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """As `fetch`, but a connection and the answer are waited for no longer than `seconds` together; where that was
+        too short, the statement may be carried out all the same, and the next one goes by another connection."""
+        now_seconds = asyncio.get_running_loop().time
+        end_seconds = now_seconds() + seconds
+        async with self.connection(seconds) as connection:
+            return await connection.fetch(query, *arguments, timeout=end_seconds - now_seconds())
+
     async def fetch_in(self, namespace: str, query: str, *arguments: object) -> list[asyncpg.Record]:
         """Runs one statement that sees `namespace` alone and returns its rows."""
         async with self.in_namespace(namespace) as connection:
             return await connection.fetch(query, *arguments)
+
+
+def _drop(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> None:
+    """Ends a connection that did not answer in time. Given back as it is, it would be held until the statement has been
+    cancelled, which takes as long again where the line swallows what is sent."""
+    with contextlib.suppress(asyncpg.InterfaceError):  # The pool has taken it back by itself.
+        connection.terminate()
 
 
 def _is_lost(connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record]) -> bool:

@@ -15,6 +15,13 @@ from orchestrator.postgres.sql import load
 CHANGE_MARGIN_SECONDS = 30.0
 """Longest a change of a catalogue may take from its first statement to its commit; more than any statement timeout."""
 
+RENEWAL_TRIES = 3
+"""Renewals that may fail to be answered, one after the other, in the time of a lease."""
+
+LEAST_RENEWAL_SECONDS = 1.0
+"""A renewal is waited for so long at least: connections are made anew in this time where all is well but busy. A lease
+that is hardly longer is lost with the connection that it is renewed on."""
+
 _QUERIES = load("replicas")
 
 
@@ -47,9 +54,14 @@ class PostgresReplicaStore:
         return Renewal(row["database_time"], row["lease_expire_time"])
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """See ReplicaStore.renew. A change is told once to each store object, and never missed."""
-        rows = await self._claims.fetch(
-            _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
+        """See ReplicaStore.renew. A change is told once to each store object, and never missed.
+
+        It is given up early enough for another try, on another connection, within the lease. What was given up may
+        have been carried out, or be later: the lease in the database is then longer than the replica knows.
+        """
+        seconds = max(lease_seconds / RENEWAL_TRIES, LEAST_RENEWAL_SECONDS)
+        rows = await self._claims.fetch_within(
+            seconds, _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
         )
         if not self._claims.history.holds_lease(replica_id):
             await self.release(replica_id)  # Others take the runs over at once.

@@ -1,11 +1,14 @@
-"""The lease of a replica whose event loop is blocked: kept for a while, then given up; what comes later is refused."""
+"""The lease of a replica whose event loop is blocked: kept for a while, then given up; what comes later is refused. And
+one whose connection swallows what is sent."""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -14,10 +17,11 @@ from uuid_utils.compat import uuid7
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.lease import LeaseKeeper
 from orchestrator.engine.machine import OwnThread
-from orchestrator.engine.ports import LeaseLost, ReplicaStore
+from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
 from orchestrator.postgres.pool import CLAIM_SETTINGS, Pool, Role
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from tests.conformance.journal_store import WRITTEN, Stores, replica, run_key, states, step, submission
+from tests.postgres.proxy import lossy_proxy
 
 LEASE_SECONDS = 0.4
 
@@ -54,9 +58,11 @@ def meanwhile(dsn: str, act: Callable[[PostgresReplicaStore], Awaitable[None]]) 
 class Kept:
     """A replica with a lease, and what it is told of it."""
 
-    def __init__(self, dsn: str, stall_seconds: float) -> None:
+    def __init__(self, dsn: str, stall_seconds: float, lease_seconds: float = LEASE_SECONDS) -> None:
         self.replica_id: UUID = uuid7()
         self.lost = asyncio.Event()
+        self.happened = asyncio.Event()
+        self.renewals = 0
 
         @asynccontextmanager
         async def open_replica_store() -> AsyncIterator[ReplicaStore]:
@@ -66,13 +72,30 @@ class Kept:
         self.keeper = LeaseKeeper(
             open_replica_store,
             DatabaseClock(),
-            LEASE_SECONDS,
+            lease_seconds,
             stall_seconds,
             lambda: 7,
-            lambda _: None,
-            self.lost.set,
+            self._count,
+            self._lose,
             OwnThread(),
         )
+
+    def _count(self, _: Renewal) -> None:
+        self.renewals += 1
+        self.happened.set()
+
+    def _lose(self) -> None:
+        self.lost.set()
+        self.happened.set()
+
+    async def wait_for_a_renewal(self) -> None:
+        """Waits until the lease has been renewed once more; fails where it is lost before."""
+        before = self.renewals
+        async with asyncio.timeout(20):
+            while self.renewals == before:
+                assert not self.lost.is_set()
+                self.happened.clear()
+                await self.happened.wait()
 
 
 async def test_a_blocked_loop_keeps_its_lease_and_acts_on(stores: Stores, database: str) -> None:
@@ -117,3 +140,26 @@ async def test_a_loop_that_is_blocked_for_too_long_loses_its_runs_and_does_nothi
         await kept.lost.wait()
     assert await states(stores, heir, step(key, 2, epoch=2)) == [WRITTEN]
     await kept.keeper.stop()
+
+
+async def test_a_lease_outlives_the_connection_that_it_is_renewed_on(stores: Stores, database: str) -> None:
+    """Twice: what is swallowed is also the connection that took the place of the first."""
+    other, key = await replica(stores), run_key()
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as directory:
+        async with lossy_proxy(database, Path(directory)) as (proxy, dsn):
+            kept = Kept(dsn, stall_seconds=30.0, lease_seconds=4.0)
+            await kept.keeper.start(kept.replica_id, "127.0.0.1:7001")
+            await states(stores, kept.replica_id, submission(key))
+            await kept.wait_for_a_renewal()
+            for _ in range(2):
+                connections = proxy.connections
+                proxy.swallow()
+                while proxy.connections == connections:
+                    await kept.wait_for_a_renewal()
+                assert kept.keeper.holds
+            assert await stores.replicas.adopt(other, 10) == []
+            assert await states(stores, kept.replica_id, step(key, 2)) == [WRITTEN]
+            await kept.keeper.stop()
+            # What was swallowed comes to the database now, and brings no lease back that was given up.
+            proxy.heal()
+    assert [row.key for row in await stores.replicas.adopt(other, 10)] == [key]

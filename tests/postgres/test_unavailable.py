@@ -178,6 +178,40 @@ async def test_who_reads_hardly_waits_for_a_database_that_is_silent_until_it_ans
         assert len(await waiting) == 1
 
 
+async def test_a_connection_that_swallows_is_dropped_as_soon_as_its_time_is_over(database: str) -> None:
+    """Without a wait for its statement to be cancelled, which would take a minute here."""
+    settings = PoolSettings(max_size=1, acquire_timeout_seconds=60, statement_timeout_seconds=60)
+    with tempfile.TemporaryDirectory(prefix="baton-test-") as directory:
+        async with (
+            asyncio.timeout(30),
+            lossy_proxy(database, Path(directory)) as (proxy, dsn),
+            AsyncExitStack() as stack,
+        ):
+            pool = await opened(stack, dsn, Role.API, settings)
+
+            async def read_in_namespace() -> None:
+                async with pool.in_namespace("shop") as connection:
+                    proxy.swallow()
+                    await connection.fetch("SELECT 1", timeout=0.1)
+
+            async def read_kept() -> None:
+                async with pool.lend_kept() as connection:
+                    proxy.swallow()
+                    await connection.fetch("SELECT 1", timeout=0.1)
+
+            proxy.swallow()
+            with pytest.raises(DatabaseUnavailable) as refused:
+                await pool.fetch_within(0.1, "SELECT 1")
+            assert refused.value.metadata == {"cause": "SILENT"}
+            assert len(await pool.fetch("SELECT 1")) == 1
+            with pytest.raises(DatabaseUnavailable):
+                await read_in_namespace()
+            assert len(await pool.fetch_in("shop", "SELECT 1")) == 1
+            with pytest.raises(TimeoutError):
+                await read_kept()
+            assert len(await pool.fetch("SELECT 1")) == 1
+
+
 async def test_cancelled_reads_leave_no_transaction_and_no_namespace_behind(database: str) -> None:
     async with AsyncExitStack() as stack:
         pool = await opened(stack, database, Role.API, PoolSettings(max_size=1))
