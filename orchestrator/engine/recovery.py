@@ -178,8 +178,11 @@ class Recovery:
         if limit <= 0 or self._driver.admission.paused:
             self._looks_owed = 0
             return ()
+        # Those that were handed over; without a word they are parked ones whose time has come.
+        handed_over = self._looks_owed > 0
         rows = await self._replicas.adopt(replica_id, limit)
         if len(rows) == limit:
+            _tell_taken(len(rows), 0)
             return rows
         # Before their time, so that their timers are armed when it comes; and so late that they are not parked again.
         lead_seconds = min(2 * self._limits.adoption_interval_seconds, self._limits.park_seconds / 2)
@@ -189,7 +192,9 @@ class Recovery:
             woken = await self._replicas.wake(replica_id, limit - len(rows), lead_seconds)
         except DatabaseUnavailable:
             self.doubt()
+            _tell_taken(len(rows), 0)
             return rows
+        _tell_taken(len(rows), len(woken) if handed_over else 0)
         self._looks_owed = max(self._looks_owed - 1, 0)
         self._left_behind = yields and len(rows) + len(woken) == limit
         return [*rows, *woken]
@@ -266,3 +271,9 @@ class Recovery:
             return None
         self._driver.adopt(live)
         return live
+
+
+def _tell_taken(adopted: int, handed_over: int) -> None:
+    """Tells the log how many runs one look took over from other replicas, where it took any."""
+    if adopted or handed_over:
+        _LOGGER.info("runs taken over: %d of replicas that are gone, %d handed over", adopted, handed_over)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -29,9 +30,11 @@ class Database:
         self.fail = False
         self.hold: asyncio.Event | None = None
         self.due: list[Any] = []
+        self.orphaned: list[Any] = []
 
     async def adopt(self, *_: Any) -> list[Any]:
-        return []
+        orphaned, self.orphaned = self.orphaned, []
+        return orphaned
 
     async def wake(self, *_: Any) -> list[Any]:
         await self._look("for what others left")
@@ -184,3 +187,36 @@ async def test_runs_are_taken_over_as_far_as_there_is_room_for_what_they_hold(da
     bench.driver.forget(live, "")
     await recovery._adopt(ME)
     assert asked == [3, limits.adoption_batch]  # Nothing is known of what runs hold here.
+
+
+async def test_runs_that_are_taken_over_from_others_are_told_in_one_line_a_look(
+    database: Database, recovery: Recovery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench()
+
+    async def take_nothing(*_: object) -> None:
+        """What is done with the runs is not looked at here."""
+
+    monkeypatch.setattr(recovery, "_resume_all", take_nothing)
+    caplog.set_level(logging.INFO, "orchestrator.engine.recovery")
+    looks = 1
+
+    async def look(*, orphaned: int = 0, due: int = 0, word: bool = True) -> list[str]:
+        nonlocal looks
+        caplog.clear()
+        database.orphaned = [bench.waiting() for _ in range(orphaned)]
+        database.due = [bench.waiting() for _ in range(due)]
+        if word:
+            recovery.look()
+            looks += WORD_LOOKS
+            await database.wait_for(looks)
+        else:
+            await recovery._adopt(ME)
+            looks += 1
+        return [record.getMessage() for record in caplog.records]
+
+    assert await look() == []
+    assert await look(orphaned=3, due=2) == ["runs taken over: 3 of replicas that are gone, 2 handed over"]
+    assert await look(due=2) == ["runs taken over: 0 of replicas that are gone, 2 handed over"]
+    assert await look(due=2, word=False) == [], "these are parked ones whose time has come"
+    assert await look(orphaned=3, due=2, word=False) == ["runs taken over: 3 of replicas that are gone, 0 handed over"]
