@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +22,14 @@ from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_attempts import one_step
+from tests.acceptance.test_connections import serving
 from tests.acceptance.wire import BASIC, ENDING, FULL, Baton, Refusal, eventually, kinds, refused
+
+WATCHES, FEW_WATCHES = 2_000, 200
+AT_ONCE = 50
+"""Watches that are open at a time, when many come and go."""
+CONNECTED = 20
+"""One watch of so many has a connection of its own."""
 
 
 def chain(contract: Contract, length: int, conduct: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -227,3 +237,72 @@ async def test_a_watcher_that_reconnects_over_crashes_misses_nothing(
         assert seen == journal[seen[0].sequence - 1 :]
     assert len([note for note in lab_process.notes() if note.what == "answered"]) >= 60
     assert (await baton.end(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+
+
+def census() -> Counter[str]:
+    """What this process holds, by type: the server's, as the test's client is in it too."""
+    gc.collect()
+    return Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
+
+
+def descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def churn(address: str, run_id: str, watches: int) -> None:
+    """Opens so many watches of a run, and cancels each: at once, after its snapshot, or with its connection."""
+    shared = Baton(address)
+
+    async def watch(number: int) -> None:
+        baton = Baton(address) if number % CONNECTED == 0 else shared
+        call = baton.watch(run_id, batch=number % 2 == 0)
+        if number % 3:
+            assert (await call.read()).snapshot.run_id == run_id
+        else:
+            await asyncio.sleep(0)
+        if baton is shared:
+            assert call.cancel()
+        else:
+            await baton.close()
+
+    async def open_and_leave(numbers: range) -> None:
+        for number in numbers:
+            await watch(number)
+
+    await asyncio.gather(*(open_and_leave(range(first, watches, AT_ONCE)) for first in range(AT_ONCE)))
+    await shared.close()
+
+
+@pytest.mark.parametrize("transport", ["stream"], indirect=True)
+async def test_watches_that_come_and_go_leave_nothing_behind(
+    database: str, monkeypatch: pytest.MonkeyPatch, lab: LabWorker
+) -> None:
+    async with serving(database, monkeypatch) as served:
+        baton = Baton(served.address)
+        await baton.register("lab", lab.address)
+        definition = chain(lab.contract, 3)
+        definition["steps"][0]["request"] = {"conduct": {"literal": {"gate": "open"}}}
+        run = await baton.submit(definition)
+        await lab.arrived()
+        staying = asyncio.ensure_future(read(baton.watch(run.run_id)))
+        await churn(served.address, run.run_id, FEW_WATCHES)  # What is made at the first is there then.
+        held, opened = census(), descriptors()
+        await churn(served.address, run.run_id, WATCHES)
+
+        async def nothing_is_left() -> bool:
+            found = {name: count for name, count in (census() - held).items() if count > WATCHES / 20}
+            left.update(objects=found, descriptors=descriptors() - opened)
+            return not found and descriptors() <= opened
+
+        left: dict[str, Any] = {}
+        try:
+            await eventually(nothing_is_left)
+        except AssertionError:
+            pytest.fail(f"left behind: {left}")
+        lab.gates["open"].set()
+        assert (await baton.end(run.run_id)).state == run_pb2.RUN_STATE_SUCCEEDED
+        sequences = [event.sequence for event in events_of(await staying)]
+        assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+        assert sequences[-1] == len(await baton.events(run.run_id))
+        await baton.close()
