@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
 from .conftest import Command
 from .programs import Program, baton, environment
 
@@ -38,6 +40,13 @@ steps:
       weight_grams: {literal: 100}
       pieces_by_warehouse: {literal: {north: 1}}
       ready_time: {path: input.place_time}
+"""
+
+WAITING = """\
+name: waiting
+steps:
+  - id: wait
+    wait_signal: {signal: go}
 """
 
 ABSENT = "01a202c4-2909-7653-9e63-3d551b45ded9"
@@ -339,3 +348,39 @@ async def test_a_watch_of_ends_says_that_it_watches(server: Program) -> None:
         code = await asyncio.wait_for(process.wait(), 20)
     assert b"Ctrl-C" in line
     assert code == 130
+
+
+async def test_a_watch_tells_once_that_its_connection_is_lost_and_goes_on(database: str) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    serve = ("baton.cli", "serve", "--listen", address, "--output", "json")
+    changes = {"BATON_DATABASE_URL": database, "BATON_LEASE_SECONDS": "1", "BATON_ADOPTION_INTERVAL_SECONDS": "0.2"}
+    first = await Program.start(*serve, changes=changes)
+    submitted = await baton("--server", address, "run", "submit", "--inline", "-", stdin=WAITING)
+    run_id = submitted.out.strip()
+    watch = ("-m", "baton.cli", "--server", address, "run", "watch", run_id)
+    pipe = asyncio.subprocess.PIPE
+    watching = await asyncio.create_subprocess_exec(
+        sys.executable, *watch, cwd=ROOT, env=environment(None), stdout=pipe, stderr=pipe
+    )
+    second = None
+    try:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        shown = await asyncio.wait_for(watching.stdout.readline(), 20)
+        assert run_id in shown.decode()
+        first.process.kill()
+        await first.process.wait()
+        told = (await asyncio.wait_for(watching.stderr.readline(), 20)).decode()
+        assert told == f"the connection to {address} is lost: trying again for up to 5 min\n"
+        second = await Program.start(*serve, changes=changes)
+        assert (await baton("--server", address, "run", "signal", run_id, "go")).code == 0
+        out, error = await asyncio.wait_for(watching.communicate(), 30)
+        assert (watching.returncode, error.decode()) == (0, "")
+        assert "signal" in out.decode()
+        assert "run succeeded" in out.decode()
+        assert "lost" not in out.decode()
+    finally:
+        for process in (first.process, watching, *((second.process,) if second is not None else ())):
+            if process.returncode is None:
+                process.kill()
+                await process.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from baton import Client, NotFound, RunHandle, Unavailable, connection
+from baton import BatonError, Client, NotFound, RunHandle, Unavailable, connection
 from baton import ends as ends_module
 from baton import runs as runs_module
 from baton import watch as watch_module
@@ -96,6 +96,47 @@ async def test_a_watch_outlives_a_restart_of_baton(double: Double, client: Clien
         await double.until("WatchRun", 2)
         await journal(double, run.id)
     assert watching.result() == list(range(2, EVENTS + 4))
+
+
+@pytest.mark.parametrize(
+    ("cuts", "causes"),
+    [(["internal", "end"], ["INTERNAL", "UNAVAILABLE"]), (["reconnect"], [])],
+    ids=["lost", "asked-to-reconnect"],
+)
+async def test_each_loss_is_told_with_its_cause(
+    double: Double, client: Client, cuts: list[str], causes: list[str]
+) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    double.cuts = cuts
+    told: list[str] = []
+    seen = [update.event.sequence async for update in run.watch(lost=lambda error: told.append(error.code))]
+    assert seen == list(range(2, EVENTS + 3))
+    assert told == causes
+
+
+async def test_a_loss_that_lasts_is_told_once(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    told = asyncio.Event()
+    losses: list[str] = []
+
+    def lost(error: BatonError) -> None:
+        losses.append(error.code)
+        told.set()
+
+    async def follow() -> None:
+        async for _ in run.watch(lost=lost):
+            pass
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(follow())
+        await double.until("WatchRun", 1)
+        await double.stop()
+        await asyncio.wait_for(told.wait(), 10)
+        await double.start()
+        await double.until("WatchRun", 2)
+        await journal(double, run.id)
+    assert losses == ["UNAVAILABLE"]
 
 
 async def test_an_expired_cursor_starts_again_with_a_snapshot(double: Double, client: Client) -> None:

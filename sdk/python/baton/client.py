@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from google.protobuf.message import Message
 
 from baton.catalogue import Catalogue, message_of, pages
-from baton.connection import Connection, span
+from baton.connection import Connection, Lost, span
 from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
@@ -300,15 +300,22 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
                 yield run
 
     async def watch_runs(
-        self, filter: str = "", *, cursor: str = "", full: bool = False
+        self,
+        filter: str = "",
+        *,
+        cursor: str = "",
+        full: bool = False,
+        lost: Lost | None = None,
     ) -> AsyncIterator[run_service_pb2.WatchRunsResponse]:
         """Yields messages with the runs that have ended (`runs`), from now on or after `cursor`, for ever.
 
         `filter` is as for list_runs. No end is left out over lost connections; some may come again. `cursor` of a
-        message takes the watch up elsewhere. `full` adds inputs and outputs. Raises BatonError.
+        message takes the watch up elsewhere. `full` adds inputs and outputs. `lost` is called with the cause when a
+        connection is lost and the watch tries for 5 minutes to go on, once until something is heard again. Raises
+        BatonError.
         """
         request = run_service_pb2.WatchRunsRequest(filter=filter, cursor=cursor, view=_view(full))
-        async with aclosing(watch_ends(self._connection, request)) as messages:
+        async with aclosing(watch_ends(self._connection, request, lost)) as messages:
             async for message in messages:
                 yield message
 

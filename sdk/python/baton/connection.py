@@ -53,6 +53,7 @@ _LONG_CHANNELS_LIMIT = 64
 _HELD_SECONDS = 1.0
 _LEAVE_SECONDS = 0.5  # many calls hear at once that a replica shuts down
 _LOSSES_LIMIT = 10
+_NO_LOSS = frozenset({"SHUTTING_DOWN", "CURSOR_EXPIRED", "WATCH_TOO_SLOW"})  # a stream goes on at once
 _MESSAGE_LIMIT_BYTES = 64 * 1024 * 1024
 NO_PROBES = (("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 1 << 20))
 """No ping beside each message to probe the bandwidth; a window that lets any message through at once instead."""
@@ -119,6 +120,28 @@ class Backoff:
     def reset(self) -> None:
         """Starts again with the first wait."""
         self._count = 0
+
+
+Lost = Callable[[BatonError], None]
+"""Told why a stream was lost."""
+
+
+class Loss:
+    """Tells that a stream was lost which is opened again, once until something is heard on it."""
+
+    def __init__(self, lost: Lost | None) -> None:
+        self._lost = lost
+        self._told = False
+
+    def heard(self) -> None:
+        """Takes note that the stream is there."""
+        self._told = False
+
+    def tell(self, error: BatonError) -> None:
+        """Tells the cause, where that was not done yet and the stream does not just go on elsewhere."""
+        if self._lost is not None and not self._told and error.reason not in _NO_LOSS:
+            self._told = True
+            self._lost(error)
 
 
 def server_address(given: str | None) -> str:

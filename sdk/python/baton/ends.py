@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from baton.connection import Backoff, Connection, closed_error
+from baton.connection import Backoff, Connection, Loss, Lost, closed_error
 from baton.errors import BatonError, Unavailable
 from baton.status import error_of
 from baton.v1 import run_pb2, run_service_pb2
@@ -36,15 +36,15 @@ class CannotTell(Exception):
 
 
 async def watch_ends(
-    connection: Connection, request: run_service_pb2.WatchRunsRequest
+    connection: Connection, request: run_service_pb2.WatchRunsRequest, lost: Lost | None = None
 ) -> AsyncGenerator[run_service_pb2.WatchRunsResponse, None]:
     """Yields what a watch of many runs tells, for ever, over lost streams; moves the cursor of `request`.
 
     Where the first stream is lost before it told a cursor, the next one starts later. Raises BatonError for what cannot
-    be watched, and once nothing was heard for PATIENCE_SECONDS.
+    be watched, and once nothing was heard for PATIENCE_SECONDS; `lost` is told before.
     """
     backoff = Backoff(longest=5.0)
-    heard_time = time.monotonic()
+    heard_time, loss = time.monotonic(), Loss(lost)
     while True:
         wait = 0.0
         served = False
@@ -52,6 +52,7 @@ async def watch_ends(
             async with aclosing(_messages(connection, request)) as messages:
                 async for message in messages:
                     heard_time = time.monotonic()
+                    loss.heard()
                     request.cursor = message.cursor
                     yield message
                     if message.progress.reconnect:
@@ -69,6 +70,7 @@ async def watch_ends(
             wait = connection.wait_after(error, backoff)
             if error.code not in _BROKEN or time.monotonic() + wait - heard_time > PATIENCE_SECONDS:
                 raise error from None
+            loss.tell(error)
         await asyncio.sleep(wait)
 
 

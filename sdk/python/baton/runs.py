@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from baton.connection import Connection, span
+from baton.connection import Connection, Lost, span
 from baton.ends import PATIENCE_SECONDS, CannotTell, Ends, Ticket
 from baton.errors import RunCancelled, RunFailed, WaitTimeout
 from baton.payloads import pack, unpack, unpack_known
@@ -109,16 +109,19 @@ class RunHandle(Generic[Out_co]):
             return unpack(run.output, self._output_class)
         return unpack_known(run.output)  # type: ignore[return-value]  # without a class, the output is a Message
 
-    def watch(self, *, full: bool = False, rounds: bool = False) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+    def watch(
+        self, *, full: bool = False, rounds: bool = False, lost: Lost | None = None
+    ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         """Yields what happens after `cursor` (without one, a snapshot first) until the run has ended. With `rounds` it
         goes on after that, for as long as its caller likes, where the run is mended and has another round.
 
         Each event comes once and in order, over lost connections and restarts of Baton; a snapshot comes again only
-        where the cursor has expired. `full` adds inputs and outputs. Raises BatonError.
+        where the cursor has expired. `full` adds inputs and outputs. `lost` is called with the cause when a connection
+        is lost and the watch tries for 5 minutes to go on, once until something is heard again. Raises BatonError.
         """
         view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
         follow = watch_rounds if rounds else watch_run
-        return follow(self._connection, self.id, self._position, view, PATIENCE_SECONDS)
+        return follow(self._connection, self.id, self._position, view, PATIENCE_SECONDS, lost)
 
     async def refresh(self) -> run_pb2.Run:
         """Reads the run as it is now."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import grpc
 
-from baton.connection import Backoff, Connection
+from baton.connection import Backoff, Connection, Loss, Lost
 from baton.errors import BatonError, Unavailable
 from baton.status import error_of
 from baton.v1 import run_pb2, run_service_pb2
@@ -37,15 +37,20 @@ class _Unfinished(Exception):
 
 
 async def watch_run(
-    connection: Connection, run_id: str, position: Position, view: run_service_pb2.RunView.ValueType, patience: float
+    connection: Connection,
+    run_id: str,
+    position: Position,
+    view: run_service_pb2.RunView.ValueType,
+    patience: float,
+    lost: Lost | None = None,
 ) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
     """Yields the snapshots and events of a run after `position`, which it moves, until the run has ended.
 
     A lost stream is resumed from the cursor, with growing waits, until nothing was heard for `patience` seconds; then
-    Unavailable is raised. Where the cursor has expired, the watch starts again with a snapshot.
+    Unavailable is raised; `lost` is told before. Where the cursor has expired, the watch starts again with a snapshot.
     """
     backoff = Backoff(longest=5.0)
-    heard_time = time.monotonic()
+    heard_time, loss = time.monotonic(), Loss(lost)
     while True:
         wait = 0.0
         served = False
@@ -57,6 +62,7 @@ async def watch_run(
                     async for update in _read(call):
                         told = _moves(position, update)
                         heard_time = time.monotonic()
+                        loss.heard()
                         if told:
                             yield update
                             if _ends(update):
@@ -81,17 +87,23 @@ async def watch_run(
             wait = _wait_after(connection, error, position, backoff)
             if time.monotonic() + wait - heard_time > patience:
                 raise error from None
+            loss.tell(error)
         await asyncio.sleep(wait)
 
 
 async def watch_rounds(
-    connection: Connection, run_id: str, position: Position, view: run_service_pb2.RunView.ValueType, patience: float
+    connection: Connection,
+    run_id: str,
+    position: Position,
+    view: run_service_pb2.RunView.ValueType,
+    patience: float,
+    lost: Lost | None = None,
 ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
     """Yields as watch_run does, over the rounds of a run: after the end of one it waits for the next. It ends only with
     its caller, or an error."""
     told = 0  # Up to which sequence everything is known to be told.
     while True:
-        async with aclosing(watch_run(connection, run_id, position, view, patience)) as updates:
+        async with aclosing(watch_run(connection, run_id, position, view, patience, lost)) as updates:
             async for update in updates:
                 yield update
         told = await _reopened(connection, run_id, max(told, position.sequence), patience)

@@ -39,6 +39,8 @@ def watch(
 
     With --filter, such as 'workflow = "fulfil-order" AND state = FAILED', a line for each run as it ends, until you
     press Ctrl-C; an empty one means every run.
+
+    Where the connection is lost it is tried for 5 minutes to go on; standard error says so, but not with -o json.
     """
     if (run_id is None) == (filter_ is None):
         raise typer.BadParameter("give either the id of a run or --filter TERMS")
