@@ -157,6 +157,7 @@ def test_the_compose_file_starts_three_replicas_that_reach_each_other() -> None:
         assert environment["PGHOST"] == "postgres"
         assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"].startswith("http://jaeger:")
         assert one["depends_on"] == {"migrate": {"condition": "service_completed_successfully"}}
+        assert one["healthcheck"]["test"] == ["CMD", "baton", "health"]
         read_settings({key: value for key, value in environment.items() if key.startswith("BATON_")})
     assert {"postgres", "migrate", "jaeger"} <= set(services)
     assert services["postgres"]["restart"] == "unless-stopped"
