@@ -154,8 +154,10 @@ async def test_the_storm_finds_a_pool_that_loses_connections(database: str, monk
     """As one would that gives a connection back only where its borrower comes to an end."""
 
     @asynccontextmanager
-    async def losing(self: Pool) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
-        connection = await self._acquire()
+    async def losing(
+        self: Pool, within_seconds: float | None = None
+    ) -> AsyncIterator[asyncpg.pool.PoolConnectionProxy[asyncpg.Record]]:
+        connection = await self._acquire(within_seconds)
         try:
             yield connection
         except Exception:
