@@ -164,12 +164,15 @@ class Server:
             )
         await self._engine.start(address)
         await self._rpc.serve()
+        self._start_upkeep()
+        return self.port
+
+    def _start_upkeep(self) -> None:
         upkeep = [asyncio.create_task(keep_partitions(self._dsn))]
         if math.isfinite(self._settings.retention_days):
             upkeep.append(asyncio.create_task(keep_retention(self._dsn, self._settings.retention_days * DAY_SECONDS)))
         for task in upkeep:
             self._stack.push_async_callback(_end, task)
-        return self.port
 
     async def wait_failed(self) -> None:
         """Waits for a part to fail for good. Errors: what it failed with."""
