@@ -13,7 +13,7 @@ import pytest
 from baton.v1 import run_pb2, worker_pb2, worker_service_pb2
 from baton.worker.v1 import work_pb2, work_pb2_grpc
 
-from tests.acceptance.conftest import StartServer
+from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.contracts import Contract
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
@@ -61,7 +61,7 @@ async def endpoint(baton: Baton, worker: str, health: int = worker_pb2.ENDPOINT_
 
 
 async def test_a_worker_with_a_stream_is_called_by_it(baton: Baton, registered: LabWorker) -> None:
-    name = registered.contract.package.partition(".")[0]
+    name = name_of(registered)
     assert (await endpoint(baton, name)).transport == worker_pb2.ENDPOINT_TRANSPORT_STREAM
     run = await baton.run(one_step(registered.contract))
     assert run.state == SUCCEEDED
@@ -194,6 +194,7 @@ async def test_the_largest_answer_that_a_worker_sends_fails_its_step_and_leaves_
 
 
 async def test_progress_is_seen_while_a_step_runs(baton: Baton, registered: LabWorker) -> None:
+    await endpoint(baton, name_of(registered))  # Before its stream is open the worker is called without it.
     run = await baton.submit(one_step(registered.contract, {"gate": "open"}))
     await registered.arrived()
     registered.tell_progress(42.0, "reading page 3")
