@@ -88,7 +88,8 @@ class Program:
 class ServerProcess(Program):
     """`baton serve` on a port that stays the same over starts, in so many processes (0: without a supervisor).
 
-    `module` is the command line, or one that stands in for another version of it.
+    `module` is the command line, or one that stands in for another version of it; `build` the wheel of another version,
+    which is given no settings but those of the test, as it refuses what it does not know.
     """
 
     def __init__(
@@ -98,13 +99,17 @@ class ServerProcess(Program):
         settings: Mapping[str, str] | None = None,
         processes: int = 0,
         module: str = "baton.cli",
+        build: Path | None = None,
+        address: str = "",
     ) -> None:
-        self.address = f"127.0.0.1:{free_port()}"
+        self.address = address or f"127.0.0.1:{free_port()}"
         self.dsn = dsn
         self.sound = True
         """Whether its scrubber is to find nothing, which is looked at in the end."""
         environment = QUICK | dict(settings or {}) | {"BATON_DATABASE_URL": dsn}
-        arguments = ["-m", module, "serve", "--listen", self.address, "--output", "json"]
+        if build is not None:
+            environment = dict(settings or {}) | {"BATON_DATABASE_URL": dsn, "PYTHONPATH": str(build)}
+        arguments = ["-P", "-m", module, "serve", "--listen", self.address, "--output", "json"]
         arguments += ["--processes", str(processes)] if processes else []
         super().__init__(arguments, environment, log)
 

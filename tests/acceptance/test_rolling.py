@@ -39,6 +39,8 @@ class Cluster:
     def __init__(self, servers: Sequence[ServerProcess], connect: Connect) -> None:
         self.servers = servers
         self.batons = [connect(server) for server in servers]
+        self.acknowledged: dict[str, str] = {}
+        """Runs, by the ids of their requests."""
         self.tried_again = 0
         self.reconnects = 0
 
@@ -98,6 +100,21 @@ class Cluster:
             if ended:
                 return seen
 
+    async def work(self, contract: Contract, client: int, stopping: asyncio.Event) -> None:
+        """Submits, watches and waits for one diamond after the other; each must come to what it adds up to."""
+        number = client * 10_000
+        while not stopping.is_set():
+            number += 1
+            given = contract.pack("Task", {"number": str(number)})
+            run_id = await self.submit(diamond(contract, "0.05s"), given, f"request-{number}")
+            self.acknowledged[f"request-{number}"] = run_id
+            watching = asyncio.ensure_future(self.watch(run_id))
+            run = await self.end(run_id)
+            assert run.state == SUCCEEDED, run.failure
+            assert contract.unpack("Result", run.output).number == diamond_output(number)
+            seen = await watching
+            assert seen == list(range(1, run.last_sequence + 1)), "a watcher missed an event, or saw one twice"
+
 
 async def owners(dsn: str) -> dict[str, str]:
     """The address of the live replica that drives each unfinished run; empty for nobody."""
@@ -121,21 +138,7 @@ async def test_a_rolling_restart_fails_no_call(
     for baton in cluster.batons[1:]:
         await eventually(lambda baton=baton: knows_lab(baton))  # type: ignore[misc]
     stopping = asyncio.Event()
-    acknowledged: dict[str, str] = {}
-
-    async def work(client: int) -> None:
-        number = client * 10_000
-        while not stopping.is_set():
-            number += 1
-            given = contract.pack("Task", {"number": str(number)})
-            run_id = await cluster.submit(diamond(contract, "0.05s"), given, f"request-{number}")
-            acknowledged[f"request-{number}"] = run_id
-            watching = asyncio.ensure_future(cluster.watch(run_id))
-            run = await cluster.end(run_id)
-            assert run.state == SUCCEEDED, run.failure
-            assert contract.unpack("Result", run.output).number == diamond_output(number)
-            seen = await watching
-            assert seen == list(range(1, run.last_sequence + 1)), "a watcher missed an event, or saw one twice"
+    acknowledged = cluster.acknowledged
 
     async def roll() -> None:
         for server in servers:
@@ -154,7 +157,7 @@ async def test_a_rolling_restart_fails_no_call(
 
     async with asyncio.TaskGroup() as group:
         for client in range(6):
-            group.create_task(work(client))
+            group.create_task(cluster.work(contract, client, stopping))
         group.create_task(roll())
     assert cluster.tried_again, "no call met a server that was away"
     assert cluster.reconnects, "no watch was sent elsewhere"
