@@ -85,7 +85,8 @@ class AttemptStarted:
 
 @value
 class DeliveryStarted:
-    """The call of an attempt is sent again, with the same idempotency key."""
+    """The call of an attempt is sent again, with the same idempotency key; `handed_over` where the sending before was
+    cut off by a replica that was stopped in good order."""
 
     kind: ClassVar[EventKind] = EventKind.DELIVERY_STARTED
     sequence: int
@@ -96,6 +97,7 @@ class DeliveryStarted:
     worker: str
     address: str
     expire_time: int
+    handed_over: bool = False
 
 
 @value

@@ -38,12 +38,13 @@ class Submission:
 @value
 class StepAdmitted:
     """A queued step was given to an endpoint: its next attempt starts, or its running attempt is delivered again.
-    `waited_for` is a QueueReason."""
+    `waited_for` is a QueueReason; `handed_over`: it was cut off by a replica that was stopped in good order."""
 
     step: int
     worker: str
     address: str
     waited_for: int = 0
+    handed_over: bool = False
 
 
 @value
@@ -91,7 +92,10 @@ class CallLost:
 
 @value
 class Resumption:
-    """The run was rebuilt from its journal by a new owner: outcomes of attempts under way are not known."""
+    """The run was rebuilt from its journal by a new owner: outcomes of attempts under way are not known. `handed_over`
+    where the owner before was stopped in good order: it cut them off itself."""
+
+    handed_over: bool = False
 
 
 @value

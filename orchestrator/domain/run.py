@@ -306,6 +306,7 @@ class Run:
         step.state = next_step_state(step.state, event.kind)
         record = step.attempts[-1]
         record.deliveries = event.delivery
+        record.handed_over += event.handed_over
         record.worker, record.address = event.worker, event.address
         record.expire_time = event.expire_time
         return []

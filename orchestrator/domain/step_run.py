@@ -30,6 +30,8 @@ class AttemptRecord:
     """Whether it ended without outcome, to go on in another attempt."""
     waited_for: int = 0
     """QueueReason of the wait before it."""
+    handed_over: int = 0
+    """Of its deliveries, how many were cut off by a replica that was stopped in good order."""
 
 
 @dataclass(slots=True)

@@ -201,6 +201,7 @@ def _decode_delivery(message: event_pb2.RunEvent, time: int, index: int) -> ev.D
         sent.worker,
         sent.address,
         from_timestamp(sent.expire_time),
+        sent.handed_over,
     )
 
 

@@ -82,6 +82,7 @@ def _encode_failure(
             started = message.delivery_started
             started.delivery, started.worker, started.address = event.delivery, event.worker, event.address
             set_timestamp(started.expire_time, event.expire_time)
+            started.handed_over = event.handed_over
             return step, event.attempt, None
         case ev.AttemptFailed():
             message.attempt_failed.failure.CopyFrom(to_failure(event.failure))

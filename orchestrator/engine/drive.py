@@ -269,7 +269,12 @@ class Driver:
         if len(request) > MAX_PAYLOAD_BYTES:
             self.advance(live, RequestUnbuildable(index, too_large("the request", len(request))))
             return False
-        decision = self.advance(live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address, waited_for))
+        handed_over = index in live.cut_off
+        decision = self.advance(
+            live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address, waited_for, handed_over)
+        )
+        if handed_over:
+            live.cut_off.discard(index)
         step = live.run.steps[index]
         if not decision.events or step.state is not StepState.RUNNING:
             return False

@@ -133,6 +133,8 @@ class LiveRun:
         self.run_timer: Timer | None = None
         self.children: dict[int, RunAwaited] = {}
         """Steps that wait for their child runs."""
+        self.cut_off: set[int] = set()
+        """Steps whose calls the owner before cut off as it was stopped in good order, until they are sent again."""
         self.timers: dict[TimerKey, Timer] = {}
         """Timers of steps."""
         self.data = RunData(self.run, compiled, scope)

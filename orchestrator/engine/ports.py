@@ -172,6 +172,8 @@ class RunRow:
     end_time: int | None
     expire_time: int
     client_id: str = ""
+    handed_over: bool = False
+    """Of one that was just taken over from another replica: whether that one was stopped in good order."""
 
 
 class Comparison(enum.Enum):

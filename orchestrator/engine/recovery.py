@@ -20,7 +20,7 @@ from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import Abandonment, Input, Resumption
-from orchestrator.domain.states import ENDED_RUN
+from orchestrator.domain.states import ENDED_RUN, StepState
 from orchestrator.engine.balance import YIELD_SECONDS, Balance
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
@@ -231,7 +231,11 @@ class Recovery:
 
     async def _resume(self, row: RunRow, journal: JournalReader) -> LiveRun | None:
         live = await self._rebuild(row, journal)
-        return live if live is not None and self._go_on(live, Resumption()) else None
+        if live is None:
+            return None
+        if row.handed_over:
+            live.cut_off = {index for index, step in enumerate(live.run.steps) if step.state is StepState.RUNNING}
+        return live if self._go_on(live, Resumption(row.handed_over)) else None
 
     def _go_on(self, live: LiveRun, given: Input) -> bool:
         """Drives a run on that was rebuilt. One by which that fails is left alone and reported: it must not keep this

@@ -154,4 +154,5 @@ def run_row(row: asyncpg.Record) -> RunRow:
         start_time=row["start_time"],
         end_time=row["end_time"],
         expire_time=row["expire_time"],
+        handed_over=row.get("handed_over", False),
     )

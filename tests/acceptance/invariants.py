@@ -6,7 +6,7 @@ The journal is read as it is stored, by a user whom row level security does not 
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -130,11 +130,14 @@ def _step_faults(run: StoredRun) -> list[str]:
         if attempts != list(range(1, len(attempts) + 1)):
             faults.append(f"{run.run_id}/{step}: attempts {attempts}")
         deliveries: defaultdict[int, list[int]] = defaultdict(lambda: [1])
+        handed_over: Counter[int] = Counter()
         for event in events:
             if kind(event) == "delivery_started":
                 deliveries[event.attempt].append(event.delivery_started.delivery)
+                handed_over[event.attempt] += event.delivery_started.handed_over
         for attempt, numbers in deliveries.items():
-            if numbers != list(range(1, len(numbers) + 1)) or len(numbers) > MAX_DELIVERIES:
+            counted = len(numbers) - handed_over[attempt]
+            if numbers != list(range(1, len(numbers) + 1)) or counted > MAX_DELIVERIES:
                 faults.append(f"{run.run_id}/{step}: deliveries of attempt {attempt}: {numbers}")
     return faults
 

@@ -20,6 +20,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from tests.acceptance import invariants
 from tests.acceptance.conftest import StartServer
 from tests.acceptance.contracts import Contract
+from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_kills import diamond, diamond_output, require_sound
 from tests.acceptance.test_parking import submit
@@ -164,6 +165,29 @@ async def test_a_rolling_restart_fails_no_call(
     runs = await require_sound(servers[0].dsn, acknowledged, lab_process)
     assert any(run.epoch > 1 for run in runs.values()), "no run was handed over"
     assert {note.delivery for note in lab_process.notes()} == {1}, "a call was cut off"
+
+
+async def test_a_call_outlasts_any_number_of_servers_that_are_stopped_in_good_order(
+    start_server: StartServer, connect: Connect, contract: Contract, lab: LabWorker
+) -> None:
+    """Each cuts it off as its time to drain is over, and the other makes it again; that is no fault of the call."""
+    servers = await asyncio.gather(*(start_server(**PATIENT, BATON_DRAIN_SECONDS="0.1") for _ in range(2)))
+    for server in servers:
+        await connect(server).register("lab", lab.address)
+    request = {"conduct": {"literal": {"gate": "open"}}}
+    definition = {"steps": [{"id": "a", "method": contract.method("Lab/Do"), "request": request}]}
+    run = await connect(servers[0]).submit(definition)
+    for stop in range(4):
+        assert (await lab.arrived(stop + 1)).delivery == stop + 1
+        owner = (await owners(servers[0].dsn))[run.run_id]
+        (stopping,) = [server for server in servers if server.address == owner]
+        stopping.send(signal.SIGTERM)
+        assert await stopping.wait() == 0, stopping.log()[-2000:]
+        await stopping.start()
+    await lab.arrived(5)
+    lab.gates["open"].set()
+    run = await connect(servers[0]).end(run.run_id)
+    assert (run.state, run.steps[0].attempts[0].deliveries) == (SUCCEEDED, 5), run.failure
 
 
 async def test_calls_that_meet_a_server_as_it_closes_find_it_unavailable(

@@ -60,6 +60,7 @@ class ReplicaStoreConformance:
 
         adopted = await stores.replicas.adopt(heir, 10)
         assert [(row.key, row.epoch, row.next_sequence, row.labels) for row in adopted] == [(going, 2, 3, ("pii",))]
+        assert adopted[0].handed_over, "its owner was stopped in good order"
         assert await stores.replicas.adopt(heir, 10) == []
         assert {row.key: row.epoch for row in await stores.replicas.list_owned(heir)} == {going: 2, mine: 1}
         assert await stores.replicas.list_owned(dead) == []
@@ -163,7 +164,7 @@ class ReplicaStoreConformance:
         assert await stores.replicas.claim(heirs[0], key) is None, "a live replica owns it"
         await stores.replicas.park(owner, [parked(key, HOUR_US)])
         claims = await asyncio.gather(*(stores.replicas.claim(heir, key) for heir in heirs))
-        assert [row.epoch for row in claims if row is not None] == [2]
+        assert [(row.epoch, row.handed_over) for row in claims if row is not None] == [(2, False)]
         assert await stores.replicas.wake(owner, 10, 7_200.0) == []
         for nothing in (ended, run_key(), RunKey("bank", key.run_id)):
             assert await stores.replicas.claim(owner, nothing) is None
@@ -176,7 +177,7 @@ class ReplicaStoreConformance:
         assert await stores.replicas.claim(zombie, key) is None
         claimed = await stores.replicas.claim(heir, key)
         assert claimed is not None
-        assert (claimed.key, claimed.epoch) == (key, 2)
+        assert (claimed.key, claimed.epoch, claimed.handed_over) == (key, 2, True)
 
     async def test_who_is_poked_is_due_at_once(self, stores: Stores) -> None:
         me, parked_run, awake, ended = await replica(stores), run_key(), run_key(), run_key()

@@ -67,6 +67,7 @@ class Account:
     target: int = 0
     of_target: int = 0
     delivered: int = 0
+    handed_over: int = 0
     expire_time: int = 0
     ready_time: int | None = None
     end_time: int = 0

@@ -82,9 +82,9 @@ class Driven:
         expire_time = self.now + 3_600_000_000
         self.give(inputs.Reopening(tuple(places), parents, substitution, "r1", expire_time, "bob", "again", payload))
 
-    def admit(self, step: int) -> None:
+    def admit(self, step: int, *, handed_over: bool = False) -> None:
         """Admits a step."""
-        self.give(inputs.StepAdmitted(step, "worker", "worker:1"))
+        self.give(inputs.StepAdmitted(step, "worker", "worker:1", handed_over=handed_over))
 
     def due(self) -> list[int]:
         """Returns the steps that are queued and may start."""

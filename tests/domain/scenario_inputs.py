@@ -30,7 +30,7 @@ def _of_run(verb: str, words: list[str], now: int) -> inputs.Input | None:
             expire_time, depth = now + duration_us(settings.get("expire", "1h")), int(settings.get("depth", "0"))
             return inputs.Submission("order", "r1", expire_time, "ann", "grpc", "", (), {}, "", "q1", None, depth=depth)
         case "resume":
-            return inputs.Resumption()
+            return inputs.Resumption("handed_over" in words)
         case "run_timeout":
             return inputs.RunTimeoutPassed()
         case "cancel":
@@ -69,8 +69,9 @@ def _of_mending(run: Run, verb: str, words: list[str], now: int) -> inputs.Input
 def _of_call(run: Run, verb: str, step: int, words: list[str], settings: Settings) -> inputs.Input | None:
     match verb:
         case "admit":
-            worker = words[0] if words else "w"
-            return inputs.StepAdmitted(step, worker, f"{worker}:1")
+            handed_over = "handed_over" in words
+            worker = next((word for word in words if word != "handed_over"), "w")
+            return inputs.StepAdmitted(step, worker, f"{worker}:1", handed_over=handed_over)
         case "succeed":
             text = words[1] if len(words) > 1 else run.steps[step].spec.id
             return inputs.CallSucceeded(step, int(words[0]), Payload("shop.v1.Output", text.encode()))

@@ -291,17 +291,18 @@ class RunMachine(RuleBasedStateMachine):
 
     # --- owners, and what does not fit
 
-    @rule()
-    def resume(self) -> None:
-        self.driven.give(inputs.Resumption())
+    @rule(handed_over=st.booleans())
+    def resume(self, handed_over: bool) -> None:
+        self.driven.give(inputs.Resumption(handed_over))
 
     @precondition(lambda self: self.driven.running())
-    @rule(times=st.integers(1, 3))
-    def lose_the_owner_while_calls_are_under_way(self, times: int) -> None:
-        for _ in range(times):
-            self.driven.give(inputs.Resumption())
+    @rule(owners=st.lists(st.booleans(), min_size=1, max_size=4))
+    def lose_owners_while_calls_are_under_way(self, owners: list[bool]) -> None:
+        """Each was stopped in good order, or not."""
+        for handed_over in owners:
+            self.driven.give(inputs.Resumption(handed_over))
             for step in self.driven.due():
-                self.driven.admit(step)
+                self.driven.admit(step, handed_over=handed_over)
 
     @rule(
         kind=st.sampled_from(["admit", "unbuildable", "run_timeout", "cancel", "abandon", "decide", "child"]),

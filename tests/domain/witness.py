@@ -177,7 +177,7 @@ class Witness:
         assert not self.paused, "no attempt of a paused run starts"
         assert event.attempt == step.attempt + 1
         assert event.target == step.target
-        step.stand, step.attempt, step.delivered = Stand.RUNS, event.attempt, 1
+        step.stand, step.attempt, step.delivered, step.handed_over = Stand.RUNS, event.attempt, 1, 0
         step.of_target += 1
         target = step.targets[step.target]
         assert step.of_target <= target.retry.max_attempts
@@ -192,7 +192,9 @@ class Witness:
         step = self.accounts[event.step]
         assert step.stand is Stand.RUNS
         assert event.attempt == step.attempt
-        assert event.delivery == step.delivered + 1 <= MAX_DELIVERIES
+        step.handed_over += event.handed_over
+        assert event.delivery == step.delivered + 1
+        assert event.delivery - step.handed_over <= MAX_DELIVERIES
         assert step.repeatable
         step.delivered = event.delivery
         self._see_deadline(step, event.time, event.expire_time)

@@ -72,7 +72,7 @@ events: st.SearchStrategy[Event] = st.one_of(
         st.none() | payload,
     ),
     built(ev.AttemptStarted, step, number, st.integers(0, 5), text, text, text, instant, instant),
-    built(ev.DeliveryStarted, step, number, number, text, text, instant),
+    built(ev.DeliveryStarted, step, number, number, text, text, instant, st.booleans()),
     built(ev.AttemptFailed, step, number, failure, st.none() | instant),
     built(ev.FallbackTaken, step, number, text, failure),
     built(ev.StepSucceeded, step, number, payload),

@@ -239,12 +239,14 @@ class Database(Leases):
     def take_over(self, run: Run, replica_id: UUID, asked: bool = False) -> RunRow:
         """Gives a run to a replica, in another epoch; `asked`: because somebody wants to do something to it."""
         epoch_before = run.epoch
+        owner = self.replicas.get(run.owner) if run.owner is not None else None
+        handed_over = owner is not None and owner.end_time is not None and owner.end_time <= owner.lease_expire_time
         giver = self.replicas.get(run.giver) if run.giver not in (None, replica_id) else None
         self.tally("runs moved for balance", giver is not None and giver.active_runs is not None)
         run.owner, run.epoch, run.wake_time, run.giver = replica_id, self.raised(run.epoch), None, None
         run.journal_format = max(run.journal_format, JOURNAL_FORMAT)
         self.on_taken_over(run, epoch_before, asked)
-        return run.row()
+        return dataclasses.replace(run.row(), handed_over=handed_over)
 
     @staticmethod
     def raised(epoch: int) -> int:

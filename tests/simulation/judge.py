@@ -122,7 +122,10 @@ class Judge:
         if process.replica_id is None or not self._database.has_lease(process.replica_id):
             self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
         self.sent[call.run_id, call.step, call.attempt] += 1
-        if call.delivery > MAX_DELIVERIES or self.sent[call.run_id, call.step, call.attempt] > MAX_DELIVERIES:
+        handed_over = sum((row.step, row.attempt) == (call.step, call.attempt) and _is_handed_over(row) for row in rows)
+        self._database.tally("calls handed over", call.delivery > 1 and handed_over > 0)
+        most = MAX_DELIVERIES + handed_over
+        if call.delivery > most or self.sent[call.run_id, call.step, call.attempt] > most:
             self._breach("bounded attempts", f"{where}: sent too often")
 
     def _look_whether_wanted(self, where: str, call: Call, run: Run) -> None:
@@ -380,7 +383,7 @@ class Judge:
                 counts[row.kind, row.step, row.attempt] += 1
             elif row.kind in ENDS_A_STEP:
                 counts[EventKind.STEP_SUCCEEDED, row.step, 0] += 1
-            elif row.kind == EventKind.DELIVERY_STARTED:
+            elif row.kind == EventKind.DELIVERY_STARTED and not _is_handed_over(row):
                 counts[row.kind, row.step, row.attempt] += 1
         for (kind, step, attempt), count in counts.items():
             most = MAX_DELIVERIES - 1 if kind == EventKind.DELIVERY_STARTED else 1
@@ -411,3 +414,11 @@ class Judge:
 
     def _fold(self, run: Run) -> FoldedRun:
         return self.folds.of(run)
+
+
+def _is_handed_over(row: JournalRow) -> bool:
+    """Whether it tells of a sending after one that a replica cut off which was stopped in good order."""
+    return (
+        row.kind == EventKind.DELIVERY_STARTED
+        and event_pb2.RunEvent.FromString(row.header).delivery_started.handed_over
+    )

@@ -94,8 +94,7 @@ class Leases:
         self.wait_for(replica_id)
         replica = self.replicas.get(replica_id)
         if replica is not None and replica.end_time is None:
-            replica.end_time = self.now()
-            replica.lease_expire_time = min(replica.lease_expire_time, self.now())
+            replica.end_time = replica.lease_expire_time = min(replica.lease_expire_time, self.now())
 
     def end_dead(self) -> None:
         """Marks replicas whose lease is over, but those that a statement under way holds."""

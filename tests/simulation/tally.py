@@ -19,6 +19,7 @@ RARE: Mapping[str, str] = {
     "writes fenced": "entries that the fence kept out",
     "requests found taken": "submissions whose request id had a run",
     "calls made again": "deliveries of an attempt after its first",
+    "calls handed over": "deliveries after one that was cut off by a replica which was stopped in good order",
     "calls lost": "calls whose stream was gone before they answered",
     "answers dropped": "answers that came to who had given the call up",
     "circuits opened": "circuits of endpoints that opened",

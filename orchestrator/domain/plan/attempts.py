@@ -9,10 +9,11 @@ from orchestrator.domain import events as ev
 from orchestrator.domain.failures import Code, Failure, Origin, cut_message
 from orchestrator.domain.inputs import CallFailed, CallSucceeded, Checkpoint, HeartbeatMissed, StepAdmitted
 from orchestrator.domain.plan import ending
-from orchestrator.domain.plan.decision import MAX_DELIVERIES, NEVER_RETRIED
+from orchestrator.domain.plan.decision import MAX_DELIVERIES, MAX_SENDINGS, NEVER_RETRIED
 from orchestrator.domain.plan.times import call_expire_time, queue_expire_time, step_expire_time
 from orchestrator.domain.retry import backoff_us
 from orchestrator.domain.states import RunState, StepState
+from orchestrator.domain.step_run import AttemptRecord
 from orchestrator.domain.waits import QueueReason
 from orchestrator.domain.workflow import Delivery, StepRole
 
@@ -24,7 +25,7 @@ def admit(plan: Planner, given: StepAdmitted) -> None:
     """Starts the next attempt of a step, or delivers its running one again."""
     step = plan.run.steps[given.step]
     again = step.state is StepState.RUNNING
-    if again and (step.attempts[-1].deliveries >= MAX_DELIVERIES or _at_most_once(plan, given.step)):
+    if again and (_is_spent(step.attempts[-1], given.handed_over) or _at_most_once(plan, given.step)):
         return
     if not again and (step.state is not StepState.READY or plan.run.paused):
         return
@@ -37,7 +38,15 @@ def admit(plan: Planner, given: StepAdmitted) -> None:
         expire_time = call_expire_time(plan.run, given.step, time)
         plan.emit(
             ev.DeliveryStarted(
-                sequence, time, given.step, step.attempt, delivery, given.worker, given.address, expire_time
+                sequence,
+                time,
+                given.step,
+                step.attempt,
+                delivery,
+                given.worker,
+                given.address,
+                expire_time,
+                given.handed_over,
             )
         )
     else:
@@ -122,10 +131,12 @@ def miss_heartbeat(plan: Planner, given: HeartbeatMissed) -> None:
         _fail_attempt(plan, given.step, failure, None, 0.0)
 
 
-def interrupt(plan: Planner, index: int, cause: str) -> None:
-    """Decides on a running attempt of which it is not known what became of its call."""
-    if plan.run.steps[index].attempts[-1].deliveries >= MAX_DELIVERIES:
-        message = f"the call was sent {MAX_DELIVERIES} times without an answer"
+def interrupt(plan: Planner, index: int, cause: str, *, handed_over: bool = False) -> None:
+    """Decides on a running attempt of which it is not known what became of its call; `handed_over` where it was cut off
+    by a replica that was stopped in good order."""
+    record = plan.run.steps[index].attempts[-1]
+    if _is_spent(record, handed_over):
+        message = f"the call was sent {record.deliveries} times without an answer"
         failure = Failure(Code.INTERNAL, "DELIVERY_LIMIT", message, Origin.ORCHESTRATOR, outcome_unknown=True)
         _fail_attempt(plan, index, failure, None, 0.0)
     elif _at_most_once(plan, index):
@@ -192,6 +203,12 @@ def _fail_attempt(plan: Planner, index: int, failure: Failure, retry_delay_us: i
     _end_attempt(plan, index, failure, None)
     if not take_fallback(plan, index, failure):
         plan.fail_step(index, failure)
+
+
+def _is_spent(record: AttemptRecord, handed_over: bool) -> bool:
+    """Tells whether an attempt was sent as often as it may be; `handed_over` is of the last sending."""
+    counted = record.deliveries - record.handed_over - handed_over
+    return counted >= MAX_DELIVERIES or record.deliveries >= MAX_SENDINGS
 
 
 def _end_attempt(plan: Planner, index: int, failure: Failure, retry_time: int | None) -> None:

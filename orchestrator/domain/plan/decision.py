@@ -14,6 +14,9 @@ from orchestrator.domain.waits import RunAwaited
 MAX_DELIVERIES = 3
 """Sendings of one attempt; an attempt that was sent so often without an answer fails."""
 
+MAX_SENDINGS = 30
+"""With those that a replica cut off which was stopped in good order: they count for nothing else."""
+
 MAX_EVENTS = 100_000
 """Events of one run."""
 

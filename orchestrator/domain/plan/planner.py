@@ -100,7 +100,7 @@ class Planner:
             case ChildRunEnded():
                 waits.child_run_ended(self, given)
             case Resumption():
-                self._resume()
+                self._resume(given)
             case RunTimeoutPassed():
                 if self.now >= self.run.expire_time and self.run.state is not RunState.UNDOING:
                     ending.fail_run(self, attempts.timeout_failure("RUN_TIMEOUT", "the run's time was over"))
@@ -149,7 +149,7 @@ class Planner:
         for index, payload in given.kept:
             self.succeed_step(index, payload, f"run {given.forked_run_id}")
 
-    def _resume(self) -> None:
+    def _resume(self, given: Resumption) -> None:
         """Queues what is ready, and decides on each attempt that was under way. A decision is journaled as a whole, so
         that every ready step of a rebuilt run has passed its condition already; one that becomes ready here has not."""
         running = []
@@ -162,7 +162,7 @@ class Planner:
                 running.append(index)
         for index in running:
             if self.run.steps[index].state is StepState.RUNNING:
-                attempts.interrupt(self, index, "its replica went away")
+                attempts.interrupt(self, index, "its replica went away", handed_over=given.handed_over)
 
     def _time_out(self, index: int) -> None:
         step = self.run.steps[index]

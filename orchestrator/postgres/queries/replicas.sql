@@ -121,7 +121,8 @@ WHERE replica_id IN (
 -- name: adopt
 -- Takes over unfinished runs of marked replicas, raising their epoch; none where the own lease is over, and none whose
 -- journal is in a format that the replica does not read ($3). What it writes from now on may be in its own format ($4).
--- At most $2 runs, shared among the first 64 namespaces that have any.
+-- At most $2 runs, shared among the first 64 namespaces that have any. `handed_over`: its owner was stopped in good order
+-- (release).
 WITH RECURSIVE lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
@@ -129,10 +130,10 @@ WITH RECURSIVE lease AS MATERIALIZED (
     FOR NO KEY UPDATE
 ),
 loser AS MATERIALIZED (
-    SELECT replica_id FROM replicas WHERE end_time IS NOT NULL
+    SELECT replica_id, end_time <= lease_expire_time AS released FROM replicas WHERE end_time IS NOT NULL
 ),
 found AS (
-    SELECT l.replica_id, f.namespace
+    SELECT l.replica_id, l.released, f.namespace
     FROM loser AS l CROSS JOIN LATERAL (
         SELECT namespace
         FROM runs
@@ -141,7 +142,7 @@ found AS (
         LIMIT 1
     ) AS f
     UNION ALL
-    SELECT p.replica_id, f.namespace
+    SELECT p.replica_id, p.released, f.namespace
     FROM found AS p CROSS JOIN LATERAL (
         SELECT namespace
         FROM runs
@@ -152,11 +153,11 @@ found AS (
     ) AS f
 ),
 share AS MATERIALIZED (
-    SELECT replica_id, namespace, ceil($2::integer::float8 / count(*) OVER ())::integer AS size
-    FROM (SELECT replica_id, namespace FROM found LIMIT 64) AS f
+    SELECT replica_id, released, namespace, ceil($2::integer::float8 / count(*) OVER ())::integer AS size
+    FROM (SELECT replica_id, released, namespace FROM found LIMIT 64) AS f
 ),
 chosen AS MATERIALIZED (
-    SELECT c.namespace, c.run_id
+    SELECT c.namespace, c.run_id, s.released
     FROM lease CROSS JOIN share AS s CROSS JOIN LATERAL (
         SELECT namespace, run_id
         FROM runs
@@ -176,7 +177,7 @@ WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key:
 RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
     r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
-    r.expire_time
+    r.expire_time, c.released AS handed_over
 
 -- name: park
 -- Gives runs away until their time comes, under the lease of their owner and the owner, the epoch and the last sequence
@@ -248,17 +249,22 @@ RETURNING
 
 -- name: claim
 -- Takes one unfinished run of nobody or of a marked replica over, raising its epoch; not where the own lease is over, or
--- where its journal is in a format that the replica does not read ($4): see adopt.
+-- where its journal is in a format that the replica does not read ($4): see adopt, also for `handed_over`.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
     WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
     FOR NO KEY UPDATE
+),
+before AS MATERIALIZED (
+    SELECT coalesce(p.end_time <= p.lease_expire_time, false) AS handed_over
+    FROM runs AS r LEFT JOIN replicas AS p ON p.replica_id = r.owner_replica
+    WHERE r.namespace = $2 AND r.run_id = $3
 )
 UPDATE runs AS r
 SET owner_replica = l.replica_id, epoch = r.epoch + 1, wake_time = NULL,
     journal_format = greatest(r.journal_format, $5::smallint)
-FROM lease AS l
+FROM lease AS l CROSS JOIN before AS b
 WHERE r.namespace = $2 AND r.run_id = $3 AND coalesce(r.end_time, 'infinity') = 'infinity'
     AND r.journal_format = ANY ($4::smallint[])
     AND (
@@ -268,7 +274,7 @@ WHERE r.namespace = $2 AND r.run_id = $3 AND coalesce(r.end_time, 'infinity') = 
 RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
     r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
-    r.expire_time
+    r.expire_time, b.handed_over
 
 -- name: poke
 -- Lets the time of runs come now, whoever owns them: of one that is not parked, when it is.

@@ -415,12 +415,17 @@ class DeliveryStarted(_message.Message):
     WORKER_FIELD_NUMBER: _builtins.int
     ADDRESS_FIELD_NUMBER: _builtins.int
     EXPIRE_TIME_FIELD_NUMBER: _builtins.int
+    HANDED_OVER_FIELD_NUMBER: _builtins.int
     delivery: _builtins.int
     """Number of the sending; the first was 1."""
     worker: _builtins.str
     """Name of the worker called."""
     address: _builtins.str
     """Address of the endpoint called."""
+    handed_over: _builtins.bool
+    """Whether the sending before was cut off by a replica that was stopped in good order, and did not wait for its answer
+    any longer. Such a sending says nothing against the call, and does not count towards DELIVERY_LIMIT.
+    """
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
         """Deadline of the call: the attempt has its whole time again."""
@@ -432,10 +437,11 @@ class DeliveryStarted(_message.Message):
         worker: _builtins.str = ...,
         address: _builtins.str = ...,
         expire_time: _timestamp_pb2.Timestamp | None = ...,
+        handed_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["expire_time", b"expire_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "delivery", b"delivery", "expire_time", b"expire_time", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "delivery", b"delivery", "expire_time", b"expire_time", "handed_over", b"handed_over", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -632,7 +632,7 @@ class Attempt(_message.Message):
     attempt: _builtins.int
     """Number of the attempt."""
     deliveries: _builtins.int
-    """Sendings of this attempt: 1, and one more for each redelivery after a lost owner."""
+    """Sendings of this attempt: 1, and one more for each redelivery after its owner was lost or stopped."""
     method: _builtins.str
     """Method called."""
     worker: _builtins.str
