@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.processes import ROOT
-from tests.chaos import neighbour, overload, timers
+from tests.chaos import herd, neighbour, overload, timers
 from tests.chaos.campaigns import CAMPAIGNS, Effort, NotMeasured, Outcome, run_campaign
 from tests.chaos.database import NoDisk
 from tests.chaos.report import table, total
@@ -31,7 +31,12 @@ SHARES = {"recovery": 2.0, "overload": 3.0}
 
 NAMED: Mapping[str, Callable[[Effort, int, Path | None], Coroutine[None, None, Outcome]]] = {
     name: functools.partial(run_campaign, campaign) for name, campaign in CAMPAIGNS.items()
-} | {overload.NAME: overload.run_overload, neighbour.NAME: neighbour.run_neighbours, timers.NAME: timers.run_timers}
+} | {
+    overload.NAME: overload.run_overload,
+    neighbour.NAME: neighbour.run_neighbours,
+    timers.NAME: timers.run_timers,
+    herd.NAME: herd.run_herd,
+}
 
 
 def main() -> int:

@@ -90,7 +90,8 @@ class Outcome:
     figures: Figures
     faults: tuple[Fault, ...]
     unexpected_exits: tuple[str, ...]
-    peak_memory_bytes: int
+    resources: Mapping[str, Any]
+    """Memory, descriptors, connections: see `Resources.as_json`."""
     more: Mapping[str, Any] = field(default_factory=dict)
     """Figures that only this campaign has."""
 
@@ -121,7 +122,7 @@ class Outcome:
             "recoveries": len(recovery),
             "recovery_p50_s": percentile(recovery, 0.5),
             "recovery_p99_s": percentile(recovery, 0.99),
-            "peak_memory_mb": round(self.peak_memory_bytes / 1_000_000, 1),
+            **self.resources,
             **self.more,
         }
 
@@ -275,6 +276,7 @@ async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Cou
     """Ends the faults, lets runs end, and judges what is left after `seconds`. Errors: NotMeasured."""
     await _calm(cluster)
     await _settle(cluster)
+    resources = await cluster.resources.as_json()
     # Workers must have written what they have to say: a call that hangs does so until it is cut off.
     for worker in cluster.workers.values():
         await worker.end(signal.SIGKILL)
@@ -300,7 +302,7 @@ async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Cou
         figures,
         found,
         tuple(_unexpected_exits(cluster)),
-        cluster.peak_memory_bytes,
+        resources,
         _behind(cluster.database.fail_overs, figures),
     )
 

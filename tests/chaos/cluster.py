@@ -25,18 +25,17 @@ from tests.chaos.database import Database, Standby
 from tests.chaos.evidence import PREPARE, Death
 from tests.chaos.logs import now_us
 from tests.chaos.proxy import FaultyProxy
+from tests.chaos.resources import Resources
 from tests.chaos.worker import CONTROL_DIRECTORY
 from tests.chaos.works import KINDS, workflows
 from tests.chaos.wrong_clock import CLOCK_VARIABLE
 from tests.ports import free_port
 
 RESTART_SECONDS = (0.1, 1.0)
-"""How long what has died stays dead."""
+"""How long what has died stays dead, where a shape does not say."""
 
 START_LOOK_SECONDS = 5.0
 """How long a replica waits for its database before it is looked whether it is to start at all."""
-
-SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +49,8 @@ class Shape:
     max_in_flight: int = 0
     """Calls that a replica has at a plain worker at a time; 0: as many as is the default."""
     settings: dict[str, str] = field(default_factory=dict)
+    restart_seconds: tuple[float, float] = RESTART_SECONDS
+    """How long a replica that has died stays dead."""
     standby: Standby = Standby.NONE
     small_disk: bool = False
     """Whether Postgres has a disk that can be filled, which takes the rights of root."""
@@ -61,6 +62,7 @@ class Kept:
     def __init__(self, name: str, program: Program, draw: random.Random) -> None:
         self.name, self.program = name, program
         self._draw = draw
+        self.restart_seconds = RESTART_SECONDS
         self._ending = False
         self._task: asyncio.Task[None] | None = None
         self.codes: list[int] = []
@@ -108,7 +110,7 @@ class Kept:
             if self._ending:
                 return
             await self.died()
-            await asyncio.sleep(self._draw.uniform(*RESTART_SECONDS))
+            await asyncio.sleep(self._draw.uniform(*self.restart_seconds))
             while not self._ending:
                 await self.may_start()
                 try:
@@ -135,6 +137,7 @@ class Replica(Kept):
         arguments = ["-m", "tests.chaos.replica", "serve", "--listen", self.address, "--output", "json"]
         log = cluster.directory / f"replica-{number}.err"
         super().__init__(f"replica-{number}", Program(arguments, self._environment, log), cluster.draw)
+        self.restart_seconds = cluster.shape.restart_seconds
 
     async def start(self) -> None:
         """Starts the proxies, and then the replica; all keep their ports."""
@@ -184,7 +187,7 @@ class Cluster:
         self.worker_proxies: dict[str, FaultyProxy] = {}
         self.clients: list[Kept] = []
         self.watchers: list[Kept] = []
-        self.peak_memory_bytes = 0
+        self.resources = Resources(lambda: self.dsn, self._replica_processes)
         self._sampler: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -198,8 +201,9 @@ class Cluster:
         await connection.close()
         self.replicas = [Replica(number, self) for number in range(self.shape.replicas)]
         await asyncio.gather(*(replica.start() for replica in self.replicas))
-        self._sampler = asyncio.create_task(self._sample())
+        self._sampler = asyncio.create_task(self.resources.watch())
         await self._start_workers()
+        self.resources.begin()
         await self._start_load()
 
     async def stop_load(self) -> None:
@@ -234,6 +238,9 @@ class Cluster:
     def doors(self) -> list[str]:
         """Where clients come to the replicas."""
         return [f"127.0.0.1:{replica.door.port}" for replica in self.replicas]
+
+    def _replica_processes(self) -> list[int]:
+        return [process for replica in self.replicas if (process := replica.process_id) is not None]
 
     async def _start_workers(self) -> None:
         everywhere = "ipv4:" + ",".join(self.doors())
@@ -289,19 +296,3 @@ class Cluster:
             program = Program([*arguments, str(self.directory), *self.doors()], {}, self.directory / f"{name}.err")
             self.watchers.append(Kept(name, program, self.draw))
         await asyncio.gather(*(each.start() for each in (*self.clients, *self.watchers)))
-
-    async def _sample(self) -> None:
-        """Notes the most memory that a replica had."""
-        while True:
-            for replica in self.replicas:
-                self.peak_memory_bytes = max(self.peak_memory_bytes, _peak_memory_bytes(replica.process_id))
-            await asyncio.sleep(SAMPLE_SECONDS)
-
-
-def _peak_memory_bytes(process_id: int | None) -> int:
-    """The most memory that a process has had so far; 0 where it is dead, or the system does not tell."""
-    try:
-        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)

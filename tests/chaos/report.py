@@ -21,6 +21,7 @@ SUMMED = (
     "given_up",
     "recoveries",
 )
+WORST = ("recovery_p50_s", "recovery_p99_s", "peak_memory_mb", "backends_peak", "descriptors_peak", "dead_rows")
 SHOWN = ("name", "injections", "acknowledged", *CATEGORIES, "other", "lost_with_primary", "effects", "needed")
 
 
@@ -30,13 +31,10 @@ def over(effects: int, needed: int) -> float | None:
 
 
 def total(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Sums over campaigns; recoveries and memory are the worst of any."""
+    """Sums over campaigns; recoveries and what was used are the worst of any."""
     kinds: Counter[str] = sum((Counter(each["injections_by_kind"]) for each in records), Counter())
     summed = {key: sum(each[key] for each in records) for key in SUMMED}
-    worst = {
-        key: max((each[key] for each in records if each[key] is not None), default=None)
-        for key in ("recovery_p50_s", "recovery_p99_s", "peak_memory_mb")
-    }
+    worst = {key: max((each[key] for each in records if each[key] is not None), default=None) for key in WORST}
     again = {"effects_over_needed": over(summed["effects"], summed["needed"])}
     return {"name": "total", **summed, **again, **worst, "injections_by_kind": dict(kinds)}
 

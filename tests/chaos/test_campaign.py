@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -25,22 +26,43 @@ LONG = "x" * 400
 """Makes a statement as long as those of the journal are."""
 
 
+def _run(directory: Path, campaign: str, seconds: float) -> dict[str, Any]:
+    """Runs a campaign as a command, in which nothing may go wrong; returns what it wrote."""
+    command = [sys.executable, "-m", "tests.chaos", "--seconds", str(seconds), "--seed", "7"]
+    command += ["--campaigns", campaign, "--output", str(directory / "chaos.json"), "--keep", str(directory)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    written: dict[str, Any] = json.loads((directory / "chaos.json").read_text())
+    (judged,) = written["campaigns"]
+    assert not judged["faults"], "\n".join(judged["faults"])
+    assert not judged["unexpected_exits"], "\n".join(judged["unexpected_exits"])
+    return written
+
+
 @pytest.mark.timeout(180)  # on a busy machine; otherwise 45 s
 def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
     """Run as the command is, in a process of its own: a campaign starts a Postgres that is to die with it."""
-    command = [sys.executable, "-m", "tests.chaos", "--seconds", str(SECONDS), "--seed", "7"]
-    command += ["--campaigns", "everything", "--output", str(tmp_path / "chaos.json"), "--keep", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=170)
-    assert done.returncode == 0, done.stderr
-    written = json.loads((tmp_path / "chaos.json").read_text())
+    written = _run(tmp_path, "everything", SECONDS)
     (campaign,) = written["campaigns"]
-    assert not campaign["faults"], "\n".join(campaign["faults"])
-    assert not campaign["unexpected_exits"], "\n".join(campaign["unexpected_exits"])
     assert campaign["acknowledged"] >= SECONDS
     assert campaign["needed"] >= 4 * SECONDS
     assert written["total"]["effects_over_needed"] == round(campaign["effects"] / campaign["needed"], 3) >= 1
     assert len(campaign["injections_by_kind"]) >= 5, campaign["injections_by_kind"]
     assert written["total"]["injections"] == campaign["injections"]
+    # Replicas hold connections, and none of them grows without end: to Postgres, clients, workers and one another.
+    assert campaign["backends_peak"] > 0
+    assert 0 < campaign["descriptors_before"] <= campaign["descriptors_peak"] < 200
+    assert 0 < campaign["descriptors_after"] < campaign["descriptors_before"] + 100
+
+
+@pytest.mark.timeout(180)  # on a busy machine; otherwise 10 s
+def test_what_all_replicas_left_is_taken_over_once_and_worked_off(tmp_path: Path) -> None:
+    (campaign,) = _run(tmp_path, "herd", 2)["campaigns"]
+    herd = campaign["herd"]
+    assert campaign["acknowledged"] == herd["runs"] == 500
+    assert herd["left_over"] >= herd["orphaned"] > 100
+    assert herd["adoptions"] == herd["orphaned"]
+    assert campaign["backends_peak"] <= herd["backends_limit"]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ parked: until shortly before their time they are rows of the database alone, and
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -14,22 +13,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
-from baton.v1 import run_service_pb2
 
-from tests.acceptance.wire import Baton, submission
+from tests.acceptance.wire import Baton
+from tests.chaos.backlog import submit_many, within
 from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Cluster, Shape
-from tests.chaos.logs import Log, now_us
 from tests.chaos.works import ALARM, WORK, given
 
 NAME = "timers"
 TIMERS_LIMIT = 100_000
-SUBMITTED_A_SECOND = 500
-"""What any machine can be given: the first part of the time is for that."""
-
-BATCH = 100
-LANES = 4
 LATE_SECONDS = 300.0
 """What has not ended so long after its time is judged as it is."""
 
@@ -41,11 +34,11 @@ WHERE request_id LIKE 'alarm-%' AND end_time IS NOT NULL ORDER BY 1
 
 async def run_timers(effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
     """Submits for half of the time; the runs are due then. Errors: NotMeasured."""
-    timers = min(TIMERS_LIMIT, round(SUBMITTED_A_SECOND * effort.seconds / 2) // BATCH * BATCH)
+    timers = within(effort.seconds / 2, TIMERS_LIMIT)
     async with running(NAME, Shape(clients=0, watchers=0), seed, keep) as cluster:
         began = time.monotonic()
         due = int(time.time() + effort.seconds / 2)
-        await _submit(cluster, timers, due)
+        await submit_many(cluster, timers, ALARM, due, due, ALARM)
         if time.time() > due - 3:
             raise NotMeasured(f"{timers} runs were not submitted in time")
         quiet = await _probe(cluster, lambda: _at(due - 2))
@@ -74,28 +67,6 @@ async def run_timers(effort: Effort, seed: int, keep: Path | None = None) -> Out
 
 async def _at(instant: float) -> bool:
     return time.time() >= instant
-
-
-async def _submit(cluster: Cluster, timers: int, due: int) -> None:
-    log = Log(cluster.directory / "client-alarms.log")
-    batches = iter(range(0, timers, BATCH))
-
-    async def lane(number: int) -> None:
-        baton = Baton(cluster.replicas[number % len(cluster.replicas)].address)
-        for first in batches:
-            names = [f"alarm-{each}" for each in range(first, first + BATCH)]
-            requests = [submission(ALARM, given(due, ""), request_id=name) for name in names]
-            began = time.monotonic()
-            answer = await baton.runs.SubmitRuns(run_service_pb2.SubmitRunsRequest(requests=requests), timeout=60)
-            said = {"what": "acknowledged", "time": now_us(), "conduct": ALARM, "body": ALARM, "due": due}
-            said["seconds"] = round(time.monotonic() - began, 4)
-            results = zip(names, answer.results, strict=True)
-            log.write_all(said | {"request": name, "run": result.accepted.run.run_id} for name, result in results)
-        await baton.close()
-
-    async with asyncio.TaskGroup() as tasks:
-        for number in range(LANES):
-            tasks.create_task(lane(number))
 
 
 async def _probe(cluster: Cluster, over: Callable[[], Awaitable[bool]]) -> tuple[float, ...]:
