@@ -120,6 +120,13 @@ class StepRun:
         """Number of the newest attempt; 0 before the first."""
         return len(self.attempts)
 
+    @property
+    def retried_worker(self) -> str:
+        """The worker at which its newest attempt failed, where the step is ready for another one; else empty."""
+        if self.state is not StepState.READY or not self.attempts or self.attempts[-1].suspended:
+            return ""
+        return self.attempts[-1].worker
+
     def begin_wait(self, wait: Wait, time: int) -> None:
         """Begins a wait, in place of the one that there is. For the fold alone."""
         if self.wait is not None:

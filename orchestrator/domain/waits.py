@@ -73,6 +73,7 @@ class QueueReason(enum.IntEnum):
     ENDPOINT = 5
     REPLICA = 6
     PAUSED = 7
+    RETRY_BUDGET = 8
 
 
 def request_hash(method: str, request: bytes) -> str:

@@ -3,7 +3,8 @@
 For each method, with the revision of the run (which decides which contracts fit), the priority and the limits that a
 step names, there is one queue. Its head is admitted when an endpoint serves the method, is healthy, has a permit free,
 its circuit gives leave, and the limits that bound the call give a permit. What is not admitted stays READY; the reason
-belongs to the queue and is never journaled.
+belongs to the queue and is never journaled. Calls that failed at one worker have queues of their own, which are served
+as its retry budget allows.
 
 A permit that comes back goes to one queue, in turn, those of higher priority first; what the replica as a whole can
 take goes to the namespace that has the least of it for its weight. So each admission costs the same however many steps,
@@ -14,7 +15,7 @@ it concerns.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from baton.v1 import run_pb2
 
@@ -23,13 +24,15 @@ from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.groups import EndpointGroup, able_groups
 from orchestrator.engine.homes import Homes, Wish
+from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
-from orchestrator.engine.permits import Kind, Permit, Pool
+from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.ports import Clock
-from orchestrator.engine.queues import MethodQueue, QueueKey, Queues
+from orchestrator.engine.queues import MethodQueue, QueueKey, Queues, Worker
 from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
+from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.waits import Wait
 from orchestrator.engine.worker_ports import Ticket
@@ -42,23 +45,21 @@ class Admission:
     """Queues steps and gives them to endpoints.
 
     `admit` is called for each admitted step with its endpoint, ticket and permit, and what it waited for, and tells
-    whether it took them;
-    `circuit_open` for a step whose every endpoint has an open circuit, and tells whether the step left the queue.
-    `weights` are those of namespaces; others have 1.
+    whether it took them; `circuit_open` for one whose every endpoint has an open circuit, and tells whether it left.
     """
 
     def __init__(
         self,
         clock: Clock,
         timers: Timers,
-        max_calls_in_flight: int,
-        weights: Mapping[str, float],
+        limits: EngineLimits,
         admit: Callable[[LiveRun, int, Endpoint, Ticket, Permit | None, QueueReason], bool],
         circuit_open: Callable[[LiveRun, int], bool],
     ) -> None:
-        self._clock, self._timers, self._max_calls = clock, timers, max_calls_in_flight
+        self._timers, self._max_calls = timers, limits.max_calls_in_flight
         self._admit, self._circuit_open = admit, circuit_open
-        self._weights = weights
+        self._weights = limits.namespace_weights
+        self._retries = RetryBudgets(clock, timers, limits, self._work)
         self._queues = Queues(self._load)
         self._to_pump: deque[MethodQueue] = deque()
         self._to_serve: deque[EndpointGroup] = deque()
@@ -173,6 +174,7 @@ class Admission:
     def forget(self) -> None:
         """Drops every queue."""
         self._queues.clear()
+        self._retries.clear()
         self._to_pump.clear()
         self._to_serve.clear()
 
@@ -188,6 +190,7 @@ class Admission:
             data.pins(step),
             live.run.priority + bounding.priority,
             live.limit_pools.get(step, ()) if bounding.limits else (),
+            run_step.retried_worker if run_step.target_attempts else "",
         )
 
     def _load(self, namespace: str) -> float:
@@ -204,13 +207,13 @@ class Admission:
         it must wait."""
         if not self._may_start(live, step):
             return True
-        if self.in_flight >= self._max_calls:
+        if self.in_flight >= self._max_calls or (key.retried and not self._may_retry(key.budget)):
             return False
         permit, worker = None, None
         limits = self.limits(key.namespace, key.pools)
         if limits is not None:
-            able = self._able(self._fitting(key))
-            workers, kinds = self._kinds(key, limits, able)
+            able = able_groups(self._fitting(key))
+            workers, kinds = limits.kinds(key.method, key.pools, (group.worker for group in able))
             if not able or limits.fault(key.pools) or self.paused:
                 return False
             if any(kinds):
@@ -225,7 +228,7 @@ class Admission:
             return False
         self._working = True
         try:
-            self._give(live, step, *found, permit)
+            self._give(key, live, step, *found, permit)
         finally:
             self._working = False
         self._work()
@@ -246,6 +249,8 @@ class Admission:
                     self._pump(self._to_pump.popleft())
                 elif self._to_serve:
                     self._serve(self._to_serve.popleft())
+                elif self._retries.due:
+                    self._retry(self._retries.due.popleft())
                 elif self._line_of_replica.lines and self.in_flight < self._max_calls:
                     queue = self._line_of_replica.first()
                     self._queues.leave_lines(queue)
@@ -271,8 +276,25 @@ class Admission:
         if self._pump(queue, 1) or group not in queue.waits_for:
             self._to_serve.append(group)
 
-    def _pump(self, queue: MethodQueue, most: int | None = None) -> bool:
-        """Admits steps of a queue until none is left, none can be, or `most` were; False where none can be."""
+    def _may_retry(self, worker: Worker) -> bool:
+        """Whether the retry budget of a worker has a token that nobody stands in line for."""
+        return self._queues.of_retries(worker) is None and self._retries.has_token(worker)
+
+    def _retry(self, worker: Worker) -> None:
+        """Gives the tokens of a worker's retry budget to the queues that wait for them, one step each in turn."""
+        line = self._queues.of_retries(worker)
+        if line is not None and self._retries.has_token(worker):
+            queue = line.first()
+            self._queues.leave_lines(queue)
+            if self._pump(queue, 1, has_token=True) and queue.steps:
+                self._wait_for_budget(queue)  # For its next turn, after the others.
+            self._retries.due.append(worker)
+        elif line is not None:
+            self._retries.look_later(worker)
+
+    def _pump(self, queue: MethodQueue, most: int | None = None, has_token: bool = False) -> bool:
+        """Admits steps of a queue until none is left, none can be, or `most` were; False where none can be. With
+        `has_token` it is the turn of these retries."""
         admitted = 0
         while queue.steps:
             live, step = queue.steps[0]
@@ -283,6 +305,9 @@ class Admission:
                 return True
             if self.in_flight >= self._max_calls and not self.paused:
                 self._wait_for_replica(queue)
+                return False
+            if queue.key.retried and not (has_token or self._may_retry(queue.key.budget)):
+                self._wait_for_budget(queue)
                 return False
             if not self._admit_first(queue, live, step):
                 return False
@@ -309,11 +334,12 @@ class Admission:
             self._hold(queue, found)
             return False
         self._queues.pop(queue)
-        self._give(live, step, *found, permit, queue.waited_for)
+        self._give(queue.key, live, step, *found, permit, queue.waited_for)
         return True
 
     def _give(
         self,
+        key: QueueKey,
         live: LiveRun,
         step: int,
         endpoint: Endpoint,
@@ -322,11 +348,14 @@ class Admission:
         waited_for: QueueReason = QueueReason.NOTHING,
     ) -> None:
         self.in_flight += 1
-        namespace = endpoint.key.namespace
-        self._in_flight_of[namespace] += 1
+        self._in_flight_of[key.namespace] += 1
         if not self._admit(live, step, endpoint, ticket, permit, waited_for):
             ticket.released()
             self.call_ended(endpoint, permit, unused=True)
+        elif key.retried:
+            self._retries.take(key.budget)
+        else:
+            self._retries.called((key.namespace, endpoint.key.worker))
 
     @staticmethod
     def _may_start(live: LiveRun, step: int) -> bool:
@@ -353,10 +382,10 @@ class Admission:
             self._wish_nothing(queue)
             return Wait(run_pb2.WAIT_KIND_LIMIT, fault)
         groups = self._fitting(key)
-        able = self._able(groups)
+        able = able_groups(groups)
         if self.paused or not able:
             return waits.DRAINING if self.paused else self._refused(key, groups)
-        workers, kinds = self._kinds(key, limits, able)
+        workers, kinds = limits.kinds(key.method, key.pools, (group.worker for group in able))
         if not any(kinds):
             self._wish_nothing(queue)
             return None, None
@@ -366,22 +395,6 @@ class Admission:
         room = sum(group.room for group in groups)
         kind = self.homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
         return waits.FOR_PERMIT if kind is None else (Permit(key.namespace, kinds[kind]), workers[kind])
-
-    @staticmethod
-    def _able(groups: Sequence[EndpointGroup]) -> list[EndpointGroup]:
-        """The groups that can take a call now, the least busy endpoint's first."""
-        able = [(first, group) for group in groups if (first := group.first()) is not None]
-        if len(able) > 1:
-            able.sort(key=lambda one: one[0])
-        return [group for _, group in able]
-
-    @staticmethod
-    def _kinds(
-        key: QueueKey, limits: NamespaceLimits, able: Sequence[EndpointGroup]
-    ) -> tuple[list[str], tuple[Kind, ...]]:
-        """What a call counts in, for each worker with limits of its own that could take it; "" for all others."""
-        workers = list(dict.fromkeys(group.worker for group in able))
-        return workers, tuple(limits.kind(key.method, key.pools, worker) for worker in workers)
 
     def _granted(self, queue: MethodQueue) -> None:
         """There is a permit for a queue: it waited for one, or waits for an endpoint now."""
@@ -434,17 +447,11 @@ class Admission:
 
     def _refused(self, key: QueueKey, groups: Sequence[EndpointGroup]) -> Wait:
         """Says why no endpoint can take a call now."""
-        if not groups:
-            unfit = self.catalogue.groups(key.namespace, key.method)
-            why = self.catalogue.misfit(unfit[0].contract_digest, key.pins, key.method) if unfit else ""
-            return waits.nobody(key.method, why)
-        able, limit = sum(group.able for group in groups), sum(group.limit for group in groups)
-        if not able:
-            return waits.none_serving(key.method, groups)
-        tripped = sum(len(group.tripped) for group in groups)
-        if tripped == able:
-            return waits.all_open([one for group in groups for one in group.tripped])
-        return waits.endpoints_are_full(key.method, limit)
+        if groups:
+            return waits.none_free(key.method, groups)
+        unfit = self.catalogue.groups(key.namespace, key.method)
+        why = self.catalogue.misfit(unfit[0].contract_digest, key.pins, key.method) if unfit else ""
+        return waits.nobody(key.method, why)
 
     def _fitting(self, key: QueueKey) -> Sequence[EndpointGroup]:
         return self.catalogue.fitting_groups(key.namespace, key.pins, key.method)
@@ -476,6 +483,12 @@ class Admission:
         self._queues.leave_lines(queue)
         queue.wait, queue.waited_for = waits.replica_is_full(self._max_calls), QueueReason.REPLICA
         self._line_of_replica.add(queue)
+        self._wish_nothing(queue)
+
+    def _wait_for_budget(self, queue: MethodQueue) -> None:
+        """Lets a queue wait, at the end of the line, until the worker that failed may be called again."""
+        self._queues.stand_for_retries(queue)
+        queue.wait, queue.waited_for = self._retries.wait(queue.key.budget), QueueReason.RETRY_BUDGET
         self._wish_nothing(queue)
 
     def _offer_fallback(self, queue: MethodQueue, live: LiveRun, step: int) -> None:

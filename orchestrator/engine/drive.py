@@ -78,9 +78,7 @@ class Driver:
         self.runs = LiveRuns()
         self._max_run_bytes = limits.max_run_bytes
         self.journal = GroupCommit(store, limits, observer, pace, self._written, self._refused)
-        self.admission = Admission(
-            clock, timers, limits.max_calls_in_flight, limits.namespace_weights, self._admit, self._circuit_open
-        )
+        self.admission = Admission(clock, timers, limits, self._admit, self._circuit_open)
         self.resumptions = Resumptions(self.admission)
         self.liveness = Liveness(clock, self.advance, self.set_timer, self.runs.grow)
         dispatcher.on_progress = self.liveness.heard

@@ -8,7 +8,7 @@ enter: queues, and why steps wait (admission.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
 from orchestrator.engine.endpoints import Endpoint
@@ -135,3 +135,11 @@ class EndpointGroup:
             self._limits[endpoint] = limit, room
             self.able += 1
             self.limit += limit
+
+
+def able_groups(groups: Sequence[EndpointGroup]) -> list[EndpointGroup]:
+    """The groups that can take a call now, the least busy endpoint's first."""
+    able = [(first, group) for group in groups if (first := group.first()) is not None]
+    if len(able) > 1:
+        able.sort(key=lambda one: one[0])
+    return [group for _, group in able]

@@ -17,6 +17,8 @@ class EngineLimits:
     payloads: new runs beyond are refused, and none is taken over. `max_queued_events` and `max_queued_bytes` bound what
     waits for the journal: submissions beyond are refused. `max_read_bytes` bounds what is read for callers at
     once, `max_watch_bytes` what is being sent to watchers of runs: more wait in turn.
+    `retry_budget_ratio` and `retry_budget_per_second` bound how many calls that failed at one worker are tried again:
+    see retry_budget.py.
     `max_schedules` is for each namespace.
     `namespace_weights` are those of namespaces that have another than 1; the other `namespace_` limits bound what one
     of them may have here, so that others find room.
@@ -31,6 +33,8 @@ class EngineLimits:
     max_queued_events: int = 200_000
     max_queued_bytes: int = 256 << 20
     default_max_in_flight: int = 100
+    retry_budget_ratio: float = 0.2
+    retry_budget_per_second: float = 10.0
     default_run_timeout_seconds: float = 3_600.0
     lease_seconds: float = 5.0
     stall_seconds: float = 30.0

@@ -20,18 +20,28 @@ from orchestrator.engine.waits import Wait
 Item = tuple[LiveRun, int]
 """A step of a run."""
 
+Worker = tuple[str, str]
+"""A namespace and a worker in it."""
+
 SPARE_STEPS = 64
 """Steps that wait no more and are kept in a queue at least before it is cleared of them."""
 
 
 class QueueKey(NamedTuple):
-    """Steps under one key can be called at the same endpoints, and count in the same limits."""
+    """Steps under one key can be called at the same endpoints, and count in the same limits. `retried` is the worker at
+    which the attempt before failed, whose retry budget the next one counts in; empty where none did."""
 
     namespace: str
     method: str
     pins: Pins
     priority: int = 0
     pools: tuple[Pool, ...] = ()
+    retried: str = ""
+
+    @property
+    def budget(self) -> Worker:
+        """Whose retry budget these steps count in."""
+        return self.namespace, self.retried
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +88,7 @@ class Queues:
         self.by_key: dict[QueueKey, MethodQueue] = {}
         self._by_namespace: dict[str, Line[MethodQueue]] = {}
         self._by_group: dict[EndpointGroup, Line[MethodQueue]] = {}
+        self._by_retried: dict[Worker, Line[MethodQueue]] = {}
         self.of_replica: SharedLine[MethodQueue] = SharedLine(load)
         """Those that wait for the replica's own limit."""
         self.steps_of: Counter[str] = Counter()
@@ -106,8 +117,10 @@ class Queues:
                 queue.timer.cancel()
             queue.steps.clear()
             queue.queued.clear()
-        for known in (self.by_key, self._by_namespace, self._by_group, self.of_replica, self.steps_of, self._of_run):
+        for known in (self.by_key, self._by_namespace, self._by_group, self._by_retried, self.of_replica):
             known.clear()
+        self.steps_of.clear()
+        self._of_run.clear()
 
     # --- steps
 
@@ -167,6 +180,15 @@ class Queues:
         """The line for a group of endpoints, None where nobody stands in it."""
         return self._by_group.get(group)
 
+    def of_retries(self, worker: Worker) -> Line[MethodQueue] | None:
+        """The line for the retry budget of a worker, None where nobody stands in it."""
+        return self._by_retried.get(worker)
+
+    def stand_for_retries(self, queue: MethodQueue) -> None:
+        """Puts a queue into the line for the retry budget of its worker, and out of others."""
+        self.leave_lines(queue)
+        _line(self._by_retried, queue.key.budget).add(queue)
+
     def stand(self, queue: MethodQueue, groups: Sequence[EndpointGroup]) -> None:
         """Puts a queue into the lines for groups, and out of others; it keeps its places where they are the same."""
         if groups == queue.waits_for:
@@ -200,6 +222,8 @@ class Queues:
             queue.timer.cancel()
             queue.timer = None
         self.of_replica.remove(queue)
+        if queue.key.retried:
+            _leave(self._by_retried, queue.key.budget, queue)
         self._release(queue)
         for group in queue.waits_for:
             _leave(self._by_group, group, queue)

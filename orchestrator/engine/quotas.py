@@ -41,6 +41,11 @@ class NamespaceLimits:
         of_worker = self._by_worker.get(worker, ()) if worker else ()
         return (*self._everywhere, *self._by_method.get(method, ()), *of_worker, *named)
 
+    def kinds(self, method: str, named: Sequence[Pool], workers: Iterable[str]) -> tuple[list[str], tuple[Kind, ...]]:
+        """Returns the workers, each once, and what a call counts in at each of them."""
+        each = list(dict.fromkeys(workers))
+        return each, tuple(self.kind(method, named, worker) for worker in each)
+
     def fault(self, named: Sequence[Pool]) -> str:
         """Tells what is wrong with the limits that a step names, with the cure; "" where nothing is."""
         for pool in named:

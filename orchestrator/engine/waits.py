@@ -52,6 +52,25 @@ def endpoint_is_full(endpoint: Endpoint) -> Wait:
     return Wait(run_pb2.WAIT_KIND_LIMIT, text, reason=QueueReason.ENDPOINT)
 
 
+def none_free(method: str, groups: Sequence[EndpointGroup]) -> Wait:
+    """There are endpoints, and none of them can take a call now."""
+    able, limit = sum(group.able for group in groups), sum(group.limit for group in groups)
+    if not able:
+        return none_serving(method, groups)
+    if sum(len(group.tripped) for group in groups) == able:
+        return all_open([one for group in groups for one in group.tripped])
+    return endpoints_are_full(method, limit)
+
+
+def for_retries(worker: str, ratio: float, per_second: float) -> Wait:
+    """A worker failed calls, and as many of them are tried again as its retry budget allows."""
+    text = (
+        f"calls of worker {worker} failed, and as many are tried again from this replica as its retry budget allows:"
+        f" {per_second:g} a second, and {ratio:g} for each other call"
+    )
+    return Wait(run_pb2.WAIT_KIND_RETRY_BUDGET, text, reason=QueueReason.RETRY_BUDGET)
+
+
 def none_serving(method: str, groups: Iterable[EndpointGroup]) -> Wait:
     """There are endpoints, and none of them is able."""
     fitting = [one for group in groups for one in group.endpoints]
@@ -91,6 +110,6 @@ def no_permit(refusal: Refusal, before: int) -> Wait:
 
 def behind(wait: Wait, before: int) -> Wait:
     """The same for a step with `before` others in line before it."""
-    if wait.kind != run_pb2.WAIT_KIND_LIMIT or not before:
+    if wait.kind not in (run_pb2.WAIT_KIND_LIMIT, run_pb2.WAIT_KIND_RETRY_BUDGET) or not before:
         return wait
     return replace(wait, message=f"{wait.message}; {before} other steps are in line before it")

@@ -7,7 +7,7 @@ from typing import Any
 
 from baton.v1 import run_pb2, worker_pb2, worker_service_pb2, workflow_service_pb2
 
-from tests.acceptance.conftest import name_of
+from tests.acceptance.conftest import StartServer, name_of
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.test_attempts import micros, one_step, quick
 from tests.acceptance.wire import Baton, eventually, step_of, submission, workflow
@@ -202,6 +202,33 @@ async def test_a_dead_address_costs_nothing_where_another_is_alive(
     for _ in range(5):
         run = await baton.run(one_step(registered))
         assert (run.state, len(run.steps[0].attempts)) == (SUCCEEDED, 1)
+
+
+async def test_failed_calls_are_tried_again_as_the_retry_budget_allows(
+    lab: LabWorker, start_server: StartServer
+) -> None:
+    # One retry for each four other calls, and one that is there from the beginning.
+    server = await start_server(BATON_RETRY_BUDGET_RATIO="0.25", BATON_RETRY_BUDGET_PER_SECOND="0.001")
+    baton = Baton(server.address)
+    await baton.register(name_of(lab), lab.address)
+    busy = {"failures": 1, "reason": "BUSY"}  # A worker's own reason, which does not count against its circuit.
+    assert (await baton.run(patient(lab, busy))).state == SUCCEEDED
+
+    waiting, cancelled = await baton.submit(patient(lab, busy)), await baton.submit(patient(lab, busy))
+    for run in (waiting, cancelled):
+        reason = await baton.waiting(run.run_id, "a", run_pb2.WAIT_KIND_RETRY_BUDGET)
+        assert f"worker {name_of(lab)} " in reason.message
+    impatient = await baton.run(patient(lab, busy, queue_timeout="0.2s"))
+    assert (impatient.failure.reason, len(impatient.steps[0].attempts)) == ("QUEUE_TIMEOUT", 1)
+    await baton.cancel(cancelled.run_id)
+    assert (await baton.end(cancelled.run_id)).state == run_pb2.RUN_STATE_CANCELLED
+    assert (await baton.get(waiting.run_id)).steps[0].wait_reason.kind == run_pb2.WAIT_KIND_RETRY_BUDGET
+
+    assert (await baton.run(one_step(lab))).state == SUCCEEDED
+    run = await baton.end(waiting.run_id)
+    assert run.state == SUCCEEDED
+    assert [attempt.waited_for for attempt in run.steps[0].attempts] == [0, run_pb2.QUEUE_REASON_RETRY_BUDGET]
+    await baton.close()
 
 
 def lab_service(lab: LabWorker) -> str:

@@ -18,6 +18,7 @@ from orchestrator.engine.admission import Admission
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.ports import EndpointRow, Reach
 
@@ -56,7 +57,7 @@ class Run:
         self.flights: dict[int, Endpoint] = {}
         self.forgotten = False
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
-        steps = [SimpleNamespace(target=0, state=StepState.READY, spec=spec) for spec in specs]
+        steps = [SimpleNamespace(target=0, target_attempts=0, state=StepState.READY, spec=spec) for spec in specs]
         self.run = SimpleNamespace(priority=priority, ended=False, paused=False, steps=steps)
         bounding = SimpleNamespace(priority=0, limits=())
         self.data = SimpleNamespace(
@@ -78,7 +79,8 @@ class Place:
         self.endpoints: list[Endpoint] = []
         timers: Any = SimpleNamespace(at=self._at)
         clock: Any = SimpleNamespace(now=lambda: self.now)
-        self.admission = Admission(clock, timers, max_calls, weights or {}, self._admit, self._circuit_open)
+        limits = EngineLimits(max_calls_in_flight=max_calls, namespace_weights=weights or {})
+        self.admission = Admission(clock, timers, limits, self._admit, self._circuit_open)
         self.admission.catalogue = cast(Any, self)
 
     # What admission asks of the catalogue.

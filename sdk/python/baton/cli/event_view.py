@@ -160,5 +160,6 @@ _QUEUES = {
     "endpoint": "a free endpoint",
     "replica": "the replica",
     "paused": "the run to be resumed",
+    "retry_budget": "the retry budget",
 }
 _SKIPS = {"CONDITION": "its condition was false", "BRANCH_NOT_TAKEN": "its branch was not taken"}

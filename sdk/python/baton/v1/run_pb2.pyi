@@ -164,6 +164,8 @@ class _QueueReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QueueReas
     """The replica: to have fewer calls in flight than it may, or, as it drained, another one."""
     QUEUE_REASON_PAUSED: _QueueReason.ValueType  # 7
     """The paused run to be resumed."""
+    QUEUE_REASON_RETRY_BUDGET: _QueueReason.ValueType  # 8
+    """The retry budget of the worker at which the attempt before had failed."""
 
 class QueueReason(_QueueReason, metaclass=_QueueReasonEnumTypeWrapper):
     """QueueReason is what a ready step waited for last before an attempt of it started."""
@@ -184,6 +186,8 @@ QUEUE_REASON_REPLICA: QueueReason.ValueType  # 6
 """The replica: to have fewer calls in flight than it may, or, as it drained, another one."""
 QUEUE_REASON_PAUSED: QueueReason.ValueType  # 7
 """The paused run to be resumed."""
+QUEUE_REASON_RETRY_BUDGET: QueueReason.ValueType  # 8
+"""The retry budget of the worker at which the attempt before had failed."""
 Global___QueueReason: _TypeAlias = QueueReason  # noqa: Y015
 
 class _WaitKind:
@@ -224,6 +228,8 @@ class _WaitKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_WaitKind.Val
     """A child run."""
     WAIT_KIND_PAUSED: _WaitKind.ValueType  # 14
     """The run is paused."""
+    WAIT_KIND_RETRY_BUDGET: _WaitKind.ValueType  # 15
+    """An attempt failed, and as many failed calls of that worker are tried again as its retry budget allows."""
 
 class WaitKind(_WaitKind, metaclass=_WaitKindEnumTypeWrapper):
     """WaitKind is the kind of thing a step waits for."""
@@ -260,6 +266,8 @@ WAIT_KIND_CHILD_RUN: WaitKind.ValueType  # 13
 """A child run."""
 WAIT_KIND_PAUSED: WaitKind.ValueType  # 14
 """The run is paused."""
+WAIT_KIND_RETRY_BUDGET: WaitKind.ValueType  # 15
+"""An attempt failed, and as many failed calls of that worker are tried again as its retry budget allows."""
 Global___WaitKind: _TypeAlias = WaitKind  # noqa: Y015
 
 @_typing.final
