@@ -276,6 +276,13 @@ class Admission:
         if self._pump(queue, 1) or group not in queue.waits_for:
             self._to_serve.append(group)
 
+    def retry_succeeded(self, worker: Worker) -> None:
+        """Gives the token of a retry back to the budget that it was of, and to who waits for one there."""
+        self._retries.give_back(worker)
+        if self._queues.of_retries(worker) is not None:
+            self._retries.due.append(worker)
+            self._work()
+
     def _may_retry(self, worker: Worker) -> bool:
         """Whether the retry budget of a worker has a token that nobody stands in line for."""
         return self._queues.of_retries(worker) is None and self._retries.has_token(worker)
@@ -354,6 +361,7 @@ class Admission:
             self.call_ended(endpoint, permit, unused=True)
         elif key.retried:
             self._retries.take(key.budget)
+            live.flights[step].retried = key.retried
         else:
             self._retries.called((key.namespace, endpoint.key.worker))
 

@@ -370,6 +370,8 @@ class Driver:
         self.liveness.end(live, flight)
         del live.flights[flight.step]
         self.resumptions.end(flight)
+        if flight.retried and isinstance(outcome, tuple):
+            self.admission.retry_succeeded((live.key.namespace, flight.retried))
         if not live.run.is_current(flight.step, flight.attempt):
             self._queue_again(live, flight.step)
             return

@@ -33,7 +33,7 @@ class EngineLimits:
     max_queued_events: int = 200_000
     max_queued_bytes: int = 256 << 20
     default_max_in_flight: int = 100
-    retry_budget_ratio: float = 0.2
+    retry_budget_ratio: float = 0.1
     retry_budget_per_second: float = 10.0
     default_run_timeout_seconds: float = 3_600.0
     lease_seconds: float = 5.0

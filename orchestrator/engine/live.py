@@ -81,6 +81,8 @@ class Flight:
     """How many requests of its worker wait here: for a step that it has delegated, or to go on."""
     heard_time: int = 0
     """When its worker last gave a sign of life; 0 where none is asked for."""
+    retried: str = ""
+    """The worker whose retry budget it took a token of."""
     checkpoint: Payload | None = None
     """The newest that it left, where that is not journaled yet."""
     checkpoint_time: int = 0

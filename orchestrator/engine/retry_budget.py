@@ -2,8 +2,9 @@
 
 The policy of a step bounds its own attempts; where a worker fails half of what it gets, or all of it, the sum of them
 is a multiple of its load just when it can bear least. So each call that is no retry adds a part of a token to the
-budget of its worker, and each retry takes a whole one from that of the worker at which the attempt before failed. A few
-a second are there in any case, so that little traffic never notices. What finds no token waits for one.
+budget of its worker, and each retry takes a whole one from that of the worker at which the attempt before failed, which
+it gives back if it succeeds: once a worker is well again, what waits is tried again as quickly as it answers. A few a
+second are there in any case, so that little traffic never notices. What finds no token waits for one.
 
 Of one replica, in memory: nothing of it is journaled, and no decision depends on it. What may not enter: who waits, and
 in which order (admission.py).
@@ -52,6 +53,10 @@ class RetryBudget:
         """Takes one token."""
         self._tokens -= 1.0
 
+    def give_back(self) -> None:
+        """Puts one back."""
+        self._tokens += 1.0
+
 
 class RetryBudgets:
     """The budgets of a replica, by namespace and worker. `ratio` is the part of a token that each call adds which is no
@@ -76,6 +81,12 @@ class RetryBudgets:
     def take(self, worker: Worker) -> None:
         """Takes the token of a retry, of which `has_token` told."""
         self._of(worker).take()
+
+    def give_back(self, worker: Worker) -> None:
+        """Gives the token of a retry back that succeeded."""
+        budget = self._budgets.get(worker)
+        if budget is not None:
+            budget.give_back()
 
     def look_later(self, worker: Worker) -> None:
         """Has a budget looked at once it may have a token again."""

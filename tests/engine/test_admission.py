@@ -54,7 +54,7 @@ class Run:
 
     def __init__(self, methods: Sequence[tuple[str, ...]], namespace: str = "default", priority: int = 0) -> None:
         self.key = SimpleNamespace(namespace=namespace)
-        self.flights: dict[int, Endpoint] = {}
+        self.flights: dict[int, Any] = {}
         self.forgotten = False
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
         steps = [SimpleNamespace(target=0, target_attempts=0, state=StepState.READY, spec=spec) for spec in specs]
@@ -123,9 +123,11 @@ class Place:
         self.admission.enqueue(cast(Any, run), step)
 
     def end(self, run: Any, step: int) -> None:
-        endpoint = run.flights.pop(step)
+        flight = run.flights.pop(step)
         run.run.steps[step].state = StepState.SUCCEEDED
-        self.admission.call_ended(endpoint, None)
+        self.admission.call_ended(flight.endpoint, None)
+        if flight.retried:
+            self.admission.retry_succeeded((run.key.namespace, flight.retried))
 
     def pass_time(self, until: int) -> None:
         self.now = until
@@ -146,7 +148,7 @@ class Place:
         self, live: Any, step: int, endpoint: Endpoint, ticket: Any, permit: Any, waited_for: QueueReason
     ) -> bool:
         self.waited_for.append(waited_for)
-        live.flights[step] = endpoint
+        live.flights[step] = SimpleNamespace(endpoint=endpoint, retried="")
         live.run.steps[step].state = StepState.RUNNING
         self.admitted.append((live, step, endpoint))
         return True

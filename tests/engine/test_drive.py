@@ -72,7 +72,7 @@ def over(live: LiveRun) -> Any:
     """A call of an attempt that is over, by its time: the next one is due, and admission has passed over the step."""
     live.run.steps[0].state = StepState.READY
     ticket = SimpleNamespace(released=lambda: None)
-    flight: Any = SimpleNamespace(step=0, attempt=1, ticket=ticket, sending=None, heard_time=0)
+    flight: Any = SimpleNamespace(step=0, attempt=1, ticket=ticket, sending=None, heard_time=0, retried="")
     live.flights[0] = flight
     return flight
 

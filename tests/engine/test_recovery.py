@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -127,8 +128,8 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
             raise IndexError("tuple index out of range")
         driven.append(live.key)
 
-    async def load_run(_: object, row: LiveRun, __: object) -> LiveRun:
-        return row
+    async def load_run(_: object, row: Any, __: object) -> Any:
+        return row.live
 
     async def read_nothing(*_: object) -> None:
         """Journals are not looked at here."""
@@ -136,7 +137,7 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     monkeypatch.setattr(bench.driver, "advance", advance)
     monkeypatch.setattr("orchestrator.engine.recovery.load_run", load_run)
     monkeypatch.setattr("orchestrator.engine.recovery.ReadAhead.of", read_nothing)
-    database.due = [poison, sound]
+    database.due = [SimpleNamespace(key=each.key, live=each, handed_over=False) for each in (poison, sound)]
     made: Any = Recovery
     limits = EngineLimits(adoption_interval_seconds=3_600)
     recovery: Recovery = made(

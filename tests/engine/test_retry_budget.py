@@ -33,7 +33,7 @@ class FailingPlace(Place):
         failed = run.run.steps[step]
         failed.state, failed.retried_worker = StepState.READY, worker
         failed.target_attempts += 1
-        self.admission.call_ended(run.flights.pop(step), None)
+        self.admission.call_ended(run.flights.pop(step).endpoint, None)
         self.enqueue(run, step)
 
     def spend(self, count: int = BURST) -> None:
@@ -56,14 +56,14 @@ def test_what_finds_the_budget_empty_waits_in_order_and_first_calls_do_not() -> 
     place.pass_time(1)
     for step in range(60):
         place.fail(run, step)
-    # A token for each five calls; those before had come while the budget was full.
+    # A token for each ten calls; those before had come while the budget was full.
     tried = [step for _, step, _ in place.admitted[60:]]
-    assert tried == list(range(12))
+    assert tried == list(range(6))
     assert place.wait(run, 59) == run_pb2.WAIT_KIND_RETRY_BUDGET
     waiting = place.admission.wait_of(run, 59)  # type: ignore[arg-type]
     assert waiting is not None
     assert "worker worker" in waiting.message
-    assert "47 other steps" in waiting.message
+    assert "53 other steps" in waiting.message
 
     place.enqueue(Run([("Do",)]), 0)
     assert len(place.admitted) == 60 + len(tried) + 1
@@ -72,6 +72,21 @@ def test_what_finds_the_budget_empty_waits_in_order_and_first_calls_do_not() -> 
     assert [step for each, step, _ in place.admitted[60:] if each is run][:60] == list(range(60))
     assert place.waited_for[-1] is QueueReason.RETRY_BUDGET
     assert not place.timers
+
+
+def test_a_token_comes_back_with_success() -> None:
+    """Once its worker is well again, what waits is tried again as quickly as it answers."""
+    place = FailingPlace()
+    place.spend()
+    run = Run([("Do",)] * 1_000)
+    for step in range(1_000):
+        place.enqueue(run, step)
+    for step in range(1_000):
+        place.fail(run, step)
+    assert 0 < len(place.admitted) - 1_000 <= BURST
+    for number in range(1_000, 2_000):
+        place.end(*place.admitted[number][:2])
+    assert all(step.state is StepState.SUCCEEDED for step in run.run.steps)
 
 
 def test_a_failure_is_charged_to_its_worker_alone() -> None:
@@ -124,7 +139,7 @@ def test_steps_of_runs_that_have_left_use_no_token_and_leave_no_timer() -> None:
 def test_retries_are_bounded_by_calls_and_time_and_all_are_made(seed: int) -> None:
     draw = random.Random(seed)
     place, runs = FailingPlace(), []
-    seen = first = retries = 0
+    seen = first = retries = succeeded = 0
     healthy_time = 20_000_000
     while place.now < healthy_time or place.admission.queued_steps("default") or place.admission.in_flight:
         if place.now < healthy_time:
@@ -139,9 +154,10 @@ def test_retries_are_bounded_by_calls_and_time_and_all_are_made(seed: int) -> No
             if place.now < healthy_time and draw.random() < 0.5:
                 place.fail(live, step)
             else:
+                succeeded += again
                 place.end(live, step)
         place.pass_time(place.now + draw.randrange(1, 300_000))
-        assert retries <= BURST + RATIO * first + PER_SECOND * place.now / 1_000_000
+        assert retries <= BURST + RATIO * first + PER_SECOND * place.now / 1_000_000 + succeeded
     assert all(step.state is StepState.SUCCEEDED for run in runs for step in run.run.steps)
     place.pass_time(place.now + LOOK_US)
     assert not place.timers

@@ -54,6 +54,7 @@ WHERE purpose = 'limits' AND $1::uuid = ANY (members)
 -- name: leave_dead
 -- Takes replicas out of the set that are seen to be marked: nothing more can come from them. One whose row is not seen
 -- may have just joined, and stays.
+WITH now AS MATERIALIZED (SELECT clock_timestamp() AS time)
 UPDATE replica_sets AS s
 SET generation = s.generation + 1,
     members = ARRAY(
@@ -63,8 +64,9 @@ SET generation = s.generation + 1,
             SELECT FROM replicas AS r WHERE r.replica_id = m.replica_id AND r.end_time IS NOT NULL
         )
     ),
-    leave_time = clock_timestamp(),
-    loss_time = clock_timestamp()
+    leave_time = now.time,
+    loss_time = now.time
+FROM now
 WHERE s.purpose = 'limits'
     AND EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = ANY (s.members) AND r.end_time IS NOT NULL)
 
