@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.processes import ROOT
-from tests.chaos import herd, neighbour, overload, timers
+from tests.chaos import flapping, herd, neighbour, overload, slow_worker, timers
 from tests.chaos.campaigns import CAMPAIGNS, Effort, NotMeasured, Outcome, run_campaign
 from tests.chaos.database import NoDisk
 from tests.chaos.report import table, total
@@ -34,6 +34,8 @@ NAMED: Mapping[str, Callable[[Effort, int, Path | None], Coroutine[None, None, O
 } | {
     overload.NAME: overload.run_overload,
     neighbour.NAME: neighbour.run_neighbours,
+    slow_worker.NAME: slow_worker.run_slow_worker,
+    flapping.NAME: flapping.run_flapping,
     timers.NAME: timers.run_timers,
     herd.NAME: herd.run_herd,
 }

@@ -11,13 +11,11 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import asyncpg
-
-from tests.acceptance.processes import Program
 from tests.acceptance.wire import Baton
-from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
+from tests.chaos.campaigns import Effort, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Cluster, Shape
+from tests.chaos.floods import flood, seconds_of_runs
 from tests.chaos.logs import read_log
 from tests.chaos.works import WORK, workflows
 
@@ -32,11 +30,6 @@ SETTINGS = {
     "BATON_NAMESPACE_MAX_ACTIVE_RUNS": "60",
 }
 
-_SECONDS = """
-SELECT extract(epoch FROM end_time - create_time)::float8 AS seconds FROM runs
-WHERE namespace = $1 AND request_id LIKE $2 AND end_time IS NOT NULL
-"""
-
 
 async def run_neighbours(effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
     """A third of the time for the calm one alone, the rest for both. Errors: NotMeasured."""
@@ -44,14 +37,14 @@ async def run_neighbours(effort: Effort, seed: int, keep: Path | None = None) ->
     async with running(NAME, Shape(clients=0, watchers=0, settings=SETTINGS), seed, keep) as cluster:
         for namespace in (CALM, LOUD):
             await _furnish(cluster, namespace)
-        await _flood(cluster, "alone", CALM, CALM_A_SECOND, alone_seconds)
+        await flood(cluster, "alone", CALM_A_SECOND, alone_seconds, WORK, "work", CALM)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_flood(cluster, "beside", CALM, CALM_A_SECOND, beside_seconds))
-            tasks.create_task(_flood(cluster, "flood", LOUD, TIMES * CALM_A_SECOND, beside_seconds))
+            tasks.create_task(flood(cluster, "beside", CALM_A_SECOND, beside_seconds, WORK, "work", CALM))
+            tasks.create_task(flood(cluster, "flood", TIMES * CALM_A_SECOND, beside_seconds, WORK, "work", LOUD))
         outcome = await judge(NAME, cluster, Counter({"loud neighbour": 1}), Counter(), effort.seconds)
         figures: dict[str, float | int | None] = {}
         for name in ("alone", "beside"):
-            seconds = await _seconds(cluster, CALM, f"flood-{name}-%")
+            seconds = await seconds_of_runs(cluster, name)
             figures |= {f"calm_{name}_p50_s": percentile(seconds, 0.5), f"calm_{name}_p99_s": percentile(seconds, 0.99)}
         for name, of in (("alone", CALM), ("beside", CALM), ("flood", LOUD)):
             records = read_log(cluster.directory / f"client-{name}.log")
@@ -67,21 +60,3 @@ async def _furnish(cluster: Cluster, namespace: str) -> None:
         await baton.apply(next(each for each in workflows() if each["name"] == WORK))
     finally:
         await baton.close()
-
-
-async def _flood(cluster: Cluster, name: str, namespace: str, rate: float, seconds: float) -> None:
-    log = cluster.directory / f"client-{name}.log"
-    arguments = ["-m", "tests.chaos.flood", str(log), name, str(rate), str(seconds), namespace]
-    flood = Program([*arguments, *cluster.addresses()], {}, log.with_suffix(".err"))
-    await flood.start()
-    if await flood.wait(seconds + 60):
-        raise NotMeasured(f"the client {name} failed: {flood.log()[-1000:]}")
-
-
-async def _seconds(cluster: Cluster, namespace: str, requests: str) -> tuple[float, ...]:
-    """How long runs took."""
-    connection = await asyncpg.connect(cluster.dsn)
-    try:
-        return tuple(row["seconds"] for row in await connection.fetch(_SECONDS, namespace, requests))
-    finally:
-        await connection.close()

@@ -45,6 +45,7 @@ async def run_overload(effort: Effort, seed: int, keep: Path | None = None) -> O
         before = await _probe(cluster)
         log = cluster.directory / "client-flood.log"
         arguments = ["-m", "tests.chaos.flood", str(log), str(seed), str(TIMES * capacity), str(seconds), ""]
+        arguments += [WORK, "work"]
         flood = Program([*arguments, *cluster.addresses()], {}, cluster.directory / "flood.err")
         began = time.monotonic()
         await flood.start()

@@ -25,12 +25,13 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from tests.chaos.logs import Log, now_us
-from tests.chaos.works import KINDS, SLOW_SECONDS, WORK_SECONDS, pb, stubs
+from tests.chaos.works import BRISK, KINDS, SLOW_SECONDS, WORK_SECONDS, pb, stubs
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 
 CONTROL_DIRECTORY = "CHAOS_CONTROL"
-"""Folder of files that tell a worker how to behave: its KIND with `.flap` lets half of its calls fail."""
+"""Folder of files that tell a worker how to behave: its KIND with `.flap` lets half of its calls fail,
+with the status that it names, or UNAVAILABLE."""
 
 
 class Workshop:
@@ -67,15 +68,21 @@ class Workshop:
         """How long a call takes."""
         if request.conduct == "hang" and call["attempt"] == 1:
             return 20 * SLOW_SECONDS
-        if request.conduct == "work":
-            return WORK_SECONDS
+        if request.conduct in ("work", BRISK):
+            return WORK_SECONDS / (10 if request.conduct == BRISK else 1)
         if request.conduct == "late" and call["attempt"] == 1:
             return SLOW_SECONDS + 0.3
         return random.uniform(0.0, 0.03)
 
-    def fails(self, request: Any, call: dict[str, Any]) -> bool:
-        """Whether a call fails."""
-        return (request.conduct == "flaky" and call["attempt"] <= 2) or (self._flap.exists() and random.random() < 0.5)
+    def failure(self, request: Any, call: dict[str, Any]) -> grpc.StatusCode | None:
+        """What a call fails with; None where it does not."""
+        if request.conduct == "flaky" and call["attempt"] <= 2:
+            return grpc.StatusCode.UNAVAILABLE
+        try:
+            told = self._flap.read_text()
+        except FileNotFoundError:
+            return None
+        return grpc.StatusCode[told or "UNAVAILABLE"] if random.random() < 0.5 else None
 
 
 def servicer(kind: str, workshop: Workshop) -> Any:
@@ -86,16 +93,16 @@ def servicer(kind: str, workshop: Workshop) -> Any:
         async def Do(self, request: Any, context: Any) -> Any:
             call = workshop.arrive(request, context)
             await asyncio.sleep(workshop.seconds(request, call))
-            if workshop.fails(request, call):
-                await context.abort(grpc.StatusCode.UNAVAILABLE, "told to fail")
+            if failure := workshop.failure(request, call):
+                await context.abort(failure, "told to fail")
             return workshop.answer(request, call)
 
     class Plain(base):  # type: ignore[misc]
         def Do(self, request: Any, context: Any) -> Any:
             call = workshop.arrive(request, context)
             time.sleep(workshop.seconds(request, call))
-            if workshop.fails(request, call):
-                context.abort(grpc.StatusCode.UNAVAILABLE, "told to fail")
+            if failure := workshop.failure(request, call):
+                context.abort(failure, "told to fail")
             return workshop.answer(request, call)
 
     return Plain() if kind == "threaded" else Asynchronous()

@@ -44,6 +44,9 @@ SLOW_SECONDS = 1.5
 WORK_SECONDS = 0.2
 """Time of the one step of the workflow `work`."""
 
+BRISK = "brisk"
+"""A conduct by which that step takes a tenth of the time."""
+
 NAP_US = 300_000
 """Time that the sleeping step sleeps at least."""
 
@@ -56,10 +59,21 @@ EDGES = [("a", "b"), ("a", "c"), ("a", "nap"), ("b", "d"), ("c", "d"), ("nap", "
 WORK = "work"
 """A workflow of one step, which takes its time at a worker of the kind `unary`."""
 
+STREAMED_WORK = "streamed-work"
+"""The same at a worker of the kind `streamed`."""
+
 ALARM = "alarm"
 """A workflow of one step, which sleeps until the second that the number of the input names."""
 
 _TYPES = {"input_type": "works.v1.Task", "output_type": "works.v1.Result"}
+
+_RETRY = {
+    "max_attempts": 200,
+    "initial_backoff": "0.1s",
+    "backoff_multiplier": 1.5,
+    "max_backoff": "1s",
+    "codes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL"],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +94,7 @@ CONDUCTS = {
         Conduct("flaky"),
         Conduct("poison", "run_failed", True),
         Conduct("work"),
+        Conduct(BRISK),
         Conduct("alarm"),
     )
 }
@@ -93,17 +108,19 @@ def workflow_name(rotation: int, conduct: str) -> str:
 def workflows() -> list[dict[str, Any]]:
     """Every workflow, in its JSON form."""
     rotated = [_workflow(rotation, conduct) for rotation in range(len(KINDS)) for conduct in ("", "poison")]
-    step = {"id": "s", "method": "works.v1.Unary/Do", "whole_request": {"path": "input"}}
-    work = {"name": WORK, "steps": [step], "whole_output": {"path": "steps.s.output"}} | _TYPES
+    works = [_work(WORK, "Unary"), _work(STREAMED_WORK, "Streamed")]
     alarm = {"id": "alarm", "sleep": {"until": {"expression": "timestamp(input.number)"}}}
     output = {"output": {"number": {"path": "input.number"}}, "run_timeout": "3600s"}
-    return [*rotated, work, {"name": ALARM, "steps": [alarm]} | output | _TYPES]
+    return [*rotated, *works, {"name": ALARM, "steps": [alarm]} | output | _TYPES]
+
+
+def _work(name: str, service: str) -> dict[str, Any]:
+    step = {"id": "s", "method": f"works.v1.{service}/Do", "whole_request": {"path": "input"}, "retry": _RETRY}
+    return {"name": name, "steps": [step], "whole_output": {"path": "steps.s.output"}} | _TYPES
 
 
 def _workflow(rotation: int, conduct: str) -> dict[str, Any]:
     services = list(KINDS.values())
-    retry = {"max_attempts": 200, "initial_backoff": "0.1s", "backoff_multiplier": 1.5, "max_backoff": "1s"}
-    retry["codes"] = ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "DEADLINE_EXCEEDED", "UNKNOWN", "INTERNAL"]
 
     def step(name: str, kind: int, *sources: str, **more: Any) -> dict[str, Any]:
         results = {"list": {"elements": [{"path": f"steps.{source}.output"} for source in sources]}}
@@ -112,13 +129,13 @@ def _workflow(rotation: int, conduct: str) -> dict[str, Any]:
             "method": f"works.v1.{services[(rotation + kind) % len(services)]}/Do",
             "request": {"results": results} if sources else {"number": {"path": "input.number"}},
             "attempt_timeout": f"{SLOW_SECONDS}s",
-            "retry": retry,
+            "retry": _RETRY,
         } | more
 
     second = step("b", 1, "a")
     second["request"]["conduct"] = {"path": "input.conduct"}
     if conduct == "poison":
-        second["retry"] = retry | {"max_attempts": POISON_ATTEMPTS}
+        second["retry"] = _RETRY | {"max_attempts": POISON_ATTEMPTS}
     nap = {"id": "nap", "after": ["a"], "sleep": {"duration": {"literal": f"{NAP_US / 1_000_000}s"}}}
     return {
         "name": workflow_name(rotation, conduct),

@@ -1,0 +1,35 @@
+"""Floods of submissions into a cluster, and how long their runs took: what campaigns of load have in common."""
+
+from __future__ import annotations
+
+import asyncpg
+
+from tests.acceptance.processes import Program
+from tests.chaos.campaigns import NotMeasured
+from tests.chaos.cluster import Cluster
+
+_SECONDS = """
+SELECT extract(epoch FROM end_time - create_time)::float8 AS seconds FROM runs
+WHERE request_id LIKE 'flood-' || $1 || '-%' AND end_time IS NOT NULL
+"""
+
+
+async def flood(
+    cluster: Cluster, name: str, rate: float, seconds: float, workflow: str, conduct: str, namespace: str = ""
+) -> None:
+    """Submits `rate` runs a second, at all replicas, whatever comes back. Errors: NotMeasured."""
+    log = cluster.directory / f"client-{name}.log"
+    arguments = ["-m", "tests.chaos.flood", str(log), name, str(rate), str(seconds), namespace, workflow, conduct]
+    program = Program([*arguments, *cluster.addresses()], {}, log.with_suffix(".err"))
+    await program.start()
+    if await program.wait(seconds + 60):
+        raise NotMeasured(f"the client {name} failed: {program.log()[-1000:]}")
+
+
+async def seconds_of_runs(cluster: Cluster, name: str) -> tuple[float, ...]:
+    """How long the runs of a flood took that have ended; of several floods where `name` is a pattern of LIKE."""
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+        return tuple(row["seconds"] for row in await connection.fetch(_SECONDS, name))
+    finally:
+        await connection.close()
