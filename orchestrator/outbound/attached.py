@@ -38,7 +38,9 @@ class AttachedSessions:
         session = self._sessions.get(address)
         if session is None or not session.ready:
             return "not_serving", None
-        return "serving", session.credit - self._lent(address, session)
+        relay = self._relays[address]
+        mine = self._shared(session) - self._lent(address, session) + session.waiting - relay.waiting
+        return "serving", min(mine, session.credit)
 
     async def carry(self, address: str, first: work_pb2.WorkerFrame, read: ReadFrame, write: WriteFrame) -> None:
         """Carries one stream to its end; the session stays for a worker that comes back, until `forget`."""
@@ -109,6 +111,11 @@ class AttachedSessions:
         self._on_change(address)
 
     def _lent(self, address: str, session: WorkSession) -> int:
-        """The part of a worker's credit that other replicas have: all have equal parts."""
+        """The part of a worker's credit that other replicas have: all have equal parts, beside what is for handlers
+        that wait for steps of theirs, which goes to the replica whose call that is."""
         replicas = self._relays[address].replicas
-        return session.credit * replicas // (replicas + 1)
+        return self._shared(session) * replicas // (replicas + 1)
+
+    @staticmethod
+    def _shared(session: WorkSession) -> int:
+        return max(session.credit - session.waiting, 0)

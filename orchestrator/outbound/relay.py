@@ -16,7 +16,7 @@ from google.rpc import status_pb2
 
 from orchestrator.domain.failures import Code, Failure
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.worker_ports import Answer, Call
+from orchestrator.engine.worker_ports import Answer, Call, CallListener
 from orchestrator.outbound.work_session import WorkSession
 
 Ended = Callable[[Held, Result], None]
@@ -33,6 +33,7 @@ class Relay:
         self._worker, self._session, self._on_change = worker, session, on_change
         self._slots = 1
         self._streams = self._fresh()
+        session.on_wait = self._waited
 
     @property
     def replicas(self) -> int:
@@ -46,6 +47,11 @@ class Relay:
             await streams.carry(link, on_open=self._on_change)
         finally:
             self._on_change()
+
+    @property
+    def waiting(self) -> int:
+        """Assignments of other replicas whose handlers wait for steps that they delegated."""
+        return self._streams.sessions.waiting
 
     def resize(self, slots: int) -> None:
         """Says how many assignments all replicas together may have; with none, those on their way wait here."""
@@ -68,6 +74,11 @@ class Relay:
 
     def _forwarding(self, ended: Ended, progress: TellProgress) -> _Forwarding:
         return _Forwarding(self._session, ended, progress, self.reset)
+
+    def _waited(self, listener: CallListener, waits: bool) -> None:
+        """Gives the replica whose assignment waits the credit that the worker has for it."""
+        if isinstance(listener, _Forwarded):
+            self._streams.wait(listener.held, waits)
 
 
 class _Forwarding:
@@ -119,24 +130,24 @@ class _Forwarding:
 class _Forwarded:
     """One assignment that was given on. Implements worker_ports.CallListener."""
 
-    __slots__ = ("_forwarding", "_held")
+    __slots__ = ("_forwarding", "held")
 
     def __init__(self, forwarding: _Forwarding, held: Held) -> None:
-        self._forwarding, self._held = forwarding, held
+        self._forwarding, self.held = forwarding, held
 
     def answered(self, answer: Answer) -> None:
         """Hands the outcome back to the replica that gave the assignment."""
-        self._held.handler = None
+        self.held.handler = None
         if answer.lost:
             self._forwarding.lost()
         elif answer.failure is not None:
-            self._forwarding.ended(self._held, _status(answer.failure))
+            self._forwarding.ended(self.held, _status(answer.failure))
         else:
-            self._forwarding.ended(self._held, answer.payload or b"")
+            self._forwarding.ended(self.held, answer.payload or b"")
 
     def progressed(self, percent: float, message: str) -> None:
         """Hands progress back."""
-        self._forwarding.progress(self._held, percent, message)
+        self._forwarding.progress(self.held, percent, message)
 
 
 def _status(failure: Failure) -> status_pb2.Status:

@@ -73,13 +73,15 @@ class Scheduler(Protocol):
 class Assigned:
     """One call that was given to the worker. Implements worker_ports.Sending."""
 
-    __slots__ = ("_session", "call", "deadline", "id", "listener", "written")
+    __slots__ = ("_session", "call", "deadline", "id", "listener", "waits", "written")
 
     def __init__(self, session: WorkSession, number: int, call: Call, listener: CallListener, deadline: float) -> None:
         self._session = session
         self.id, self.call, self.listener = number, call, listener
         self.deadline = deadline
         self.written = False
+        self.waits = False
+        """Whether its handler waits for steps that it delegated, as the worker says."""
 
     def cancel(self) -> None:
         """See worker_ports.Sending."""
@@ -88,7 +90,7 @@ class Assigned:
 
 class WorkSession:
     """What one replica and one worker process have in common. `on_change` is called from within the methods
-    here when `ready` or `credit` changed."""
+    here when `ready`, `credit` or `waiting` changed."""
 
     def __init__(self, peer: str, scheduler: Scheduler, on_change: Callable[[], None]) -> None:
         self.peer = peer
@@ -96,6 +98,10 @@ class WorkSession:
         self.instance_id = ""
         self.credit = 0
         self.draining = False
+        self.waiting = 0
+        """Calls whose handlers wait for steps that they delegated: so much of the credit is for them alone."""
+        self.on_wait: Callable[[CallListener, bool], None] = _nobody
+        """Called when the handler of a call begins or ceases to wait."""
         self.problem = ""
         """What last ended a stream that was not merely lost."""
         self._on_frame: Callable[[], None] = _nothing
@@ -137,7 +143,7 @@ class WorkSession:
 
     def cancel(self, assigned: Assigned) -> None:
         """Takes a call back; nothing is heard of it any more."""
-        if self._pending.pop(assigned.id, None) is not None and assigned.written:
+        if self._take(assigned.id) is not None and assigned.written:
             self._cancelled.append(assigned.id)
             self._on_frame()
 
@@ -165,6 +171,8 @@ class WorkSession:
         self.state, self.credit, self.draining = SessionState.OPEN, opening.credit, draining
         self._stream += 1
         self._lose(missing.values())
+        for number in [one.id for one in self._pending.values() if one.waits]:
+            self._note_wait(number, False)  # Those that still wait are told anew.
         self._on_change()
         return self._stream
 
@@ -192,15 +200,17 @@ class WorkSession:
         """Takes in what the worker says."""
         for outcome in frame.outcomes:
             self._acknowledged.append(outcome.id)
-            assigned = self._pending.pop(outcome.id, None)
+            assigned = self._take(outcome.id)
             if assigned is not None:
                 self._tell(assigned, self._answer(assigned, outcome))
         for one in frame.progress:
             assigned = self._pending.get(one.id)
             if assigned is not None:
                 assigned.listener.progressed(min(max(0.0, one.percent), 100.0), one.message[:1024])
+        changed = [self._note_wait(one.id, one.waits) for one in frame.waits]
         if frame.HasField("credit"):
             self.credit = frame.credit
+        if frame.HasField("credit") or any(changed):
             self._on_change()
         if frame.drain and not self.draining:
             self.draining = True
@@ -236,6 +246,23 @@ class WorkSession:
         return bool(self._outbox)
 
     # --- inside
+
+    def _take(self, number: int) -> Assigned | None:
+        """Takes a call out of what is under way, where it still is."""
+        assigned = self._pending.pop(number, None)
+        if assigned is not None and assigned.waits:
+            self.waiting -= 1
+        return assigned
+
+    def _note_wait(self, number: int, waits: bool) -> bool:
+        """Takes note of whether a handler waits; tells whether that is news."""
+        assigned = self._pending.get(number)
+        if assigned is None or assigned.waits == waits:
+            return False
+        assigned.waits = waits
+        self.waiting += 1 if waits else -1
+        self.on_wait(assigned.listener, waits)
+        return True
 
     def _must_acknowledge(self) -> bool:
         return len(self._acknowledged) >= ACKNOWLEDGE_AT_ONCE or self.draining or self._leaving
@@ -297,7 +324,7 @@ class WorkSession:
 
     def _lose(self, assigned: Iterable[Assigned]) -> None:
         for one in assigned:
-            self._pending.pop(one.id, None)
+            self._take(one.id)
             self._tell(one, Answer(None, lost=True))
 
     def _cancel_timer(self) -> None:
@@ -336,6 +363,10 @@ class WorkSession:
                 against = statuses.is_against_circuit(failure)
                 self._tell(assigned, Answer(None, failure, sent=assigned.written, against_circuit=against))
         self._arm()
+
+
+def _nobody(_: CallListener, __: bool) -> None:
+    """Tells nobody."""
 
 
 def _nothing() -> None:

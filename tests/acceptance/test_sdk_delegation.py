@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+import grpc.aio
 import pytest
 from baton import Conflict, Failure, StepFailed, blocking, current, delegate
-from baton.v1 import run_pb2
+from baton.v1 import run_pb2, worker_pb2
 
 from tests.acceptance.agents import (
     WORKFLOW,
@@ -84,6 +85,28 @@ async def test_a_planner_and_its_searches_share_one_slot(
         assert answers(await plan(baton, "a", "b", "c")) == ["A", "B", "C"]
         assert answers(await plan(baton, *(f"q{number}" for number in range(20)))) == [f"Q{n}" for n in range(20)]
     assert set(shelf.asked.values()) == {1}
+
+
+@pytest.mark.parametrize("planner", [AsyncPlanner(one_by_one), AsyncPlanner(together)])
+async def test_an_attached_planner_and_its_searches_share_one_slot_whichever_server_drives_the_run(
+    start_server: StartServer, connect: Connect, planner: Any
+) -> None:
+    """What the worker can take more while its handler waits is for the server whose call that is."""
+    near, far = await start_server(), await start_server()
+    async with serving(near.address, planner, Searcher(Shelf().query), max_in_flight=1, attach=True):
+        await eventually(lambda: serves(connect(far), "agents"))
+        servers = [near, far] * 4
+        runs = await asyncio.gather(*(plan(connect(each), f"a{n}", f"b{n}") for n, each in enumerate(servers)))
+    assert [answers(run) for run in runs] == [[f"A{n}", f"B{n}"] for n in range(len(servers))]
+
+
+async def serves(baton: Baton, worker: str) -> bool:
+    """Tells whether a server knows a worker, and that it takes calls."""
+    try:
+        found = await baton.worker(worker)
+    except grpc.aio.AioRpcError:
+        return False
+    return any(one.health == worker_pb2.ENDPOINT_HEALTH_SERVING for one in found.endpoints)
 
 
 async def test_delegated_steps_are_nested_in_the_run(start_server: StartServer, connect: Connect) -> None:

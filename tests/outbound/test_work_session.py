@@ -264,6 +264,36 @@ def test_progress_is_handed_on_within_bounds(bench: Bench) -> None:
 # --- losing streams
 
 
+def test_it_is_known_which_calls_wait_for_steps_of_theirs(bench: Bench) -> None:
+    told: list[tuple[Listener, bool]] = []
+    bench.session.on_wait = lambda listener, waits: told.append((listener, waits))  # type: ignore[arg-type]
+    first, second, third = [bench.give() for _ in range(3)]
+    bench.said()
+
+    def say(**waits: bool) -> None:
+        frame = work_pb2.WorkerFrame()
+        for number, waiting in waits.items():
+            frame.waits.add(id=int(number[1:]), waits=waiting)
+        bench.session.received(frame)
+
+    changes = bench.changes
+    say(_1=True, _2=True, _9=True)
+    say(_1=True)
+    assert (bench.session.waiting, bench.changes) == (2, changes + 1)
+    say(_2=False, _3=True)
+    bench.answer(1)
+    assert bench.session.waiting == 1
+    assert told == [(first, True), (second, True), (second, False), (third, True)]
+    # On the next stream it is told anew by the worker, which may have gone on meanwhile.
+    bench.session.stream_ended(bench.stream)
+    bench.open(held=(2, 3))
+    assert bench.session.waiting == 0
+    say(_2=True)
+    assert bench.session.waiting == 1
+    bench.open(instance="another")
+    assert bench.session.waiting == 0
+
+
 def test_a_worker_that_comes_back_goes_on_with_what_it_holds(bench: Bench) -> None:
     kept, missing = bench.give(), bench.give()
     bench.said()

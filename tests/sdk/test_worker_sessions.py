@@ -261,3 +261,40 @@ class WorkStreams(RuleBasedStateMachine):
 
 TestWorkStreams = WorkStreams.TestCase
 TestWorkStreams.settings = settings(max_examples=100, stateful_step_count=60, deadline=None)
+
+
+def test_which_assignments_wait_is_told_and_told_again_on_the_next_stream() -> None:
+    sessions, replica = Sessions("w", "instance", LIMITS), half()
+
+    def opened() -> tuple[Stream, work_pb2.WorkerFrame]:
+        stream = sessions.open(replica.begin(), 100.0)
+        opening = stream.next_frame(100.0)
+        assert opening is not None
+        replica.receive(opening)
+        return stream, stream.next_frame(100.0) or work_pb2.WorkerFrame()
+
+    def told(stream: Stream) -> tuple[dict[int, bool], int]:
+        frame = stream.next_frame(100.0) or work_pb2.WorkerFrame()
+        return {each.id: each.waits for each in frame.waits}, frame.credit
+
+    stream, _ = opened()
+    for _ in range(2):
+        replica.give("shop.v1.Service/Method", b"request", 60.0)
+    given = replica.next_frame()
+    assert given is not None
+    sessions.receive(stream, given, 100.0)
+    first, second = sessions.take()
+    sessions.wait(first, True)
+    sessions.wait(second, True)
+    assert told(stream) == ({first.id: True, second.id: True}, SLOTS + 2)
+    sessions.wait(second, False)
+    assert told(stream) == ({second.id: False}, SLOTS + 1)
+
+    sessions.lose(stream, 100.0)
+    replica.end()
+    sessions.wait(first, False)
+    sessions.wait(second, True)
+    stream, frame = opened()
+    assert [(each.id, each.waits) for each in frame.waits] == [(second.id, True)]
+    sessions.finish(second, b"done")
+    assert sessions.waiting == 0

@@ -104,6 +104,7 @@ class Session:
         self._owed = 0
         self._owed_bytes = 0
         self._unsent: deque[Held] = deque()
+        self._unsaid_waits: dict[int, bool] = {}
         self._progress: dict[int, tuple[float, str]] = {}
         self._progress_time = -math.inf
 
@@ -177,8 +178,17 @@ class Session:
         self.held.clear()
         self._unsent.clear()
         self._progress.clear()
+        self._unsaid_waits.clear()
         self._owed = self._owed_bytes = 0
         return running
+
+    def note_wait(self, held: Held, waits: bool) -> None:
+        """Notes whether a handler waits for steps that it delegated."""
+        held.waits = waits
+        self.waits += 1 if waits else -1
+        self._unsaid_waits[held.id] = waits
+        if self.stream is not None:
+            self.stream.wake()
 
     def note_progress(self, held: Held, percent: float, message: str) -> None:
         """Notes how far an assignment is, in place of what was noted and not told."""
@@ -186,8 +196,9 @@ class Session:
             self._progress[held.id] = (percent, message[: self._limits.progress_characters])
 
     def resend(self) -> None:
-        """Lets the next frames carry every outcome that is owed, in the order of their ids."""
+        """Lets the next frames carry every outcome that is owed, in the order of their ids, and what waits."""
         self._unsent = deque(held for held in self.held.values() if held.state is AssignmentState.OWED)
+        self._unsaid_waits = {held.id: True for held in self.held.values() if held.waits}
 
     def add_outcomes(self, frame: work_pb2.WorkerFrame) -> int:
         """Moves outcomes into a frame, up to its limits; returns how many."""
@@ -208,6 +219,13 @@ class Session:
             count += 1
             size += held.size
         return count
+
+    def add_waits(self, frame: work_pb2.WorkerFrame, count: int) -> int:
+        """Moves what waits, or does no more, into a frame that has `count` items; returns how many."""
+        told = list(self._unsaid_waits)[: max(self._limits.frame_items - count, 0)]
+        for number in told:
+            frame.waits.add(id=number, waits=self._unsaid_waits.pop(number))
+        return len(told)
 
     def add_progress(self, frame: work_pb2.WorkerFrame, count: int, now: float) -> int:
         """Moves progress into a frame that has `count` items, where its time has come; returns how many."""
@@ -331,6 +349,7 @@ class Stream:
         """Adds what there is to say; returns whether there was anything."""
         session = self.session
         count = session.add_outcomes(frame)
+        count += session.add_waits(frame, count)
         count += session.add_progress(frame, count, now)
         credit = self._credit(session)
         anything = count > 0

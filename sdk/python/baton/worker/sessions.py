@@ -59,6 +59,11 @@ class Sessions:
         return self._running
 
     @property
+    def waiting(self) -> int:
+        """Handlers of these that wait for steps that they delegated."""
+        return self._waits
+
+    @property
     def streams(self) -> list[Stream]:
         """The streams that are open."""
         return [session.stream for session in self._sessions.values() if session.stream is not None]
@@ -144,11 +149,8 @@ class Sessions:
         """
         waits = waits and held.state is AssignmentState.RUNNING
         if held.waits != waits:
-            held.waits = waits
             self._waits += 1 if waits else -1
-            held.session.waits += 1 if waits else -1
-            if held.session.stream is not None:
-                held.session.stream.wake()
+            held.session.note_wait(held, waits)
 
     def progress(self, held: Held, percent: float, message: str) -> None:
         """Notes how far a handler is."""

@@ -26,7 +26,7 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61ton/worker/v1/work.proto\x12\x0f\x62\x61ton.worker.v1\x1a google/protobuf/descriptor.proto\x1a\x17google/rpc/status.proto\"\xa6\x01\n\nBatonFrame\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.baton.worker.v1.BatonOpening\x12\x30\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x1b.baton.worker.v1.Assignment\x12\x11\n\tcancelled\x18\x03 \x03(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x03(\x04\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\"K\n\x0c\x42\x61tonOpening\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x14\n\x0cheartbeat_us\x18\x02 \x01(\x03\x12\x11\n\tresume_us\x18\x03 \x01(\x03\"\xdf\x01\n\nAssignment\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x04 \x01(\x03\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x10\n\x08\x64\x65livery\x18\x08 \x01(\x05\x12\r\n\x05\x65poch\x18\t \x01(\x03\x12\x17\n\x0fidempotency_key\x18\n \x01(\t\x12\x12\n\nstep_token\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\"\xd0\x01\n\x0bWorkerFrame\x12/\n\x07opening\x18\x01 \x01(\x0b\x32\x1e.baton.worker.v1.WorkerOpening\x12*\n\x08outcomes\x18\x02 \x03(\x0b\x32\x18.baton.worker.v1.Outcome\x12\x13\n\x06\x63redit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x35\n\x08progress\x18\x04 \x03(\x0b\x32#.baton.worker.v1.AssignmentProgress\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\x42\t\n\x07_credit\"\xc0\x01\n\rWorkerOpening\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63redit\x18\x03 \x01(\r\x12\x0c\n\x04held\x18\x04 \x03(\x04\x12\x34\n\x08\x63ontract\x18\x05 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x10\n\x08services\x18\x06 \x03(\t\x12\x15\n\rmax_in_flight\x18\x07 \x01(\r\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\"Y\n\x07Outcome\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"B\n\x12\x41ssignmentProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07percent\x18\x02 \x01(\x02\x12\x0f\n\x07message\x18\x03 \x01(\t2V\n\rWorkerService\x12\x45\n\x04Work\x12\x1b.baton.worker.v1.BatonFrame\x1a\x1c.baton.worker.v1.WorkerFrame(\x01\x30\x01\x32X\n\rAttachService\x12G\n\x06\x41ttach\x12\x1c.baton.worker.v1.WorkerFrame\x1a\x1b.baton.worker.v1.BatonFrame(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62\x61ton/worker/v1/work.proto\x12\x0f\x62\x61ton.worker.v1\x1a google/protobuf/descriptor.proto\x1a\x17google/rpc/status.proto\"\xa6\x01\n\nBatonFrame\x12.\n\x07opening\x18\x01 \x01(\x0b\x32\x1d.baton.worker.v1.BatonOpening\x12\x30\n\x0b\x61ssignments\x18\x02 \x03(\x0b\x32\x1b.baton.worker.v1.Assignment\x12\x11\n\tcancelled\x18\x03 \x03(\x04\x12\x14\n\x0c\x61\x63knowledged\x18\x04 \x03(\x04\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\"K\n\x0c\x42\x61tonOpening\x12\x12\n\nreplica_id\x18\x01 \x01(\t\x12\x14\n\x0cheartbeat_us\x18\x02 \x01(\x03\x12\x11\n\tresume_us\x18\x03 \x01(\x03\"\xdf\x01\n\nAssignment\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06method\x18\x02 \x01(\t\x12\x0f\n\x07request\x18\x03 \x01(\x0c\x12\x12\n\ntimeout_us\x18\x04 \x01(\x03\x12\x0e\n\x06run_id\x18\x05 \x01(\t\x12\x0c\n\x04step\x18\x06 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x07 \x01(\x05\x12\x10\n\x08\x64\x65livery\x18\x08 \x01(\x05\x12\r\n\x05\x65poch\x18\t \x01(\x03\x12\x17\n\x0fidempotency_key\x18\n \x01(\t\x12\x12\n\nstep_token\x18\x0b \x01(\t\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\"\x80\x02\n\x0bWorkerFrame\x12/\n\x07opening\x18\x01 \x01(\x0b\x32\x1e.baton.worker.v1.WorkerOpening\x12*\n\x08outcomes\x18\x02 \x03(\x0b\x32\x18.baton.worker.v1.Outcome\x12\x13\n\x06\x63redit\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x35\n\x08progress\x18\x04 \x03(\x0b\x32#.baton.worker.v1.AssignmentProgress\x12\r\n\x05\x64rain\x18\x05 \x01(\x08\x12.\n\x05waits\x18\x06 \x03(\x0b\x32\x1f.baton.worker.v1.AssignmentWaitB\t\n\x07_credit\"\xc0\x01\n\rWorkerOpening\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x13\n\x0binstance_id\x18\x02 \x01(\t\x12\x0e\n\x06\x63redit\x18\x03 \x01(\r\x12\x0c\n\x04held\x18\x04 \x03(\x04\x12\x34\n\x08\x63ontract\x18\x05 \x01(\x0b\x32\".google.protobuf.FileDescriptorSet\x12\x10\n\x08services\x18\x06 \x03(\t\x12\x15\n\rmax_in_flight\x18\x07 \x01(\r\x12\r\n\x05\x66orce\x18\x08 \x01(\x08\"Y\n\x07Outcome\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x12\n\x08response\x18\x02 \x01(\x0cH\x00\x12$\n\x06status\x18\x03 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"+\n\x0e\x41ssignmentWait\x12\n\n\x02id\x18\x01 \x01(\x04\x12\r\n\x05waits\x18\x02 \x01(\x08\"B\n\x12\x41ssignmentProgress\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07percent\x18\x02 \x01(\x02\x12\x0f\n\x07message\x18\x03 \x01(\t2V\n\rWorkerService\x12\x45\n\x04Work\x12\x1b.baton.worker.v1.BatonFrame\x1a\x1c.baton.worker.v1.WorkerFrame(\x01\x30\x01\x32X\n\rAttachService\x12G\n\x06\x41ttach\x12\x1c.baton.worker.v1.WorkerFrame\x1a\x1b.baton.worker.v1.BatonFrame(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,15 +40,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNMENT']._serialized_start=353
   _globals['_ASSIGNMENT']._serialized_end=576
   _globals['_WORKERFRAME']._serialized_start=579
-  _globals['_WORKERFRAME']._serialized_end=787
-  _globals['_WORKEROPENING']._serialized_start=790
-  _globals['_WORKEROPENING']._serialized_end=982
-  _globals['_OUTCOME']._serialized_start=984
-  _globals['_OUTCOME']._serialized_end=1073
-  _globals['_ASSIGNMENTPROGRESS']._serialized_start=1075
-  _globals['_ASSIGNMENTPROGRESS']._serialized_end=1141
-  _globals['_WORKERSERVICE']._serialized_start=1143
-  _globals['_WORKERSERVICE']._serialized_end=1229
-  _globals['_ATTACHSERVICE']._serialized_start=1231
-  _globals['_ATTACHSERVICE']._serialized_end=1319
+  _globals['_WORKERFRAME']._serialized_end=835
+  _globals['_WORKEROPENING']._serialized_start=838
+  _globals['_WORKEROPENING']._serialized_end=1030
+  _globals['_OUTCOME']._serialized_start=1032
+  _globals['_OUTCOME']._serialized_end=1121
+  _globals['_ASSIGNMENTWAIT']._serialized_start=1123
+  _globals['_ASSIGNMENTWAIT']._serialized_end=1166
+  _globals['_ASSIGNMENTPROGRESS']._serialized_start=1168
+  _globals['_ASSIGNMENTPROGRESS']._serialized_end=1234
+  _globals['_WORKERSERVICE']._serialized_start=1236
+  _globals['_WORKERSERVICE']._serialized_end=1322
+  _globals['_ATTACHSERVICE']._serialized_start=1324
+  _globals['_ATTACHSERVICE']._serialized_end=1412
 # @@protoc_insertion_point(module_scope)

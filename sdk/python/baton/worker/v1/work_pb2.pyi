@@ -181,6 +181,7 @@ class WorkerFrame(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """Assignments without outcome that this stream may have at a time, from now on. What was given already stays. Zero
     asks for none; not set: no change.
@@ -201,6 +202,13 @@ class WorkerFrame(_message.Message):
     def progress(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignmentProgress]:
         """How far assignments are."""
 
+    @_builtins.property
+    def waits(self) -> _containers.RepeatedCompositeFieldContainer[Global___AssignmentWait]:
+        """Assignments whose handlers begin or cease to wait for steps that they delegated, while credit is larger by one for
+        each that waits. On a new stream of the session those that wait are told again. A worker may leave it out; then
+        Baton does not know which replica the credit is for where it passes work of several on to a worker that attached.
+        """
+
     def __init__(
         self,
         *,
@@ -209,10 +217,11 @@ class WorkerFrame(_message.Message):
         credit: _builtins.int | None = ...,
         progress: _abc.Iterable[Global___AssignmentProgress] | None = ...,
         drain: _builtins.bool = ...,
+        waits: _abc.Iterable[Global___AssignmentWait] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_credit", b"_credit", "credit", b"credit", "opening", b"opening"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit", b"_credit", "credit", b"credit", "drain", b"drain", "opening", b"opening", "outcomes", b"outcomes", "progress", b"progress"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit", b"_credit", "credit", b"credit", "drain", b"drain", "opening", b"opening", "outcomes", b"outcomes", "progress", b"progress", "waits", b"waits"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__credit: _TypeAlias = _typing.Literal["credit"]  # noqa: Y015
     _WhichOneofArgType__credit: _TypeAlias = _typing.Literal["_credit", b"_credit"]  # noqa: Y015
@@ -315,6 +324,32 @@ class Outcome(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType_result) -> _WhichOneofReturnType_result | None: ...
 
 Global___Outcome: _TypeAlias = Outcome  # noqa: Y015
+
+@_typing.final
+class AssignmentWait(_message.Message):
+    """AssignmentWait says whether the handler of an assignment waits for steps that it delegated."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    WAITS_FIELD_NUMBER: _builtins.int
+    id: _builtins.int
+    """Id of the assignment."""
+    waits: _builtins.bool
+    """Whether it waits, from now on."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.int = ...,
+        waits: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "waits", b"waits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AssignmentWait: _TypeAlias = AssignmentWait  # noqa: Y015
 
 @_typing.final
 class AssignmentProgress(_message.Message):
