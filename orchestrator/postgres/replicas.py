@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
@@ -22,7 +23,31 @@ LEAST_RENEWAL_SECONDS = 1.0
 """A renewal is waited for so long at least: connections are made anew in this time where all is well but busy. A lease
 that is hardly longer is lost with the connection that it is renewed on."""
 
+FRESH_LOOKS = 5
+"""Looks for parked runs after which it is asked anew from which time on to look."""
+
+WHOLE_LOOKS = 30
+"""Looks after which all is asked anew, in case that somebody changed rows by hand, or runs an older version beside."""
+
 _QUERIES = load("replicas")
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a replica knows of where there is nothing to take over.
+
+    Each look passes over what rows were before they changed, until Postgres cleans that away, which it may not do while
+    any transaction is open that began before. Looks that begin where something can be cost as much as what is there,
+    and not as much as all that was taken over, parked and woken meanwhile.
+    """
+
+    replica_id: UUID
+    emptied: set[UUID] = field(default_factory=set)
+    """Marked replicas that left nothing, or nothing any more."""
+    oldest_time: int | None = None
+    """No run is parked whose time is before this; None where that is not known."""
+    adopt_looks: int = 0
+    wake_looks: int = 0
 
 
 class PostgresReplicaStore:
@@ -43,6 +68,7 @@ class PostgresReplicaStore:
         self._claims, self._version = claims, version
         self._reads, self._writes = sorted(reads), writes
         self._reported: dict[str, int] = {}
+        self._known: _Known | None = None
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """See ReplicaStore.register."""
@@ -92,14 +118,46 @@ class PostgresReplicaStore:
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"])
         await self._claims.fetch(_QUERIES["leave_dead"])
-        rows = await self._claims.fetch(_QUERIES["adopt"], replica_id, limit, self._reads, self._writes)
+        known = self._known_to(replica_id)
+        known.adopt_looks += 1
+        if known.adopt_looks % WHOLE_LOOKS == 0:
+            await self._ask_emptied(known, known.emptied)
+        marked = [row["replica_id"] for row in await self._claims.fetch(_QUERIES["marked"], list(known.emptied))]
+        if not marked:
+            return []
+        rows = await self._claims.fetch(_QUERIES["adopt"], replica_id, limit, self._reads, self._writes, marked)
+        if not rows:
+            await self._ask_emptied(known, marked)
         return [run_row(row) for row in rows]
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """See ReplicaStore.wake. Answers nothing where the own lease is over."""
         self._require_history(replica_id)
-        rows = await self._claims.fetch(_QUERIES["wake"], replica_id, limit, lead_seconds, self._reads, self._writes)
+        known = self._known_to(replica_id)
+        if known.wake_looks % FRESH_LOOKS == 0:
+            oldest_time = known.oldest_time if known.wake_looks % WHOLE_LOOKS else None
+            (row,) = await self._claims.fetch(
+                _QUERIES["oldest_parked"], self._reads, oldest_time, CHANGE_MARGIN_SECONDS
+            )
+            self._require_history(replica_id)
+            known.oldest_time = row["time"]
+        known.wake_looks += 1
+        rows = await self._claims.fetch(
+            _QUERIES["wake"], replica_id, limit, lead_seconds, self._reads, self._writes, known.oldest_time
+        )
         return [run_row(row) for row in rows]
+
+    def _known_to(self, replica_id: UUID) -> _Known:
+        """What is known to a replica: in its lease, and thus in one history of the database."""
+        if self._known is None or self._known.replica_id != replica_id:
+            self._known = _Known(replica_id)
+        return self._known
+
+    async def _ask_emptied(self, known: _Known, marked: Collection[UUID]) -> None:
+        """Finds out which of these replicas left nothing. Errors: LeaseLost, DatabaseUnavailable."""
+        rows = await self._claims.fetch(_QUERIES["emptied"], list(marked))
+        self._require_history(known.replica_id)
+        known.emptied = known.emptied.difference(marked) | {row["replica_id"] for row in rows}
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim. Answers None where the own lease is over."""

@@ -110,7 +110,14 @@ async def test_the_journal_finds_runs_by_key_though_it_is_planned_on_empty_table
             plan = await plan_of(connection, f"wake_{vacuumed}", load("replicas")["wake"])
             assert "Seq Scan on runs" not in plan
             assert "Index Scan using runs_by_wake_time" in plan
+            assert "Index Cond: ((COALESCE(wake_time" in plan, "from one time to another"
+            plan = await plan_of(connection, f"oldest_parked_{vacuumed}", load("replicas")["oldest_parked"])
+            assert "Index Scan using runs_by_wake_time" in plan
             assert "Index Cond: (COALESCE(wake_time" in plan
+            assert "Sort" not in plan
+            plan = await plan_of(connection, f"emptied_{vacuumed}", load("replicas")["emptied"])
+            assert "using runs_by_owner on runs" in plan
+            assert "Index Cond: (COALESCE(owner_replica" in plan
             for statement, row in (("wake", "f"), ("wake", "c"), ("park", "p"), ("poke", "p")):
                 plan = await plan_of(connection, f"{statement}_{row}_{vacuumed}", load("replicas")[statement])
                 assert f"Index Cond: ((namespace = ANY (ARRAY[{row}.namespace])) AND (run_id = {row}.run_id))" in plan

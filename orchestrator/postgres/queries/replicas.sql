@@ -120,11 +120,27 @@ WHERE replica_id IN (
     FOR NO KEY UPDATE SKIP LOCKED
 )
 
+-- name: marked
+-- Tells which replicas are marked, but those that are known to have left nothing ($1).
+SELECT replica_id FROM replicas WHERE end_time IS NOT NULL AND replica_id <> ALL ($1::uuid[])
+
+-- name: emptied
+-- Tells which of these replicas own nothing unfinished. Of one that is marked that stays so: nothing comes from it.
+SELECT r.replica_id
+FROM unnest($1::uuid[]) AS r (replica_id)
+WHERE (
+    -- With a limit it is not turned into a join, which reads the index whole.
+    SELECT true
+    FROM runs
+    WHERE coalesce(owner_replica, '00000000-0000-0000-0000-000000000000'::uuid) = r.replica_id AND end_time IS NULL
+    LIMIT 1
+) IS NULL
+
 -- name: adopt
--- Takes over unfinished runs of marked replicas, raising their epoch; none where the own lease is over, and none whose
--- journal is in a format that the replica does not read ($3). What it writes from now on may be in its own format ($4).
--- At most $2 runs, shared among the first 64 namespaces that have any. `handed_over`: its owner was stopped in good order
--- (release).
+-- Takes over unfinished runs of marked replicas ($5 of those that may have any), raising their epoch; none where the own
+-- lease is over, and none whose journal is in a format that the replica does not read ($3). What it writes from now on may
+-- be in its own format ($4). At most $2 runs, shared among the first 64 namespaces that have any. `handed_over`: its owner
+-- was stopped in good order (release).
 WITH RECURSIVE lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
@@ -132,7 +148,9 @@ WITH RECURSIVE lease AS MATERIALIZED (
     FOR NO KEY UPDATE
 ),
 loser AS MATERIALIZED (
-    SELECT replica_id, end_time <= lease_expire_time AS released FROM replicas WHERE end_time IS NOT NULL
+    SELECT replica_id, end_time <= lease_expire_time AS released
+    FROM replicas
+    WHERE replica_id = ANY ($5::uuid[]) AND end_time IS NOT NULL
 ),
 found AS (
     SELECT l.replica_id, l.released, f.namespace
@@ -183,7 +201,8 @@ RETURNING
 
 -- name: park
 -- Gives runs away until their time comes, under the lease of their owner and the owner, the epoch and the last sequence
--- of each run. What poked a run before stands: its time has come already. Answers whether the lease is alive.
+-- of each run. What poked a run before stands: its time has come already. No time is long past: see oldest_parked. Answers
+-- whether the lease is alive.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
     FROM replicas
@@ -193,7 +212,10 @@ WITH lease AS MATERIALIZED (
 parked AS (
     UPDATE runs AS r
     SET owner_replica = NULL,
-        wake_time = least(r.wake_time, timestamptz 'epoch' + p.wake_time * interval '1 microsecond')
+        wake_time = greatest(
+            least(r.wake_time, timestamptz 'epoch' + p.wake_time * interval '1 microsecond'),
+            clock_timestamp() - interval '1 second'
+        )
     FROM lease AS l CROSS JOIN unnest($2::text[], $3::uuid[], $4::bigint[], $5::bigint[], $6::bigint[])
         AS p (namespace, run_id, epoch, next_sequence, wake_time)
     WHERE r.namespace = ANY (ARRAY[p.namespace]) AND r.run_id = p.run_id  -- by key: see write_batch
@@ -205,7 +227,7 @@ SELECT EXISTS (SELECT FROM lease) AS leased
 -- Takes over at most $2 runs of nobody whose time comes within $3 seconds, raising their epoch; none where the own lease
 -- is over, and none in a format that the replica does not read ($4): see adopt. Those that are due first are shared
 -- among their namespaces: eight times as many as are taken are looked at, and those skipped that other replicas take at
--- the same time.
+-- the same time. None whose time is before $6, where that is given.
 -- "coalesce(...)" in place of "end_time IS NULL", here and below, keeps a look by key from the indexes of that condition.
 WITH lease AS MATERIALIZED (
     SELECT replica_id
@@ -221,6 +243,7 @@ due AS MATERIALIZED (
         WHERE owner_replica IS NULL AND end_time IS NULL AND journal_format = ANY ($4::smallint[])
             AND coalesce(wake_time, '-infinity'::timestamptz)
                 <= statement_timestamp() + make_interval(secs => $3::float8)
+            AND coalesce(wake_time, '-infinity'::timestamptz) >= coalesce($6::timestamptz, '-infinity'::timestamptz)
         ORDER BY coalesce(wake_time, '-infinity'::timestamptz)
         LIMIT $2::integer * 8
     ) AS d
@@ -248,6 +271,22 @@ RETURNING
     r.namespace, r.run_id, r.workflow, r.revision, r.state, r.epoch, r.next_sequence, r.journal_format, r.round,
     r.principal, r.channel, r.client_id, r.workspace, r.labels, r.attributes, r.create_time, r.start_time, r.end_time,
     r.expire_time
+
+-- name: oldest_parked
+-- Tells a time before which no run waits that may be taken ($1, as in wake), nor will: that of the oldest one that waits
+-- from $2 on, and at most what is $3 seconds past. Who lets the time of a run come writes the time of then, and has
+-- committed that many seconds later.
+SELECT least(
+    (
+        SELECT coalesce(wake_time, '-infinity'::timestamptz)
+        FROM runs
+        WHERE owner_replica IS NULL AND end_time IS NULL AND journal_format = ANY ($1::smallint[])
+            AND coalesce(wake_time, '-infinity'::timestamptz) >= coalesce($2::timestamptz, '-infinity'::timestamptz)
+        ORDER BY coalesce(wake_time, '-infinity'::timestamptz)
+        LIMIT 1
+    ),
+    statement_timestamp() - make_interval(secs => $3::float8)
+) AS time
 
 -- name: claim
 -- Takes one unfinished run of nobody or of a marked replica over, raising its epoch; not where the own lease is over, or

@@ -42,7 +42,7 @@ chosen AS MATERIALIZED (
     LIMIT $1::integer
 )
 UPDATE runs AS r
-SET owner_replica = NULL, wake_time = NULL
+SET owner_replica = NULL, wake_time = clock_timestamp()
 FROM chosen AS c
 WHERE r.namespace = ANY (ARRAY[c.namespace]) AND r.run_id = c.run_id  -- by key: see write_batch
 RETURNING r.namespace, r.run_id
@@ -168,7 +168,7 @@ SET state = $7,
         LIMIT 1
     )),
     owner_replica = CASE WHEN $12::bigint IS NULL THEN r.owner_replica END,
-    wake_time = NULL,
+    wake_time = CASE WHEN $12::bigint IS NULL AND r.owner_replica IS NULL THEN clock_timestamp() END,
     end_xid = CASE WHEN $12::bigint IS NOT NULL THEN pg_current_xact_id() END,
     end_replica = NULL
 WHERE r.namespace = $1 AND r.run_id = $2 AND (coalesce(r.end_time, 'infinity') <> 'infinity') = $6::boolean
