@@ -16,7 +16,7 @@ import asyncpg
 from tests.acceptance.wire import eventually
 from tests.chaos.cluster import Cluster, Kept
 from tests.chaos.crash_points import POINTS, STALLS
-from tests.chaos.proxy import CommitCut, FaultyProxy
+from tests.chaos.proxy import CommitCut, FaultyProxy, Way
 
 Fault = Callable[[Cluster], Awaitable[bool]]
 
@@ -136,6 +136,14 @@ def _trickle(proxy: FaultyProxy) -> None:
 def _refuse(proxy: FaultyProxy) -> None:
     proxy.down = True
     proxy.cut()
+
+
+def _swallow_up(proxy: FaultyProxy) -> None:
+    proxy.swallow(Way.UP)
+
+
+def _swallow_down(proxy: FaultyProxy) -> None:
+    proxy.swallow(Way.DOWN)
 
 
 def _cut_commit(how: CommitCut) -> Fault:
@@ -334,6 +342,8 @@ COMMITS: dict[str, Fault] = {
 DATABASE: dict[str, Fault] = {
     "database connections cut": _on_proxy(_database_proxies, FaultyProxy.cut),
     "database connections swallowed": _on_proxy(_database_proxies, FaultyProxy.swallow, (1.0, 4.0)),
+    "database hears nothing": _on_proxy(_database_proxies, _swallow_up, (1.0, 4.0)),
+    "database is not heard": _on_proxy(_database_proxies, _swallow_down, (1.0, 4.0)),
     "database late": _on_proxy(_database_proxies, _delay, (0.5, 2.0)),
     "database slow": _on_proxy(_database_proxies, _trickle, (0.5, 2.0)),
     "database refuses": _on_proxy(_database_proxies, _refuse, (0.3, 2.0)),
@@ -355,6 +365,8 @@ WORKERS: dict[str, Fault] = {
     "worker flaps": _flap,
     "worker connections cut": _on_proxy(_worker_proxies, FaultyProxy.cut),
     "worker connections swallowed": _on_proxy(_worker_proxies, FaultyProxy.swallow, (0.5, 3.0)),
+    "worker hears nothing": _on_proxy(_worker_proxies, _swallow_up, (0.5, 3.0)),
+    "worker is not heard": _on_proxy(_worker_proxies, _swallow_down, (0.5, 3.0)),
     "worker late": _on_proxy(_worker_proxies, _delay, (0.5, 2.0)),
     "worker refuses": _on_proxy(_worker_proxies, _refuse, (0.3, 2.0)),
     "poison submitted": _poison,
@@ -367,6 +379,8 @@ CLIENTS: dict[str, Fault] = {
 DOORS: dict[str, Fault] = {
     "client connections cut": _on_proxy(_doors, FaultyProxy.cut),
     "client connections swallowed": _on_proxy(_doors, FaultyProxy.swallow, (0.5, 3.0)),
+    "replica hears no client": _on_proxy(_doors, _swallow_up, (0.5, 3.0)),
+    "replica is heard by no client": _on_proxy(_doors, _swallow_down, (0.5, 3.0)),
     "client connections late": _on_proxy(_doors, _delay, (0.5, 2.0)),
     "client connections slow": _on_proxy(_doors, _trickle, (0.5, 2.0)),
     "replica refuses clients": _on_proxy(_doors, _refuse, (0.3, 2.0)),

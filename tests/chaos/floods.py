@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from tests.acceptance.processes import Program
+from tests.acceptance.wire import eventually
 from tests.chaos.campaigns import NotMeasured
 from tests.chaos.cluster import Cluster
 
@@ -24,6 +25,19 @@ async def flood(
     await program.start()
     if await program.wait(seconds + 60):
         raise NotMeasured(f"the client {name} failed: {program.log()[-1000:]}")
+
+
+async def until_done(cluster: Cluster) -> None:
+    """Waits until every run has ended. Errors: AssertionError after a minute."""
+    connection = await asyncpg.connect(cluster.dsn)
+    try:
+
+        async def done() -> bool:
+            return not await connection.fetchval("SELECT EXISTS (SELECT FROM runs WHERE end_time IS NULL)")
+
+        await eventually(done, 60)
+    finally:
+        await connection.close()
 
 
 async def seconds_of_runs(cluster: Cluster, name: str) -> tuple[float, ...]:

@@ -1,7 +1,8 @@
 """A TCP proxy that does what bad networks do, to one side of a system that knows nothing of it.
 
-Its faults: connections cut, or swallowed while they seem alive; new ones refused; bytes late, or few at a time; and, on
-a connection to Postgres, a connection that ends when a commit has gone up, before its answer comes back.
+Its faults: connections cut, or swallowed while they seem alive, in both directions or in one; new ones refused; bytes
+late, or few at a time; and, on a connection to Postgres, a connection that ends when a commit has gone up, before its
+answer comes back.
 """
 
 from __future__ import annotations
@@ -16,6 +17,13 @@ _EXECUTE_AND_SYNC = b"S\x00\x00\x00\x04"
 
 _COMMIT_BYTES = 300
 """A statement of the journal is longer than this; those that renew and look are shorter."""
+
+
+class Way(enum.Enum):
+    """A direction."""
+
+    UP = "from who connected to who listens"
+    DOWN = "from who listens to who connected"
 
 
 class CommitCut(enum.Enum):
@@ -33,8 +41,9 @@ class FaultyProxy:
         self._random = random.Random(seed)
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
-        self._open = asyncio.Event()
-        self._open.set()
+        self._open = {way: asyncio.Event() for way in Way}
+        for each in self._open.values():
+            each.set()
         self._cut: CommitCut | None = None
         self.port = 0
         self.delay_seconds = 0.0
@@ -48,6 +57,11 @@ class FaultyProxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
+
+    @property
+    def leads_to(self) -> int:
+        """The port that what connects is passed to."""
+        return self._port
 
     def lead_to(self, port: int) -> None:
         """Passes what connects from now on to another port; ends what is connected."""
@@ -64,8 +78,9 @@ class FaultyProxy:
     def heal(self) -> None:
         """Ends every fault. What was swallowed stays so: its connections are cut."""
         self.delay_seconds, self.bytes_a_second, self.down, self._cut = 0.0, 0, False, None
-        if not self._open.is_set():
-            self._open.set()
+        if not all(each.is_set() for each in self._open.values()):
+            for each in self._open.values():
+                each.set()
             self.cut()
 
     def cut(self) -> None:
@@ -73,9 +88,11 @@ class FaultyProxy:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    def swallow(self) -> None:
-        """Lets nothing through any more, in either direction, and says so to nobody."""
-        self._open.clear()
+    def swallow(self, *ways: Way) -> None:
+        """Lets nothing through any more, not even the end of a connection, in these directions or in both, and says so
+        to nobody."""
+        for way in ways or Way:
+            self._open[way].clear()
 
     def cut_next_commit(self, how: CommitCut | None) -> None:
         """Ends the next connection that sends a commit; None takes that back."""
@@ -103,7 +120,7 @@ class FaultyProxy:
     async def _up(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: list[CommitCut]) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await source.read(1 << 16):
-                await self._hold(len(data))
+                await self._hold(len(data), Way.UP)
                 sink.write(data)
                 await sink.drain()
                 if self._cut and len(data) > _COMMIT_BYTES and data.endswith(_EXECUTE_AND_SYNC):
@@ -114,6 +131,7 @@ class FaultyProxy:
                         sink.transport.abort()
                         return
         if not doomed:
+            await self._open[Way.UP].wait()
             sink.close()
 
     async def _down(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, doomed: list[CommitCut]) -> None:
@@ -121,17 +139,18 @@ class FaultyProxy:
             while data := await source.read(1 << 16):
                 if doomed:
                     break
-                await self._hold(len(data))
+                await self._hold(len(data), Way.DOWN)
                 sink.write(data)
                 await sink.drain()
         if doomed:
             sink.transport.abort()
         else:
+            await self._open[Way.DOWN].wait()
             sink.close()
 
-    async def _hold(self, size: int) -> None:
+    async def _hold(self, size: int, way: Way) -> None:
         if self.delay_seconds:
             await asyncio.sleep(self.delay_seconds * self._random.uniform(0.5, 1.5))
         if self.bytes_a_second:
             await asyncio.sleep(size / self.bytes_a_second)
-        await self._open.wait()
+        await self._open[way].wait()

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.chaos.campaigns import Effort, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Shape
-from tests.chaos.floods import flood, seconds_of_runs
+from tests.chaos.floods import flood, seconds_of_runs, until_done
 from tests.chaos.works import BRISK, STREAMED_WORK, WORK, WORK_SECONDS
 
 NAME = "slow_worker"
@@ -25,8 +25,7 @@ IN_FLIGHT = 5
 """Calls that the slow one takes at a time: 25 a second while it is slow, 250 while it is not."""
 
 PHASES = 10
-REST_SECONDS = 2.0
-"""Between two phases, so that what has queued up is done."""
+WARM_SECONDS = 2.0
 
 CALM, SLOW = "calm", "slow"
 
@@ -34,16 +33,16 @@ CALM, SLOW = "calm", "slow"
 async def run_slow_worker(effort: Effort, seed: int, keep: Path | None = None) -> Outcome:
     """Phases with a slow worker and without in turn, each as long. Errors: NotMeasured."""
     assert IN_FLIGHT / WORK_SECONDS < RATE
-    seconds = max(effort.seconds / PHASES - REST_SECONDS, 1.0)
+    seconds = max(effort.seconds / PHASES, 1.0)
     async with running(NAME, Shape(1, 0, 0, max_in_flight=IN_FLIGHT), seed, keep) as cluster:
-        await flood(cluster, "first", RATE, REST_SECONDS, STREAMED_WORK, BRISK)
+        await flood(cluster, "first", RATE, WARM_SECONDS, STREAMED_WORK, BRISK)
         for number in range(PHASES):
             phase = (CALM, SLOW)[number % 2]
             conduct = BRISK if phase == CALM else "work"
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(flood(cluster, f"beside-{phase}-{number}", RATE, seconds, WORK, conduct))
                 tasks.create_task(flood(cluster, f"{phase}-{number}", RATE, seconds, STREAMED_WORK, BRISK))
-            await asyncio.sleep(REST_SECONDS)
+            await until_done(cluster)  # What has queued up at the slow one would make the next phase another.
         outcome = await judge(NAME, cluster, Counter({"slow worker": PHASES // 2}), Counter(), effort.seconds)
         figures: dict[str, float | int | None] = {"phases": PHASES}
         for phase in (CALM, SLOW):

@@ -17,8 +17,9 @@ import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from tests.acceptance.processes import ROOT
+from tests.acceptance.wire import eventually
 from tests.chaos.database import Database, Standby
-from tests.chaos.proxy import CommitCut, FaultyProxy
+from tests.chaos.proxy import CommitCut, FaultyProxy, Way
 from tests.ports import free_port
 
 SECONDS = 20
@@ -106,6 +107,37 @@ async def test_what_was_swallowed_is_cut_when_the_proxy_heals(served: tuple[str,
     again = await asyncpg.connect(dsn)
     assert await again.fetchval("SELECT 1") == 1
     await again.close()
+
+
+@pytest.mark.parametrize("way", Way)
+async def test_one_direction_alone_is_swallowed(served: tuple[str, FaultyProxy], way: Way) -> None:
+    dsn, proxy = served
+    table = f"heard_{way.name.lower()}"
+    connection, leaving = await asyncpg.connect(dsn), await asyncpg.connect(dsn)
+    await connection.execute(f"CREATE TABLE {table} (note text)")
+    past = await asyncpg.connect(dsn.replace(f":{proxy.port}/", f":{proxy.leads_to}/"))
+    left = await leaving.fetchval("SELECT pg_backend_pid()")
+    proxy.swallow(way)
+    written = asyncio.ensure_future(connection.execute(f"INSERT INTO {table} VALUES ('heard')"))
+    leaving.terminate()
+
+    async def heard() -> bool:
+        return bool(await past.fetchval(f"SELECT count(*) FROM {table}"))
+
+    async def has_left() -> bool:
+        return not await past.fetchval("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1)", left)
+
+    if way is Way.DOWN:
+        await eventually(heard)
+        await eventually(has_left)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(asyncio.shield(written), 0.2)
+    assert (await heard(), await has_left()) == ((way is Way.DOWN), (way is Way.DOWN))
+    proxy.heal()
+    with pytest.raises((OSError, asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await written
+    await eventually(has_left)
+    await past.close()
 
 
 async def test_a_proxy_is_led_to_another_port(served: tuple[str, FaultyProxy]) -> None:
