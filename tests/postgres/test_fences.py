@@ -185,7 +185,7 @@ async def test_who_wakes_takes_others_than_those_that_are_being_taken(stores: St
     slow = await asyncpg.connect(database)
     try:
         async with slow.transaction():
-            rows = await slow.fetch(load("replicas")["wake"], other, 10, 0.0, list(READABLE_FORMATS), 1)
+            rows = await slow.fetch(load("replicas")["wake"], other, 10, 0.0, list(READABLE_FORMATS), 1, None)
             assert {row["run_id"] for row in rows} == {key.run_id for key in keys[:10]}
             woken = await stores.replicas.wake(me, 15, 0.0)
     finally:
