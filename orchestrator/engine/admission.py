@@ -24,7 +24,7 @@ from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.groups import EndpointGroup, able_groups
+from orchestrator.engine.groups import EndpointGroup, able_groups, least_busy
 from orchestrator.engine.homes import Homes, Wish
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
@@ -437,21 +437,15 @@ class Admission:
             return waits.DRAINING
         groups = self._fitting(key)
         while True:
-            # One without a connection is called where there is no other: its circuit decides then.
-            best, best_group = None, None
-            for group in groups:
-                if worker is None or group.worker == worker:
-                    first = group.first()
-                    if first is not None and (best is None or first < best):
-                        best, best_group = first, group
-            if best is None or best_group is None:
+            found = least_busy(groups, worker)
+            if found is None:
                 return self._refused(key, groups)
-            endpoint = best[3]
+            endpoint, group = found
             ticket = endpoint.take()
             if ticket is not None:
-                best_group.look(endpoint)
+                group.look(endpoint)
                 return endpoint, ticket
-            best_group.set_aside(endpoint)
+            group.set_aside(endpoint)
 
     def _refused(self, key: QueueKey, groups: Sequence[EndpointGroup]) -> Wait:
         """Says why no endpoint can take a call now."""

@@ -143,3 +143,15 @@ def able_groups(groups: Sequence[EndpointGroup]) -> list[EndpointGroup]:
     if len(able) > 1:
         able.sort(key=lambda one: one[0])
     return [group for _, group in able]
+
+
+def least_busy(groups: Sequence[EndpointGroup], worker: str | None) -> tuple[Endpoint, EndpointGroup] | None:
+    """The endpoint that is to take the next call, of one worker or any, and its group; None where none can. One without
+    a connection is called where there is no other: its circuit decides then."""
+    best, best_group = None, None
+    for group in groups:
+        if worker is None or group.worker == worker:
+            first = group.first()
+            if first is not None and (best is None or first < best):
+                best, best_group = first, group
+    return None if best is None or best_group is None else (best[3], best_group)
