@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,7 @@ from tests.chaos.cluster import Cluster, Shape
 from tests.chaos.database import FailOver, Standby
 from tests.chaos.evidence import Evidence
 from tests.chaos.logs import read_logs
+from tests.chaos.partitions import PARTITIONS
 from tests.chaos.report import over
 
 SETTLE_SECONDS = 90.0
@@ -157,6 +159,7 @@ CAMPAIGNS: dict[str, Campaign] = {
         Campaign("disk", (faults.DISK, faults.COMMITS), (1.0, 3.0), Shape(settings=_PARKING, small_disk=True)),
         Campaign("workers", (faults.WORKERS,), (0.0, 0.5)),
         Campaign("clients", (faults.CLIENTS, faults.DOORS), (0.0, 0.5)),
+        Campaign("partitions", (PARTITIONS,), (0.5, 1.5)),
         Campaign("recovery", (faults.KILLS,), (6.0, 8.0), Shape(settings={"BATON_LEASE_SECONDS": "5"})),
         Campaign(
             "everything",
@@ -303,8 +306,22 @@ async def judge(name: str, cluster: Cluster, injected: Counter[str], missed: Cou
         found,
         tuple(_unexpected_exits(cluster)),
         resources,
-        _behind(cluster.database.fail_overs, figures),
+        _behind(cluster.database.fail_overs, figures) | _recovered(cluster.recoveries),
     )
+
+
+def _recovered(recoveries: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """How soon all was well again after each kind of fault: {} where that is not measured."""
+    if not recoveries:
+        return {}
+    every = {"all": tuple(itertools.chain(*recoveries.values()))}
+    every |= {name: tuple(seconds) for name, seconds in sorted(recoveries.items())}
+    return {
+        "well_after_s": {
+            name: {"times": len(each), "p50": percentile(each, 0.5), "p99": percentile(each, 0.99)}
+            for name, each in every.items()
+        }
+    }
 
 
 def _behind(fail_overs: Sequence[FailOver], figures: Figures) -> dict[str, Any]:

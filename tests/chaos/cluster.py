@@ -187,6 +187,8 @@ class Cluster:
         self.worker_proxies: dict[str, FaultyProxy] = {}
         self.clients: list[Kept] = []
         self.watchers: list[Kept] = []
+        self.recoveries: dict[str, list[float]] = {}
+        """By kind of fault, seconds from its end until all was well again, where that is measured."""
         self.resources = Resources(lambda: self.dsn, self._replica_processes)
         self._sampler: asyncio.Task[None] | None = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ UNBOUNDED = {"BATON_RETRY_BUDGET_RATIO": "1000", "BATON_RETRY_BUDGET_PER_SECOND"
 WINDOW_US = 5_000_000
 """Calls are counted by so much time; of the time in which the worker flaps, what is left over is not counted."""
 
-_ATTEMPTS = """
-SELECT (extract(epoch FROM event_time) * 1000000)::bigint AS time, attempt FROM events WHERE kind = $1 ORDER BY 1
+_EVENTS = """
+SELECT kind, (extract(epoch FROM event_time) * 1000000)::bigint AS time, attempt FROM events
+WHERE kind IN ($1, $2) ORDER BY 2
 """
 _ENDS = """
 SELECT max((extract(epoch FROM end_time) * 1000000)::bigint) AS last,
@@ -77,41 +78,54 @@ async def _measure(cluster: Cluster, began: int, ended: int, bounded: bool) -> t
     """What the worker was sent while it flapped, and whether that is within the budget."""
     connection = await asyncpg.connect(cluster.dsn)
     try:
-        attempts = await connection.fetch(_ATTEMPTS, int(EventKind.ATTEMPT_STARTED))
+        events = await connection.fetch(_EVENTS, int(EventKind.ATTEMPT_STARTED), int(EventKind.ATTEMPT_FAILED))
         ends = await connection.fetchrow(_ENDS, began, ended)
     finally:
         await connection.close()
-    if ends is None or not ends["seconds"]:
-        raise NotMeasured("no run began while the worker flapped")
-    windows = [Counter[bool]() for _ in range((ended - began) // WINDOW_US)]
-    for each in attempts:
+    windows = [_Window() for _ in range((ended - began) // WINDOW_US)]
+    for each in events:
         number = (each["time"] - began) // WINDOW_US
         if 0 <= number < len(windows):
-            windows[number][each["attempt"] == 1] += 1
-    whole = sum(windows, Counter[bool]())
-    if not whole[True]:
+            windows[number].take(each["kind"], each["attempt"])
+    first = sum(each.first for each in windows)
+    if not first or ends is None or not ends["seconds"]:
         raise NotMeasured("no step began while the worker flapped, or that was shorter than a window")
     seconds = len(windows) * WINDOW_US / 1_000_000
+    failed = sum(each.failed for each in windows)
     figures = {
-        "calls_over_first": _over(whole),
-        "calls_over_first_by_window": [_over(each) for each in windows],
-        "first_a_second": round(whole[True] / seconds, 1),
+        "calls_over_first": round(1 + sum(each.again for each in windows) / first, 3),
+        "calls_over_first_by_window": [round(1 + each.again / each.first, 3) for each in windows if each.first],
+        "failed_retries_over_first": round(failed / first, 3),
+        "failed_retries_over_first_by_window": [round(each.failed / each.first, 3) for each in windows if each.first],
+        "first_a_second": round(first / seconds, 1),
         "runs_p50_s": percentile(tuple(ends["seconds"]), 0.5),
         "runs_p99_s": percentile(tuple(ends["seconds"]), 0.99),
         "all_ended_after_s": round((ends["last"] - ended) / 1_000_000, 2),
     }
+    if not bounded:
+        return figures, []
     limits = EngineLimits()
-    burst = limits.retry_budget_per_second * BURST_SECONDS
-    most = burst + limits.retry_budget_ratio * whole[True] + limits.retry_budget_per_second * seconds
-    if bounded:
-        figures["goal"] = round(
-            1 + limits.retry_budget_ratio + limits.retry_budget_per_second * seconds / whole[True], 3
-        )
-        figures["most"] = round(1 + most / whole[True], 3)
-    beyond = whole[False] - round(most) if bounded else 0
+    flow = limits.retry_budget_ratio * first + limits.retry_budget_per_second * seconds
+    most = flow + limits.retry_budget_per_second * BURST_SECONDS
+    figures["failed_retries_goal"] = round(flow / first, 3)
+    figures["failed_retries_most"] = round(most / first, 3)
+    beyond = round(failed - most)
     return figures, [Fault("retries.beyond_budget", beyond, (str(figures),))] if beyond > 0 else []
 
 
-def _over(attempts: Counter[bool]) -> float:
-    """Attempts for each that is a first one."""
-    return round(attempts.total() / attempts[True], 3) if attempts[True] else 0.0
+@dataclass(slots=True)
+class _Window:
+    """The calls of some time: first ones, those made again, and those of the latter that failed."""
+
+    first: int = 0
+    again: int = 0
+    failed: int = 0
+
+    def take(self, kind: int, attempt: int) -> None:
+        """Counts an event of an attempt."""
+        if kind == EventKind.ATTEMPT_FAILED:
+            self.failed += attempt > 1
+        elif attempt > 1:
+            self.again += 1
+        else:
+            self.first += 1
