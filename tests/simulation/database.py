@@ -57,19 +57,19 @@ class Database(Leases):
         self.transaction = FIRST_TRANSACTION
         self.on_written: Callable[[UUID, RunEntry], None] = lambda _, __: None
         """Told of each entry right before it is written."""
-        self.on_taken_over: Callable[[Run, int, bool], None] = lambda _, __, ___: None
-        """Told of each run that has got an owner, and of its epoch before."""
+        self.on_taken_over: Callable[[Run, int, UUID | None, bool], None] = lambda _, __, ___, ____: None
+        """Told of each run that has got an owner, of its epoch and its owner before."""
         self.tally = Tally()
 
     # --- the journal
 
-    def begin_write(self, replica_id: UUID) -> list[WriteResult]:
+    def begin_write(self, replica_id: UUID) -> list[WriteResult | None]:
         """Begins `write_batch`: locks the replica's row. Nothing is written yet. Errors: LeaseLost."""
         self.lock(replica_id)
         return []
 
-    def write_batch(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
-        """Writes a batch under a lease that is held. Errors: WriteRefused."""
+    def write_batch(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult | None]:
+        """Writes a batch under a lease that is held; None stands for what is not written. Errors: WriteRefused."""
         self.transaction += 1
         self._require_texts(entries)
         undo = self._reopen(replica_id, entries)
@@ -91,7 +91,7 @@ class Database(Leases):
             return [FENCED]
         for position in sorted(written):
             self._apply(replica_id, entries[position])
-        return [WRITTEN if position in written else self._settled(entry) for position, entry in enumerate(entries)]
+        return [WRITTEN if position in written else None for position in range(len(entries))]
 
     @staticmethod
     def _require_texts(entries: Sequence[RunEntry]) -> None:
@@ -204,13 +204,14 @@ class Database(Leases):
             run.owner = None
             run.end_transaction, run.end_replica = self.transaction, replica_id
 
-    def _settled(self, entry: RunEntry) -> WriteResult:
-        result = self._settle(entry)
-        self.tally(NOT_WRITTEN[result.state])
-        return result
+    def settle(self, entries: Sequence[RunEntry]) -> list[WriteResult]:
+        """Finds out why entries were not written: another statement than that which did not."""
+        results = [self._settle(entry) for entry in entries]
+        for result in results:
+            self.tally(NOT_WRITTEN[result.state])
+        return results
 
     def _settle(self, entry: RunEntry) -> WriteResult:
-        """Finds out why an entry was not written."""
         if entry.new is not None and entry.new.request_id:
             winner = self.requests.get((entry.key.namespace, entry.new.request_id))
             if winner is not None and winner[0] != entry.key.run_id:
@@ -238,14 +239,14 @@ class Database(Leases):
 
     def take_over(self, run: Run, replica_id: UUID, asked: bool = False) -> RunRow:
         """Gives a run to a replica, in another epoch; `asked`: because somebody wants to do something to it."""
-        epoch_before = run.epoch
+        epoch_before, owner_before = run.epoch, run.owner
         owner = self.replicas.get(run.owner) if run.owner is not None else None
         handed_over = owner is not None and owner.end_time is not None and owner.end_time <= owner.lease_expire_time
         giver = self.replicas.get(run.giver) if run.giver not in (None, replica_id) else None
         self.tally("runs moved for balance", giver is not None and giver.active_runs is not None)
         run.owner, run.epoch, run.wake_time, run.giver = replica_id, self.raised(run.epoch), None, None
         run.journal_format = max(run.journal_format, JOURNAL_FORMAT)
-        self.on_taken_over(run, epoch_before, asked)
+        self.on_taken_over(run, epoch_before, owner_before, asked)
         return dataclasses.replace(run.row(), handed_over=handed_over)
 
     @staticmethod
@@ -253,11 +254,8 @@ class Database(Leases):
         """The epoch after one."""
         return epoch + 1
 
-    def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
-        """Takes over runs of marked replicas, shared among namespaces."""
-        self.wait_for(replica_id)
-        if not self.has_lease(replica_id):
-            return []
+    def orphaned(self, limit: int) -> list[tuple[RunKey, UUID]]:
+        """Finds runs of marked replicas, shared among namespaces, and whose they are."""
         dead = {each for each, replica in self.replicas.items() if replica.end_time is not None}
         lost: dict[tuple[UUID, str], list[Run]] = {}
         for run in self.runs.values():
@@ -265,15 +263,25 @@ class Database(Leases):
                 lost.setdefault((run.owner, run.key.namespace), []).append(run)
         places = sorted(lost)[:NAMESPACES]
         share = -(-limit // len(places)) if places else 0
-        chosen = [run for place in places for run in sorted(lost[place], key=lambda run: run.key.run_id)[:share]]
-        self.tally("runs adopted", len(chosen[:limit]))
-        return [self.take_over(run, replica_id) for run in chosen[:limit]]
+        chosen = [
+            (run.key, place[0])
+            for place in places
+            for run in sorted(lost[place], key=lambda run: run.key.run_id)[:share]
+        ]
+        return chosen[:limit]
 
-    def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
-        """Takes over runs of nobody whose time comes, those that are due first, in turns among namespaces."""
+    def adopt(self, replica_id: UUID, limit: int, before: Sequence[tuple[RunKey, UUID]] | None = None) -> list[RunRow]:
+        """Takes over runs of marked replicas; `before` are those that its statement saw, where it has waited since."""
         self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             return []
+        seen = self.orphaned(limit) if before is None else before
+        runs = [run for key, owner in seen if (run := self.runs[key]).readable and run.owner == owner]
+        self.tally("runs adopted", len(runs))
+        return [self.take_over(run, replica_id) for run in runs]
+
+    def due(self, limit: int, lead_seconds: float) -> list[RunKey]:
+        """Finds runs of nobody whose time comes, those that are due first, in turns among namespaces."""
         until = self.now() + round(lead_seconds * 1_000_000)
         due = [run for run in self.runs.values() if run.readable and run.owner is None and _wake(run) <= until]
         due = sorted(due, key=_wake)[: limit * LOOKED_AT]
@@ -282,8 +290,19 @@ class Database(Leases):
         for run in due:
             turns[run.key.namespace] = turn = turns.get(run.key.namespace, 0) + 1
             ordered.append((turn, _wake(run), len(ordered), run))
-        self.tally("runs woken", len(ordered[:limit]))
-        return [self.take_over(run, replica_id) for *_, run in sorted(ordered, key=lambda one: one[:3])[:limit]]
+        return [run.key for *_, run in sorted(ordered, key=lambda one: one[:3])]
+
+    def wake(
+        self, replica_id: UUID, limit: int, lead_seconds: float, before: Sequence[RunKey] | None = None
+    ) -> list[RunRow]:
+        """Takes over runs of nobody whose time comes; `before` are those that its statement saw, as in `adopt`."""
+        self.wait_for(replica_id)
+        if not self.has_lease(replica_id):
+            return []
+        seen = self.due(limit, lead_seconds) if before is None else before
+        runs = [run for key in seen if (run := self.runs[key]).readable and run.owner is None][:limit]
+        self.tally("runs woken", len(runs))
+        return [self.take_over(run, replica_id) for run in runs]
 
     def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """Takes over a run of nobody or of a marked replica."""
@@ -291,11 +310,15 @@ class Database(Leases):
         run = self.runs.get(key)
         if run is None or not run.readable or not self.has_lease(replica_id):
             return None
-        owner = self.replicas.get(run.owner) if run.owner is not None else None
-        if run.owner is not None and (owner is None or owner.end_time is None):
+        if not self.is_nobodys(run):
             return None
         self.tally("runs claimed")
         return self.take_over(run, replica_id, asked=True)
+
+    def is_nobodys(self, run: Run) -> bool:
+        """Whether a run has no owner, or one that was marked."""
+        owner = self.replicas.get(run.owner) if run.owner is not None else None
+        return run.owner is None or (owner is not None and owner.end_time is not None)
 
     def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """Gives runs away until their time. Errors: LeaseLost."""
@@ -313,7 +336,12 @@ class Database(Leases):
             self.tally("runs parked")
             run.owner = None
             run.giver = replica_id if parked.wake_time <= self.now() else None
-            run.wake_time = parked.wake_time if run.wake_time is None else min(run.wake_time, parked.wake_time)
+            run.wake_time = self.first_time(run.wake_time, parked.wake_time)
+
+    @staticmethod
+    def first_time(poked: int | None, wake_time: int) -> int:
+        """The time of a run that is parked: that of a poke before, where there was one."""
+        return wake_time if poked is None else min(poked, wake_time)
 
     def poke(self, keys: Sequence[RunKey]) -> None:
         """Lets the time of runs come now."""

@@ -19,6 +19,7 @@ from orchestrator.domain.plan import MAX_DELIVERIES
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, EventKind, StepState
 from orchestrator.domain.waits import RunAwaited, request_hash
+from orchestrator.domain.workflow import Delivery
 from orchestrator.engine.codec import to_message
 from orchestrator.engine.ports import JournalRow, RunEntry
 from orchestrator.engine.worker_ports import Call
@@ -98,8 +99,10 @@ class Judge:
         """Whether a replica was marked: nothing may come from it any more."""
         return replica.end_time is not None
 
-    def taken_over(self, run: Run, epoch_before: int, asked: bool) -> None:
+    def taken_over(self, run: Run, epoch_before: int, owner_before: UUID | None, asked: bool) -> None:
         """A run has got an owner. Where somebody `asked` for that, it has not moved by itself."""
+        if owner_before is not None and not self.is_dead(self._database.replicas[owner_before]):
+            self._breach("one owner", f"run {run.key.run_id} is taken from a replica that is not dead")
         if run.epoch <= epoch_before:
             self._breach("epochs rise", f"run {run.key.run_id} is taken over in epoch {run.epoch}")
         length, moves = self._moves.get(run.key, (0, 0))
@@ -131,6 +134,10 @@ class Judge:
     def _look_whether_wanted(self, where: str, call: Call, run: Run) -> None:
         folded = self._fold(run)
         index = folded.indexes.get(call.step)
+        if index is not None and call.delivery > 1:
+            spec = folded.steps[index].spec
+            if spec.delivery is Delivery.AT_MOST_ONCE and not spec.targets[folded.steps[index].target].repeatable:
+                self._breach("delivered at most once", f"{where} leaves again")
         if index is None or not folded.is_current(index, call.attempt):
             self._breach("what is done is not done again", f"{where} leaves, and is not what the journal waits for")
 
@@ -348,10 +355,14 @@ class Judge:
         if len(set(order.runs)) > 1:
             self._breach("one run a request", f"{order.request_id} has {len(set(order.runs))}")
         if order.signals and order.runs:
-            folded = self._fold(self._database.runs[RunKey(order.caller.namespace, order.runs[0])])
+            rows = [event.row for event in self._database.runs[RunKey(order.caller.namespace, order.runs[0])].events]
+            kept = [self.message_of(row) for row in rows if row.kind == EventKind.SIGNAL_RECEIVED]
+            counts = Counter(message.signal_received.request_id for message in kept)
             for request_id in order.signals:
-                if request_id not in folded.signal_request_ids:
+                if not counts[request_id]:
                     self._breach("nothing acknowledged is lost", f"the signal {request_id} is not in the journal")
+            if any(count > 1 for count in counts.values()):
+                self._breach("a signal is kept once", f"run {order.runs[0]}: {dict(counts)}")
 
     def _look_at(self, run: Run) -> None:
         where = f"run {run.key.run_id}"

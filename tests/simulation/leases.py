@@ -5,7 +5,7 @@ As in `database.py` each method is one statement, which happens at one moment an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -27,6 +27,15 @@ class Replica:
     active_runs: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a renewal tells of others, as its statement saw it when it began."""
+
+    changes: Mapping[str, int]
+    replicas: ReplicaSet
+    loads: Mapping[UUID, int]
+
+
 class Leases:
     """The tables of replicas and of catalogue versions. `now` is the clock, in microseconds since the Unix epoch."""
 
@@ -41,13 +50,16 @@ class Leases:
         """Version and time of the last change, by namespace."""
 
     def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
-        """Inserts a replica and takes it into the set."""
+        """Inserts a replica."""
         now = self.now()
         self.replicas[replica_id] = Replica(address, now + round(lease_seconds * 1_000_000))
+        return Renewal(now, self.replicas[replica_id].lease_expire_time)
+
+    def join_set(self, replica_id: UUID) -> None:
+        """Takes a new replica into the set."""
         if replica_id not in self.members:
             self.members.append(replica_id)
             self.generation += 1
-        return Renewal(now, self.replicas[replica_id].lease_expire_time)
 
     def has_lease(self, replica_id: UUID) -> bool:
         """Whether a replica's lease goes on."""
@@ -60,22 +72,28 @@ class Leases:
         if replica is not None and replica.locks:
             raise Locked
 
-    def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """Extends a lease. Errors: LeaseLost."""
+    def renew(
+        self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None, before: Seen | None = None
+    ) -> Renewal:
+        """Extends a lease; `before` is what its statement saw, where it has waited since. Errors: LeaseLost."""
         self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             raise LeaseLost
         now = self.now()
+        seen = before or self.see()
         replica = self.replicas[replica_id]
         replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
-        changes = {name: version for name, (version, _) in self.catalogues.items()}
         replica.active_runs = active_runs
+        return Renewal(now, replica.lease_expire_time, seen.changes, seen.replicas, seen.loads)
+
+    def see(self) -> Seen:
+        """Reads what a renewal tells of others."""
         loads = {
             each: row.active_runs
             for each, row in self.replicas.items()
             if each in self.members and row.end_time is None and row.active_runs is not None
         }
-        return Renewal(now, replica.lease_expire_time, changes, self.replica_set(), loads)
+        return Seen({name: version for name, (version, _) in self.catalogues.items()}, self.replica_set(), loads)
 
     def replica_set(self) -> ReplicaSet:
         """Reads the set of replicas."""
@@ -103,9 +121,13 @@ class Leases:
             if replica.end_time is None and replica.lease_expire_time <= now and not replica.locks:
                 replica.end_time = now
 
+    def dead_members(self) -> list[UUID]:
+        """Marked replicas that are in the set."""
+        return [each for each in self.members if each in self.replicas and self.replicas[each].end_time is not None]
+
     def leave_dead(self) -> None:
         """Takes marked replicas out of the set."""
-        dead = [each for each in self.members if each in self.replicas and self.replicas[each].end_time is not None]
+        dead = self.dead_members()
         if dead:
             self.members = [each for each in self.members if each not in dead]
             self.generation += 1

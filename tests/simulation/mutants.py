@@ -8,21 +8,20 @@ to stand behind it is a hole in what we believe.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
-from unittest import mock
 from uuid import UUID
 
-from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.errors import ApprovalChanged, ApproverNotAllowed, DatabaseUnavailable
 from orchestrator.domain.plan import attempts, mending
+from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.run import Run as FoldedRun
-from orchestrator.engine import homes, park, recovery
+from orchestrator.engine import approvals, homes, park, recovery
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.drive import Driver
-from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.firing import Firing, _Look
 from orchestrator.engine.homes import Homes
@@ -35,61 +34,12 @@ from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.submit import Submitter
-from orchestrator.outbound import work_stream
-from orchestrator.outbound.gateway import GrpcWorkerGateway
-from orchestrator.outbound.work_session import WorkSession
-from tests.simulation import stream_mutants
+from tests.simulation import read_mutants, stream_mutants
 from tests.simulation.database import Database
-from tests.simulation.judge import Judge
-from tests.simulation.leases import Replica
+from tests.simulation.mutant import ANY_LEASE, ANY_OWNER, UNSEEN, Mutant, empty, no, nothing, yes
 from tests.simulation.schedules import ScheduleTables
-from tests.simulation.world import Breach, simulate
-
-SEEDS = 400
-"""Seeds in which a mutant has to be found."""
-
-Patch = tuple[Any, str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """A safeguard that is switched off. `stress` is what goes wrong more often for it, `parts` what its worlds have.
-
-    `guard` is what stands behind it, so that alone it does no harm that could be found; `guard_patches` switch that off
-    too, and then there must be harm.
-    """
-
-    name: str
-    patches: Sequence[Patch]
-    stress: Sequence[str] = ()
-    guard: str = ""
-    guard_patches: Sequence[Patch] = ()
-    parts: Sequence[str] = ()
-
-    @contextmanager
-    def switched_off(self, *, with_guard: bool) -> Iterator[None]:
-        """Switches the safeguard off."""
-        with ExitStack() as stack:
-            for target, attribute, replacement in (*self.patches, *(self.guard_patches if with_guard else ())):
-                stack.enter_context(mock.patch.object(target, attribute, replacement))
-            yield
-
-    def hunt(self, seeds: int = SEEDS, *, with_guard: bool = True) -> tuple[int, Breach] | None:
-        """Looks for the mutant; gives the first seed that finds it, and how."""
-        with self.switched_off(with_guard=with_guard):
-            for seed in range(1, seeds + 1):
-                outcome = simulate(seed, self.stress, self.parts)
-                if outcome.breach is not None:
-                    return seed, outcome.breach
-        return None
-
 
 # --- the journal's fences
-
-
-def _owner_only_by_sequence(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
-    run = self.runs.get(entry.key)
-    return run is not None and run.unfinished and run.next_sequence == entry.rows[0].sequence
 
 
 def _owner_without_epoch(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
@@ -100,10 +50,6 @@ def _owner_without_epoch(self: Database, replica_id: UUID, entry: RunEntry) -> b
 def _owner_without_sequence(self: Database, replica_id: UUID, entry: RunEntry) -> bool:
     run = self.runs.get(entry.key)
     return run is not None and (run.owner, run.epoch) == (replica_id, entry.epoch)
-
-
-def _any_lease(self: Database, replica_id: UUID) -> None:
-    self.replicas.setdefault(replica_id, Replica("", 0)).locks += 1
 
 
 def _end_held_too(self: Database) -> None:
@@ -174,22 +120,6 @@ async def _resume_without_timers(self: Any, row: Any) -> LiveRun | None:
     return await self._rebuild(row)  # type: ignore[no-any-return]
 
 
-def _nothing(*_: Any, **__: Any) -> None:
-    pass
-
-
-def _empty(*_: Any) -> list[Any]:
-    return []
-
-
-def _yes(*_: Any) -> bool:
-    return True
-
-
-def _no(*_: Any) -> bool:
-    return False
-
-
 # --- mending
 
 
@@ -240,9 +170,16 @@ async def _find_nothing_of(self: Any, namespace: str) -> None:
     pass
 
 
+# --- the domain
+
+
+def _stamp_unheeding(self: Planner) -> tuple[int, int]:
+    return self.run.sequence + 1, self.now
+
+
 # --- limits, delegation, approvals
 
-_opening = Homes.opening
+_opening, _require = Homes.opening, approvals._require
 
 
 def _not_paused(self: LimitHome) -> str:
@@ -267,20 +204,24 @@ def _keep_permits(self: Resumptions, live: LiveRun, flight: Any) -> Iterator[Non
     yield
 
 
+def _let_anybody_decide(run: Any, caller: Any, request: Any, now: int) -> int:
+    try:
+        return _require(run, caller, request, now)
+    except (ApproverNotAllowed, ApprovalChanged):
+        step = run.indexes[request.step]
+        request.request_hash = run.steps[step].wait.request_hash
+        return int(step)
+
+
 async def _durable_at_once(self: LiveRun, sequence: int) -> bool:
     return True
 
 
-ANY_LEASE: Patch = (Database, "lock", _any_lease)
-ANY_OWNER: Patch = (Database, "is_owner", _owner_only_by_sequence)
 LATE = ("pause", "slow")
 GROWN = ("growth", "limits")
 MENDED = ("mending",)
 PLANNED = ("schedules",)
 STREAMED = ("streams",)
-UNSEEN: Patch = (Judge, "is_dead", staticmethod(_no))
-"""Lets the judge pass over what the lease alone forbids, to see what else there is."""
-
 MUTANTS = (
     Mutant(
         "owner and epoch in the journal's fence",
@@ -302,7 +243,7 @@ MUTANTS = (
         [(Database, "is_owner", _owner_without_sequence)],
         ("commits",),
         "the key of the events",
-        [(Database, "_stands_under", _no)],
+        [(Database, "_stands_under", no)],
     ),
     Mutant("the epoch rises with each owner", [(Database, "raised", staticmethod(lambda epoch: epoch))], ("crash",)),
     Mutant(
@@ -313,7 +254,7 @@ MUTANTS = (
         [ANY_OWNER],
     ),
     Mutant("one run a request id", [(Database, "claim_request", _claim_any_request)], ("statements",)),
-    Mutant("an identical batch is found written", [(Database, "stands", _no)], ("commits",)),
+    Mutant("an identical batch is found written", [(Database, "stands", no)], ("commits",)),
     Mutant(
         "only who owns a run parks it",
         [(Database, "park", _park_unseen)],
@@ -330,31 +271,31 @@ MUTANTS = (
     Mutant("an answer comes after the commit", [(Submitter, "_start", _start_and_accept)], ("outage",)),
     Mutant(
         "a call leaves after the commit",
-        [(Driver, "_admit", _admit_and_send), (Driver, "_dispatch", _nothing)],
+        [(Driver, "_admit", _admit_and_send), (Driver, "_dispatch", nothing)],
         ("slow",),
     ),
-    Mutant("a call leaves under a lease", [(Engine, "_holds_lease", _yes)], ("pause", "tardy:write")),
+    Mutant("a call leaves under a lease", [(Engine, "_holds_lease", yes)], ("pause", "tardy:write")),
     Mutant(
         "the answer of a call that was given up is dropped",
         [(Driver, "record", _record_any_flight)],
         ("workers",),
         "an answer counts for its own attempt alone",
-        [(FoldedRun, "is_current", _yes)],
+        [(FoldedRun, "is_current", yes)],
     ),
     Mutant("deliveries are bounded", [(attempts, "MAX_DELIVERIES", 99)], ("workers", "lost")),
-    Mutant("runs of dead replicas are adopted", [(Database, "adopt", _empty)], ("crash",)),
-    Mutant("parked runs are woken", [(Database, "wake", _empty)]),
+    Mutant("runs of dead replicas are adopted", [(Database, "adopt", empty)], ("crash",)),
+    Mutant("parked runs are woken", [(Database, "wake", empty)]),
     Mutant(
         "what was taken over is gone on with, timers too", [(Recovery, "_resume", _resume_without_timers)], ("crash",)
     ),
     Mutant(
         "a poke lets the time of a parked run come",
-        [(Database, "poke", _nothing)],
+        [(Database, "poke", nothing)],
         (),
         "the parent looks for itself once a minute",
         [(park, "CHILD_LOOK_US", 10**12)],
     ),
-    Mutant("a replica looks for runs that it may own", [(Recovery, "_is_doubtful", _no)], ("statements",)),
+    Mutant("a replica looks for runs that it may own", [(Recovery, "_is_doubtful", no)], ("statements",)),
     Mutant(
         "it looks again when nothing can be under way",
         [(recovery, "UNDER_WAY_SECONDS", 0.0)],
@@ -362,12 +303,12 @@ MUTANTS = (
     ),
     Mutant(
         "a replica that lost its lease forgets its runs",
-        [(Driver, "forget_all", _nothing)],
+        [(Driver, "forget_all", nothing)],
         LATE,
         "owner and epoch in the journal's fence",
         [ANY_OWNER],
     ),
-    Mutant("only what is durable is shown", [(LiveRun, "settled", property(_yes))], ("slow",)),
+    Mutant("only what is durable is shown", [(LiveRun, "settled", property(yes))], ("slow",)),
     Mutant(
         "a home of limits gives nothing before all have told what they hold",
         [(LimitHome, "pause", _not_paused)],
@@ -380,7 +321,7 @@ MUTANTS = (
         ("links", "crash"),
         parts=("limits",),
     ),
-    Mutant("permits come back", [(Homes, "give_back", _nothing)], parts=("limits",)),
+    Mutant("permits come back", [(Homes, "give_back", nothing)], parts=("limits",)),
     Mutant(
         "workers have given up on a lost replica before its permits are given again",
         [(homes, "WORKER_HOLD_SECONDS", 0.0)],
@@ -394,10 +335,10 @@ MUTANTS = (
     ),
     Mutant(
         "an ended run is reopened by who is first",
-        [(Database, "has_ended_so", staticmethod(_yes))],
+        [(Database, "has_ended_so", staticmethod(yes))],
         ("workers", "slow"),
         "the key of the events",
-        [(Database, "_stands_under", _no)],
+        [(Database, "_stands_under", no)],
         parts=MENDED,
     ),
     Mutant(
@@ -429,7 +370,7 @@ MUTANTS = (
     ),
     Mutant(
         "who has lost a claim on a schedule writes nothing",
-        [(ScheduleTables, "has_claim", staticmethod(_yes))],
+        [(ScheduleTables, "has_claim", staticmethod(yes))],
         ("slow", "cut:update_schedule"),
         parts=PLANNED,
     ),
@@ -441,7 +382,7 @@ MUTANTS = (
     ),
     Mutant(
         "a change of a schedule that came between stays",
-        [(ScheduleTables, "is_unchanged", staticmethod(_yes))],
+        [(ScheduleTables, "is_unchanged", staticmethod(yes))],
         ("outage", "slow"),
         parts=PLANNED,
     ),
@@ -449,46 +390,18 @@ MUTANTS = (
         "half of what a replica has beyond its share is given away", [(Balance, "surplus", _all)], parts=("balance",)
     ),
     Mutant("a change of limits reaches every replica", [(Catalogue, "follow", _find_nothing_of)], parts=("tuning",)),
-    Mutant(
-        "what a worker does not hold is given again",
-        [(WorkSession, "opened", stream_mutants.take_all_for_held)],
-        parts=STREAMED,
-    ),
-    Mutant(
-        "no worker is given more than its credit",
-        [(Endpoint, "max_in_flight", property(stream_mutants.registered_alone))],
-        ("slow",),
-        parts=("mending", *STREAMED),
-    ),
-    Mutant(
-        "what a worker adds for a call that waits is for who made it",
-        [(GrpcWorkerGateway, "lends", _nothing)],
-        parts=("growth", *STREAMED),
-    ),
-    Mutant(
-        "a worker hears which call was given up",
-        [(WorkSession, "cancel", stream_mutants.cancel_here_alone)],
-        ("workers",),
-        parts=("mending", *STREAMED),
-    ),
-    Mutant(
-        "the first outcome of a call counts",
-        [(WorkSession, "received", stream_mutants.answer_each_outcome)],
-        ("workers",),
-        parts=STREAMED,
-    ),
-    Mutant(
-        "outcomes are acknowledged",
-        [(WorkSession, "received", stream_mutants.acknowledge_nothing)],
-        parts=STREAMED,
-    ),
-    Mutant(
-        "silence ends a stream",
-        [(work_stream, "SILENCE_SECONDS", 1e9)],
-        ("away",),
-        parts=("mending", *STREAMED),
-    ),
     Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
+    Mutant(
+        "who may not decide on a request does not", [(approvals, "_require", _let_anybody_decide)], parts=("growth",)
+    ),
+    Mutant(
+        "a call whose outcome is unknown is not made again where that may not be",
+        [(attempts, "_at_most_once", no)],
+        ("crash",),
+    ),
+    Mutant("times rise, whatever a clock says", [(Planner, "stamp", _stamp_unheeding)], ("crash",)),
+    *read_mutants.MUTANTS,
+    *stream_mutants.MUTANTS,
 )
 """Every mutant."""

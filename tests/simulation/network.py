@@ -25,6 +25,30 @@ TOLD = (LeaseLost, WriteRefused, BatonError)
 """Errors that the database answers with; others are faults of the simulation."""
 
 
+READS = frozenset(
+    {
+        "count_unfinished",
+        "find_owner",
+        "find_request",
+        "get_contracts",
+        "get_revision",
+        "get_run",
+        "get_schedule",
+        "list_approvals",
+        "list_limits",
+        "list_namespaces",
+        "list_owned",
+        "list_schedule_runs",
+        "list_schedules",
+        "list_unfinished",
+        "list_workers",
+        "next_due_time",
+        "read",
+        "settle",
+    }
+)
+"""Statements that change nothing: each tells what it saw as it began, whenever its answer comes."""
+
 LATEST_SECONDS = 3.0
 """Longest that a statement goes on whose connection was cut, or a commit takes."""
 
@@ -49,6 +73,8 @@ class Weather:
     """The same as `late`, of the statements of one name."""
     tardy_of: dict[str, float] = field(default_factory=dict)
     """The answer of a statement of that name takes long."""
+    stale: float = 0.0
+    """A read is long under way: what it tells is of the past when it comes."""
     slow: float = 1.0
     """Factor of all times."""
     outage_until: float = 0.0
@@ -70,8 +96,17 @@ class Trace:
 class StatementLink:
     """Implements stores.Link: the connection of one process to the database."""
 
-    def __init__(self, name: str, network: Actor, draws: Random, weather: Weather, trace: Trace, tally: Tally) -> None:
-        self._name, self._network, self._draws = name, network, draws
+    def __init__(
+        self,
+        name: str,
+        network: Actor,
+        draws: Random,
+        stale_draws: Random,
+        weather: Weather,
+        trace: Trace,
+        tally: Tally,
+    ) -> None:
+        self._name, self._network, self._draws, self._stale_draws = name, network, draws, stale_draws
         self._weather, self._trace, self.tally = weather, trace, tally
 
     async def ask(
@@ -105,6 +140,19 @@ class StatementLink:
     def weather(self) -> Weather:
         return self._weather
 
+    def hold(self, name: str) -> tuple[float, float]:
+        """How long a statement is under way, beyond what all are, before it sees anything, and after."""
+        draws = self._stale_draws
+        if name not in READS or draws.random() >= self._weather.stale:
+            return 0.0, 0.0
+        seconds = draws.random() ** 2 * LATEST_SECONDS
+        before = seconds * draws.choice((0.0, 0.0, draws.random(), 1.0))
+        return before, seconds - before
+
+    def is_late_in_commit(self) -> bool:
+        """Draws whether a statement whose connection was cut goes on late, or holds its locks for so long."""
+        return self._weather.stale > 0.0 and self._stale_draws.random() < 0.5
+
     def draw(self) -> float:
         """A number from 0 to 1."""
         return self._draws.random()
@@ -133,6 +181,8 @@ class _Statement:
         self._link, self._name, self._answer = link, name, answer
         self._begin, self._commit, self._release = begin, commit, release
         self._told = True
+        self._held_seconds = 0.0
+        """How long it is under way once it has begun, where that is long."""
 
     def arrive(self) -> None:
         """The statement is at the database."""
@@ -151,8 +201,18 @@ class _Statement:
             self._told = False
             link.note(f"{self._name} is cut")
             link.answer(self._answer, unavailable())
-            link.later(link.draw() * LATEST_SECONDS, self._carry_out)
+            late_seconds = link.draw() * LATEST_SECONDS
+            if self._commit is not None and link.is_late_in_commit():
+                self._held_seconds = late_seconds
+                self._carry_out()
+            else:
+                link.later(late_seconds, self._carry_out)
             return
+        if weather.stale:
+            before_seconds, self._held_seconds = link.hold(self._name)
+            if before_seconds:
+                link.later(before_seconds, self._carry_out)
+                return
         self._carry_out()
 
     def _carry_out(self) -> None:
@@ -167,7 +227,7 @@ class _Statement:
         if self._commit is None:
             self._tell(outcome)
         else:
-            self._link.later(self._link.commit_seconds(), self._end)
+            self._link.later(self._held_seconds or self._link.commit_seconds(), self._end)
 
     def _end(self) -> None:
         assert self._commit is not None
@@ -198,7 +258,17 @@ class _Statement:
                 self._name, 0
             )
             outcome = outcome if self._told else unavailable()
+            if self._held_seconds and self._told and not failed:
+                self._link.later(self._held_seconds, lambda: self._come(outcome))
+                return
             self._link.answer(self._answer, outcome, self._link.draw() * LATEST_SECONDS if is_tardy else 0.0)
+
+    def _come(self, outcome: Any) -> None:
+        """An answer goes back that was long under way."""
+        if self._begin() != outcome:
+            self._link.tally("answers of the past")
+            self._link.note(f"{self._name} tells of the past")
+        self._link.answer(self._answer, outcome)
 
 
 def unavailable() -> DatabaseUnavailable:

@@ -10,13 +10,14 @@ from baton.v1 import limit_pb2
 from orchestrator.engine.limit_ports import LimitRow, Rate
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams")
+PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams", "stale")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
 `schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
-`tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams."""
+`tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams;
+with `stale` reads are long under way, and tell of the past."""
 
-DRAWN = ("limits", "growth", "mending", "schedules")
+DRAWN = ("limits", "growth", "mending", "schedules", "stale")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold
 over hundreds of seeds, not yet over thousands."""
 

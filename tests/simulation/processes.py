@@ -149,7 +149,9 @@ class Process:
 
     def _build(self) -> None:
         world = self._world
-        link = StatementLink(self.name, world.network, world.draws, world.weather, world.trace, world.tally)
+        link = StatementLink(
+            self.name, world.network, world.draws, world.stale_draws, world.weather, world.trace, world.tally
+        )
         skew_ns = world.draws.randrange(10**12)
         machine = Machine(
             lambda: round(world.loop.time() * 1_000_000_000) + skew_ns,

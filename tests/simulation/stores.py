@@ -37,9 +37,11 @@ from orchestrator.engine.schedule_ports import ClaimedSchedule, ScheduleStore
 from orchestrator.engine.scrub_ports import DifferingRuns, JournaledRun, WaitingRun
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database
+from tests.simulation.leases import Locked
 from tests.simulation.tables import Run
 
 T = TypeVar("T")
+S = TypeVar("S")
 
 _ATTRIBUTES = "attributes."
 _FIELDS: Mapping[str, Callable[[RunRow], Any]] = {
@@ -97,6 +99,25 @@ class Direct:
                 release()
 
 
+def _as_it_began(database: Database, look: Callable[[], S], carry_out: Callable[[S | None], T]) -> Callable[[], T]:
+    """A statement that locks a row first: what it has seen of others is as it was when it began, also where it had to
+    wait. Rows that it changes are looked at again."""
+    seen: list[S] = []
+
+    def begin() -> T:
+        is_past = bool(seen) and seen[0] != look()
+        try:
+            answer = carry_out(seen[0] if seen else None)
+        except Locked:
+            if not seen:
+                seen.append(look())
+            raise
+        database.tally("statements gone by the past", is_past)
+        return answer
+
+    return begin
+
+
 @dataclass(slots=True)
 class Catalogues:
     """What the database keeps of workflows, workers and limits; of these, only limits change during a simulation."""
@@ -122,12 +143,16 @@ class SimulatedJournal:
             return []
         database, batch = self._database, list(entries)
 
-        def commit() -> list[WriteResult]:
+        def commit() -> list[WriteResult | None]:
             return database.write_batch(replica_id, batch)
 
-        return await self._link.ask(
+        results = await self._link.ask(
             "write", lambda: database.begin_write(replica_id), commit, lambda: database.unlock(replica_id)
         )
+        missing = [entry for entry, result in zip(batch, results, strict=True) if result is None]
+        # Another statement, so that it sees what others committed while the first waited for them.
+        causes = iter(await self._link.ask("settle", lambda: database.settle(missing)) if missing else ())
+        return [result if result is not None else next(causes) for result in results]
 
     async def read(
         self, key: RunKey, after_sequence: int, limit: int, payloads: bool, limit_bytes: int = READ_LIMIT_BYTES
@@ -182,11 +207,20 @@ class SimulatedReplicas:
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """See ReplicaStore.register."""
-        return await self._link.ask("register", lambda: self._database.register(replica_id, address, lease_seconds))
+        database = self._database
+        renewal = await self._link.ask("register", lambda: database.register(replica_id, address, lease_seconds))
+        await self._link.ask("join_set", lambda: database.join_set(replica_id))
+        return renewal
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew."""
-        renewal = await self._link.ask("renew", lambda: self._database.renew(replica_id, lease_seconds, active_runs))
+        database = self._database
+        renewal = await self._link.ask(
+            "renew",
+            _as_it_began(
+                database, database.see, lambda seen: database.renew(replica_id, lease_seconds, active_runs, seen)
+            ),
+        )
         changed = {
             name: version for name, version in renewal.changed_namespaces.items() if self._reported.get(name) != version
         }
@@ -200,16 +234,28 @@ class SimulatedReplicas:
 
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """See ReplicaStore.adopt."""
-        await self._link.ask("end_dead", self._end_dead)
-        return await self._link.ask("adopt", lambda: self._database.adopt(replica_id, limit))
-
-    def _end_dead(self) -> None:
-        self._database.end_dead()
-        self._database.leave_dead()
+        database = self._database
+        await self._link.ask("end_dead", database.end_dead)
+        if database.dead_members():  # Else the statement changes nothing.
+            await self._link.ask("leave_dead", database.leave_dead)
+        return await self._link.ask(
+            "adopt",
+            _as_it_began(
+                database, lambda: database.orphaned(limit), lambda seen: database.adopt(replica_id, limit, seen)
+            ),
+        )
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """See ReplicaStore.wake."""
-        return await self._link.ask("wake", lambda: self._database.wake(replica_id, limit, lead_seconds))
+        database = self._database
+        return await self._link.ask(
+            "wake",
+            _as_it_began(
+                database,
+                lambda: database.due(limit, lead_seconds),
+                lambda seen: database.wake(replica_id, limit, lead_seconds, seen),
+            ),
+        )
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim."""

@@ -1,29 +1,31 @@
-"""What stands in the place of safeguards of work streams; see mutants.py."""
+"""Mutants of the safeguards of work streams, on both sides; see mutants.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from baton.worker.session import Session
 from baton.worker.v1 import work_pb2
 
-from orchestrator.outbound.work_session import Assigned, WorkSession
+from orchestrator.engine.endpoints import Endpoint
+from orchestrator.outbound import work_session, work_stream
+from orchestrator.outbound.gateway import GrpcWorkerGateway
+from orchestrator.outbound.work_session import Assigned, SessionState, WorkSession
+from tests.simulation.mutant import Mutant, nothing
 
 _opened, _received = WorkSession.opened, WorkSession.received
 
 
-def take_all_for_held(self: WorkSession, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
-    """Believes that a worker which comes back has all that it was given."""
+def _take_all_for_held(self: WorkSession, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
     opening.held.extend(self._pending)
     return _opened(self, opening, draining)
 
 
-def cancel_here_alone(self: WorkSession, assigned: Assigned) -> None:
-    """Tells no worker what was given up."""
+def _cancel_here_alone(self: WorkSession, assigned: Assigned) -> None:
     self._pending.pop(assigned.id, None)
 
 
-def answer_each_outcome(self: WorkSession, frame: work_pb2.WorkerFrame) -> None:
-    """Takes a second outcome of an assignment for one, too."""
+def _answer_each_outcome(self: WorkSession, frame: work_pb2.WorkerFrame) -> None:
     for outcome in frame.outcomes:
         assigned = self._pending.get(outcome.id)
         if assigned is not None:
@@ -33,12 +35,84 @@ def answer_each_outcome(self: WorkSession, frame: work_pb2.WorkerFrame) -> None:
     _received(self, frame)
 
 
-def acknowledge_nothing(self: WorkSession, frame: work_pb2.WorkerFrame) -> None:
-    """Lets workers keep every outcome."""
+def _acknowledge_nothing(self: WorkSession, frame: work_pb2.WorkerFrame) -> None:
     _received(self, frame)
     self._acknowledged.clear()
 
 
-def registered_alone(self: Any) -> int:
-    """Goes by what was registered, whatever a worker says."""
+def _registered_alone(self: Any) -> int:
     return int(self._registered_max)
+
+
+def _open_without_what_is_unwanted(self: WorkSession, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
+    stream = _opened(self, opening, draining)
+    self._cancelled.clear()
+    return stream
+
+
+def _ready_though_it_drains(self: WorkSession) -> bool:
+    return self.state is SessionState.OPEN
+
+
+STREAMED = ("streams",)
+
+MUTANTS = (
+    Mutant(
+        "what a worker does not hold is given again",
+        [(WorkSession, "opened", _take_all_for_held)],
+        parts=STREAMED,
+    ),
+    Mutant(
+        "no worker is given more than its credit",
+        [(Endpoint, "max_in_flight", property(_registered_alone))],
+        ("slow",),
+        parts=("mending", *STREAMED),
+    ),
+    Mutant(
+        "what a worker adds for a call that waits is for who made it",
+        [(GrpcWorkerGateway, "lends", nothing)],
+        parts=("growth", *STREAMED),
+    ),
+    Mutant(
+        "a worker hears which call was given up",
+        [(WorkSession, "cancel", _cancel_here_alone)],
+        ("workers",),
+        parts=("mending", *STREAMED),
+    ),
+    Mutant(
+        "the first outcome of a call counts",
+        [(WorkSession, "received", _answer_each_outcome)],
+        ("workers",),
+        parts=STREAMED,
+    ),
+    Mutant(
+        "outcomes are acknowledged",
+        [(WorkSession, "received", _acknowledge_nothing)],
+        parts=STREAMED,
+    ),
+    Mutant(
+        "silence ends a stream",
+        [(work_stream, "SILENCE_SECONDS", 1e9)],
+        ("away",),
+        parts=("mending", *STREAMED),
+    ),
+    Mutant(
+        "a worker that comes back hears what it holds for nobody",
+        [(WorkSession, "opened", _open_without_what_is_unwanted)],
+        ("workers", "links"),
+        parts=("mending", *STREAMED),
+    ),
+    Mutant(
+        "a worker that drains is given nothing",
+        [(WorkSession, "ready", property(_ready_though_it_drains))],
+        parts=STREAMED,
+    ),
+    Mutant(
+        "who does not come back has given up what it held",
+        [(work_session, "RESUME_SECONDS", 1e9)],
+        ("plain", "away"),
+        parts=("growth", *STREAMED),
+    ),
+    Mutant("a worker tells its outcomes again on the next stream", [(Session, "resend", nothing)], parts=STREAMED),
+)
+"""What is held, given, told and given up on a stream."""

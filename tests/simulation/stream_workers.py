@@ -51,8 +51,9 @@ class StreamWorkers:
         self.lost: list[Line] = []
         """Streams that were cut, and that Baton has not ended."""
         draws = self.draws
-        self.cut_chance = draws.choice((0.0, 0.01, 0.05))
+        self.cut_chance = draws.choice((0.0, 0.01, 0.05)) if "links" not in world.stress else 0.15
         self._trouble_seconds = draws.choice((0.0, 1.0, 3.0))
+        self._plain_chance = 0.6 if "plain" in world.stress else 0.1
         self.slots = draws.choice((1, 2, 3, 100))
         self.lives: dict[str, WorkerLife] = {}
         self._count = 0
@@ -74,7 +75,7 @@ class StreamWorkers:
         """Starts a process at an address where none is."""
         if address not in self.lives and not self.world.over:
             self._count += 1
-            plain = not self._calm and self._count > len(ADDRESSES) and self.draws.random() < 0.1
+            plain = not self._calm and self._count > len(ADDRESSES) and self.draws.random() < self._plain_chance
             self.lives[address] = WorkerLife(self, address, self._count, plain)
 
     def gone(self, life: WorkerLife) -> None:

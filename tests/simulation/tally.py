@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 RARE: Mapping[str, str] = {
+    "answers of the past": "reads whose answer, when it came, was no longer what the database held",
+    "statements gone by the past": "statements that waited for a lock, and went by what they had seen before",
     "crashes": "processes that were killed, with all that was not written",
     "leases lost": "statements that were refused because the lease of their replica was over",
     "runs adopted": "runs taken over from replicas whose lease was over",

@@ -117,9 +117,9 @@ class World:
     """All there is in a simulation."""
 
     def __init__(self, seed: int, stress: Collection[str] = (), parts: Collection[str] | None = None) -> None:
-        self.seed, self._stress = seed, frozenset(stress)
+        self.seed, self.stress = seed, frozenset(stress)
         self.parts = draw_parts(seed) if parts is None else frozenset(parts)
-        self.draws = Random(f"world {seed}")
+        self.draws, self.stale_draws = Random(f"world {seed}"), Random(f"stale {seed}")
         self.loop = VirtualLoop(Random(f"schedule {seed}"), self.fault)  # type: ignore[abstract]  # as far as it is used
         self.trace = Trace(self.loop.time)
         self.network, self.director = Actor(self.loop, "network"), Actor(self.loop, "director")
@@ -200,7 +200,7 @@ class World:
             self._put_catalogue(namespace, used)
         # How rough this seed is: some have one kind of fault alone, some all.
         self.roughness = {
-            kind: draws.random() < (MILD_CHANCE if self._stress else ROUGH_CHANCE) or kind in self._stress
+            kind: draws.random() < (MILD_CHANCE if self.stress else ROUGH_CHANCE) or kind in self.stress
             for kind in (*KINDS, *(("links",) if self.parts else ()))
         }
         self.count = draws.choice((1, 2, 3, 3))
@@ -318,16 +318,18 @@ class World:
     async def _disturb(self) -> None:
         draws = self.draws
         kinds = [
-            kind for kind in self.roughness for _ in range(4 if kind in self._stress else 1) if self.roughness[kind]
+            kind for kind in self.roughness for _ in range(4 if kind in self.stress else 1) if self.roughness[kind]
         ]
         if self.roughness["statements"]:
             self.weather.lost_before = self.weather.lost_after = self.weather.late = (
-                0.12 if "statements" in self._stress else draws.choice((0.01, 0.05))
+                0.12 if "statements" in self.stress else draws.choice((0.01, 0.05))
             )
-        for stress in self._stress:
+        for stress in self.stress:
             what, _, name = stress.partition(":")
             if name:
                 {"cut": self.weather.late_of, "tardy": self.weather.tardy_of}[what][name] = 0.3
+        if "stale" in self.parts:
+            self.weather.stale = 0.3 if "stale" in self.stress else self.stale_draws.choice((0.03, 0.15))
         if self.roughness.get("links"):
             self.weather.cut_links = draws.choice((0.02, 0.1))
         if self.roughness["commits"]:
@@ -336,8 +338,8 @@ class World:
             mood = self.mood
             mood.fail, mood.refuse, mood.unreachable = draws.choice((0.1, 0.4)), 0.03, 0.05
             mood.hang = draws.choice((0.03, 0.1))
-            mood.lose = 0.6 if "lost" in self._stress else mood.hang
-            mood.twice = mood.late = 0.4 if "workers" in self._stress else draws.choice((0.03, 0.1))
+            mood.lose = 0.6 if "lost" in self.stress else mood.hang
+            mood.twice = mood.late = 0.4 if "workers" in self.stress else draws.choice((0.03, 0.1))
         while kinds:
             await asyncio.sleep(draws.random() * 2.5)
             await self._strike(draws.choice(kinds))
@@ -392,6 +394,7 @@ class World:
         weather, mood = self.weather, self.mood
         weather.lost_before = weather.lost_after = weather.late = weather.commits = weather.outage_until = 0.0
         weather.slow = mood.slow = 1.0
+        weather.stale = 0.0
         weather.cut_links = 0.0
         weather.late_of.clear()
         weather.tardy_of.clear()
