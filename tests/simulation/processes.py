@@ -24,11 +24,12 @@ from orchestrator.engine.updates import Update
 from orchestrator.engine.worker_ports import Answer, Call
 from tests.simulation.approvals import SimulatedApprovals
 from tests.simulation.handlers import Handler
+from tests.simulation.idle_stores import no_schedules
 from tests.simulation.loop import Actor
 from tests.simulation.network import StatementLink, Unreachable
 from tests.simulation.permits import SimulatedExchange, SimulatedHints, SimulatedPermits
 from tests.simulation.schedules import SimulatedSchedules
-from tests.simulation.stores import SimulatedReplicas, no_schedules, stores_over
+from tests.simulation.stores import SimulatedReplicas, stores_over
 from tests.simulation.stream_gateway import StreamGateway
 from tests.simulation.tokens import read_token, step_token
 from tests.simulation.workers import SimulatedGateway, SimulatedSending
