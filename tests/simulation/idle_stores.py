@@ -1,4 +1,4 @@
-"""The stores of what a simulated world does not have: schedules where these are not drawn, and what is to be scrubbed."""
+"""The stores of what a simulated world lacks: schedules where these are not drawn, and what is to be scrubbed."""
 
 from __future__ import annotations
 
