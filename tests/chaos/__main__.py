@@ -19,7 +19,17 @@ from pathlib import Path
 from typing import Any
 
 from tests.acceptance.processes import ROOT
-from tests.chaos import flapping, herd, neighbour, overload, slow_worker, timers
+from tests.chaos import (
+    flapping,
+    herd,
+    locked,
+    neighbour,
+    overload,
+    slow_commits,
+    slow_worker,
+    snapshot,
+    timers,
+)
 from tests.chaos.campaigns import CAMPAIGNS, Effort, NotMeasured, Outcome, run_campaign
 from tests.chaos.database import NoDisk
 from tests.chaos.report import table, total
@@ -38,6 +48,9 @@ NAMED: Mapping[str, Callable[[Effort, int, Path | None], Coroutine[None, None, O
     flapping.NAME: flapping.run_flapping,
     timers.NAME: timers.run_timers,
     herd.NAME: herd.run_herd,
+    snapshot.NAME: snapshot.run_snapshot,
+    locked.NAME: locked.run_locked,
+    slow_commits.NAME: slow_commits.run_slow_commits,
 }
 
 

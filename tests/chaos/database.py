@@ -100,6 +100,23 @@ class Database:
         """Where it listens, with all rights. Another one after each fail over."""
         return self._server.tcp_dsn
 
+    @property
+    def log(self) -> Path:
+        """What the server logs. Another file after each fail over."""
+        return self._folder() / "log"
+
+    async def set(self, **settings: str | None) -> None:
+        """Changes settings of the server while it runs; None takes one back."""
+        connection = await asyncpg.connect(self.dsn)
+        try:
+            for name, value in settings.items():
+                await connection.execute(
+                    f"ALTER SYSTEM RESET {name}" if value is None else f"ALTER SYSTEM SET {name} = '{value}'"
+                )
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
+
     async def start(self) -> None:
         """Starts everything for the first time. Errors: NoDisk."""
         if self._small_disk:
@@ -135,6 +152,16 @@ class Database:
         """Ends the server after rolling back what is under way, and starts it again."""
         await self.end_server(signal.SIGINT)
         await self.start_server()
+
+    async def delay_standby(self, seconds: float) -> None:
+        """Lets the standby apply each commit so long after it was made."""
+        assert self._standby is not None
+        connection = await asyncpg.connect(self._standby[0].tcp_dsn)
+        try:
+            await connection.execute(f"ALTER SYSTEM SET recovery_min_apply_delay = '{round(1000 * seconds)}ms'")
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
 
     async def catch_up(self) -> None:
         """Waits until the standby has all that was written."""

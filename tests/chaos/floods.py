@@ -8,6 +8,8 @@ from tests.acceptance.processes import Program
 from tests.acceptance.wire import eventually
 from tests.chaos.campaigns import NotMeasured
 from tests.chaos.cluster import Cluster
+from tests.chaos.flood import DEADLINE_VARIABLE
+from tests.chaos.works import WORK
 
 _SECONDS = """
 SELECT extract(epoch FROM end_time - create_time)::float8 AS seconds FROM runs
@@ -16,12 +18,22 @@ WHERE request_id LIKE 'flood-' || $1 || '-%' AND end_time IS NOT NULL
 
 
 async def flood(
-    cluster: Cluster, name: str, rate: float, seconds: float, workflow: str, conduct: str, namespace: str = ""
+    cluster: Cluster,
+    name: str,
+    rate: float,
+    seconds: float,
+    workflow: str = WORK,
+    conduct: str = "work",
+    *,
+    namespace: str = "",
+    deadline_seconds: float = 10.0,
 ) -> None:
-    """Submits `rate` runs a second, at all replicas, whatever comes back. Errors: NotMeasured."""
+    """Submits `rate` runs a second in a process of its own (`flood.py`), at all replicas, whatever comes back. Its log is
+    `client-NAME.log`, its requests are flood-NAME-0 and so on. Errors: NotMeasured."""
     log = cluster.directory / f"client-{name}.log"
     arguments = ["-m", "tests.chaos.flood", str(log), name, str(rate), str(seconds), namespace, workflow, conduct]
-    program = Program([*arguments, *cluster.addresses()], {}, log.with_suffix(".err"))
+    environment = {DEADLINE_VARIABLE: str(deadline_seconds)}
+    program = Program([*arguments, *cluster.addresses()], environment, log.with_suffix(".err"))
     await program.start()
     if await program.wait(seconds + 60):
         raise NotMeasured(f"the client {name} failed: {program.log()[-1000:]}")

@@ -18,9 +18,9 @@ import asyncpg
 from baton.v1 import worker_service_pb2
 
 from tests.acceptance.wire import Baton, eventually
-from tests.chaos.backlog import submit_many, within
 from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
 from tests.chaos.cluster import Cluster, Shape
+from tests.chaos.load import submit_many, within
 from tests.chaos.logs import now_us
 from tests.chaos.resources import BACKENDS_A_REPLICA
 from tests.chaos.works import WORK

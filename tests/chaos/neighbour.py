@@ -37,10 +37,10 @@ async def run_neighbours(effort: Effort, seed: int, keep: Path | None = None) ->
     async with running(NAME, Shape(clients=0, watchers=0, settings=SETTINGS), seed, keep) as cluster:
         for namespace in (CALM, LOUD):
             await _furnish(cluster, namespace)
-        await flood(cluster, "alone", CALM_A_SECOND, alone_seconds, WORK, "work", CALM)
+        await flood(cluster, "alone", CALM_A_SECOND, alone_seconds, namespace=CALM)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(flood(cluster, "beside", CALM_A_SECOND, beside_seconds, WORK, "work", CALM))
-            tasks.create_task(flood(cluster, "flood", TIMES * CALM_A_SECOND, beside_seconds, WORK, "work", LOUD))
+            tasks.create_task(flood(cluster, "beside", CALM_A_SECOND, beside_seconds, namespace=CALM))
+            tasks.create_task(flood(cluster, "flood", TIMES * CALM_A_SECOND, beside_seconds, namespace=LOUD))
         outcome = await judge(NAME, cluster, Counter({"loud neighbour": 1}), Counter(), effort.seconds)
         figures: dict[str, float | int | None] = {}
         for name in ("alone", "beside"):

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
 
-from tests.acceptance.wire import Baton
-from tests.chaos.backlog import submit_many, within
 from tests.chaos.campaigns import Effort, NotMeasured, Outcome, judge, running
 from tests.chaos.checker import percentile
 from tests.chaos.cluster import Cluster, Shape
-from tests.chaos.works import ALARM, WORK, given
+from tests.chaos.load import probe, submit_many, within
+from tests.chaos.works import ALARM
 
 NAME = "timers"
 TIMERS_LIMIT = 100_000
@@ -41,7 +39,7 @@ async def run_timers(effort: Effort, seed: int, keep: Path | None = None) -> Out
         await submit_many(cluster, timers, ALARM, due, due, ALARM)
         if time.time() > due - 3:
             raise NotMeasured(f"{timers} runs were not submitted in time")
-        quiet = await _probe(cluster, lambda: _at(due - 2))
+        quiet = await probe(cluster, lambda: _at(due - 2))
         late: tuple[float, ...] = ()
 
         async def all_ended() -> bool:
@@ -49,7 +47,7 @@ async def run_timers(effort: Effort, seed: int, keep: Path | None = None) -> Out
             late = await _late(cluster, due) if time.time() > due else ()
             return len(late) == timers or time.time() > due + LATE_SECONDS
 
-        busy = await _probe(cluster, all_ended)
+        busy = await probe(cluster, all_ended)
         outcome = await judge(NAME, cluster, Counter({"timers": 1}), Counter(), time.monotonic() - began)
         figures = {
             "timers": timers,
@@ -67,20 +65,6 @@ async def run_timers(effort: Effort, seed: int, keep: Path | None = None) -> Out
 
 async def _at(instant: float) -> bool:
     return time.time() >= instant
-
-
-async def _probe(cluster: Cluster, over: Callable[[], Awaitable[bool]]) -> tuple[float, ...]:
-    """Runs of another workflow at one replica after the other, until `over`; tells how long each took."""
-    batons = [Baton(address) for address in cluster.addresses()]
-    seconds = []
-    while not await over():
-        for baton in batons:
-            began = time.monotonic()
-            await baton.submit(WORK, given(1, ""), wait_seconds=30)  # type: ignore[arg-type]
-            seconds.append(time.monotonic() - began)
-    for baton in batons:
-        await baton.close()
-    return tuple(seconds)
 
 
 async def _late(cluster: Cluster, due: int) -> tuple[float, ...]:

@@ -65,6 +65,11 @@ STREAMED_WORK = "streamed-work"
 ALARM = "alarm"
 """A workflow of one step, which sleeps until the second that the number of the input names."""
 
+DOZE = "doze"
+"""A workflow of one step, which sleeps for a while; its replica parks the run where settings say so."""
+
+DOZE_SECONDS = 2
+
 _TYPES = {"input_type": "works.v1.Task", "output_type": "works.v1.Result"}
 
 _RETRY = {
@@ -110,8 +115,10 @@ def workflows() -> list[dict[str, Any]]:
     rotated = [_workflow(rotation, conduct) for rotation in range(len(KINDS)) for conduct in ("", "poison")]
     works = [_work(WORK, "Unary"), _work(STREAMED_WORK, "Streamed")]
     alarm = {"id": "alarm", "sleep": {"until": {"expression": "timestamp(input.number)"}}}
+    doze = {"id": "alarm", "sleep": {"duration": {"literal": f"{DOZE_SECONDS}s"}}}
     output = {"output": {"number": {"path": "input.number"}}, "run_timeout": "3600s"}
-    return [*rotated, *works, {"name": ALARM, "steps": [alarm]} | output | _TYPES]
+    sleeping = [{"name": name, "steps": [step]} | output | _TYPES for name, step in ((ALARM, alarm), (DOZE, doze))]
+    return [*rotated, *works, *sleeping]
 
 
 def _work(name: str, service: str) -> dict[str, Any]:

@@ -1,16 +1,17 @@
-"""Very many runs of a workflow of one step, submitted as quickly as they are taken, and noted as acknowledged."""
+"""Load of campaigns that bring their own: very many runs at once, and one after the other to see how long a run takes."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 
 from baton.v1 import run_service_pb2
 
 from tests.acceptance.wire import Baton, submission
 from tests.chaos.cluster import Cluster
 from tests.chaos.logs import Log, now_us
-from tests.chaos.works import given
+from tests.chaos.works import WORK, given
 
 SUBMITTED_A_SECOND = 500
 """What any machine can be given."""
@@ -46,3 +47,18 @@ async def submit_many(cluster: Cluster, count: int, workflow: str, number: int, 
     async with asyncio.TaskGroup() as tasks:
         for lane_number in range(LANES):
             tasks.create_task(lane(lane_number))
+
+
+async def probe(cluster: Cluster, over: Callable[[], Awaitable[bool]]) -> tuple[float, ...]:
+    """Runs the workflow `work`, one run at a time, at one replica after the other, until `over`; tells how long each
+    took, in seconds."""
+    batons = [Baton(address) for address in cluster.addresses()]
+    seconds = []
+    while not await over():
+        for baton in batons:
+            began = time.monotonic()
+            await baton.submit(WORK, given(1, ""), wait_seconds=30)  # type: ignore[arg-type]
+            seconds.append(time.monotonic() - began)
+    for baton in batons:
+        await baton.close()
+    return tuple(seconds)
