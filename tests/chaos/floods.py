@@ -28,8 +28,8 @@ async def flood(
     namespace: str = "",
     deadline_seconds: float = 10.0,
 ) -> None:
-    """Submits `rate` runs a second in a process of its own (`flood.py`), at all replicas, whatever comes back. Its log is
-    `client-NAME.log`, its requests are flood-NAME-0 and so on. Errors: NotMeasured."""
+    """Submits `rate` runs a second in a process of its own (`flood.py`), at all replicas, whatever comes back. Its log
+    is `client-NAME.log`, its requests are flood-NAME-0 and so on. Errors: NotMeasured."""
     log = cluster.directory / f"client-{name}.log"
     arguments = ["-m", "tests.chaos.flood", str(log), name, str(rate), str(seconds), namespace, workflow, conduct]
     environment = {DEADLINE_VARIABLE: str(deadline_seconds)}

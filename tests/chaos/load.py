@@ -1,4 +1,4 @@
-"""Load of campaigns that bring their own: very many runs at once, and one after the other to see how long a run takes."""
+"""Load of campaigns that bring their own: very many runs at once, or one after the other to see how long they take."""
 
 from __future__ import annotations
 
