@@ -28,6 +28,7 @@ from tests.simulation.firings import Firings
 from tests.simulation.folds import Folds
 from tests.simulation.leases import Replica
 from tests.simulation.quotas import Pool, Quotas
+from tests.simulation.retries import Retries
 from tests.simulation.rounds import Rounds
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.tables import Run
@@ -63,6 +64,7 @@ class Judge:
         self.effects: Counter[tuple[str, str]] = Counter()
         self.sent: Counter[tuple[str, str, int]] = Counter()
         self.quotas = Quotas(breach, self._pools_of, database.tally, database.now)
+        self.retries = Retries(breach, database.now, database.tally)
         self.calm = False
         """Whether nothing goes wrong any more."""
         self.crowded = False
@@ -122,6 +124,9 @@ class Judge:
         self._look_at_approval(where, call, run)
         if run is not None:
             self._look_whether_wanted(where, call, run)
+            folded = self._fold(run)
+            if call.step in folded.indexes:
+                self.retries.called(process.replica_id, call, folded.steps[folded.indexes[call.step]])
         if process.replica_id is None or not self._database.has_lease(process.replica_id):
             self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
         self.sent[call.run_id, call.step, call.attempt] += 1

@@ -33,6 +33,7 @@ from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
+from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.submit import Submitter
 from tests.simulation import read_mutants, stream_mutants
 from tests.simulation.database import Database
@@ -362,6 +363,7 @@ MUTANTS = (
         ("workers", "commits", "slow"),
         parts=MENDED,
     ),
+    Mutant("retries have a budget", [(RetryBudgets, "has_token", _yes)], ("workers",), parts=("retries",)),
     Mutant(
         "schedules of replicas that are gone are taken over",
         [(ScheduleTables, "is_free", _only_own_claims)],

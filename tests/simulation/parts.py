@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from random import Random
 
 from baton.v1 import limit_pb2
 
 from orchestrator.engine.limit_ports import LimitRow, Rate
+from orchestrator.engine.limits import EngineLimits
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams", "stale")
+PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams", "stale", "retries")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
 `schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
 `tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams;
-with `stale` reads are long under way, and tell of the past."""
+with `stale` reads are long under way, and tell of the past; with `retries` few calls that failed may be tried again."""
 
 DRAWN = ("limits", "growth", "mending", "schedules", "stale")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold
@@ -29,6 +31,12 @@ def draw_parts(seed: int) -> frozenset[str]:
     """Draws what the world of a seed has."""
     draws = Random(f"parts {seed}")
     return frozenset(part for part in DRAWN if draws.random() < CHANCE)
+
+
+def draw_retries(seed: int, limits: EngineLimits) -> EngineLimits:
+    """Draws a small retry budget."""
+    draws = Random(f"retries {seed}")
+    return replace(limits, retry_budget_ratio=0.01, retry_budget_per_second=draws.choice((0.2, 0.5)))
 
 
 def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[LimitRow]:

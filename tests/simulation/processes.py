@@ -176,6 +176,7 @@ class Process:
         )
         streams = "streams" in world.parts
         self.gateway = StreamGateway(world, self, *arguments) if streams else SimulatedGateway(*arguments)
+        self.gateway.on_success = world.judge.retries.succeeded
 
         @asynccontextmanager
         async def replica_store() -> AsyncIterator[ReplicaStore]:

@@ -47,6 +47,7 @@ RARE: Mapping[str, str] = {
     "streams of work cut": "work streams that broke off",
     "workers drained": "workers on work streams that left in good order",
     "workers restarted": "workers on work streams that were killed",
+    "retries held": "attempts that waited for the retry budget of the worker that had failed",
     "steps skipped": "steps that were ended in their place",
 }
 """What has to come up, and what that is."""

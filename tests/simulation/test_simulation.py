@@ -17,7 +17,7 @@ from tests.simulation.tally import Tally
 from tests.simulation.world import Outcome, simulate
 
 SEEDS, PART = 200, 40
-STRESSED_SEEDS, BALANCED_SEEDS, STREAMED_SEEDS = 30, 6, 25
+STRESSED_SEEDS, BALANCED_SEEDS, STREAMED_SEEDS, HELD_SEEDS = 30, 6, 25, 25
 STRESS = ("cut:park", "commits", "away", "crash", "cut:update_schedule")
 """What lets come up in few seeds what otherwise comes up in thousands."""
 ROOT = Path(__file__).parents[2]
@@ -66,6 +66,7 @@ def test_what_is_rare_comes_up() -> None:
     outcomes = [simulate(seed, STRESS, DRAWN) for seed in range(1, STRESSED_SEEDS)]
     outcomes += [simulate(seed, (), ("balance", "tuning")) for seed in range(1, BALANCED_SEEDS)]
     outcomes += [simulate(seed, ("workers",), ("streams",)) for seed in range(1, STREAMED_SEEDS)]
+    outcomes += [simulate(seed, ("workers",), ("retries",)) for seed in range(1, HELD_SEEDS)]
     for outcome in outcomes:
         assert outcome.breach is None, report(outcome)
         tally.add(outcome.tally)

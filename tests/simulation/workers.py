@@ -177,6 +177,8 @@ class SimulatedSending:
         if not self._rude:
             self._given_up = True
         self._gateway.over(self)
+        if answer.payload is not None:
+            self._gateway.on_success(self.call)
         self._listener.answered(answer)
 
 
@@ -204,6 +206,7 @@ class SimulatedGateway:
         self._quotas, self._workers, self._handler, self.tally = quotas, workers, handler, tally
         self._under_way: dict[SimulatedSending, None] = {}
         self._followed: dict[EndpointKey, Callable[[Health, int | None], None]] = {}
+        self.on_success: Callable[[Call], None] = lambda _: None
 
     def send(self, call: Call, listener: CallListener) -> Sending:
         """See WorkerGateway.send."""

@@ -30,7 +30,7 @@ from tests.simulation.judge import Judge
 from tests.simulation.loop import Actor, Stuck, VirtualLoop
 from tests.simulation.menders import Caretaker, Mender
 from tests.simulation.network import Trace, Weather
-from tests.simulation.parts import draw_limits, draw_parts
+from tests.simulation.parts import draw_limits, draw_parts, draw_retries
 from tests.simulation.planners import Planner
 from tests.simulation.processes import Process
 from tests.simulation.schedules import ScheduleTables
@@ -184,6 +184,9 @@ class World:
             default_max_in_flight=draws.choice((1, 4, 100)),
             scrub_interval_seconds=1e9,
         )
+        if "retries" in self.parts:
+            self.limits = self.judge.retries.limits = draw_retries(self.seed, self.limits)
+            self.judge.crowded = True
         make = grown if "growth" in self.parts else pooled
         used = [make(draws.randrange(POOL)) for _ in range(3)]
         self.orders = [
@@ -259,7 +262,7 @@ class World:
         try:
             if "streams" in self.parts:
                 self.streams = StreamWorkers(self)
-                self.judge.crowded = "growth" in self.parts
+                self.judge.crowded |= "growth" in self.parts
                 self.judge.waits_for_silence = lambda: bool(self.streams.lost)
             for number in range(self.count):
                 self.start(number)
