@@ -22,7 +22,13 @@ ANSWER_SECONDS = 2.0
 BACKENDS_A_REPLICA = JOURNAL_SETTINGS.max_size + READ_SETTINGS.max_size + 2 * CLAIM_SETTINGS.max_size
 """Connections that a replica opens at most; the lease has as many as claims, on a thread of its own."""
 
-_BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE application_name IN ('baton engine', 'baton api')"
+_BACKENDS = """
+SELECT
+    count(*) AS count,
+    coalesce(max(extract(epoch FROM clock_timestamp() - state_change))
+        FILTER (WHERE state LIKE 'idle in transaction%'), 0)::float8 AS idle_seconds
+FROM pg_stat_activity WHERE application_name IN ('baton engine', 'baton api')
+"""
 
 _DEAD_ROWS = """
 SELECT relname AS name, n_dead_tup AS rows FROM pg_stat_user_tables
@@ -37,6 +43,7 @@ class Resources:
         self._dsn, self._processes = dsn, processes
         self._connection: asyncpg.Connection[asyncpg.Record] | None = None
         self._memory_bytes = self._descriptors = self._descriptors_before = self._backends = 0
+        self._idle_seconds = 0.0
 
     def begin(self) -> None:
         """Takes note of what replicas have before there is any load."""
@@ -50,7 +57,7 @@ class Resources:
                     self._memory_bytes = max(self._memory_bytes, _peak_memory_bytes(process))
                     self._descriptors = max(self._descriptors, _descriptors(process))
                 with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
-                    self._backends = max(self._backends, await self._count_backends())
+                    await self._look_at_backends()
                 await asyncio.sleep(SAMPLE_SECONDS)
         finally:
             if self._connection is not None:
@@ -66,6 +73,7 @@ class Resources:
         return {
             "peak_memory_mb": round(self._memory_bytes / 1_000_000, 1),
             "backends_peak": self._backends,
+            "idle_in_transaction_longest_s": round(self._idle_seconds, 3),
             "descriptors_before": self._descriptors_before,
             "descriptors_peak": self._descriptors,
             "descriptors_after": max(map(_descriptors, self._processes()), default=0),
@@ -73,16 +81,18 @@ class Resources:
             "dead_rows_by_table": {each["name"]: each["rows"] for each in dead},
         }
 
-    async def _count_backends(self) -> int:
-        """Counts connections of replicas, also of those that have just died."""
+    async def _look_at_backends(self) -> None:
+        """Looks at the connections of replicas, also of those that have just died."""
         if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self._dsn(), timeout=ANSWER_SECONDS)
         try:
-            count: int = await self._connection.fetchval(_BACKENDS, timeout=ANSWER_SECONDS)
+            row = await self._connection.fetchrow(_BACKENDS, timeout=ANSWER_SECONDS)
         except TimeoutError:
             self._connection.terminate()
             raise
-        return count
+        assert row is not None
+        self._backends = max(self._backends, row["count"])
+        self._idle_seconds = max(self._idle_seconds, row["idle_seconds"])
 
 
 def _descriptors(process: int) -> int:

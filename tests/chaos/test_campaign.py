@@ -11,15 +11,19 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.migrate import migrate
+from orchestrator.postgres.sql import load
 from tests.acceptance.processes import ROOT
 from tests.acceptance.wire import eventually
 from tests.chaos.database import Database, Standby
 from tests.chaos.proxy import CommitCut, FaultyProxy, Way
+from tests.chaos.statements import CLAIMS, JOURNAL, measured
 from tests.ports import free_port
 
 SECONDS = 20
@@ -64,6 +68,34 @@ def test_what_all_replicas_left_is_taken_over_once_and_worked_off(tmp_path: Path
     assert herd["left_over"] >= herd["orphaned"] > 100
     assert herd["adoptions"] == herd["orphaned"]
     assert campaign["backends_peak"] <= herd["backends_limit"]
+
+
+@pytest.mark.timeout(180)  # on a busy machine; otherwise 11 s
+def test_all_goes_on_after_tables_were_locked(tmp_path: Path) -> None:
+    (campaign,) = _run(tmp_path, "locked", 4)["campaigns"]
+    for table in ("runs", "events"):
+        met = campaign["locked"][table]
+        assert met["queued_and_accepted"] > 0
+        assert met["queued_and_accepted"] + met["refused"] <= met["submitted_meanwhile"]
+
+
+async def test_postgres_tells_how_long_statements_of_the_product_take(reachable: Path) -> None:
+    database = Database(reachable, free_port, standby=Standby.NONE, small_disk=False)
+    await database.start()
+    try:
+        await migrate(database.dsn)
+        async with measured(database) as durations:
+            connection = await asyncpg.connect(database.dsn)
+            for _ in range(3):
+                await connection.fetch(load("replicas")["marked"], [])
+                await connection.fetch(load("replicas")["list_owned"], uuid4())
+            await connection.close()
+        assert durations.by_statement.keys() == {"marked"}
+        assert durations.figures(CLAIMS)["count"] == 3
+        assert durations.figures(CLAIMS)["p99_ms"] > 0
+        assert durations.figures(JOURNAL) == {"count": 0, "p50_ms": None, "p99_ms": None}
+    finally:
+        await database.stop()
 
 
 @pytest.fixture(scope="module")
