@@ -363,7 +363,7 @@ MUTANTS = (
         ("workers", "commits", "slow"),
         parts=MENDED,
     ),
-    Mutant("retries have a budget", [(RetryBudgets, "has_token", _yes)], ("workers",), parts=("retries",)),
+    Mutant("retries have a budget", [(RetryBudgets, "has_token", yes)], ("workers",), parts=("retries",)),
     Mutant(
         "schedules of replicas that are gone are taken over",
         [(ScheduleTables, "is_free", _only_own_claims)],
