@@ -120,9 +120,12 @@ class PostgresReplicaStore:
         await self._claims.fetch(_QUERIES["leave_dead"])
         known = self._known_to(replica_id)
         known.adopt_looks += 1
-        if known.adopt_looks % WHOLE_LOOKS == 0:
-            await self._ask_emptied(known, known.emptied)
+        if whole := known.adopt_looks % WHOLE_LOOKS == 0:
+            known.emptied = set()  # Those of them that are no longer there are forgotten too.
         marked = [row["replica_id"] for row in await self._claims.fetch(_QUERIES["marked"], list(known.emptied))]
+        if whole:
+            await self._ask_emptied(known, marked)
+            marked = [one for one in marked if one not in known.emptied]
         if not marked:
             return []
         rows = await self._claims.fetch(_QUERIES["adopt"], replica_id, limit, self._reads, self._writes, marked)
@@ -157,7 +160,7 @@ class PostgresReplicaStore:
         """Finds out which of these replicas left nothing. Errors: LeaseLost, DatabaseUnavailable."""
         rows = await self._claims.fetch(_QUERIES["emptied"], list(marked))
         self._require_history(known.replica_id)
-        known.emptied = known.emptied.difference(marked) | {row["replica_id"] for row in rows}
+        known.emptied |= {row["replica_id"] for row in rows}
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim. Answers None where the own lease is over."""
