@@ -6,24 +6,29 @@ As in `database.py` each method is one statement, which happens at one moment an
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaSet
 
 
 class Locked(Exception):
-    """Another statement holds the row of the replica: this one waits."""
+    """Another statement holds the row of the replica: this one waits. `wait` takes what to call once it is free."""
+
+    def __init__(self, wait: Callable[[Callable[[], None]], None]) -> None:
+        super().__init__()
+        self.wait = wait
 
 
 @dataclass(slots=True)
 class Replica:
-    """A row of `replicas`; `locks` are statements under way that hold it."""
+    """A row of `replicas`; `locks` are statements under way that hold it, `waiting` those that wait for that."""
 
     address: str
     lease_expire_time: int
     end_time: int | None = None
     locks: int = 0
+    waiting: list[Callable[[], None]] = field(default_factory=list)
     active_runs: int | None = None
 
 
@@ -70,7 +75,7 @@ class Leases:
         """Lets a statement wait that locks the row of its own replica while another does. Errors: Locked."""
         replica = self.replicas.get(replica_id)
         if replica is not None and replica.locks:
-            raise Locked
+            raise Locked(replica.waiting.append)
 
     def renew(
         self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None, before: Seen | None = None
@@ -88,11 +93,8 @@ class Leases:
 
     def see(self) -> Seen:
         """Reads what a renewal tells of others."""
-        loads = {
-            each: row.active_runs
-            for each, row in self.replicas.items()
-            if each in self.members and row.end_time is None and row.active_runs is not None
-        }
+        rows = ((each, self.replicas[each]) for each in self.members if each in self.replicas)
+        loads = {each: row.active_runs for each, row in rows if row.end_time is None and row.active_runs is not None}
         return Seen({name: version for name, (version, _) in self.catalogues.items()}, self.replica_set(), loads)
 
     def replica_set(self) -> ReplicaSet:
@@ -142,7 +144,12 @@ class Leases:
 
     def unlock(self, replica_id: UUID) -> None:
         """Ends a statement under a lease."""
-        self.replicas[replica_id].locks -= 1
+        replica = self.replicas[replica_id]
+        replica.locks -= 1
+        if not replica.locks:
+            waiting, replica.waiting = replica.waiting, []
+            for go_on in waiting:
+                go_on()
 
     # --- the catalogue's version
 

@@ -33,10 +33,10 @@ class Stuck(Exception):
 class Actor:
     """Whoever runs: what it has ready, and whether it may. What it hands over from thread to thread goes to `home`."""
 
-    __slots__ = ("_loop", "context", "dead", "frozen", "home", "name", "ready")
+    __slots__ = ("context", "dead", "frozen", "home", "loop", "name", "ready")
 
     def __init__(self, loop: VirtualLoop, name: str, home: Actor | None = None) -> None:
-        self._loop, self.name, self.home = loop, name, home
+        self.loop, self.name, self.home = loop, name, home
         self.ready: deque[Planned] = deque()
         self.frozen = self.dead = False
         self.context: Context = copy_context()
@@ -46,28 +46,28 @@ class Actor:
         """Runs nothing until `thaw`."""
         if not self.frozen:
             self.frozen = True
-            self._loop.rest(self)
+            self.loop.rest(self)
 
     def thaw(self) -> None:
         """Goes on with all that has become due."""
         if self.frozen:
             self.frozen = False
-            self._loop.wake(self)
+            self.loop.wake(self)
 
     def kill(self) -> None:
         """Drops all that it has to do, for ever."""
         self.dead = True
-        self._loop.rest(self)
+        self.loop.rest(self)
         self.ready.clear()
 
     def run(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Starts a task of this actor."""
-        return self._loop.create_task(work, context=self.context)
+        return self.loop.create_task(work, context=self.context)
 
     def later(self, seconds: float, call: Callable[..., object], *arguments: Any) -> asyncio.TimerHandle:
         """Calls something as this actor, after a while."""
-        loop = self._loop
-        return loop.plan(loop.now + seconds if seconds > 0.0 else loop.now, call, arguments, self.context)
+        loop = self.loop
+        return loop.plan(loop.now + seconds if seconds > 0.0 else loop.now, call, arguments, self.context, self)
 
 
 _ACTOR: ContextVar[Actor] = ContextVar("actor")
@@ -78,12 +78,15 @@ def _nothing() -> None:
 
 
 class Planned(asyncio.TimerHandle):
-    """A callback that is to run: what asyncio's handle is, and nothing that a simulation has no use for."""
+    """A callback that is to run: what asyncio's handle is and a simulation has a use for, and whose it is."""
 
-    __slots__ = ()
+    __slots__ = ("actor",)
 
-    def __init__(self, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context) -> None:
+    def __init__(
+        self, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context, actor: Actor
+    ) -> None:
         self._callback, self._args, self._context, self._cancelled = callback, arguments, context, False
+        self.actor = actor
 
     def cancel(self) -> None:
         self._cancelled, self._callback, self._args = True, _nothing, ()
@@ -96,6 +99,7 @@ class NumberedFuture(asyncio.Future[Any]):
     """A future whose place in a set does not depend on its address. What makes it sets its number, which is quicker
     than to hand it over."""
 
+    __slots__ = ("number",)
     number: int
 
     def __hash__(self) -> int:
@@ -105,9 +109,11 @@ class NumberedFuture(asyncio.Future[Any]):
 class NumberedTask(asyncio.Task[Any]):
     """A task whose place in a set does not depend on its address."""
 
+    __slots__ = ("number",)
+
     def __init__(self, number: int, work: Any, loop: asyncio.AbstractEventLoop, context: Context | None) -> None:
         self.number = number
-        super().__init__(work, loop=loop, name=f"task-{number}", context=context)
+        super().__init__(work, loop=loop, name="task", context=context)  # A name of its own takes as long as the rest.
 
     def __hash__(self) -> int:
         return self.number
@@ -139,15 +145,6 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         if actor in self._awake:
             self._awake.remove(actor)
 
-    def _put(self, planned: Planned, context: Context) -> None:
-        actor = context.get(_ACTOR, self.main)
-        if actor.dead:
-            return
-        ready = actor.ready
-        if not ready and not actor.frozen:
-            self._awake.append(actor)
-        ready.append(planned)
-
     # --- running
 
     def stop(self) -> None:
@@ -156,7 +153,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
 
     def run(self) -> None:
         """Runs until `stop`. Errors: Stuck."""
-        awake, draw = self._awake, self._draw
+        awake, draw, callbacks = self._awake, self._draw, self.callbacks
         asyncio._set_running_loop(self)
         try:
             while not self._stopped:
@@ -171,26 +168,35 @@ class VirtualLoop(asyncio.AbstractEventLoop):
                     awake.pop()
                 if planned._cancelled:
                     continue
-                self.callbacks += 1
-                if self.callbacks > MOST_CALLBACKS:
-                    raise Stuck(f"{self.callbacks} callbacks, and no end")
+                callbacks += 1
+                if callbacks > MOST_CALLBACKS:
+                    raise Stuck(f"{callbacks} callbacks, and no end")
                 try:
                     planned._context.run(planned._callback, *planned._args)
                 except Exception as error:
                     self._on_fault(f"a callback failed: {planned}", error)
         finally:
+            self.callbacks = callbacks
             asyncio._set_running_loop(None)
 
     def _pass_time(self) -> None:
-        timers = self._timers
+        timers, awake = self._timers, self._awake
         if not timers:
             raise Stuck("nobody waits for anything")
-        now = self.now = max(self.now, timers[0][0])
-        put = self._put
+        now = timers[0][0]
+        if now > self.now:
+            self.now = now
+        else:
+            now = self.now
         while timers and timers[0][0] <= now:
             planned = heappop(timers)[3]
-            if not planned._cancelled:
-                put(planned, planned._context)
+            actor = planned.actor
+            if planned._cancelled or actor.dead:
+                continue
+            ready = actor.ready
+            if not ready and not actor.frozen:
+                awake.append(actor)
+            ready.append(planned)
 
     def drop(self) -> None:
         """Ends everything that is left, so that no part of it waits for the garbage collector."""
@@ -219,10 +225,16 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
     ) -> asyncio.Handle:
         if context is None:
+            actor = _ACTOR.get(self.main)
             context = copy_context()
-        planned = Planned(callback, args, context)
-        if not self._closed:
-            self._put(planned, context)
+        else:
+            actor = context.get(_ACTOR, self.main)
+        planned = Planned(callback, args, context, actor)
+        if not self._closed and not actor.dead:
+            ready = actor.ready
+            if not ready and not actor.frozen:
+                self._awake.append(actor)
+            ready.append(planned)
         return planned
 
     def call_soon_threadsafe(
@@ -240,7 +252,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.plan(self.now + max(delay, 0.0), callback, args, copy_context() if context is None else context)
+        return self.call_at(self.now + delay if delay > 0.0 else self.now, callback, *args, context=context)
 
     def call_at(
         self,
@@ -249,13 +261,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
-        return self.plan(when, callback, args, copy_context() if context is None else context)
+        if context is None:
+            return self.plan(when, callback, args, copy_context(), _ACTOR.get(self.main))
+        return self.plan(when, callback, args, context, context.get(_ACTOR, self.main))
 
     def plan(
-        self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context
+        self, when: float, callback: Callable[..., object], arguments: tuple[Any, ...], context: Context, actor: Actor
     ) -> asyncio.TimerHandle:
-        """Calls something at a time; of what is due at the same, which is first is drawn."""
-        planned = Planned(callback, arguments, context)
+        """Calls something at a time, as an actor; of what is due at the same, which is first is drawn."""
+        planned = Planned(callback, arguments, context, actor)
         if not self._closed:
             heappush(self._timers, (when, self._draw(), self._next_number(), planned))
         return planned

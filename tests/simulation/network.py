@@ -106,8 +106,10 @@ class StatementLink:
         trace: Trace,
         tally: Tally,
     ) -> None:
-        self._name, self._network, self._draws, self._stale_draws = name, network, draws, stale_draws
-        self._weather, self._trace, self.tally = weather, trace, tally
+        self._name, self.network, self._stale_draws = name, network, stale_draws
+        self.weather, self._trace, self.tally = weather, trace, tally
+        self.draw = draws.random
+        """Draws a number from 0 to 1."""
 
     async def ask(
         self,
@@ -117,33 +119,29 @@ class StatementLink:
         release: Callable[[], None] | None = None,
     ) -> T:
         """See Link.ask."""
-        answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[T] = self.network.loop.create_future()
         statement = _Statement(self, name, begin, commit, release, answer)
-        self._network.later(self.seconds(), statement.arrive)
+        self.network.later(self.seconds(), statement.arrive)
         return await answer
 
     def seconds(self) -> float:
         """How long one way takes."""
-        return (0.0005 + self._draws.random() * 0.006) * self._weather.slow
+        return (0.0005 + self.draw() * 0.006) * self.weather.slow
 
     def commit_seconds(self) -> float:
         """How long a commit takes; now and then very long where things are slow."""
-        if self._weather.slow > 1.0 and self._draws.random() < LONG_COMMIT_CHANCE:
-            return self._draws.random() * LATEST_SECONDS
+        if self.weather.slow > 1.0 and self.draw() < LONG_COMMIT_CHANCE:
+            return self.draw() * LATEST_SECONDS
         return self.seconds() / 2
 
     def answer(self, future: asyncio.Future[Any], outcome: Any, more_seconds: float = 0.0) -> None:
         """Sends an answer back."""
-        self._network.later(self.seconds() + more_seconds, _settle, future, outcome)
-
-    @property
-    def weather(self) -> Weather:
-        return self._weather
+        self.network.later(self.seconds() + more_seconds, _settle, future, outcome)
 
     def hold(self, name: str) -> tuple[float, float]:
         """How long a statement is under way, beyond what all are, before it sees anything, and after."""
         draws = self._stale_draws
-        if name not in READS or draws.random() >= self._weather.stale:
+        if name not in READS or draws.random() >= self.weather.stale:
             return 0.0, 0.0
         seconds = draws.random() ** 2 * LATEST_SECONDS
         before = seconds * draws.choice((0.0, 0.0, draws.random(), 1.0))
@@ -151,15 +149,7 @@ class StatementLink:
 
     def is_late_in_commit(self) -> bool:
         """Draws whether a statement whose connection was cut goes on late, or holds its locks for so long."""
-        return self._weather.stale > 0.0 and self._stale_draws.random() < 0.5
-
-    def draw(self) -> float:
-        """A number from 0 to 1."""
-        return self._draws.random()
-
-    def later(self, seconds: float, call: Callable[[], None]) -> None:
-        """Calls something at the database's side."""
-        self._network.later(seconds, call)
+        return self.weather.stale > 0.0 and self._stale_draws.random() < 0.5
 
     def note(self, what: str) -> None:
         """Adds to the trace."""
@@ -168,6 +158,8 @@ class StatementLink:
 
 class _Statement:
     """One statement on its way."""
+
+    __slots__ = ("_answer", "_begin", "_commit", "_held_seconds", "_link", "_name", "_release", "_told")
 
     def __init__(
         self,
@@ -180,15 +172,13 @@ class _Statement:
     ) -> None:
         self._link, self._name, self._answer = link, name, answer
         self._begin, self._commit, self._release = begin, commit, release
-        self._told = True
-        self._held_seconds = 0.0
-        """How long it is under way once it has begun, where that is long."""
+        self._told, self._held_seconds = True, 0.0  # How long it is under way once it has begun, where that is long.
 
     def arrive(self) -> None:
         """The statement is at the database."""
-        link, weather = self._link, self._link.weather
-        draw = link.draw()
-        if asyncio.get_running_loop().time() < weather.outage_until or draw < weather.lost_before:
+        link = self._link
+        weather, network, draw = link.weather, link.network, link.draw()
+        if network.loop.now < weather.outage_until or draw < weather.lost_before:
             link.note(f"{self._name} is lost")
             self._count_unknown(landed=False)
             link.answer(self._answer, unavailable())
@@ -206,20 +196,20 @@ class _Statement:
                 self._held_seconds = late_seconds
                 self._carry_out()
             else:
-                link.later(late_seconds, self._carry_out)
+                network.later(late_seconds, self._carry_out)
             return
         if weather.stale:
             before_seconds, self._held_seconds = link.hold(self._name)
             if before_seconds:
-                link.later(before_seconds, self._carry_out)
+                network.later(before_seconds, self._carry_out)
                 return
         self._carry_out()
 
     def _carry_out(self) -> None:
         try:
             outcome = self._begin()
-        except Locked:
-            self._link.later(0.001 + self._link.draw() * 0.005, self._carry_out)
+        except Locked as locked:
+            locked.wait(self._go_on)
             return
         except TOLD as error:
             self._tell(error)
@@ -227,7 +217,11 @@ class _Statement:
         if self._commit is None:
             self._tell(outcome)
         else:
-            self._link.later(self._held_seconds or self._link.commit_seconds(), self._end)
+            self._link.network.later(self._held_seconds or self._link.commit_seconds(), self._end)
+
+    def _go_on(self) -> None:
+        """What it waited for is free: whoever comes first has it."""
+        self._link.network.later(self._link.draw() * 0.001, self._carry_out)
 
     def _end(self) -> None:
         assert self._commit is not None
@@ -245,23 +239,22 @@ class _Statement:
             self._link.tally("commits unknown, landed" if landed else "commits unknown, not landed")
 
     def _tell(self, outcome: Any) -> None:
-        failed = isinstance(outcome, Exception)
+        link, failed = self._link, isinstance(outcome, Exception)
         shown = type(outcome).__name__ if failed else _shown(outcome)
-        if isinstance(outcome, LeaseLost):
-            self._link.tally("leases lost")
+        if failed and isinstance(outcome, LeaseLost):
+            link.tally("leases lost")
         if not self._told:
             self._count_unknown(landed=not failed)
         if shown:
-            self._link.note(f"{self._name} {shown}" if self._told else f"{self._name} {shown}, which is not told")
+            link.note(f"{self._name} {shown}" if self._told else f"{self._name} {shown}, which is not told")
         if not self._answer.done():
-            is_tardy = self._link.weather.tardy_of and self._link.draw() < self._link.weather.tardy_of.get(
-                self._name, 0
-            )
+            tardy_of = link.weather.tardy_of
+            is_tardy = tardy_of and link.draw() < tardy_of.get(self._name, 0)
             outcome = outcome if self._told else unavailable()
             if self._held_seconds and self._told and not failed:
-                self._link.later(self._held_seconds, lambda: self._come(outcome))
+                link.network.later(self._held_seconds, self._come, outcome)
                 return
-            self._link.answer(self._answer, outcome, self._link.draw() * LATEST_SECONDS if is_tardy else 0.0)
+            link.answer(self._answer, outcome, link.draw() * LATEST_SECONDS if is_tardy else 0.0)
 
     def _come(self, outcome: Any) -> None:
         """An answer goes back that was long under way."""

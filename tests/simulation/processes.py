@@ -47,7 +47,8 @@ class LeaseActor:
 
     def __init__(self, actor: Actor) -> None:
         self._actor = actor
-        self._ending = asyncio.Event()
+        self._ends = False
+        self._pause: asyncio.Future[None] = actor.loop.create_future()
         self._task: asyncio.Task[None] | None = None
 
     def start(self, work: Work) -> None:
@@ -56,16 +57,19 @@ class LeaseActor:
 
     async def pause(self, seconds: float) -> bool:
         """See Apart.pause."""
+        loop = self._actor.loop
+        self._pause = loop.create_future()
+        timer = loop.call_later(0.0 if self._ends else seconds, _settle, self._pause, None)
         try:
-            async with asyncio.timeout(seconds):
-                await self._ending.wait()
-        except TimeoutError:
-            return False
-        return True
+            await self._pause
+        finally:
+            timer.cancel()
+        return self._ends
 
     async def stop(self) -> None:
         """See Apart.stop."""
-        self._ending.set()
+        self._ends = True
+        _settle(self._pause, None)
         if self._task is not None:
             await asyncio.wait((self._task,))
 
@@ -155,7 +159,7 @@ class Process:
         )
         skew_ns = world.draws.randrange(10**12)
         machine = Machine(
-            lambda: round(world.loop.time() * 1_000_000_000) + skew_ns,
+            lambda: round(world.loop.now * 1_000_000_000) + skew_ns,
             lambda: world.wall_ns() + skew_ns // 100,
             lambda: round(world.loop.time() * 1_000_000_000) if skew_ns % 2 else 0,
             lambda: LeaseActor(self.lease),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,9 +159,13 @@ class SimulatedJournal:
         """See JournalStore.read."""
 
         def read() -> list[JournalRow]:
-            rows = self._database.read_events(key, after_sequence, limit, payloads)
-            ends = itertools.accumulate(total_bytes((row,)) for row in rows)
-            return [row for row, end in zip(rows, ends, strict=True) if end - total_bytes((row,)) <= limit_bytes]
+            found, size = list[JournalRow](), 0
+            for row in self._database.read_events(key, after_sequence, limit, payloads):
+                if size > limit_bytes:
+                    break
+                found.append(row)
+                size += total_bytes((row,))
+            return found
 
         return await self._link.ask("read", read)
 

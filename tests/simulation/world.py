@@ -432,8 +432,16 @@ def _in_place_of_the_world(world: World) -> Iterator[None]:
     logger.propagate = False
     logger.setLevel(logging.ERROR)
     random.seed(world.seed)
+
+    def running_loop() -> VirtualLoop:
+        return world.loop
+
     try:
         with (
+            # That of asyncio asks the system each time for the process that it is in.
+            mock.patch.object(asyncio, "get_running_loop", running_loop),
+            mock.patch.object(asyncio.events, "get_running_loop", running_loop),
+            mock.patch.object(asyncio.events, "_get_running_loop", running_loop),
             mock.patch.object(machine, "new_id", world.new_id),
             mock.patch.object(streams, "time", _Time(world.loop)),
             mock.patch.object(
