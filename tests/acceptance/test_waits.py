@@ -207,12 +207,13 @@ async def test_a_dead_address_costs_nothing_where_another_is_alive(
 async def test_failed_calls_are_tried_again_as_the_retry_budget_allows(
     lab: LabWorker, start_server: StartServer
 ) -> None:
-    # One retry for each four other calls, and one that is there from the beginning.
+    # One retry that fails for each four other calls, and one that is there from the beginning.
     server = await start_server(BATON_RETRY_BUDGET_RATIO="0.25", BATON_RETRY_BUDGET_PER_SECOND="0.001")
     baton = Baton(server.address)
     await baton.register(name_of(lab), lab.address)
     busy = {"failures": 1, "reason": "BUSY"}  # A worker's own reason, which does not count against its circuit.
-    assert (await baton.run(patient(lab, busy))).state == SUCCEEDED
+    hopeless = await baton.run(one_step(lab, busy | {"failures": 9}, retry=quick(2)))
+    assert (hopeless.failure.reason, len(hopeless.steps[0].attempts)) == ("BUSY", 2)
 
     waiting, cancelled = await baton.submit(patient(lab, busy)), await baton.submit(patient(lab, busy))
     for run in (waiting, cancelled):
