@@ -8,6 +8,7 @@ runs over. What the loop does when it goes on is refused: by `holds` at once, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -93,7 +94,11 @@ class LeaseKeeper:
                 if silent_seconds > self._stall_seconds:
                     _LOGGER.error("the event loop stands still: the lease is given up, others take the runs over")
                     loop.call_soon_threadsafe(self._on_lost)
-                    break
+                    self._end_us = 0
+                    with contextlib.suppress(DatabaseUnavailable):
+                        # Not released: workers are at its calls, and one of these may be what holds the loop up.
+                        await store.give_up(replica_id)
+                    return
                 begun_us, pause_seconds = self._clock.monotonic_us(), interval_seconds
                 try:
                     await self._renew(store, replica_id, loop)

@@ -317,7 +317,11 @@ class ReplicaStore(Protocol):
         ...
 
     async def release(self, replica_id: UUID) -> None:
-        """Ends the lease at once, so that others adopt what is left."""
+        """Ends the lease at once in good order, so that others adopt what is left."""
+        ...
+
+    async def give_up(self, replica_id: UUID) -> None:
+        """Ends the lease at once as if its time were over: the replica is lost, and workers may be at its calls."""
         ...
 
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:

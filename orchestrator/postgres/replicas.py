@@ -112,6 +112,10 @@ class PostgresReplicaStore:
             await self._claims.fetch(_QUERIES["leave_set"], replica_id)
         await self._claims.fetch(_QUERIES["release"], replica_id)
 
+    async def give_up(self, replica_id: UUID) -> None:
+        """See ReplicaStore.give_up."""
+        await self._claims.fetch(_QUERIES["give_up"], replica_id)
+
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
         self._require_history(replica_id)

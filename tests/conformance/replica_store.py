@@ -45,6 +45,21 @@ class ReplicaStoreConformance:
         with pytest.raises(LeaseLost):
             await stores.replicas.renew(uuid7(), LEASE_SECONDS)
 
+    async def test_a_lease_that_is_given_up_is_none_that_ended_in_good_order(self, stores: Stores) -> None:
+        """What its replica had under way counts, and its workers have to give up first."""
+        lost, heir, key = await replica(stores), await replica(stores), run_key()
+        await states(stores, lost, submission(key))
+        await stores.replicas.give_up(lost)
+        await stores.replicas.give_up(lost)
+        with pytest.raises(LeaseLost):
+            await stores.replicas.renew(lost, LEASE_SECONDS)
+        (row,) = await stores.replicas.adopt(heir, 10)
+        assert (row.key, row.handed_over) == (key, False)
+        left = (await stores.replicas.renew(heir, LEASE_SECONDS)).replicas
+        assert left is not None
+        assert left.loss_time is not None
+        assert lost not in left.members
+
     async def test_live_replicas_keep_their_runs(self, stores: Stores) -> None:
         me, other = await replica(stores), await replica(stores)
         await states(stores, me, submission(run_key()))

@@ -129,7 +129,7 @@ async def test_a_loop_that_is_blocked_for_too_long_loses_its_runs_and_does_nothi
     async def take_over(store: PostgresReplicaStore) -> None:
         while not (taken := await store.adopt(heir, 10)):  # noqa: ASYNC110 - the fact is in the database
             await asyncio.sleep(0.01)
-        assert [(row.key, row.epoch) for row in taken] == [(key, 2)]
+        assert [(row.key, row.epoch, row.handed_over) for row in taken] == [(key, 2, False)]
 
     meanwhile(database, take_over)
     # The loop goes on: nothing has been told to it yet, and nothing may be done.

@@ -235,6 +235,10 @@ class SimulatedReplicas:
         await self._link.ask("leave_set", lambda: self._database.leave_set(replica_id))
         await self._link.ask("release", lambda: self._database.release(replica_id))
 
+    async def give_up(self, replica_id: UUID) -> None:
+        """See ReplicaStore.give_up."""
+        await self._link.ask("give_up", lambda: self._database.give_up(replica_id))
+
     async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
         """See ReplicaStore.adopt."""
         database = self._database

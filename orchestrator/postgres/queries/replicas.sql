@@ -108,6 +108,12 @@ SET end_time = least(lease_expire_time, now.time), lease_expire_time = least(lea
 FROM now
 WHERE replica_id = $1 AND end_time IS NULL
 
+-- name: give_up
+-- Ends a lease at once, and leaves the replica to be marked as any whose lease ran out: it is none that left in good order.
+UPDATE replicas
+SET lease_expire_time = least(lease_expire_time, clock_timestamp())
+WHERE replica_id = $1 AND end_time IS NULL
+
 -- name: end_dead
 -- Marks replicas whose lease is over. One whose last journal statement is still under way holds its row, and is left for
 -- the next time: a replica is marked only when nothing more can come from it.
