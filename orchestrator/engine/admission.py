@@ -30,7 +30,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.ports import Clock
-from orchestrator.engine.queues import MethodQueue, QueueKey, Queues, Worker
+from orchestrator.engine.queues import MethodQueue, QueueKey, Queues, Worker, queue_key
 from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
 from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.timers import Timers
@@ -78,7 +78,7 @@ class Admission:
 
     def enqueue(self, live: LiveRun, step: int) -> None:
         """Queues a step that may start now, or a running one whose call is to be sent again."""
-        key = self._key(live, step)
+        key = queue_key(live, step)
         queues = self._queues.by_key
         if not (self._working or (queues and key in queues)) and self._start_at_once(key, live, step):
             return
@@ -97,12 +97,12 @@ class Admission:
 
     def is_queued(self, live: LiveRun, step: int) -> bool:
         """Tells whether a step is in a queue."""
-        queue = self._queues.by_key.get(self._key(live, step))
+        queue = self._queues.by_key.get(queue_key(live, step))
         return queue is not None and (live, step) in queue.queued
 
     def wait_of(self, live: LiveRun, step: int) -> Wait | None:
         """Tells why a queued step waits; None where it is in no queue."""
-        queue = self._queues.by_key.get(self._key(live, step))
+        queue = self._queues.by_key.get(queue_key(live, step))
         if queue is None or (live, step) not in queue.queued or queue.wait is None:
             return None
         before = queue.before((live, step))
@@ -179,19 +179,6 @@ class Admission:
         self._to_serve.clear()
 
     # --- queues
-
-    @staticmethod
-    def _key(live: LiveRun, step: int) -> QueueKey:
-        run_step, data = live.run.steps[step], live.data
-        bounding = data.step(data.bounding_step(step))
-        return QueueKey(
-            live.key.namespace,
-            run_step.spec.targets[run_step.target].method,
-            data.pins(step),
-            live.run.priority + bounding.priority,
-            live.limit_pools.get(step, ()) if bounding.limits else (),
-            run_step.retried_worker if run_step.target_attempts else "",
-        )
 
     def _load(self, namespace: str) -> float:
         return self._in_flight_of[namespace] / self._weights.get(namespace, 1.0)
@@ -305,7 +292,7 @@ class Admission:
         admitted = 0
         while queue.steps:
             live, step = queue.steps[0]
-            if not self._may_start(live, step) or self._key(live, step) != queue.key:
+            if not self._may_start(live, step) or queue_key(live, step) != queue.key:
                 self._queues.pop(queue)
                 continue
             if admitted == most:
@@ -488,7 +475,14 @@ class Admission:
         self._wish_nothing(queue)
 
     def _wait_for_budget(self, queue: MethodQueue) -> None:
-        """Lets a queue wait, at the end of the line, until the worker that failed may be called again."""
+        """Lets a queue wait, at the end of the line, until the worker that failed may be called again; where all
+        circuits are open, for one of these: there may be a fallback for that."""
+        groups = self._fitting(queue.key)
+        if groups and not able_groups(groups):
+            wait = waits.none_free(queue.key.method, groups)
+            if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
+                self._hold(queue, wait)
+                return
         self._queues.stand_for_retries(queue)
         queue.wait, queue.waited_for = self._retries.wait(queue.key.budget), QueueReason.RETRY_BUDGET
         self._wish_nothing(queue)

@@ -370,7 +370,7 @@ class Driver:
         self.liveness.end(live, flight)
         del live.flights[flight.step]
         self.resumptions.end(flight)
-        if flight.retried and isinstance(outcome, tuple):
+        if flight.retried and isinstance(outcome, tuple | CallSuspended):
             self.admission.retry_succeeded((live.key.namespace, flight.retried))
         if not live.run.is_current(flight.step, flight.attempt):
             self._queue_again(live, flight.step)

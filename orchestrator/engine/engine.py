@@ -341,17 +341,19 @@ class Engine:
         self._gateway.leave()
 
     async def stop(self) -> None:
-        """Ends everything and releases the lease."""
+        """Ends everything and releases the lease; where the engine has failed, it is given up."""
+        failed = False
         if self._loops is not None:
             self._loops.cancel()
-            await asyncio.gather(self._loops, return_exceptions=True)
+            (ended,) = await asyncio.gather(self._loops, return_exceptions=True)
+            failed = ended is not None and not isinstance(ended, asyncio.CancelledError)
         await self._attachments.close()
         self._driver.forget_all("")
         self._dispatcher.close()
         await self._homes.close()
         self._catalogue.close()
         if self._lease is not None:
-            await self._lease.stop()
+            await self._lease.stop(lost=failed)
             # What could not be handed over is to be adopted now.
             await self._handover.tell_all()
         await self._words.close()

@@ -48,6 +48,7 @@ class LeaseKeeper:
         self._on_renewal, self._on_lost = on_renewal, on_lost
         self._apart = apart
         self._turned = True
+        self._lost = False
         self._end_us = 0
 
     @property
@@ -62,8 +63,10 @@ class LeaseKeeper:
         self._apart.start(lambda: self._run(replica_id, address, loop, registered))
         await registered
 
-    async def stop(self) -> None:
-        """Has the renewals end; the lease is released, so that others adopt what is left at once."""
+    async def stop(self, *, lost: bool = False) -> None:
+        """Has the renewals end, and the lease, so that others adopt what is left at once: it is released in good order,
+        or given up where this replica is `lost`, as what it did made it fail."""
+        self._lost = lost
         await self._apart.stop()
 
     async def _run(
@@ -110,10 +113,8 @@ class LeaseKeeper:
                     return
             # First here: what this replica still does must end before another may begin.
             self._end_us = 0
-            try:
-                await store.release(replica_id)
-            except DatabaseUnavailable:
-                return
+            with contextlib.suppress(DatabaseUnavailable):
+                await (store.give_up(replica_id) if self._lost else store.release(replica_id))
 
     async def _renew(self, store: ReplicaStore, replica_id: UUID, loop: asyncio.AbstractEventLoop) -> None:
         sent_us = self._clock.monotonic_us()

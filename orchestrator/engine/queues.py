@@ -44,6 +44,20 @@ class QueueKey(NamedTuple):
         return self.namespace, self.retried
 
 
+def queue_key(live: LiveRun, step: int) -> QueueKey:
+    """The key of a step's next call, as the run stands."""
+    run_step, data = live.run.steps[step], live.data
+    bounding = data.step(data.bounding_step(step))
+    return QueueKey(
+        live.key.namespace,
+        run_step.spec.targets[run_step.target].method,
+        data.pins(step),
+        live.run.priority + bounding.priority,
+        live.limit_pools.get(step, ()) if bounding.limits else (),
+        run_step.retried_worker if run_step.target_attempts else "",
+    )
+
+
 @dataclass(slots=True, eq=False)
 class MethodQueue:
     """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice, with

@@ -90,7 +90,7 @@ class PostgresReplicaStore:
             seconds, _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
         )
         if not self._claims.history.holds_lease(replica_id):
-            await self.release(replica_id)  # Others take the runs over at once.
+            await self.give_up(replica_id)  # Others take the runs over at once.
             raise LeaseLost
         if not rows:
             raise LeaseLost
@@ -106,10 +106,12 @@ class PostgresReplicaStore:
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""
-        if self._claims.history.holds_lease(replica_id):
-            # First, while its row is not marked: others do not take it for one that was lost. One that forgets what it
-            # holds because the database lacks it is lost: workers may be at its calls.
-            await self._claims.fetch(_QUERIES["leave_set"], replica_id)
+        if not self._claims.history.holds_lease(replica_id):
+            # One that forgets what it holds because the database lacks it is lost: workers may be at its calls.
+            await self.give_up(replica_id)
+            return
+        # First, while its row is not marked: others do not take it for one that was lost.
+        await self._claims.fetch(_QUERIES["leave_set"], replica_id)
         await self._claims.fetch(_QUERIES["release"], replica_id)
 
     async def give_up(self, replica_id: UUID) -> None:

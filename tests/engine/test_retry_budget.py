@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from baton.v1 import run_pb2
@@ -87,6 +87,16 @@ def test_a_token_comes_back_with_success() -> None:
     for number in range(1_000, 2_000):
         place.end(*place.admitted[number][:2])
     assert all(step.state is StepState.SUCCEEDED for step in run.run.steps)
+
+
+def test_a_retry_without_a_token_takes_its_fallback_for_open_circuits() -> None:
+    place = FailingPlace()
+    place.spend(BURST * 2)
+    run = Run([("Do", "Else")])
+    place.enqueue(run, 0)
+    cast(Any, place.endpoints[0].circuit).become("open", 1 << 40)
+    place.fail(run, 0)
+    assert (run.run.steps[0].target, place.wait(run, 0)) == (1, run_pb2.WAIT_KIND_CIRCUIT_OPEN)
 
 
 def test_a_failure_is_charged_to_its_worker_alone() -> None:

@@ -163,3 +163,17 @@ async def test_a_lease_outlives_the_connection_that_it_is_renewed_on(stores: Sto
             # What was swallowed comes to the database now, and brings no lease back that was given up.
             proxy.heal()
     assert [row.key for row in await stores.replicas.adopt(other, 10)] == [key]
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["in good order", "failed"])
+async def test_who_takes_over_is_told_how_its_owner_ended(stores: Stores, database: str, failed: bool) -> None:
+    kept, other, key = Kept(database, stall_seconds=30.0), await replica(stores), run_key()
+    await kept.keeper.start(kept.replica_id, "127.0.0.1:7001")
+    await states(stores, kept.replica_id, submission(key))
+    await kept.keeper.stop(lost=failed)
+    (row,) = await stores.replicas.adopt(other, 10)
+    assert (row.key, row.handed_over) == (key, not failed)
+    found = (await stores.replicas.renew(other, 60.0)).replicas
+    assert found is not None
+    assert set(found.members) == {other}
+    assert (found.loss_time is not None) is failed
