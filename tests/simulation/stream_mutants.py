@@ -7,6 +7,8 @@ from typing import Any
 from baton.worker.session import Session
 from baton.worker.v1 import work_pb2
 
+from orchestrator.domain.plan import attempts
+from orchestrator.domain.run import Run
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.outbound import work_session, work_stream
 from orchestrator.outbound.gateway import GrpcWorkerGateway
@@ -54,7 +56,13 @@ def _ready_though_it_drains(self: WorkSession) -> bool:
     return self.state is SessionState.OPEN
 
 
+def _call_expire_time_later(run: Run, step: int, start_time: int) -> int:
+    return start_time + LONG_ATTEMPT_US
+
+
 STREAMED = ("streams",)
+LONG_ATTEMPT_US = 12_000_000
+"""An attempt that takes longer than a worker has to come back, and less than the judge takes for standing still."""
 
 MUTANTS = (
     Mutant(
@@ -110,8 +118,10 @@ MUTANTS = (
     Mutant(
         "who does not come back has given up what it held",
         [(work_session, "RESUME_SECONDS", 1e9)],
-        ("plain", "away"),
-        parts=("growth", *STREAMED),
+        ("plain", "workers"),
+        "the time of an attempt, where that is over sooner",
+        [(attempts, "call_expire_time", _call_expire_time_later)],
+        parts=STREAMED,
     ),
     Mutant("a worker tells its outcomes again on the next stream", [(Session, "resend", nothing)], parts=STREAMED),
 )

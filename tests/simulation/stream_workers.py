@@ -53,7 +53,7 @@ class StreamWorkers:
         draws = self.draws
         self.cut_chance = draws.choice((0.0, 0.01, 0.05)) if "links" not in world.stress else 0.15
         self._trouble_seconds = draws.choice((0.0, 1.0, 3.0))
-        self._plain_chance = 0.6 if "plain" in world.stress else 0.1
+        self._plain_chance = 0.9 if "plain" in world.stress else 0.1
         self.slots = draws.choice((1, 2, 3, 100))
         self.lives: dict[str, WorkerLife] = {}
         self._count = 0
