@@ -62,6 +62,7 @@ from orchestrator.engine.scrub_ports import ScrubStore
 from orchestrator.engine.signals import Signals
 from orchestrator.engine.submit import Submitter
 from orchestrator.engine.timers import Timers
+from orchestrator.engine.together import run_together
 from orchestrator.engine.transit import Transit
 from orchestrator.engine.words import Words
 from orchestrator.engine.worker_ports import WorkerGateway
@@ -407,20 +408,21 @@ class Engine:
     async def _keep_running(self, replica_id: UUID) -> None:
         while True:
             try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._driver.journal.run(replica_id))
-                    group.create_task(self._recovery.run(replica_id))
-                    group.create_task(self._parker.run(replica_id))
-                    group.create_task(self._handover.run(replica_id))
-                    group.create_task(self._scrubber.run(replica_id))
-                    group.create_task(self._ends.run(replica_id))
-                    group.create_task(self._children.run())
-                    group.create_task(self._firing.run(replica_id))
-                    group.create_task(self._follow_catalogue())
-                    group.create_task(self._watch_loop())
-                    group.create_task(self._attachments.sweep())
-                    group.create_task(self.permits.run())
-                    group.create_task(self._watch_lease())
+                await run_together(
+                    self._driver.journal.run(replica_id),
+                    self._recovery.run(replica_id),
+                    self._parker.run(replica_id),
+                    self._handover.run(replica_id),
+                    self._scrubber.run(replica_id),
+                    self._ends.run(replica_id),
+                    self._children.run(),
+                    self._firing.run(replica_id),
+                    self._follow_catalogue(),
+                    self._watch_loop(),
+                    self._attachments.sweep(),
+                    self.permits.run(),
+                    self._watch_lease(),
+                )
             except* LeaseLost:
                 pass
             self._driver.forget_all("the lease is lost")
@@ -430,7 +432,7 @@ class Engine:
             self._catalogue.doubt()
             self._reader.doubt()
             if self._lease is not None:
-                await self._lease.stop()
+                await self._lease.stop(lost=True)
             replica_id = await self._retake_lease()
 
     async def _retake_lease(self) -> UUID:

@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 from baton.worker.v1 import work_pb2
 
+from orchestrator.engine.together import run_together
 from orchestrator.engine.worker_ports import ReadFrame, WriteFrame
 from orchestrator.outbound.work_session import HEARTBEAT_SECONDS, RESUME_SECONDS, WorkSession
 
@@ -57,10 +58,7 @@ async def carry(session: WorkSession, stream: int, read: ReadFrame, write: Write
     is none of gRPC's."""
     carrier = _Carrier(session, read, write)
     try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(carrier.listen())
-            group.create_task(carrier.speak())
-            group.create_task(carrier.wait_end())
+        await run_together(carrier.listen(), carrier.speak(), carrier.wait_end())
     except ExceptionGroup as group:
         ended, others = group.split(_Ended)
         if others is not None:

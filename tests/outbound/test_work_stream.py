@@ -43,6 +43,25 @@ async def test_a_stream_whose_worker_reads_no_more_is_ended_by_the_next() -> Non
     following.cancel()
 
 
+async def test_who_is_cancelled_as_its_stream_ends_carries_no_other() -> None:
+    """Else whoever cancelled it, as a server that stops does, waits for its end for ever."""
+    session = WorkSession("worker:1", asyncio.get_running_loop(), lambda: None)
+    deaf = Deaf()
+
+    async def keep() -> None:
+        while True:
+            opening = work_pb2.WorkerOpening(instance_id="one", credit=10)
+            await carry(session, session.opened(opening), deaf.read, deaf.write)
+
+    keeping = asyncio.create_task(keep())
+    async with asyncio.timeout(10):
+        await deaf.written.wait()
+        session.replace_stream(lambda: None, lambda: None)  # Ends the stream that there is.
+        keeping.cancel()
+        await asyncio.wait({keeping})
+    assert keeping.cancelled()
+
+
 async def test_what_ends_a_stream_again_and_again_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     session = WorkSession("worker:1", asyncio.get_running_loop(), lambda: None)
     nothing = grpc.aio.Metadata()

@@ -16,6 +16,7 @@ from baton.v1 import approval_pb2, approval_service_pb2, event_pb2, limit_pb2, r
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.plan import MAX_DELIVERIES
+from orchestrator.domain.plan.decision import MAX_SENDINGS
 from orchestrator.domain.run import Run as FoldedRun
 from orchestrator.domain.states import ENDED_RUN, TERMINAL_EVENTS, EventKind, StepState
 from orchestrator.domain.waits import RunAwaited, request_hash
@@ -72,6 +73,10 @@ class Judge:
         self.waits_for_silence: Callable[[], bool] = lambda: False
         """Tells whether somebody has still to find out that it hears nothing."""
         self._moves: dict[RunKey, tuple[int, int]] = {}
+        self.stopped: set[UUID] = set()
+        """Replicas that end in good order."""
+        self._given: set[tuple[RunKey, int]] = set()
+        """Runs with the epoch in which they were got of one of those."""
         self.definitions: dict[str, workflow_pb2.Workflow] = {}
         self._acknowledged: dict[tuple[str, str], UUID] = {}
         self._moved: dict[RunKey, tuple[int, float]] = {}
@@ -92,6 +97,8 @@ class Judge:
             self._breach("dense sequences", f"{where}: {len(run.events)} stand before it")
         if run.events and run.events[-1].row.kind in TERMINAL_EVENTS and entry.reopened is None:
             self._breach("one end", f"{where}: it follows the end")
+        if any(map(_is_handed_over, entry.rows)) and (entry.key, entry.epoch) not in self._given:
+            self._breach("bounded attempts", f"{where}: its owner before was not stopped in good order, as it says")
         self.rounds.written(entry, run)
         if entry.new is not None:
             self.firings.written(entry)
@@ -105,6 +112,8 @@ class Judge:
         """A run has got an owner. Where somebody `asked` for that, it has not moved by itself."""
         if owner_before is not None and not self.is_dead(self._database.replicas[owner_before]):
             self._breach("one owner", f"run {run.key.run_id} is taken from a replica that is not dead")
+        if owner_before in self.stopped:
+            self._given.add((run.key, run.epoch))
         if run.epoch <= epoch_before:
             self._breach("epochs rise", f"run {run.key.run_id} is taken over in epoch {run.epoch}")
         length, moves = self._moves.get(run.key, (0, 0))
@@ -133,7 +142,7 @@ class Judge:
         handed_over = sum((row.step, row.attempt) == (call.step, call.attempt) and _is_handed_over(row) for row in rows)
         self._database.tally("calls handed over", call.delivery > 1 and handed_over > 0)
         most = MAX_DELIVERIES + handed_over
-        if call.delivery > most or self.sent[call.run_id, call.step, call.attempt] > most:
+        if max(call.delivery, self.sent[call.run_id, call.step, call.attempt]) > min(most, MAX_SENDINGS):
             self._breach("bounded attempts", f"{where}: sent too often")
 
     def _look_whether_wanted(self, where: str, call: Call, run: Run) -> None:

@@ -114,7 +114,8 @@ class Leases:
         self.wait_for(replica_id)
         replica = self.replicas.get(replica_id)
         if replica is not None and replica.end_time is None:
-            replica.end_time = replica.lease_expire_time = min(replica.lease_expire_time, self.now())
+            replica.end_time = self.now()
+            replica.lease_expire_time = min(replica.lease_expire_time, self.now())
 
     def give_up(self, replica_id: UUID) -> None:
         """Ends a lease at once; the replica is marked as others are whose lease ran out."""

@@ -30,7 +30,7 @@ from orchestrator.engine.limit_home import LimitHome
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender, Wish
 from orchestrator.engine.park import Parker
-from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
+from orchestrator.engine.ports import RunEntry, RunRow, WriteResult, WriteState
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.retry_budget import RetryBudgets
@@ -115,6 +115,13 @@ def _start_and_accept(self: Any, *arguments: Any) -> LiveRun:
     if live.accepted is not None:
         live.accepted.set_result(WriteResult(WriteState.WRITTEN))
     return live
+
+
+_resume = Recovery._resume
+
+
+async def _resume_as_handed_over(self: Recovery, row: RunRow, journal: Any) -> LiveRun | None:
+    return await _resume(self, replace(row, handed_over=True), journal)
 
 
 async def _resume_without_timers(self: Any, row: Any) -> LiveRun | None:
@@ -282,6 +289,11 @@ MUTANTS = (
         ("workers",),
         "an answer counts for its own attempt alone",
         [(FoldedRun, "is_current", yes)],
+    ),
+    Mutant(
+        "only what a replica cut off in good order does not count",
+        [(Recovery, "_resume", _resume_as_handed_over)],
+        ("crash", "workers"),
     ),
     Mutant("deliveries are bounded", [(attempts, "MAX_DELIVERIES", 99)], ("workers", "lost")),
     Mutant("runs of dead replicas are adopted", [(Database, "adopt", empty)], ("crash",)),

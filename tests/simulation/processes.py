@@ -265,6 +265,8 @@ class Process:
 
     async def _leave(self) -> None:
         await self.engine.drain()
+        if self.replica_id is not None:
+            self._world.judge.stopped.add(self.replica_id)
         await self.engine.stop()
         await self.gateway.close()
         self._world.trace(self.name, "has left")

@@ -104,7 +104,7 @@ WHERE s.purpose = 'limits'
 -- Ends a lease at once, and the replica in the same instant: one that lost its lease has a later end (list_replicas).
 WITH now AS MATERIALIZED (SELECT clock_timestamp() AS time)
 UPDATE replicas
-SET end_time = least(lease_expire_time, now.time), lease_expire_time = least(lease_expire_time, now.time)
+SET end_time = now.time, lease_expire_time = least(lease_expire_time, now.time)
 FROM now
 WHERE replica_id = $1 AND end_time IS NULL
 
