@@ -6,6 +6,7 @@ Pure: the clock is handed in. Instants are microseconds since the Unix epoch.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from dataclasses import replace
 from itertools import chain, islice, takewhile
 
@@ -21,6 +22,10 @@ CATCH_UP_US = 3_600 * 1_000_000
 
 FIRINGS_A_LOOK = 50
 """Firings of one schedule that are dealt with before others have their turn."""
+
+LET_GO_US = 60 * 1_000_000
+"""How long after its time a firing may still be started by a look that was cut short: longer than a claim, and than a
+statement that was not answered, may be under way."""
 
 WAITING_LOOK_US = 1_000_000
 LONGEST_WAITING_LOOK_US = 30_000_000
@@ -61,10 +66,14 @@ class ScheduleRules:
         return self.start_time_of(fire_time) <= now and not self.is_missed(fire_time, now)
 
     def doubtful_times(self, progress: Progress, now: int) -> list[int]:
-        """Returns the firings that a look may have started and not taken into account: the one that waited, and what
-        is due, also where it is missed by now."""
+        """Returns the firings that a look may have started and not taken into account: the one that waited, what is
+        due, also where it is missed by now, and what was let go by since, as by a pause: a run may have been on its way
+        then."""
         times = [] if progress.waiting_time is None else [progress.waiting_time]
         if progress.next_time is not None:
+            until = min(progress.next_time, now)
+            past = takewhile(lambda time: time < until, self.timetable.times_after(now - LET_GO_US))
+            times += deque(past, maxlen=FIRINGS_A_LOOK)
             due = chain((progress.next_time,), self.timetable.times_after(progress.next_time))
             times += takewhile(lambda time: self.start_time_of(time) <= now, islice(due, FIRINGS_A_LOOK))
         return times

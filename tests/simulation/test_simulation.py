@@ -73,7 +73,9 @@ def test_what_is_rare_comes_up() -> None:
     assert tally.missing() == []
 
 
-@pytest.mark.parametrize(("seed", "stress"), [(23, ("statements",)), (222, ()), (5119, ()), (5150, ())])
+@pytest.mark.parametrize(
+    ("seed", "stress"), [(23, ("statements",)), (222, ()), (5119, ()), (5150, ()), (70172, ()), (70744, ())]
+)
 def test_what_once_found_a_fault_holds(seed: int, stress: tuple[str, ...]) -> None:
     assert simulate(seed, stress, ()).breach is None
 
