@@ -198,7 +198,7 @@ class _Injector:
             name = order.pop()
             try:
                 happened = await self._group[name](self._cluster)
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
                 happened = False  # Another fault stood in the way, such as a database that is away.
             (self.injected if happened else self.missed)[name] += 1
             self._effort.injected[name] += happened
