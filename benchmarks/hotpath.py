@@ -38,10 +38,10 @@ from benchmarks.works import CLOSED, TEXT
 from orchestrator.app import calm_collector, open_replica_store
 from orchestrator.domain.caller import Caller, StepClaim
 from orchestrator.engine.api import Runs
+from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.engine import Engine, Stores
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import fan_out
-from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Described, Health, Sending
 from orchestrator.outbound.breaker import FAIL_MAX, RESET_TIMEOUT_SECONDS
 from orchestrator.outbound.gateway import GrpcWorkerGateway

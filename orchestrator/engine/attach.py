@@ -12,7 +12,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.ports import Reach
+from orchestrator.engine.catalogue_ports import Reach
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WorkerGateway, WriteFrame, WriteWorkerFrame
 from orchestrator.engine.workers import WorkerRegistry
 

@@ -23,12 +23,12 @@ from orchestrator.contracts.descriptors import Contract, InvalidContract, read_c
 from orchestrator.contracts.violations import Violation
 from orchestrator.domain.errors import FieldFault, MethodNotServed, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey
+from orchestrator.engine.catalogue_ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Fitting, Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.limit_ports import LimitRow, LimitStore
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
 from orchestrator.engine.quotas import NamespaceLimits
 from orchestrator.engine.worker_ports import WorkerGateway
 

@@ -22,8 +22,9 @@ from orchestrator.contracts.violations import Violation
 from orchestrator.domain.errors import ContractBreaksWorkflows, WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import RevisionRow, WorkflowStore
 from orchestrator.engine.fitting import pins_of, serves
-from orchestrator.engine.ports import RevisionRow, RunStore, WorkflowStore
+from orchestrator.engine.ports import RunStore
 
 BROKEN_LIMIT = 100
 """Broken revisions that a report names; it counts all."""

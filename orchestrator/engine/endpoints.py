@@ -6,8 +6,8 @@ from collections.abc import Callable
 from uuid import UUID
 
 from orchestrator.domain.ids import EndpointKey
+from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.observer import Observer
-from orchestrator.engine.ports import EndpointRow
 from orchestrator.engine.worker_ports import Circuit, Health, Ticket, WorkerGateway
 
 

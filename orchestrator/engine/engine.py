@@ -16,6 +16,7 @@ from orchestrator.engine.attach import Attachments
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.cancel import Canceller
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import WorkerStore, WorkflowStore
 from orchestrator.engine.child_runs import ChildRuns
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.contract_changes import ContractChanges
@@ -42,15 +43,7 @@ from orchestrator.engine.ownership import AskElsewhere, Ownership
 from orchestrator.engine.pace import Pace
 from orchestrator.engine.park import Parker
 from orchestrator.engine.permit_door import PermitDoor
-from orchestrator.engine.ports import (
-    JournalStore,
-    LeaseLost,
-    Renewal,
-    ReplicaStore,
-    RunStore,
-    WorkerStore,
-    WorkflowStore,
-)
+from orchestrator.engine.ports import JournalStore, LeaseLost, Renewal, ReplicaStore, RunStore
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replica_ports import PermitNetwork, ReplicaHints
 from orchestrator.engine.replicas import Replicas

@@ -16,7 +16,7 @@ from baton.worker.v1 import work_pb2
 from orchestrator.domain.failures import Failure
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.domain.values import value
-from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.catalogue_ports import EndpointRow
 
 
 @value

@@ -16,10 +16,10 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, InvalidContract, WorkerNotFound
 from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, WorkerRow, WorkerStore
 from orchestrator.engine.contract_changes import ContractChanges, refusal
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.messages import to_timestamp
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerRow, WorkerStore
 from orchestrator.engine.worker_ports import WorkerGateway
 
 HEALTH = {

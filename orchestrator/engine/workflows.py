@@ -14,8 +14,9 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import FieldFault, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import RevisionKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import RevisionRow, WorkflowStore
 from orchestrator.engine.messages import to_timestamp
-from orchestrator.engine.ports import Clock, RevisionRow, WorkflowStore
+from orchestrator.engine.ports import Clock
 
 INLINE_CACHE = 256
 """Inline workflows whose check is remembered, until the catalogue changes."""

@@ -13,7 +13,7 @@ from baton.worker.v1 import work_pb2
 
 from orchestrator.domain.errors import FieldFault, InvalidRequest, WorkerNotFound
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.worker_ports import (
     RELAY_ADDRESS_KEY,
     RELAY_TOKEN_KEY,

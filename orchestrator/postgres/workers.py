@@ -14,7 +14,7 @@ from uuid import UUID
 import asyncpg
 
 from orchestrator.domain.ids import EndpointKey, WorkerKey
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, WorkerRow
+from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, WorkerRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 

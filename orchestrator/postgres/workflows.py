@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncpg
 
 from orchestrator.domain.ids import RevisionKey
-from orchestrator.engine.ports import RevisionRow
+from orchestrator.engine.catalogue_ports import RevisionRow
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.sql import load
 

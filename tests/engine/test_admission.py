@@ -15,12 +15,12 @@ from orchestrator.domain.ids import EndpointKey
 from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import QueueReason
 from orchestrator.engine.admission import Admission
+from orchestrator.engine.catalogue_ports import EndpointRow, Reach
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import EndpointRow, Reach
 
 
 class Circuit:

@@ -16,10 +16,10 @@ from orchestrator.contracts.descriptors import read_contract
 from orchestrator.domain.errors import RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
+from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 from orchestrator.engine.fitting import pins_of
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 
 
 def contract_row(package: str, digest: str) -> ContractRow:

@@ -12,10 +12,11 @@ from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import Contract
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 from orchestrator.engine.contract_changes import BROKEN_LIMIT, VIOLATIONS_LIMIT, ContractChanges, refusal
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, UnfinishedRuns, WorkerRow
+from orchestrator.engine.ports import UnfinishedRuns
 from tests.contracts.corpus import contract_of, workflow
 
 MONEY = "message Money { int64 units = 1; string note = 2; }"

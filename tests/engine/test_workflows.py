@@ -16,9 +16,9 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import WorkflowInvalid
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
 from orchestrator.engine.workflows import WorkflowCatalogue
 
 CALLER = Caller("default", "ann", "test")

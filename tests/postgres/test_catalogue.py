@@ -8,7 +8,7 @@ import pytest
 
 from orchestrator.domain.errors import InvalidRequest
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
-from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
+from orchestrator.engine.catalogue_ports import ContractRow, Reach, RevisionRow
 from orchestrator.postgres.replicas import PostgresReplicaStore
 from orchestrator.postgres.workers import PostgresKeyStore, PostgresWorkerStore
 from orchestrator.postgres.workflows import PostgresWorkflowStore

@@ -8,8 +8,8 @@ from uuid_utils.compat import uuid7
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import EndpointKey, RevisionKey, RunKey
+from orchestrator.engine.catalogue_ports import ContractRow, Reach, RevisionRow
 from orchestrator.engine.limit_ports import LimitRow
-from orchestrator.engine.ports import ContractRow, Reach, RevisionRow
 from orchestrator.engine.schedule_ports import Progress, ScheduleKey, ScheduleRow
 from orchestrator.postgres.errors import RoleError
 from orchestrator.postgres.limits import PostgresLimitStore

@@ -12,24 +12,26 @@ from orchestrator.domain.errors import CursorExpired, InvalidFilter
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.domain.states import ENDED_RUN
 from orchestrator.engine.approval_ports import ApprovalStore
+from orchestrator.engine.catalogue_ports import (
+    ContractRow,
+    RevisionRow,
+    WorkerRow,
+)
 from orchestrator.engine.codec import total_bytes
 from orchestrator.engine.engine import Stores
 from orchestrator.engine.limit_ports import LimitRow
 from orchestrator.engine.ports import (
     READ_LIMIT_BYTES,
     Comparison,
-    ContractRow,
     EndedPage,
     FilterTerm,
     JournalRow,
     ParkedRun,
     Renewal,
-    RevisionRow,
     RunEntry,
     RunOwner,
     RunRow,
     UnfinishedRuns,
-    WorkerRow,
     WriteResult,
 )
 from orchestrator.engine.schedule_ports import ScheduleStore

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.work_dialer import WorkDialer

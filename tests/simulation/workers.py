@@ -15,7 +15,7 @@ from uuid import UUID
 
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import EndpointKey
-from orchestrator.engine.ports import EndpointRow
+from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending, Ticket
 from tests.simulation.loop import Actor
 from tests.simulation.network import Trace

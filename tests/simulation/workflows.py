@@ -20,7 +20,7 @@ from orchestrator.contracts.compile import Checked, check_workflow
 from orchestrator.contracts.descriptors import Contract, read_contract
 from orchestrator.domain.ids import RevisionKey
 from orchestrator.engine.catalogue import restore_contract
-from orchestrator.engine.ports import ContractRow, RevisionRow
+from orchestrator.engine.catalogue_ports import ContractRow, RevisionRow
 
 NAMESPACES = ("north", "south")
 POOL = 64

@@ -21,8 +21,8 @@ from baton.worker import streams
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.ids import EndpointKey, WorkerKey
 from orchestrator.engine import balance, catalogue, machine, workflows
+from orchestrator.engine.catalogue_ports import EndpointRow, Reach, WorkerRow
 from orchestrator.engine.limits import EngineLimits
-from orchestrator.engine.ports import EndpointRow, Reach, WorkerRow
 from tests.simulation.approvals import Approver
 from tests.simulation.clients import Client, Order
 from tests.simulation.database import Database
