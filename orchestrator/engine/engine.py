@@ -239,6 +239,7 @@ class Engine:
             self._observer,
             transit,
             balance,
+            lambda: self._lease is not None and self._lease.may_mark,
         )
 
     def _new_handover(self, balance: Balance) -> HandOver:

@@ -106,7 +106,7 @@ class WriteRefused(Exception):
 
 
 class LeaseLost(Exception):
-    """The replica's lease is over: nothing was written, and it must forget every run."""
+    """The replica was marked as dead, as its lease was over: nothing was written, and it must forget every run."""
 
 
 READ_LIMIT_BYTES = 4 << 20
@@ -130,8 +130,8 @@ class JournalStore(JournalReader, Protocol):
     async def write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         """Makes `entries` durable in one statement and one commit.
 
-        At most one entry a run. Errors: DatabaseUnavailable (it is not known whether the batch was written; writing
-        the identical batch again is safe and tells), WriteRefused, LeaseLost.
+        At most one entry a run. Errors: DatabaseUnavailable (it is not known whether the batch was written, or the
+        lease is over and may be renewed; writing the identical batch again is safe and tells), WriteRefused, LeaseLost.
         """
         ...
 
@@ -310,9 +310,10 @@ class ReplicaStore(Protocol):
         ...
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """Extends the lease. `active_runs` is how many runs the replica drives, None where it takes no more.
+        """Extends the lease, also one that is over, until others have marked the replica. `active_runs` is how many
+        runs it drives, None where it takes no more.
 
-        Errors: LeaseLost where it was over or taken away, DatabaseUnavailable.
+        Errors: LeaseLost where the replica is marked, DatabaseUnavailable.
         """
         ...
 
@@ -321,11 +322,12 @@ class ReplicaStore(Protocol):
         ...
 
     async def give_up(self, replica_id: UUID) -> None:
-        """Ends the lease at once as if its time were over: the replica is lost, and workers may be at its calls."""
+        """Ends the lease at once and marks the replica as lost: workers may be at its calls."""
         ...
 
-    async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
-        """Takes over at most `limit` unfinished runs of replicas whose lease is over, raising each run's epoch.
+    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
+        """Takes over at most `limit` unfinished runs of marked replicas, raising each run's epoch; before that, others
+        are marked whose lease is over, where this one `may_mark` them.
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over, and some may be for as long as the
         statement may be under way; `list_owned` tells), LeaseLost where the database lacks the time in which the lease

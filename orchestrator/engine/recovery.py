@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown
@@ -65,7 +65,8 @@ YIELD_PART = 4
 
 class Recovery:
     """Adopts orphaned runs and wakes parked ones, a bounded batch at a time, for as long as the replica lives.
-    `replica_id` is the process's own, while it has a lease."""
+    `replica_id` is the process's own, while it has a lease; `may_mark` tells whether others whose lease is over are to
+    be taken for dead."""
 
     def __init__(
         self,
@@ -78,10 +79,11 @@ class Recovery:
         observer: Observer,
         transit: Transit,
         balance: Balance,
+        may_mark: Callable[[], bool],
     ) -> None:
         self._driver, self._catalogue, self._replicas = driver, catalogue, replicas
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer
-        self._transit, self._balance = transit, balance
+        self._transit, self._balance, self._may_mark = transit, balance, may_mark
         self._doubtful = False
         self._doubt_end_seconds: float | None = None
         self._mean_bytes = 0
@@ -180,7 +182,7 @@ class Recovery:
             return ()
         # Those that were handed over; without a word they are parked ones whose time has come.
         handed_over = self._looks_owed > 0
-        rows = await self._replicas.adopt(replica_id, limit)
+        rows = await self._replicas.adopt(replica_id, limit, may_mark=self._may_mark())
         if len(rows) == limit:
             _tell_taken(len(rows), 0)
             return rows

@@ -32,8 +32,8 @@ from orchestrator.postgres.errors import EmbeddedPostgresError
 
 SOCKET_PATH_LIMIT_BYTES = 100
 START_TIMEOUT_SECONDS = 30.0
-SILENT_ENDS = 3
-"""How often a start may end without a word and is tried again."""
+EARLY_ENDS = 3
+"""How often a start may end before Postgres says a word, or by a signal, and is tried again."""
 STOP_TIMEOUT_SECONDS = 20.0
 LOG_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -242,7 +242,7 @@ class EmbeddedPostgres:
 
     def _launch(self, binaries: Binaries) -> None:
         deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        silent_ends = 0
+        early_ends = 0
         log_path = self._data.with_name("log")
         if log_path.is_file() and log_path.stat().st_size > LOG_LIMIT_BYTES:
             log_path.replace(log_path.with_name("log.1"))
@@ -275,9 +275,10 @@ class EmbeddedPostgres:
                 log.seek(log_start)
                 said = log.read().decode(errors="replace").strip()
             # Backends of a killed server take a moment to notice; the new one may not start beside them. One that ends
-            # before it can say a word, as rarely happens to a fork of a busy process, is started again.
-            silent_ends += not said
-            passing = "shared memory block" in said or (not said and silent_ends <= SILENT_ENDS)
+            # before that, as rarely happens to a fork of a busy process, is started again: no word of it is Postgres's.
+            ended_early = not said or self._process.returncode < 0
+            early_ends += ended_early
+            passing = "shared memory block" in said or (ended_early and early_ends <= EARLY_ENDS)
             if not passing or time.monotonic() > deadline:
                 how = f"it ended with {self._process.returncode}"
                 raise EmbeddedPostgresError(f"Postgres did not start: {said[-2000:] or how}")

@@ -25,6 +25,7 @@ from orchestrator.engine.ports import (
 )
 from orchestrator.postgres.errors import DRIVER_ERRORS, is_about_content
 from orchestrator.postgres.pool import Pool
+from orchestrator.postgres.replicas import MARKED, over_or_lost
 from orchestrator.postgres.sql import load
 
 _QUERIES = load("journal")
@@ -99,18 +100,24 @@ async def _run(
     arguments: Sequence[object],
 ) -> list[int]:
     """Writes a batch and returns the positions of what was written. Ended runs in it are taken first, in the same
-    transaction: they then stand as those do that this replica owned before. Errors: LeaseLost."""
+    transaction: they then stand as those do that this replica owned before. Errors: LeaseLost, DatabaseUnavailable."""
     reopened = [entry for entry in entries if entry.reopened is not None]
     if not reopened:
-        return _positions(await connection.fetchrow(_QUERIES[name], *arguments))
+        return await _positions(connection, replica_id, name, arguments)
     async with connection.transaction():
         await connection.execute(_QUERIES["reopen"], replica_id, *reopening_of(reopened))
-        return _positions(await connection.fetchrow(_QUERIES[name], *arguments))
+        return await _positions(connection, replica_id, name, arguments)
 
 
-def _positions(answer: asyncpg.Record | None) -> list[int]:
+async def _positions(
+    connection: asyncpg.pool.PoolConnectionProxy[asyncpg.Record],
+    replica_id: UUID,
+    name: str,
+    arguments: Sequence[object],
+) -> list[int]:
+    answer = await connection.fetchrow(_QUERIES[name], *arguments)
     if answer is None or not answer["leased"]:
-        raise LeaseLost
+        raise over_or_lost(marked=await connection.fetchval(MARKED, replica_id))
     positions: list[int] = answer["positions"]
     return positions
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, ReplicaSet, RunOwner, RunRow
@@ -30,6 +31,17 @@ WHOLE_LOOKS = 30
 """Looks after which all is asked anew, in case that somebody changed rows by hand, or runs an older version beside."""
 
 _QUERIES = load("replicas")
+MARKED = _QUERIES["is_marked"]
+"""Asks what `over_or_lost` tells of."""
+
+
+def over_or_lost(*, marked: bool) -> DatabaseUnavailable | LeaseLost:
+    """What it means that a statement found no lease that goes on, by the answer to MARKED: that it is lost, or that it
+    is to be renewed before the statement is sent again. It may have been, or be marked, since."""
+    if marked:
+        return LeaseLost()
+    text = "nothing is written until the lease of this replica is renewed, whose time is over"
+    return DatabaseUnavailable(text, retry_delay_seconds=1.0)
 
 
 @dataclass(slots=True)
@@ -68,6 +80,8 @@ class PostgresReplicaStore:
         self._claims, self._version = claims, version
         self._reads, self._writes = sorted(reads), writes
         self._reported: dict[str, int] = {}
+        self._heard: tuple[UUID, int] | None = None
+        """Who renewed its lease last and was answered, and the database's time then."""
         self._known: _Known | None = None
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
@@ -80,15 +94,16 @@ class PostgresReplicaStore:
         return Renewal(row["database_time"], row["lease_expire_time"])
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """See ReplicaStore.renew. A change is told once to each store object, and never missed.
+        """See ReplicaStore.renew. A change is told once to each store object, and never missed, however long ago the
+        last renewal was answered.
 
         It is given up early enough for another try, on another connection, within the lease. What was given up may
         have been carried out, or be later: the lease in the database is then longer than the replica knows.
         """
         seconds = max(lease_seconds / RENEWAL_TRIES, LEAST_RENEWAL_SECONDS)
-        rows = await self._claims.fetch_within(
-            seconds, _QUERIES["renew"], replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs
-        )
+        heard_time = self._heard[1] if self._heard is not None and self._heard[0] == replica_id else None
+        arguments = (replica_id, lease_seconds, CHANGE_MARGIN_SECONDS, active_runs, heard_time)
+        rows = await self._claims.fetch_within(seconds, _QUERIES["renew"], *arguments)
         if not self._claims.history.holds_lease(replica_id):
             await self.give_up(replica_id)  # Others take the runs over at once.
             raise LeaseLost
@@ -99,6 +114,7 @@ class PostgresReplicaStore:
         }
         self._reported |= changed
         row = rows[0]
+        self._heard = (replica_id, row["database_time"])
         members = {member: address for member, address, _ in row["members"]}
         loads = {member: load for member, _, load in row["members"] if load is not None}
         replicas = ReplicaSet(row["generation"], members, row["leave_time"], row["loss_time"])
@@ -118,11 +134,12 @@ class PostgresReplicaStore:
         """See ReplicaStore.give_up."""
         await self._claims.fetch(_QUERIES["give_up"], replica_id)
 
-    async def adopt(self, replica_id: UUID, limit: int) -> list[RunRow]:
+    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
         self._require_history(replica_id)
         # Two statements: the second sees all that the marked replicas committed before they were marked.
-        await self._claims.fetch(_QUERIES["end_dead"])
+        if may_mark:
+            await self._claims.fetch(_QUERIES["end_dead"], replica_id)
         await self._claims.fetch(_QUERIES["leave_dead"])
         known = self._known_to(replica_id)
         known.adopt_looks += 1
@@ -190,7 +207,8 @@ class PostgresReplicaStore:
             [run.wake_time for run in runs],
         )
         if not row["leased"]:
-            raise LeaseLost
+            (row,) = await self._claims.fetch(MARKED, replica_id)
+            raise over_or_lost(marked=row["marked"])
 
     async def poke(self, keys: Sequence[RunKey]) -> None:
         """See ReplicaStore.poke."""

@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 from uuid_utils.compat import uuid7
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.events import JOURNAL_FORMAT
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, ReplicaSet, RunOwner
@@ -25,6 +26,9 @@ from tests.conformance.journal_store import (
     step,
     submission,
 )
+
+NO_SECONDS = 0.0
+"""Time of a lease that is over as it is given."""
 
 
 class ReplicaStoreConformance:
@@ -44,6 +48,30 @@ class ReplicaStoreConformance:
             await stores.replicas.renew(me, LEASE_SECONDS)
         with pytest.raises(LeaseLost):
             await stores.replicas.renew(uuid7(), LEASE_SECONDS)
+
+    async def test_a_lease_that_is_over_is_renewed_until_its_replica_is_marked(self, stores: Stores) -> None:
+        late, other, key = await replica(stores, NO_SECONDS), await replica(stores), run_key()
+        with pytest.raises(DatabaseUnavailable):
+            await stores.journal.write(late, [submission(key)])
+        with pytest.raises(DatabaseUnavailable):
+            await stores.replicas.park(late, [parked(key, HOUR_US)])
+        assert await stores.replicas.adopt(late, 10) == [], "it does not mark itself"
+        await stores.replicas.renew(late, LEASE_SECONDS)
+        assert await states(stores, late, submission(key)) == [WRITTEN]
+
+        await stores.replicas.renew(late, NO_SECONDS)
+        assert await stores.replicas.adopt(other, 10, may_mark=False) == []
+        await stores.replicas.renew(late, LEASE_SECONDS)
+        assert await states(stores, late, step(key, 2)) == [WRITTEN]
+
+        await stores.replicas.renew(late, NO_SECONDS)
+        assert [row.key for row in await stores.replicas.adopt(other, 10)] == [key]
+        with pytest.raises(LeaseLost):
+            await stores.replicas.renew(late, LEASE_SECONDS)
+        with pytest.raises(LeaseLost):
+            await stores.journal.write(late, [step(key, 3)])
+        with pytest.raises(LeaseLost):
+            await stores.replicas.park(late, [parked(key, HOUR_US)])
 
     async def test_a_lease_that_is_given_up_is_none_that_ended_in_good_order(self, stores: Stores) -> None:
         """What its replica had under way counts, and its workers have to give up first."""

@@ -1,7 +1,7 @@
 """A random walk over the stores of runs: the same statements, right and wrong, on any store give the same answers.
 
-Two stores agree where the walks of one seed tell the same. What depends on clocks is left out: leases are long, and
-replicas die by giving theirs up.
+Two stores agree where the walks of one seed tell the same. What depends on clocks is left out: leases are long, or are
+over as they are given, and replicas die by giving theirs up.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import dataclasses
 from random import Random
 from uuid import UUID
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, RunEntry, RunRow, WriteRefused
 from tests.conformance.journal_store import (
@@ -43,7 +44,7 @@ class Walk:
         for _ in range(3):
             await self._register()
         moves = [self._write] * 12 + [self._adopt, self._wake, self._claim, self._park, self._park, self._poke]
-        moves += [self._look, self._look, self._die, self._list_ended]
+        moves += [self._look, self._look, self._die, self._list_ended, self._renew, self._renew]
         for _ in range(steps):
             await self._draws.choice(moves)()
         for key in self._keys:
@@ -69,6 +70,13 @@ class Walk:
             await self._stores.replicas.release(self._replica())
             await self._register()
 
+    async def _renew(self) -> None:
+        replica_id, seconds = self._replica(), self._draws.choice((LEASE_SECONDS, LEASE_SECONDS, 0.0))
+        try:
+            await self._stores.replicas.renew(replica_id, seconds)
+        except LeaseLost:
+            self._tell("renew", "LeaseLost")
+
     # --- writing
 
     async def _write(self) -> None:
@@ -86,7 +94,7 @@ class Walk:
     async def _write_batch(self, replica_id: UUID, batch: list[RunEntry]) -> None:
         try:
             results = await self._stores.journal.write(replica_id, batch)
-        except (LeaseLost, WriteRefused) as error:
+        except (DatabaseUnavailable, LeaseLost, WriteRefused) as error:
             self._tell("write", type(error).__name__)
             return
         self._tell("write", [(one.state.name, one.winner, one.same_body) for one in results])
@@ -122,7 +130,8 @@ class Walk:
 
     async def _adopt(self) -> None:
         # As many as there are: which of them come first with less is not promised.
-        self._tell("adopt", self._shown(await self._stores.replicas.adopt(self._replica(), 1_000)))
+        may_mark = self._draws.random() < 0.7
+        self._tell("adopt", self._shown(await self._stores.replicas.adopt(self._replica(), 1_000, may_mark=may_mark)))
 
     async def _wake(self) -> None:
         self._tell("wake", self._shown(await self._stores.replicas.wake(self._replica(), 1_000, 1.0)))
@@ -143,8 +152,8 @@ class Walk:
         for replica_id in list(self._replicas) if self._draws.random() < 0.7 else [self._replica()]:
             try:
                 await self._stores.replicas.park(replica_id, parked)
-            except LeaseLost:
-                self._tell("park", "LeaseLost")
+            except (DatabaseUnavailable, LeaseLost) as error:
+                self._tell("park", type(error).__name__)
 
     async def _poke(self) -> None:
         if self._keys:

@@ -1,9 +1,9 @@
-"""When the lease is tried to be renewed again, where a renewal was not answered."""
+"""When the lease is tried to be renewed again, where a renewal was not answered; and when others are given time to."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -33,8 +33,8 @@ class Time:
 class Database:
     """Answers at once, but for renewals that fail after so many seconds each."""
 
-    def __init__(self, time: Time, failures: list[float]) -> None:
-        self._time, self._failures = time, failures
+    def __init__(self, time: Time, failures: list[float], takes_seconds: float = 0.0) -> None:
+        self._time, self._failures, self._takes_seconds = time, failures, takes_seconds
 
     async def register(self, *_: Any) -> Renewal:
         return self._renewal()
@@ -43,7 +43,9 @@ class Database:
         if self._time.now_ns and self._failures:
             self._time.take(self._failures.pop(0))
             raise DatabaseUnavailable("it does not answer", retry_delay_seconds=0.1)
-        return self._renewal()
+        renewal = self._renewal()
+        self._time.take(self._takes_seconds)
+        return renewal
 
     async def release(self, *_: Any) -> None:
         return None
@@ -54,11 +56,12 @@ class Database:
 
 
 class Here:
-    """Implements machine.Apart on the same loop, for so many pauses."""
+    """Implements machine.Apart on the same loop, for so many pauses; before each it looks at something."""
 
-    def __init__(self, time: Time, pauses: int) -> None:
-        self._time, self._pauses = time, pauses
+    def __init__(self, time: Time, pauses: int, look: Callable[[], bool] = bool) -> None:
+        self._time, self._pauses, self._look = time, pauses, look
         self.paused: list[float] = []
+        self.seen: list[bool] = []
 
     def start(self, work: Any) -> None:
         self._task = asyncio.ensure_future(work())
@@ -66,6 +69,7 @@ class Here:
     async def pause(self, seconds: float) -> bool:
         if len(self.paused) == self._pauses:
             return True
+        self.seen.append(self._look())
         self.paused.append(seconds)
         self._time.take(seconds)
         await asyncio.sleep(0)
@@ -73,6 +77,17 @@ class Here:
 
     async def stop(self) -> None:
         await self._task
+
+
+def keeper_of(time: Time, database: Any, here: Here, on_lost: Callable[[], None]) -> LeaseKeeper:
+    """A keeper whose clock is that time."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Any]:
+        yield database
+
+    clock = DatabaseClock(Machine(lambda: time.now_ns, lambda: 0))
+    return LeaseKeeper(opened, clock, LEASE_SECONDS, 30.0, lambda: 0, lambda _: None, on_lost, here)
 
 
 @pytest.mark.parametrize(
@@ -90,14 +105,51 @@ async def test_the_time_that_a_renewal_took_to_fail_is_taken_from_the_pause(
     time = Time()
     database: Any = Database(time, failures)
     here, lost = Here(time, len(paused)), asyncio.Event()
-
-    @asynccontextmanager
-    async def opened() -> AsyncIterator[Any]:
-        yield database
-
-    clock = DatabaseClock(Machine(lambda: time.now_ns, lambda: 0))
-    keeper = LeaseKeeper(opened, clock, LEASE_SECONDS, 30.0, lambda: 0, lambda _: None, lost.set, here)
+    keeper = keeper_of(time, database, here, lost.set)
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
     assert here.paused == pytest.approx(paused)
+    assert not lost.is_set()
+
+
+@pytest.mark.parametrize(
+    ("failures", "allowed"),
+    [
+        ([], [True] * 8),
+        ([0.0], [True, *[False] * 5, True, True]),
+        ([0.0, 0.0], [True, *[False] * 6, True]),
+        ([0.0] * 40, [True, *[False] * 25, True, True, True]),
+    ],
+    ids=["never late", "late once", "late twice", "late again and again"],
+)
+async def test_others_are_not_marked_for_the_time_of_a_lease_after_a_renewal_that_came_late(
+    failures: list[float], allowed: list[bool]
+) -> None:
+    time = Time()
+    database: Any = Database(time, failures)
+    here = Here(time, len(allowed), lambda: keeper.may_mark)
+    keeper = keeper_of(time, database, here, lambda: None)
+    await keeper.start(ME, "127.0.0.1:7001")
+    await keeper.stop()
+    assert here.seen == allowed
+
+
+async def test_a_renewal_that_took_long_came_late_though_it_was_answered() -> None:
+    time = Time()
+    database: Any = Database(time, [], takes_seconds=1.5)
+    here = Here(time, 3, lambda: keeper.may_mark)
+    keeper = keeper_of(time, database, here, lambda: None)
+    await keeper.start(ME, "127.0.0.1:7001")
+    await keeper.stop()
+    assert here.seen == [False, False, False]
+
+
+async def test_a_lease_that_was_over_while_the_database_was_away_goes_on() -> None:
+    time = Time()
+    database: Any = Database(time, [0.0] * 12)
+    here, lost = Here(time, 15, lambda: keeper.holds), asyncio.Event()
+    keeper = keeper_of(time, database, here, lost.set)
+    await keeper.start(ME, "127.0.0.1:7001")
+    await keeper.stop()
+    assert here.seen == [True] * 5 + [False] * 8 + [True] * 2
     assert not lost.is_set()

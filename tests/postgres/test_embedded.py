@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 
 from orchestrator.postgres import binaries, embedded
-from orchestrator.postgres.embedded import SILENT_ENDS, EmbeddedPostgres
+from orchestrator.postgres.embedded import EARLY_ENDS, EmbeddedPostgres
 from orchestrator.postgres.errors import EmbeddedPostgresError
 from orchestrator.postgres.pool import dsn_from_environment
 
@@ -206,27 +206,35 @@ def test_the_environment_names_a_database(monkeypatch: pytest.MonkeyPatch) -> No
     assert dsn_from_environment() == "postgresql://db/baton"
 
 
-@pytest.mark.parametrize(("silent", "starts"), [(1, True), (99, False)])
-def test_a_start_that_ends_without_a_word_is_tried_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, silent: int, starts: bool
+@pytest.mark.parametrize(
+    ("early", "command", "starts"),
+    [
+        (1, ["false"], True),
+        (1, ["sh", "-c", "echo of something else >&2; kill -SEGV $$"], True),
+        (99, ["false"], False),
+    ],
+    ids=["once", "by a signal", "always"],
+)
+def test_a_start_that_ends_before_postgres_says_a_word_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, early: int, command: list[str], starts: bool
 ) -> None:
     started: list[str] = []
     popen = subprocess.Popen
 
-    def launch(command: list[str], **options: Any) -> Any:
-        if Path(command[0]).name == "postgres" and "-D" in command:
-            started.append(command[0])
-            if len(started) <= silent:
-                command = ["false"]
-        return popen(command, **options)
+    def launch(asked: list[str], **options: Any) -> Any:
+        if Path(asked[0]).name == "postgres" and "-D" in asked:
+            started.append(asked[0])
+            if len(started) <= early:
+                asked = command
+        return popen(asked, **options)
 
     monkeypatch.setattr(subprocess, "Popen", launch)
     postgres = EmbeddedPostgres(tmp_path)
     if starts:
         postgres.start()
         postgres.stop()
-        assert len(started) == silent + 1
+        assert len(started) == early + 1
     else:
         with pytest.raises(EmbeddedPostgresError, match="it ended with 1"):
             postgres.start()
-        assert len(started) == 1 + SILENT_ENDS
+        assert len(started) == 1 + EARLY_ENDS

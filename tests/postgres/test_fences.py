@@ -8,6 +8,7 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.events import READABLE_FORMATS
 from orchestrator.engine.ports import LeaseLost, RunEntry
 from orchestrator.postgres import journal
@@ -68,18 +69,22 @@ async def test_a_zombie_writes_nothing_after_the_theft(
     assert await states(stores, thief, step(key, 2, epoch=2)) == [WRITTEN]
 
 
-async def test_a_lease_that_ran_out_is_over_before_anyone_marks_it(
+async def test_under_a_lease_that_ran_out_nothing_is_done_before_it_is_renewed(
     stores: Stores, administrator: asyncpg.Connection[asyncpg.Record]
 ) -> None:
-    zombie, heir, key = await replica(stores), await replica(stores), run_key()
-    await states(stores, heir, submission(key))
-    await expire(administrator, zombie)
-    with pytest.raises(LeaseLost):
-        await stores.journal.write(zombie, [submission(run_key())])
-    with pytest.raises(LeaseLost):
-        await stores.replicas.renew(zombie, 60.0)
-    await stores.replicas.release(heir)
-    assert await stores.replicas.adopt(zombie, 10) == []
+    late, gone, mine, left, new = await replica(stores), await replica(stores), run_key(), run_key(), run_key()
+    await states(stores, late, submission(mine))
+    await states(stores, gone, submission(left))
+    await expire(administrator, late)
+    with pytest.raises(DatabaseUnavailable):
+        await stores.journal.write(late, [submission(new)])
+    with pytest.raises(DatabaseUnavailable):
+        await stores.journal.write(late, [step(mine, 2)])
+    await stores.replicas.release(gone)
+    assert await stores.replicas.adopt(late, 10) == []
+    await stores.replicas.renew(late, 60.0)
+    assert await states(stores, late, submission(new), step(mine, 2)) == [WRITTEN, WRITTEN]
+    assert [row.key for row in await stores.replicas.adopt(late, 10)] == [left]
 
 
 async def test_a_marked_replica_cannot_come_back(

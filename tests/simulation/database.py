@@ -16,7 +16,6 @@ from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.ports import (
     JournalRow,
-    LeaseLost,
     ParkedRun,
     RunEntry,
     RunOwner,
@@ -27,7 +26,6 @@ from orchestrator.engine.ports import (
 )
 from tests.simulation.leases import Leases
 from tests.simulation.tables import Run, StoredEvent
-from tests.simulation.tally import Tally
 
 WRITTEN, FENCED = WriteResult(WriteState.WRITTEN), WriteResult(WriteState.FENCED)
 NOT_WRITTEN = {
@@ -59,12 +57,11 @@ class Database(Leases):
         """Told of each entry right before it is written."""
         self.on_taken_over: Callable[[Run, int, UUID | None, bool], None] = lambda _, __, ___, ____: None
         """Told of each run that has got an owner, of its epoch and its owner before."""
-        self.tally = Tally()
 
     # --- the journal
 
     def begin_write(self, replica_id: UUID) -> list[WriteResult | None]:
-        """Begins `write_batch`: locks the replica's row. Nothing is written yet. Errors: LeaseLost."""
+        """Begins `write_batch`: locks the replica's row. Nothing is written yet. Errors: as of `require_lease`."""
         self.lock(replica_id)
         return []
 
@@ -321,10 +318,9 @@ class Database(Leases):
         return run.owner is None or (owner is not None and owner.end_time is not None)
 
     def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
-        """Gives runs away until their time. Errors: LeaseLost."""
+        """Gives runs away until their time. Errors: as of `require_lease`."""
         self.wait_for(replica_id)
-        if not self.has_lease(replica_id):
-            raise LeaseLost
+        self.require_lease(replica_id)
         for parked in runs:
             run = self.runs.get(parked.key)
             if run is None or (run.owner, run.epoch, run.next_sequence) != (

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaSet
+from tests.simulation.tally import Tally
 
 
 class Locked(Exception):
@@ -46,6 +48,7 @@ class Leases:
 
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
+        self.tally = Tally()
         self.replicas: dict[UUID, Replica] = {}
         self.generation = 1
         self.members: list[UUID] = []
@@ -71,6 +74,16 @@ class Leases:
         replica = self.replicas.get(replica_id)
         return replica is not None and replica.end_time is None and replica.lease_expire_time > self.now()
 
+    def is_marked(self, replica_id: UUID) -> bool:
+        """Whether a replica is marked, or unknown."""
+        replica = self.replicas.get(replica_id)
+        return replica is None or replica.end_time is not None
+
+    def require_lease(self, replica_id: UUID) -> None:
+        """Errors: LeaseLost, and DatabaseUnavailable where the lease is over and may be renewed."""
+        if not self.has_lease(replica_id):
+            raise LeaseLost() if self.is_marked(replica_id) else DatabaseUnavailable("the lease is over")
+
     def wait_for(self, replica_id: UUID) -> None:
         """Lets a statement wait that locks the row of its own replica while another does. Errors: Locked."""
         replica = self.replicas.get(replica_id)
@@ -80,10 +93,13 @@ class Leases:
     def renew(
         self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None, before: Seen | None = None
     ) -> Renewal:
-        """Extends a lease; `before` is what its statement saw, where it has waited since. Errors: LeaseLost."""
+        """Extends a lease, also one that is over; `before` is what its statement saw, where it has waited since.
+        Errors: LeaseLost."""
         self.wait_for(replica_id)
-        if not self.has_lease(replica_id):
+        if self.is_marked(replica_id):
             raise LeaseLost
+        if not self.has_lease(replica_id):
+            self.tally("leases renewed that were over")
         now = self.now()
         seen = before or self.see()
         replica = self.replicas[replica_id]
@@ -122,13 +138,15 @@ class Leases:
         self.wait_for(replica_id)
         replica = self.replicas.get(replica_id)
         if replica is not None and replica.end_time is None:
-            replica.lease_expire_time = min(replica.lease_expire_time, self.now())
+            replica.end_time = now = self.now()
+            replica.lease_expire_time = min(replica.lease_expire_time, now - 1)
 
-    def end_dead(self) -> None:
-        """Marks replicas whose lease is over, but those that a statement under way holds."""
+    def end_dead(self, replica_id: UUID) -> None:
+        """Marks replicas whose lease is over, but the one that asks and those that a statement under way holds."""
         now = self.now()
-        for replica in self.replicas.values():
-            if replica.end_time is None and replica.lease_expire_time <= now and not replica.locks:
+        for each, replica in self.replicas.items():
+            over = replica.end_time is None and replica.lease_expire_time <= now
+            if over and each != replica_id and not replica.locks:
                 replica.end_time = now
 
     def dead_members(self) -> list[UUID]:
@@ -144,10 +162,9 @@ class Leases:
             self.leave_time = self.loss_time = self.now()
 
     def lock(self, replica_id: UUID) -> None:
-        """Begins a statement under a lease, which is held until `unlock`. Errors: LeaseLost."""
+        """Begins a statement under a lease, which is held until `unlock`. Errors: as of `require_lease`."""
         self.wait_for(replica_id)
-        if not self.has_lease(replica_id):
-            raise LeaseLost
+        self.require_lease(replica_id)
         self.replicas[replica_id].locks += 1
 
     def unlock(self, replica_id: UUID) -> None:

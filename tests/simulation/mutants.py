@@ -26,6 +26,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.engine.firing import Firing, _Look
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.journal import GroupCommit
+from orchestrator.engine.lease import _Late
 from orchestrator.engine.limit_home import LimitHome
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender, Wish
@@ -53,10 +54,16 @@ def _owner_without_sequence(self: Database, replica_id: UUID, entry: RunEntry) -
     return run is not None and (run.owner, run.epoch) == (replica_id, entry.epoch)
 
 
-def _end_held_too(self: Database) -> None:
-    for replica in self.replicas.values():
-        if replica.end_time is None and replica.lease_expire_time <= self.now():
+def _end_held_too(self: Database, replica_id: UUID) -> None:
+    for each, replica in self.replicas.items():
+        if replica.end_time is None and replica.lease_expire_time <= self.now() and each != replica_id:
             replica.end_time = self.now()
+
+
+def _is_unknown(self: Database, replica_id: UUID) -> bool:
+    if (replica := self.replicas.get(replica_id)) is not None:
+        replica.end_time = None
+    return replica is None
 
 
 def _claim_any_request(self: Database, namespace: str, request_id: str, run_id: UUID, body_hash: bytes) -> bool:
@@ -260,6 +267,18 @@ MUTANTS = (
         LATE,
         "owner and epoch in the journal's fence",
         [ANY_OWNER],
+    ),
+    Mutant(
+        "a lease is not renewed whose replica is marked",
+        [(Database, "is_marked", _is_unknown)],
+        ("pause",),
+        "owner and epoch in the journal's fence",
+        [ANY_OWNER],
+    ),
+    Mutant(
+        "the dead are marked though renewals come late again and again",
+        [(_Late, "is_past", no)],
+        ("crash",),
     ),
     Mutant("one run a request id", [(Database, "claim_request", _claim_any_request)], ("statements",)),
     Mutant("an identical batch is found written", [(Database, "stands", no)], ("commits",)),

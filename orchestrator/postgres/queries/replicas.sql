@@ -71,13 +71,14 @@ WHERE s.purpose = 'limits'
     AND EXISTS (SELECT FROM replicas AS r WHERE r.replica_id = ANY (s.members) AND r.end_time IS NOT NULL)
 
 -- name: renew
--- Extends a lease that is alive, keeps how many runs its replica drives ($4), and tells which catalogues changed lately:
--- since the renewal before, and some more ($3 seconds) for changes that were under way then; and what replicas there are.
+-- Extends a lease, also one whose time is over, where its replica has not been marked; keeps how many runs the replica
+-- drives ($4), and tells which catalogues changed since its last renewal that was answered ($5; the time of a lease ago
+-- where there was none), and some more ($3 seconds) for changes that were under way then; and what replicas there are.
 -- No row: the lease is lost.
 WITH renewed AS (
     UPDATE replicas
     SET lease_expire_time = clock_timestamp() + make_interval(secs => $2::float8), active_runs = $4
-    WHERE replica_id = $1 AND end_time IS NULL AND lease_expire_time > clock_timestamp()
+    WHERE replica_id = $1 AND end_time IS NULL
     RETURNING lease_expire_time
 )
 SELECT
@@ -86,7 +87,9 @@ SELECT
     ARRAY(
         SELECT (namespace, version)
         FROM catalogues
-        WHERE change_time > clock_timestamp() - make_interval(secs => $2::float8 + $3::float8)
+        WHERE change_time
+            > coalesce($5::timestamptz, clock_timestamp() - make_interval(secs => $2::float8))
+            - make_interval(secs => $3::float8)
     ) AS changes,
     s.generation,
     s.leave_time,
@@ -109,20 +112,26 @@ FROM now
 WHERE replica_id = $1 AND end_time IS NULL
 
 -- name: give_up
--- Ends a lease at once, and leaves the replica to be marked as any whose lease ran out: it is none that left in good order.
+-- Ends a lease at once, and marks its replica as any whose lease ran out: it is none that left in good order.
+WITH now AS MATERIALIZED (SELECT clock_timestamp() AS time)
 UPDATE replicas
-SET lease_expire_time = least(lease_expire_time, clock_timestamp())
+SET end_time = now.time, lease_expire_time = least(lease_expire_time, now.time - interval '1 microsecond')
+FROM now
 WHERE replica_id = $1 AND end_time IS NULL
 
+-- name: is_marked
+-- Tells whether a replica is marked, or unknown: its lease is not to be had again.
+SELECT NOT EXISTS (SELECT FROM replicas WHERE replica_id = $1 AND end_time IS NULL) AS marked
+
 -- name: end_dead
--- Marks replicas whose lease is over. One whose last journal statement is still under way holds its row, and is left for
+-- Marks replicas whose lease is over, but the one that asks ($1). One whose last journal statement is still under way holds its row, and is left for
 -- the next time: a replica is marked only when nothing more can come from it.
 UPDATE replicas
 SET end_time = clock_timestamp()
 WHERE replica_id IN (
     SELECT replica_id
     FROM replicas
-    WHERE end_time IS NULL AND lease_expire_time <= clock_timestamp()
+    WHERE end_time IS NULL AND lease_expire_time <= clock_timestamp() AND replica_id <> $1
     FOR NO KEY UPDATE SKIP LOCKED
 )
 
