@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from uuid import UUID
@@ -21,10 +22,6 @@ from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
 
 OpenReplicaStore = Callable[[], AbstractAsyncContextManager[ReplicaStore]]
 RENEWALS_A_LEASE = 5
-
-LONGEST_DOUBT_LEASES = 5
-"""Leases after which others are marked though this replica's own renewals go on coming late."""
-
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -54,7 +51,10 @@ class LeaseKeeper:
         self._turned = True
         self._lost = False
         self._end_us = 0
-        self._late = _Late(round(lease_seconds * 1_000_000))
+        self._late_us = -round(lease_seconds * 1_000_000)
+        """When a renewal of this replica failed, or took long."""
+        self._answered: deque[int] = deque(maxlen=RENEWALS_A_LEASE)
+        """The database's times of the last renewals that were answered."""
 
     @property
     def holds(self) -> bool:
@@ -62,10 +62,14 @@ class LeaseKeeper:
         return self._clock.monotonic_us() < self._end_us
 
     @property
-    def may_mark(self) -> bool:
-        """Whether others whose lease is over are likely to be dead. Where this replica's own renewals came late just
-        now, the database was away, for them too, and they are given the time of a lease to renew theirs."""
-        return self._late.is_past(self._clock.monotonic_us())
+    def mark_before(self) -> int | None:
+        """Tells of whom to think that they are dead: of those whose lease was over by this time of the database, None
+        for now. Where this replica's own renewals came late during the last lease, the database was away, for others
+        too: they are given as many renewals as a lease has."""
+        if self._clock.monotonic_us() - self._late_us >= self._lease_seconds * 1_000_000:
+            return None
+        answered = list(self._answered)
+        return answered[0] if len(answered) == RENEWALS_A_LEASE else 0
 
     async def start(self, replica_id: UUID, address: str) -> None:
         """Inserts the replica's row; its lease is then kept. Errors: DatabaseUnavailable."""
@@ -117,7 +121,7 @@ class LeaseKeeper:
                 try:
                     await self._renew(store, replica_id, loop)
                 except DatabaseUnavailable:
-                    self._late.came(self._clock.monotonic_us())
+                    self._late_us = self._clock.monotonic_us()
                     # Where it took long to fail, the lease leaves no time for a pause as well.
                     pause_seconds -= min((self._clock.monotonic_us() - begun_us) / 1_000_000, interval_seconds)
                 except LeaseLost:
@@ -130,10 +134,12 @@ class LeaseKeeper:
 
     async def _renew(self, store: ReplicaStore, replica_id: UUID, loop: asyncio.AbstractEventLoop) -> None:
         sent_us = self._clock.monotonic_us()
-        self._take(await store.renew(replica_id, self._lease_seconds, self._active_runs()), sent_us, loop)
+        renewal = await store.renew(replica_id, self._lease_seconds, self._active_runs())
         answered_us = self._clock.monotonic_us()
         if answered_us - sent_us > self._lease_seconds * 1_000_000 / RENEWALS_A_LEASE:
-            self._late.came(answered_us)
+            self._late_us = answered_us
+        self._answered.append(renewal.database_time)
+        self._take(renewal, sent_us, loop)
 
     def _turn(self) -> None:
         self._turned = True
@@ -143,25 +149,6 @@ class LeaseKeeper:
         # Counted from before the request: the database gave the lease later, so it ends there no sooner.
         self._end_us = sent_us + renewal.lease_expire_time - renewal.database_time
         loop.call_soon_threadsafe(self._on_renewal, renewal)
-
-
-class _Late:
-    """When renewals came late. Instants are this process's monotonic clock, in microseconds."""
-
-    def __init__(self, lease_us: int) -> None:
-        self._lease_us = lease_us
-        self._first_us = self._last_us = -LONGEST_DOUBT_LEASES * lease_us
-
-    def came(self, now_us: int) -> None:
-        """Takes note of a renewal that failed or took long."""
-        if now_us - self._last_us >= self._lease_us:
-            self._first_us = now_us
-        self._last_us = now_us
-
-    def is_past(self, now_us: int) -> bool:
-        """Whether none came late for the time of a lease, or some have again and again for long."""
-        quiet, doubted = now_us - self._last_us >= self._lease_us, now_us - self._first_us
-        return quiet or doubted >= LONGEST_DOUBT_LEASES * self._lease_us
 
 
 def _succeed(registered: asyncio.Future[None]) -> None:

@@ -325,9 +325,9 @@ class ReplicaStore(Protocol):
         """Ends the lease at once and marks the replica as lost: workers may be at its calls."""
         ...
 
-    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
+    async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """Takes over at most `limit` unfinished runs of marked replicas, raising each run's epoch; before that, others
-        are marked whose lease is over, where this one `may_mark` them.
+        are marked whose lease is over, or was over by the time `mark_before` where that is given.
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over, and some may be for as long as the
         statement may be under way; `list_owned` tells), LeaseLost where the database lacks the time in which the lease

@@ -65,8 +65,8 @@ YIELD_PART = 4
 
 class Recovery:
     """Adopts orphaned runs and wakes parked ones, a bounded batch at a time, for as long as the replica lives.
-    `replica_id` is the process's own, while it has a lease; `may_mark` tells whether others whose lease is over are to
-    be taken for dead."""
+    `replica_id` is the process's own, while it has a lease; `mark_before` tells by when the
+    lease of others was over that are to be taken for dead (`LeaseKeeper`)."""
 
     def __init__(
         self,
@@ -79,11 +79,11 @@ class Recovery:
         observer: Observer,
         transit: Transit,
         balance: Balance,
-        may_mark: Callable[[], bool],
+        mark_before: Callable[[], int | None],
     ) -> None:
         self._driver, self._catalogue, self._replicas = driver, catalogue, replicas
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer
-        self._transit, self._balance, self._may_mark = transit, balance, may_mark
+        self._transit, self._balance, self._mark_before = transit, balance, mark_before
         self._doubtful = False
         self._doubt_end_seconds: float | None = None
         self._mean_bytes = 0
@@ -182,7 +182,7 @@ class Recovery:
             return ()
         # Those that were handed over; without a word they are parked ones whose time has come.
         handed_over = self._looks_owed > 0
-        rows = await self._replicas.adopt(replica_id, limit, may_mark=self._may_mark())
+        rows = await self._replicas.adopt(replica_id, limit, mark_before=self._mark_before())
         if len(rows) == limit:
             _tell_taken(len(rows), 0)
             return rows

@@ -134,12 +134,11 @@ class PostgresReplicaStore:
         """See ReplicaStore.give_up."""
         await self._claims.fetch(_QUERIES["give_up"], replica_id)
 
-    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
+    async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
         self._require_history(replica_id)
         # Two statements: the second sees all that the marked replicas committed before they were marked.
-        if may_mark:
-            await self._claims.fetch(_QUERIES["end_dead"], replica_id)
+        await self._claims.fetch(_QUERIES["end_dead"], replica_id, mark_before)
         await self._claims.fetch(_QUERIES["leave_dead"])
         known = self._known_to(replica_id)
         known.adopt_looks += 1

@@ -96,9 +96,9 @@ class CrashingReplicaStore(PostgresReplicaStore):
         _pass("after-renewal")
         return renewal
 
-    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
+    async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """See ReplicaStore.adopt."""
-        rows = await super().adopt(replica_id, limit, may_mark=may_mark)
+        rows = await super().adopt(replica_id, limit, mark_before=mark_before)
         if rows:
             _pass("after-adoption")
         return rows

@@ -59,13 +59,13 @@ class ReplicaStoreConformance:
         await stores.replicas.renew(late, LEASE_SECONDS)
         assert await states(stores, late, submission(key)) == [WRITTEN]
 
-        await stores.replicas.renew(late, NO_SECONDS)
-        assert await stores.replicas.adopt(other, 10, may_mark=False) == []
+        before = (await stores.replicas.renew(late, NO_SECONDS)).lease_expire_time - 1
+        assert await stores.replicas.adopt(other, 10, mark_before=before) == []
         await stores.replicas.renew(late, LEASE_SECONDS)
         assert await states(stores, late, step(key, 2)) == [WRITTEN]
 
-        await stores.replicas.renew(late, NO_SECONDS)
-        assert [row.key for row in await stores.replicas.adopt(other, 10)] == [key]
+        before = (await stores.replicas.renew(late, NO_SECONDS)).lease_expire_time
+        assert [row.key for row in await stores.replicas.adopt(other, 10, mark_before=before)] == [key]
         with pytest.raises(LeaseLost):
             await stores.replicas.renew(late, LEASE_SECONDS)
         with pytest.raises(LeaseLost):

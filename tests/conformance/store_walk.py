@@ -130,8 +130,10 @@ class Walk:
 
     async def _adopt(self) -> None:
         # As many as there are: which of them come first with less is not promised.
-        may_mark = self._draws.random() < 0.7
-        self._tell("adopt", self._shown(await self._stores.replicas.adopt(self._replica(), 1_000, may_mark=may_mark)))
+        mark_before = self._draws.choice((None, None, 0))
+        self._tell(
+            "adopt", self._shown(await self._stores.replicas.adopt(self._replica(), 1_000, mark_before=mark_before))
+        )
 
     async def _wake(self) -> None:
         self._tell("wake", self._shown(await self._stores.replicas.wake(self._replica(), 1_000, 1.0)))

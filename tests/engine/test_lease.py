@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from uuid import UUID
@@ -31,10 +31,14 @@ class Time:
 
 
 class Database:
-    """Answers at once, but for renewals that fail after so many seconds each."""
+    """Answers at once, or after `takes_seconds`, but for renewals that fail after so many seconds each, or at once at
+    some seconds."""
 
-    def __init__(self, time: Time, failures: list[float], takes_seconds: float = 0.0) -> None:
+    def __init__(
+        self, time: Time, failures: list[float], takes_seconds: float = 0.0, failing: Sequence[int] = ()
+    ) -> None:
         self._time, self._failures, self._takes_seconds = time, failures, takes_seconds
+        self._failing = [second * 1_000_000_000 for second in failing]
 
     async def register(self, *_: Any) -> Renewal:
         return self._renewal()
@@ -42,6 +46,8 @@ class Database:
     async def renew(self, *_: Any) -> Renewal:
         if self._time.now_ns and self._failures:
             self._time.take(self._failures.pop(0))
+            raise DatabaseUnavailable("it does not answer", retry_delay_seconds=0.1)
+        if self._time.now_ns in self._failing:
             raise DatabaseUnavailable("it does not answer", retry_delay_seconds=0.1)
         renewal = self._renewal()
         self._time.take(self._takes_seconds)
@@ -58,10 +64,10 @@ class Database:
 class Here:
     """Implements machine.Apart on the same loop, for so many pauses; before each it looks at something."""
 
-    def __init__(self, time: Time, pauses: int, look: Callable[[], bool] = bool) -> None:
+    def __init__(self, time: Time, pauses: int, look: Callable[[], Any] = bool) -> None:
         self._time, self._pauses, self._look = time, pauses, look
         self.paused: list[float] = []
-        self.seen: list[bool] = []
+        self.seen: list[Any] = []
 
     def start(self, work: Any) -> None:
         self._task = asyncio.ensure_future(work())
@@ -113,35 +119,37 @@ async def test_the_time_that_a_renewal_took_to_fail_is_taken_from_the_pause(
 
 
 @pytest.mark.parametrize(
-    ("failures", "allowed"),
+    ("failing", "before"),
     [
-        ([], [True] * 8),
-        ([0.0], [True, *[False] * 5, True, True]),
-        ([0.0, 0.0], [True, *[False] * 6, True]),
-        ([0.0] * 40, [True, *[False] * 25, True, True, True]),
+        ([], [None] * 8),
+        # One failure, a second after the start: others have as many renewals as a lease has.
+        ([1], [None, 0, 0, 0, 0, 0, None]),
+        # The database is there for one renewal in two: after five that were answered it is the time of the first.
+        (range(1, 40, 2), [None, *[0] * 9, 2, 2, 4, 4, 6, 6, 8]),
     ],
-    ids=["never late", "late once", "late twice", "late again and again"],
+    ids=["never late", "late once", "late again and again"],
 )
-async def test_others_are_not_marked_for_the_time_of_a_lease_after_a_renewal_that_came_late(
-    failures: list[float], allowed: list[bool]
+async def test_others_are_given_as_many_renewals_as_a_lease_has_where_this_ones_came_late(
+    failing: Sequence[int], before: list[int | None]
 ) -> None:
     time = Time()
-    database: Any = Database(time, failures)
-    here = Here(time, len(allowed), lambda: keeper.may_mark)
+    database: Any = Database(time, [], failing=failing)
+    here = Here(time, len(before), lambda: keeper.mark_before)
     keeper = keeper_of(time, database, here, lambda: None)
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
-    assert here.seen == allowed
+    assert here.seen == [seconds and seconds * 1_000_000 for seconds in before]
 
 
 async def test_a_renewal_that_took_long_came_late_though_it_was_answered() -> None:
     time = Time()
     database: Any = Database(time, [], takes_seconds=1.5)
-    here = Here(time, 3, lambda: keeper.may_mark)
+    here = Here(time, 6, lambda: keeper.mark_before)
     keeper = keeper_of(time, database, here, lambda: None)
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
-    assert here.seen == [False, False, False]
+    assert None not in here.seen
+    assert here.seen[-1]
 
 
 async def test_a_lease_that_was_over_while_the_database_was_away_goes_on() -> None:

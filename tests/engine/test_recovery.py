@@ -33,7 +33,7 @@ class Database:
         self.due: list[Any] = []
         self.orphaned: list[Any] = []
 
-    async def adopt(self, *_: Any, may_mark: bool) -> list[Any]:
+    async def adopt(self, *_: Any, mark_before: int | None) -> list[Any]:
         orphaned, self.orphaned = self.orphaned, []
         return orphaned
 
@@ -76,7 +76,16 @@ async def recovery(database: Database) -> AsyncIterator[Recovery]:
     limits = EngineLimits(adoption_interval_seconds=3_600)
     balance = Balance(lambda: 0)
     recovery: Recovery = made(
-        bench.driver, nothing, store, nothing, nothing, limits, RecordingObserver(), bench.transit, balance, bool
+        bench.driver,
+        nothing,
+        store,
+        nothing,
+        nothing,
+        limits,
+        RecordingObserver(),
+        bench.transit,
+        balance,
+        lambda: None,
     )
     running = asyncio.create_task(recovery.run(ME))
     await database.wait_for(1)
@@ -150,7 +159,7 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
         RecordingObserver(),
         bench.transit,
         Balance(lambda: 0),
-        bool,
+        lambda: None,
     )
     running = asyncio.create_task(recovery.run(ME))
     await database.wait_for(1)
@@ -167,7 +176,7 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
 async def test_runs_are_taken_over_as_far_as_there_is_room_for_what_they_hold(database: Database) -> None:
     bench, asked, nothing = Bench(), [], None
 
-    async def adopt(_: Any, limit: int, *, may_mark: bool) -> list[Any]:
+    async def adopt(_: Any, limit: int, *, mark_before: int | None) -> list[Any]:
         asked.append(limit)
         return []
 
@@ -176,7 +185,16 @@ async def test_runs_are_taken_over_as_far_as_there_is_room_for_what_they_hold(da
     limits = EngineLimits(max_active_bytes=1_000)
     balance = Balance(lambda: 0)
     recovery: Recovery = made(
-        bench.driver, nothing, database, nothing, nothing, limits, RecordingObserver(), bench.transit, balance, bool
+        bench.driver,
+        nothing,
+        database,
+        nothing,
+        nothing,
+        limits,
+        RecordingObserver(),
+        bench.transit,
+        balance,
+        lambda: None,
     )
     live = live_run()
     bench.driver.adopt(live)

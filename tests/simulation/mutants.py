@@ -26,7 +26,7 @@ from orchestrator.engine.engine import Engine
 from orchestrator.engine.firing import Firing, _Look
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.journal import GroupCommit
-from orchestrator.engine.lease import _Late
+from orchestrator.engine.lease import LeaseKeeper
 from orchestrator.engine.limit_home import LimitHome
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.mend import Mender, Wish
@@ -54,7 +54,7 @@ def _owner_without_sequence(self: Database, replica_id: UUID, entry: RunEntry) -
     return run is not None and (run.owner, run.epoch) == (replica_id, entry.epoch)
 
 
-def _end_held_too(self: Database, replica_id: UUID) -> None:
+def _end_held_too(self: Database, replica_id: UUID, mark_before: int | None = None) -> None:
     for each, replica in self.replicas.items():
         if replica.end_time is None and replica.lease_expire_time <= self.now() and each != replica_id:
             replica.end_time = self.now()
@@ -276,8 +276,8 @@ MUTANTS = (
         [ANY_OWNER],
     ),
     Mutant(
-        "the dead are marked though renewals come late again and again",
-        [(_Late, "is_past", no)],
+        "the dead are marked where renewals come late too",
+        [(LeaseKeeper, "mark_before", property(lambda _: 0))],
         ("crash",),
     ),
     Mutant("one run a request id", [(Database, "claim_request", _claim_any_request)], ("statements",)),

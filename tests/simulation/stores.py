@@ -241,11 +241,10 @@ class SimulatedReplicas:
         """See ReplicaStore.give_up."""
         await self._link.ask("give_up", lambda: self._database.give_up(replica_id))
 
-    async def adopt(self, replica_id: UUID, limit: int, *, may_mark: bool = True) -> list[RunRow]:
+    async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """See ReplicaStore.adopt."""
         database = self._database
-        if may_mark:
-            await self._link.ask("end_dead", lambda: database.end_dead(replica_id))
+        await self._link.ask("end_dead", lambda: database.end_dead(replica_id, mark_before))
         if database.dead_members():  # Else the statement changes nothing.
             await self._link.ask("leave_dead", database.leave_dead)
         return await self._link.ask(
