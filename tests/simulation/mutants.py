@@ -17,7 +17,7 @@ from orchestrator.domain.errors import ApprovalChanged, ApproverNotAllowed, Data
 from orchestrator.domain.plan import attempts, mending
 from orchestrator.domain.plan.planner import Planner
 from orchestrator.domain.run import Run as FoldedRun
-from orchestrator.engine import approvals, homes, park, recovery
+from orchestrator.engine import approvals, homes, park, recovery, schedule_rules
 from orchestrator.engine.admission import Admission
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.catalogue import Catalogue
@@ -411,6 +411,12 @@ MUTANTS = (
         "who takes a schedule over looks first which firings have a run",
         [(_Look, "_find_started", _find_nothing)],
         ("cut:add_run", "cut:update_schedule"),
+        parts=PLANNED,
+    ),
+    Mutant(
+        "a firing that was let go by is looked for while its run may be on its way",
+        [(schedule_rules, "LET_GO_US", 0)],
+        ("held", "cut:add_run", "slow"),
         parts=PLANNED,
     ),
     Mutant(

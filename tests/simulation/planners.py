@@ -28,6 +28,8 @@ POLICIES = (
     schedule_pb2.OVERLAP_POLICY_CANCEL_OTHER,
 )
 SHORT_WINDOW_SECONDS = 10
+TIMES_HELD = 5
+"""Pauses of a schedule where worlds are stressed by these."""
 
 
 class Planner:
@@ -68,7 +70,10 @@ class Planner:
             return
         judge.firings.applied(self._plan)
         doing = draws.random()
-        if doing < 0.3:
+        if "held" in self._world.stress:
+            for _ in range(TIMES_HELD):
+                await self._hold(1.0)
+        elif doing < 0.3:
             await self._hold()
         elif doing < 0.45:
             await self._trigger()
@@ -90,16 +95,16 @@ class Planner:
                 self._world.fault("a schedule was refused", error)
                 return None
 
-    async def _hold(self) -> None:
+    async def _hold(self, seconds: float = 3.0) -> None:
         self._plan.was_held = True
         name = self._plan.key.schedule
-        await asyncio.sleep(self._draws.random() * 3)
+        await asyncio.sleep(self._draws.random() * seconds)
         await self._ask(lambda engine: engine.schedules.pause(self._caller, name, "a look"))
-        await asyncio.sleep(self._draws.random() * 3)
+        await asyncio.sleep(self._draws.random() * seconds)
         self._world.judge.firings.held(self._plan)
         while True:  # A pause may be carried out after whoever wished it was told that it is not known.
             await self._ask(lambda engine: engine.schedules.resume(self._caller, name))
-            await asyncio.sleep(3.0)
+            await asyncio.sleep(seconds)
             if self._world.schedules.rows[self._plan.key].row.pause is None:
                 return
 
