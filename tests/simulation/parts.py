@@ -12,12 +12,13 @@ from orchestrator.engine.limit_ports import LimitRow, Rate
 from orchestrator.engine.limits import EngineLimits
 from tests.simulation.workflows import KEY_LIMIT, SAFE, WORK
 
-PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams", "stale", "retries")
+PARTS = ("limits", "growth", "mending", "schedules", "balance", "tuning", "streams", "stale", "retries", "rates")
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
 `schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
 `tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams;
-with `stale` reads are long under way, and tell of the past; with `retries` few calls that failed may be tried again."""
+with `stale` reads are long under way, and tell of the past; with `retries` few calls that failed may be tried again;
+with `rates` one method may be called once in a second or two."""
 
 DRAWN = ("limits", "growth", "mending", "schedules", "stale")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold
@@ -58,4 +59,6 @@ def draw_limits(seed: int, namespace: str, parts: frozenset[str]) -> Sequence[Li
             add("work", limit_pb2.LIMIT_SCOPE_METHOD, WORK, draws.choice((1, 2)))
         if draws.random() < 0.5:
             add("safe", limit_pb2.LIMIT_SCOPE_METHOD, SAFE, 0, Rate(4, 1_000_000, draws.choice((2, 4))))
+    if "rates" in parts:
+        add("pace", limit_pb2.LIMIT_SCOPE_METHOD, WORK, 0, Rate(1, draws.choice((1_000_000, 2_000_000)), 3))
     return rows

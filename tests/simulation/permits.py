@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 LATEST_SECONDS = 4.0
 """Longest that one side does not know that a stream is cut."""
+TARDY = "permits"
+"""Name by which frames are let come late, as answers of statements are by theirs: `tardy:permits`."""
+TARDIEST_SECONDS = 1.0
+"""Longest that such a frame takes, and those behind it."""
 
 Frame = TypeVar("Frame", permits_pb2.ExchangeRequest, permits_pb2.ExchangeResponse)
 
@@ -91,7 +95,9 @@ class SimulatedExchange:
             self._world.trace("network", f"cuts the stream of {self._opener.name}")
             self.break_off()
             return
-        way.put(type(frame).FromString(frame.SerializeToString()))
+        tardy, draws = self._world.weather.tardy_of.get(TARDY, 0.0), self._world.draws
+        more_seconds = draws.random() * TARDIEST_SECONDS if tardy and draws.random() < tardy else 0.0
+        way.put(type(frame).FromString(frame.SerializeToString()), more_seconds)
 
     def break_off(self) -> None:
         """Cuts the stream: what is sent from here on is lost. One side learns of it later."""

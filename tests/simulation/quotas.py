@@ -26,6 +26,9 @@ the limits then, and goes on trying where the database is away."""
 RATE_SLACK_SECONDS = 0.5
 """How far the times of two replicas may lie apart that admit calls."""
 
+STILL_SLACK_SECONDS = 5.0
+"""The same where replicas stand still: what one was given meanwhile it uses when it goes on, within its lease."""
+
 
 class Quotas:
     """Counts calls. `pools_of` tells what a call counts in."""
@@ -39,6 +42,7 @@ class Quotas:
     ) -> None:
         """`now` is the time in microseconds."""
         self._breach, self._pools_of, self._tally, self._now = breach, pools_of, tally, now
+        self.rate_slack_seconds = RATE_SLACK_SECONDS
         self._before: dict[tuple[str, str], list[tuple[int, int]]] = {}
         """Until when each limit allowed what, of those that were changed."""
         self._lost: set[Pool] = set()
@@ -64,6 +68,10 @@ class Quotas:
         before, self.rows[where] = self.rows[where], row
         self._before.setdefault(where, []).append((self._now(), before.max_in_flight))
         self._tally("limits lowered", row.max_in_flight < before.max_in_flight)
+
+    def last_change_time(self) -> int:
+        """When somebody changed a limit last; 0 where nobody did."""
+        return max((until for changes in self._before.values() for until, _ in changes), default=0)
 
     def _most(self, pool: Pool) -> int:
         """How many calls a limit allows, or may still do."""
@@ -92,7 +100,7 @@ class Quotas:
             ordered = sorted(times)
             for first, begin in enumerate(ordered):
                 for last in range(first + rate.burst, len(ordered)):
-                    span_us = ordered[last] - begin + RATE_SLACK_SECONDS * 1_000_000
+                    span_us = ordered[last] - begin + self.rate_slack_seconds * 1_000_000
                     if last - first + 1 > rate.burst + span_us / each_us:
                         text = f"{where[1]}: {last - first + 1} calls start in {(ordered[last] - begin) / 1e6:.2f} s"
                         self._breach("no limit is exceeded", text)

@@ -33,11 +33,12 @@ from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts, draw_retries
 from tests.simulation.planners import Planner
 from tests.simulation.processes import Process
+from tests.simulation.quotas import STILL_SLACK_SECONDS
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
 from tests.simulation.stream_workers import ADDRESSES, StreamWorkers
 from tests.simulation.tally import Tally
-from tests.simulation.tuners import Tuner
+from tests.simulation.tuners import Tuner, look_at_limits
 from tests.simulation.workers import Mood
 from tests.simulation.workflows import (
     LEAVES,
@@ -187,6 +188,7 @@ class World:
         if "retries" in self.parts:
             self.limits = self.judge.retries.limits = draw_retries(self.seed, self.limits)
             self.judge.crowded = True
+        self.judge.crowded |= "rates" in self.parts
         make = grown if "growth" in self.parts else pooled
         used = [make(draws.randrange(POOL)) for _ in range(3)]
         self.orders = [
@@ -206,6 +208,8 @@ class World:
             kind: draws.random() < (MILD_CHANCE if self.stress else ROUGH_CHANCE) or kind in self.stress
             for kind in (*KINDS, *(("links",) if self.parts else ()))
         }
+        if "rates" in self.parts and (self.roughness["pause"] or self.roughness["stall"]):
+            self.judge.quotas.rate_slack_seconds = STILL_SLACK_SECONDS
         self.count = draws.choice((1, 2, 3, 3))
 
     def _put_catalogue(self, namespace: str, used: list[Workflow]) -> None:
@@ -317,6 +321,8 @@ class World:
             error = client.exception()
             if error is not None:
                 self.fault("a client was refused", error)
+        if "tuning" in self.parts:
+            await look_at_limits(self)
 
     async def _disturb(self) -> None:
         draws = self.draws
