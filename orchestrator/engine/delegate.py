@@ -154,12 +154,15 @@ class Steps:
         flight.requests += 1
         try:
             if not _has_ended(live, index) and _left(end_seconds) > 0:
-                with self._driver.resumptions.lent(live, flight):
+                with self._driver.resumptions.lent(live, flight, index):
                     while not _has_ended(live, index) and _left(end_seconds) > 0:
                         await live.flushed(_left(end_seconds))
                         self._flight(live, parent, claim)
-            # While another request of the attempt waits for its step, this one cannot wait for the permits.
-            while _has_ended(live, index) and (one := flight.resumption) is not None and not one.waits:
+            # While another request of the attempt waits for its step, this one cannot wait for the permits; one whose
+            # step has ended, as the same asked again, is about to want them too.
+            while (one := flight.resumption) is not None and all(
+                _has_ended(live, each) for each in [index, *one.waits]
+            ):
                 if _left(end_seconds) <= 0:
                     return False
                 await one.changed.wait(_left(end_seconds))

@@ -26,7 +26,7 @@ from orchestrator.engine.waits import Wait
 class Resumption:
     """A call without permits, from its first wait until it goes on or is over.
 
-    `waits` are its requests that wait for the end of a step; while there is none, it wants to go on. `changed` wakes
+    `waits` are the steps that its requests wait for, one each; while there is none, it wants to go on. `changed` wakes
     those who wait for that. Of `wish` and `wait` one is what it lacks.
     """
 
@@ -34,7 +34,7 @@ class Resumption:
 
     def __init__(self, live: LiveRun, flight: Flight, priority: int) -> None:
         self.live, self.flight, self.priority = live, flight, priority
-        self.waits = 0
+        self.waits: list[int] = []
         self.wish: Wish | None = None
         self.wait: Wait | None = None
         self.changed = Waiters()
@@ -55,8 +55,8 @@ class Resumptions:
         self._serving: set[Endpoint] = set()
 
     @contextmanager
-    def lent(self, live: LiveRun, flight: Flight) -> Iterator[None]:
-        """Gives the permits of a running call back for as long as it waits for a step; after that it wants to go on."""
+    def lent(self, live: LiveRun, flight: Flight, step: int) -> Iterator[None]:
+        """Gives the permits of a running call back for as long as it waits for `step`; after that it wants to go on."""
         one = flight.resumption
         if one is None:
             data = live.data
@@ -69,12 +69,12 @@ class Resumptions:
             flight.ticket.succeeded()
         elif not one.waits:
             self._withdraw(one)
-        one.waits += 1
+        one.waits.append(step)
         one.changed.wake()  # Who is held until it goes on is held no more.
         try:
             yield
         finally:
-            one.waits -= 1
+            one.waits.remove(step)
             if not one.waits and flight.resumption is one:
                 self._by_namespace.setdefault(live.key.namespace, {})[one] = None
                 self._try(one)

@@ -215,7 +215,7 @@ def _go_on_without(self: Resumptions, one: Any) -> None:
 
 
 @contextmanager
-def _keep_permits(self: Resumptions, live: LiveRun, flight: Any) -> Iterator[None]:
+def _keep_permits(self: Resumptions, live: LiveRun, flight: Any, step: int) -> Iterator[None]:
     yield
 
 

@@ -99,6 +99,10 @@ def test_a_call_that_tries_an_endpoint_and_waits_for_its_steps_lets_them_through
     assert simulate(3152, (), parts).breach is None
 
 
+def test_who_asks_again_for_a_step_that_has_ended_waits_for_its_permits_as_the_first_does() -> None:
+    assert simulate(1287, (), ("growth", "limits", "balance", "tuning")).breach is None
+
+
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace
