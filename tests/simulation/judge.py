@@ -139,11 +139,20 @@ class Judge:
         if process.replica_id is None or not self._database.has_lease(process.replica_id):
             self._breach("calls under a lease", f"{where} leaves a replica whose lease is over")
         self.sent[call.run_id, call.step, call.attempt] += 1
-        handed_over = sum((row.step, row.attempt) == (call.step, call.attempt) and _is_handed_over(row) for row in rows)
-        self._database.tally("calls handed over", call.delivery > 1 and handed_over > 0)
+        handed_over = self._handed_over(call, run) if call.delivery > 1 and run is not None else 0
+        self._database.tally("calls handed over", handed_over > 0)
         most = MAX_DELIVERIES + handed_over
         if max(call.delivery, self.sent[call.run_id, call.step, call.attempt]) > min(most, MAX_SENDINGS):
             self._breach("bounded attempts", f"{where}: sent too often")
+
+    def _handed_over(self, call: Call, run: Run) -> int:
+        """Sendings of a call after which its replica was stopped in good order: all others were lost with theirs."""
+        return sum(
+            (event.row.step, event.row.attempt) == (call.step, call.attempt)
+            and _is_handed_over(event.row)
+            and (run.key, event.epoch) in self._given
+            for event in run.events
+        )
 
     def _look_whether_wanted(self, where: str, call: Call, run: Run) -> None:
         folded = self._fold(run)

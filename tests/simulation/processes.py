@@ -140,6 +140,8 @@ class Process:
         self.lease = Actor(world.loop, f"{self.name}/lease", self.main)
         self.replica_id: UUID | None = None
         self.ready = False
+        self.stands_still = self.fails = False
+        """Whether a call has made its loop stand still, or its engine fail; see poison.py."""
         self.streams: list[SimulatedExchange] = []
         """Streams of permits that it has opened or serves."""
         self._open: dict[asyncio.Future[Any], asyncio.Task[Any]] = {}
@@ -181,6 +183,7 @@ class Process:
         streams = "streams" in world.parts
         self.gateway = StreamGateway(world, self, *arguments) if streams else SimulatedGateway(*arguments)
         self.gateway.on_success = world.judge.retries.succeeded
+        gateway = world.poison.gateway_of(self) if world.poison is not None else self.gateway
 
         @asynccontextmanager
         async def replica_store() -> AsyncIterator[ReplicaStore]:
@@ -195,7 +198,7 @@ class Process:
                 SimulatedSchedules(world.schedules, link) if "schedules" in world.parts else no_schedules(),
             ),
             replica_store,
-            self.gateway,  # type: ignore[arg-type]  # nobody attaches
+            gateway,  # type: ignore[arg-type]  # nobody attaches
             SimulatedPermits(world, self) if world.parts else NoPermits(),
             SimulatedHints(world) if world.parts else NoHints(),
             world.limits,
@@ -229,7 +232,17 @@ class Process:
         except asyncio.CancelledError:
             raise
         except BaseException as error:
-            self._world.fault("an engine failed", error)
+            if not self.fails:
+                self._world.fault("an engine failed", error)
+            await self._end_failed()
+
+    async def _end_failed(self) -> None:
+        """Ends as a server does whose engine failed; another is started after a while."""
+        self.ready = False
+        await self.engine.stop()
+        await self.gateway.close()
+        self._world.trace(self.name, "has failed")
+        self._world.network.later(0.5, self._world.restart, self)
 
     # --- how it ends
 

@@ -49,6 +49,8 @@ RARE: Mapping[str, str] = {
     "workers drained": "workers on work streams that left in good order",
     "workers restarted": "workers on work streams that were killed",
     "retries held": "attempts that waited for the retry budget of the worker that had failed",
+    "loops stood still": "event loops that a call made stand still",
+    "engines failed": "engines that a call made fail",
     "steps skipped": "steps that were ended in their place",
 }
 """What has to come up, and what that is."""

@@ -17,7 +17,7 @@ from tests.simulation.tally import Tally
 from tests.simulation.world import Outcome, simulate
 
 SEEDS, PART = 200, 40
-STRESSED_SEEDS, BALANCED_SEEDS, STREAMED_SEEDS, HELD_SEEDS = 30, 6, 25, 25
+STRESSED_SEEDS, BALANCED_SEEDS, STREAMED_SEEDS, HELD_SEEDS, POISONED_SEEDS = 30, 6, 25, 25, 6
 STRESS = ("cut:park", "commits", "away", "crash", "cut:update_schedule")
 """What lets come up in few seeds what otherwise comes up in thousands."""
 ROOT = Path(__file__).parents[2]
@@ -67,6 +67,7 @@ def test_what_is_rare_comes_up() -> None:
     outcomes += [simulate(seed, (), ("balance", "tuning")) for seed in range(1, BALANCED_SEEDS)]
     outcomes += [simulate(seed, ("workers",), ("streams",)) for seed in range(1, STREAMED_SEEDS)]
     outcomes += [simulate(seed, ("workers",), ("retries",)) for seed in range(1, HELD_SEEDS)]
+    outcomes += [simulate(seed, (), ("poison",)) for seed in range(1, POISONED_SEEDS)]
     for outcome in outcomes:
         assert outcome.breach is None, report(outcome)
         tally.add(outcome.tally)
@@ -106,7 +107,7 @@ def test_who_asks_again_for_a_step_that_has_ended_waits_for_its_permits_as_the_f
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace
-    for seed, parts in ((4, PARTS), (17, ("streams",))):
+    for seed, parts in ((4, PARTS), (17, ("streams",)), (2, ("poison",))):
         assert simulate(seed, (), parts).trace == simulate(seed, (), parts).trace
 
 

@@ -9,7 +9,7 @@ import hashlib
 import logging
 import random
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from unittest import mock
 from uuid import UUID
@@ -20,7 +20,7 @@ from baton.worker import streams
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.ids import EndpointKey, WorkerKey
-from orchestrator.engine import balance, catalogue, machine, workflows
+from orchestrator.engine import balance, catalogue, lease, machine, workflows
 from orchestrator.engine.catalogue_ports import EndpointRow, Reach, WorkerRow
 from orchestrator.engine.limits import EngineLimits
 from tests.simulation.approvals import Approver
@@ -32,6 +32,7 @@ from tests.simulation.menders import Caretaker, Mender
 from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts, draw_retries
 from tests.simulation.planners import Planner
+from tests.simulation.poison import STALL_OF_LEASE, Poison
 from tests.simulation.processes import Process
 from tests.simulation.quotas import STILL_SLACK_SECONDS
 from tests.simulation.schedules import ScheduleTables
@@ -110,6 +111,8 @@ class _Errors(logging.Handler):
         self._world = world
 
     def emit(self, record: logging.LogRecord) -> None:
+        if self._world.poison is not None and record.name == lease.__name__:
+            return  # A loop stands still, and is to.
         error = record.exc_info[1] if record.exc_info else None
         self._world.fault(f"logged: {record.getMessage()}", error)
 
@@ -136,6 +139,7 @@ class World:
         self.over = False
         self._ids = self._lives = 0
         self.streams: StreamWorkers
+        self.poison = Poison(self) if "poison" in self.parts else None
         self._draw_world()
 
     # --- time and ids
@@ -189,6 +193,8 @@ class World:
             self.limits = self.judge.retries.limits = draw_retries(self.seed, self.limits)
             self.judge.crowded = True
         self.judge.crowded |= "rates" in self.parts
+        if self.poison is not None:
+            self.limits = replace(self.limits, stall_seconds=STALL_OF_LEASE * self.limits.lease_seconds)
         make = grown if "growth" in self.parts else pooled
         used = [make(draws.randrange(POOL)) for _ in range(3)]
         self.orders = [
@@ -385,7 +391,8 @@ class World:
                 self._tell_health()
 
     def _resume(self, process: Process) -> None:
-        process.main.thaw()
+        if not process.stands_still:
+            process.main.thaw()
         process.lease.thaw()
 
     def _speed_up(self) -> None:
