@@ -30,7 +30,8 @@ approve, and that name limits; with `mending` people retry, skip, fork, pause an
 `schedules` submit runs by themselves; with `balance` replicas give runs away that drive a few more than others; with
 `tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams;
 with `stale` reads are long under way, and tell of the past; with `retries` few calls that failed may be tried again;
-with `rates` one method may be called once in a second or two; with `poison` some calls do harm to whoever makes them."""
+with `rates` one method may be called once in a second or two; with `poison` some calls do harm to whoever makes
+them."""
 
 DRAWN = ("limits", "growth", "mending", "schedules", "stale")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold

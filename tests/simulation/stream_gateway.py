@@ -3,6 +3,7 @@ channels. Where it makes single calls, those of the simulation take their place.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from orchestrator.engine.catalogue_ports import EndpointRow
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Health, Sending
 from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.work_dialer import WorkDialer
-from orchestrator.outbound.work_session import Assigned
+from orchestrator.outbound.work_session import Assigned, SessionState, WorkSession
 from tests.simulation.streams import SimulatedChannels
 from tests.simulation.workers import SimulatedGateway, SimulatedSending
 
@@ -89,6 +90,10 @@ class StreamGateway(SimulatedGateway):
         """See SimulatedGateway.is_away."""
         return self.world.streams.life_at(address) is None
 
+    def gives_to(self, address: str) -> bool:
+        """See SimulatedGateway.gives_to."""
+        return self._product.gives_to(address)
+
     def given_up(self) -> None:
         """See SimulatedGateway.given_up."""
         super().given_up()
@@ -116,6 +121,36 @@ class StreamGateway(SimulatedGateway):
         await self._product.close()
 
 
+class RedialingDialer(WorkDialer):
+    """One that opens a stream as soon as the worker knows that the one before is cut, though nobody knows it here: as
+    workers do that dial in."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._carried: set[asyncio.Task[bool]] = set()
+
+    async def close(self) -> None:
+        """See WorkDialer.close."""
+        await super().close()
+        for task in self._carried:
+            task.cancel()
+
+    async def _stream(self, address: str, metadata: Any, connection: Any, session: WorkSession) -> bool:
+        carrying = asyncio.create_task(super()._stream(address, metadata, connection, session))
+        self._carried.add(carrying)
+        carrying.add_done_callback(self._carried.discard)
+        await asyncio.sleep(0.0)
+        lost = asyncio.create_task(connection.line.lost_there.wait())
+        try:
+            await asyncio.wait((carrying, lost), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            carrying.cancel()
+            raise
+        finally:
+            lost.cancel()
+        return carrying.result() if carrying.done() else True
+
+
 class _Product(GrpcWorkerGateway):
     """The product's gateway with simulated parts where it touches the network."""
 
@@ -125,7 +160,13 @@ class _Product(GrpcWorkerGateway):
         self._channels = channels  # type: ignore[assignment]  # what is used of it
         self._outbound = _Alone(gateway)  # type: ignore[assignment]
         self._health = _Health(gateway)  # type: ignore[assignment]
-        self._dialer = WorkDialer(self._channels, self.replica_id, self._tell, self._serves_no_stream)
+        dialer = RedialingDialer if gateway.world.streams.redials else WorkDialer
+        self._dialer = dialer(self._channels, self.replica_id, self._tell, self._serves_no_stream)
+
+    def gives_to(self, address: str) -> bool:
+        """Whether the session of an address is open, or there is none any more."""
+        session = self._dialer.session(address)
+        return session is None or session.state is SessionState.OPEN
 
     def look_at_all(self) -> None:
         """Tells the health of every address anew."""

@@ -25,6 +25,8 @@ CREDIT_SECONDS = 12.0
 """How long calls may still be given by what a worker's credit was: what was admitted by it is written first."""
 NOTICE_SECONDS = 1.0
 """Time in which one side of a stream that stands knows what the other did."""
+OPEN_SECONDS = 3.0
+"""Time in which a stream that stands is open: each side says who it is."""
 ACKNOWLEDGE_SECONDS = 12.0
 """The same of an outcome that arrived, for which no frame is made until the next heartbeat, after which Baton looks."""
 SILENT_SECONDS = 23.0
@@ -197,6 +199,8 @@ class StreamJudge:
                 self._breach("silence ends a stream", f"{line.process.name} still has its stream to {line.address}")
         found = dict[tuple[str, int], tuple[str, float]]()
         for line in standing.values():
+            if now - line.calm_since > OPEN_SECONDS and not line.process.gateway.gives_to(line.address):
+                self._breach("a stream that stands is used", f"{line.process.name} has one to {line.address}")
             if line.life is not None:
                 self._look_at_held(line, line.life, found, now)
         for (name, address), book in self._books.items():

@@ -15,7 +15,7 @@ from orchestrator.outbound.gateway import GrpcWorkerGateway
 from orchestrator.outbound.work_session import Assigned, SessionState, WorkSession
 from tests.simulation.mutant import Mutant, nothing
 
-_opened, _received = WorkSession.opened, WorkSession.received
+_opened, _received, _stream_ended = WorkSession.opened, WorkSession.received, WorkSession.stream_ended
 
 
 def _take_all_for_held(self: WorkSession, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
@@ -54,6 +54,10 @@ def _open_without_what_is_unwanted(self: WorkSession, opening: work_pb2.WorkerOp
 
 def _ready_though_it_drains(self: WorkSession) -> bool:
     return self.state is SessionState.OPEN
+
+
+def _end_whichever_is_there(self: WorkSession, stream: int) -> None:
+    _stream_ended(self, self._stream)
 
 
 def _call_expire_time_later(run: Run, step: int, start_time: int) -> int:
@@ -121,6 +125,12 @@ MUTANTS = (
         ("plain", "workers"),
         "the time of an attempt, where that is over sooner",
         [(attempts, "call_expire_time", _call_expire_time_later)],
+        parts=STREAMED,
+    ),
+    Mutant(
+        "a stream that was replaced does not end the next",
+        [(WorkSession, "stream_ended", _end_whichever_is_there)],
+        ("redial",),
         parts=STREAMED,
     ),
     Mutant("a worker tells its outcomes again on the next stream", [(Session, "resend", nothing)], parts=STREAMED),

@@ -54,6 +54,8 @@ class StreamWorkers:
         self.cut_chance = draws.choice((0.0, 0.01, 0.05)) if "links" not in world.stress else 0.15
         self._trouble_seconds = draws.choice((0.0, 1.0, 3.0))
         self._plain_chance = 0.9 if "plain" in world.stress else 0.1
+        self.redials = "redial" in world.stress
+        """Whether a stream is opened as soon as the worker knows that the one before is cut."""
         self.slots = draws.choice((1, 2, 3, 100))
         self.lives: dict[str, WorkerLife] = {}
         self._count = 0

@@ -111,6 +111,8 @@ class Line:
         """Since when it has stood, or was cut, with both sides awake."""
         self.speaker = ""
         """How the replica has named itself."""
+        self.lost_there = asyncio.Event()
+        """Set at the replica once the worker knows that the stream is cut, and would come again."""
         world.streams.lines.append(self)
         world.network.later(world.streams.hop_seconds(), self._open)
 
@@ -206,6 +208,8 @@ class Line:
     def _learn_there(self) -> None:
         if self._task is not None and self.life is not None:
             self.life.actor.later(0.0, self._task.cancel)
+            if self._world.streams.redials and not self.life.actor.frozen and not self.life.actor.dead:
+                self.process.main.later(self._world.streams.hop_seconds(), self.lost_there.set)
 
     def _open(self) -> None:
         if not self.whole:
@@ -225,6 +229,7 @@ class SimulatedConnection:
     def __init__(self, world: World, process: Process, address: str) -> None:
         self._world, self._process, self._address = world, process, address
         self.channel = self
+        self.line: Line | None = None
 
     async def wait_ready(self, timeout_seconds: float | None) -> bool:
         """See channels.Connection."""
@@ -245,7 +250,11 @@ class SimulatedConnection:
 
     def stream_stream(self, *_: Any, **__: Any) -> Callable[..., Line]:
         """See grpc.aio.Channel: only the one method is called here."""
-        return lambda metadata=(): Line(self._world, self._process, self._address)
+        return lambda metadata=(): self._open()
+
+    def _open(self) -> Line:
+        self.line = Line(self._world, self._process, self._address)
+        return self.line
 
 
 class SimulatedChannels:

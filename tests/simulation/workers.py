@@ -230,6 +230,10 @@ class SimulatedGateway:
         """Whether nobody is at an address."""
         return address in self._mood.away
 
+    def gives_to(self, address: str) -> bool:
+        """Whether calls may be given to the stream of an address."""
+        return False
+
     def over(self, sending: SimulatedSending) -> None:
         """A call is over for its replica or, where that is gone, for its worker."""
         if self._under_way.pop(sending, self) is None:
