@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.events import JOURNAL_FORMAT, READABLE_FORMATS
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import LeaseLost, ParkedRun, Renewal, ReplicaSet, RunOwner, RunRow
+from orchestrator.postgres.known import CHANGE_MARGIN_SECONDS, Known
 from orchestrator.postgres.pool import Pool
 from orchestrator.postgres.runs import run_row
 from orchestrator.postgres.sql import load
-
-CHANGE_MARGIN_SECONDS = 30.0
-"""Longest a change of a catalogue may take from its first statement to its commit; more than any statement timeout."""
 
 RENEWAL_TRIES = 3
 """Renewals that may fail to be answered, one after the other, in the time of a lease."""
@@ -23,12 +21,6 @@ RENEWAL_TRIES = 3
 LEAST_RENEWAL_SECONDS = 1.0
 """A renewal is waited for so long at least: connections are made anew in this time where all is well but busy. A lease
 that is hardly longer is lost with the connection that it is renewed on."""
-
-FRESH_LOOKS = 5
-"""Looks for parked runs after which it is asked anew from which time on to look."""
-
-WHOLE_LOOKS = 30
-"""Looks after which all is asked anew, in case that somebody changed rows by hand, or runs an older version beside."""
 
 _QUERIES = load("replicas")
 MARKED = _QUERIES["is_marked"]
@@ -44,22 +36,53 @@ def over_or_lost(*, marked: bool) -> DatabaseUnavailable | LeaseLost:
     return DatabaseUnavailable(text, retry_delay_seconds=1.0)
 
 
-@dataclass(slots=True)
-class _Known:
-    """What a replica knows of where there is nothing to take over.
+def _require_history(claims: Pool, replica_id: UUID) -> None:
+    """Errors: LeaseLost where the lease was taken in another history of the database."""
+    if not claims.history.holds_lease(replica_id):
+        raise LeaseLost
 
-    Each look passes over what rows were before they changed, until Postgres cleans that away, which it may not do while
-    any transaction is open that began before. Looks that begin where something can be cost as much as what is there,
-    and not as much as all that was taken over, parked and woken meanwhile.
-    """
 
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Implements known.Statements for one look."""
+
+    claims: Pool
+    reads: Sequence[int]
+    writes: int
     replica_id: UUID
-    emptied: set[UUID] = field(default_factory=set)
-    """Marked replicas that left nothing, or nothing any more."""
-    oldest_time: int | None = None
-    """No run is parked whose time is before this; None where that is not known."""
-    adopt_looks: int = 0
-    wake_looks: int = 0
+    limit: int
+    lead_seconds: float
+
+    async def marked(self, emptied: Collection[UUID]) -> list[UUID]:
+        """See Statements.marked."""
+        return [row["replica_id"] for row in await self.claims.fetch(_QUERIES["marked"], list(emptied))]
+
+    async def emptied(self, marked: Collection[UUID]) -> list[UUID]:
+        """See Statements.emptied."""
+        rows = await self.claims.fetch(_QUERIES["emptied"], list(marked))
+        _require_history(self.claims, self.replica_id)
+        return [row["replica_id"] for row in rows]
+
+    async def adopt(self, marked: Collection[UUID]) -> list[RunRow]:
+        """See Statements.adopt."""
+        rows = await self.claims.fetch(
+            _QUERIES["adopt"], self.replica_id, self.limit, self.reads, self.writes, list(marked)
+        )
+        return [run_row(row) for row in rows]
+
+    async def oldest_parked(self, since: int | None, margin_seconds: float) -> int | None:
+        """See Statements.oldest_parked."""
+        (row,) = await self.claims.fetch(_QUERIES["oldest_parked"], self.reads, since, margin_seconds)
+        _require_history(self.claims, self.replica_id)
+        time: int | None = row["time"]
+        return time
+
+    async def wake(self, since: int | None) -> list[RunRow]:
+        """See Statements.wake."""
+        rows = await self.claims.fetch(
+            _QUERIES["wake"], self.replica_id, self.limit, self.lead_seconds, self.reads, self.writes, since
+        )
+        return [run_row(row) for row in rows]
 
 
 class PostgresReplicaStore:
@@ -82,7 +105,7 @@ class PostgresReplicaStore:
         self._reported: dict[str, int] = {}
         self._heard: tuple[UUID, int] | None = None
         """Who renewed its lease last and was answered, and the database's time then."""
-        self._known: _Known | None = None
+        self._known = Known()
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """See ReplicaStore.register."""
@@ -136,53 +159,19 @@ class PostgresReplicaStore:
 
     async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """See ReplicaStore.adopt. Answers nothing where the own lease is over."""
-        self._require_history(replica_id)
+        _require_history(self._claims, replica_id)
         # Two statements: the second sees all that the marked replicas committed before they were marked.
         await self._claims.fetch(_QUERIES["end_dead"], replica_id, mark_before)
         await self._claims.fetch(_QUERIES["leave_dead"])
-        known = self._known_to(replica_id)
-        known.adopt_looks += 1
-        if whole := known.adopt_looks % WHOLE_LOOKS == 0:
-            known.emptied = set()  # Those of them that are no longer there are forgotten too.
-        marked = [row["replica_id"] for row in await self._claims.fetch(_QUERIES["marked"], list(known.emptied))]
-        if whole:
-            await self._ask_emptied(known, marked)
-            marked = [one for one in marked if one not in known.emptied]
-        if not marked:
-            return []
-        rows = await self._claims.fetch(_QUERIES["adopt"], replica_id, limit, self._reads, self._writes, marked)
-        if not rows:
-            await self._ask_emptied(known, marked)
-        return [run_row(row) for row in rows]
+        return await self._known.adopt(replica_id, self._statements(replica_id, limit))
 
     async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
         """See ReplicaStore.wake. Answers nothing where the own lease is over."""
-        self._require_history(replica_id)
-        known = self._known_to(replica_id)
-        if known.wake_looks % FRESH_LOOKS == 0:
-            oldest_time = known.oldest_time if known.wake_looks % WHOLE_LOOKS else None
-            (row,) = await self._claims.fetch(
-                _QUERIES["oldest_parked"], self._reads, oldest_time, CHANGE_MARGIN_SECONDS
-            )
-            self._require_history(replica_id)
-            known.oldest_time = row["time"]
-        known.wake_looks += 1
-        rows = await self._claims.fetch(
-            _QUERIES["wake"], replica_id, limit, lead_seconds, self._reads, self._writes, known.oldest_time
-        )
-        return [run_row(row) for row in rows]
+        _require_history(self._claims, replica_id)
+        return await self._known.wake(replica_id, self._statements(replica_id, limit, lead_seconds))
 
-    def _known_to(self, replica_id: UUID) -> _Known:
-        """What is known to a replica: in its lease, and thus in one history of the database."""
-        if self._known is None or self._known.replica_id != replica_id:
-            self._known = _Known(replica_id)
-        return self._known
-
-    async def _ask_emptied(self, known: _Known, marked: Collection[UUID]) -> None:
-        """Finds out which of these replicas left nothing. Errors: LeaseLost, DatabaseUnavailable."""
-        rows = await self._claims.fetch(_QUERIES["emptied"], list(marked))
-        self._require_history(known.replica_id)
-        known.emptied |= {row["replica_id"] for row in rows}
+    def _statements(self, replica_id: UUID, limit: int, lead_seconds: float = 0.0) -> _Statements:
+        return _Statements(self._claims, self._reads, self._writes, replica_id, limit, lead_seconds)
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim. Answers None where the own lease is over."""
@@ -195,7 +184,7 @@ class PostgresReplicaStore:
 
     async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """See ReplicaStore.park."""
-        self._require_history(replica_id)
+        _require_history(self._claims, replica_id)
         (row,) = await self._claims.fetch(
             _QUERIES["park"],
             replica_id,
@@ -219,11 +208,6 @@ class PostgresReplicaStore:
         if not rows:
             return None
         return RunOwner(rows[0]["owner_replica"], rows[0]["address"], rows[0]["alive"], rows[0]["run_ended"])
-
-    def _require_history(self, replica_id: UUID) -> None:
-        """Errors: LeaseLost where the lease was taken in another history of the database."""
-        if not self._claims.history.holds_lease(replica_id):
-            raise LeaseLost
 
     async def list_owned(self, replica_id: UUID) -> list[RunRow]:
         """See ReplicaStore.list_owned."""

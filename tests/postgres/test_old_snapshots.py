@@ -14,8 +14,9 @@ import asyncpg
 import pytest
 
 from orchestrator.domain.ids import RunKey
+from orchestrator.postgres.known import FRESH_LOOKS, WHOLE_LOOKS
 from orchestrator.postgres.pool import CLAIM_SETTINGS, Pool, Role
-from orchestrator.postgres.replicas import FRESH_LOOKS, WHOLE_LOOKS, PostgresReplicaStore
+from orchestrator.postgres.replicas import PostgresReplicaStore
 from tests.conformance.journal_store import Stores, replica, run_key, states, submission
 from tests.conformance.replica_store import parked
 from tests.postgres.conftest import opened

@@ -7,7 +7,8 @@ import pytest
 from tests.conformance.journal_store import Stores, now
 from tests.conformance.store_walk import Walk
 from tests.simulation.database import Database
-from tests.simulation.stores import Direct, SimulatedJournal, SimulatedReplicas, SimulatedRuns
+from tests.simulation.replicas import SimulatedReplicas
+from tests.simulation.stores import Direct, SimulatedJournal, SimulatedRuns
 
 STEPS = 150
 

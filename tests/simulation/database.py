@@ -8,7 +8,7 @@ everything that can go wrong on the way come from elsewhere. Small methods are s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from uuid import UUID
 
 from orchestrator.domain.events import JOURNAL_FORMAT
@@ -251,9 +251,18 @@ class Database(Leases):
         """The epoch after one."""
         return epoch + 1
 
-    def orphaned(self, limit: int) -> list[tuple[RunKey, UUID]]:
-        """Finds runs of marked replicas, shared among namespaces, and whose they are."""
-        dead = {each for each, replica in self.replicas.items() if replica.end_time is not None}
+    def marked(self, emptied: Collection[UUID]) -> list[UUID]:
+        """Tells which replicas are marked, but these."""
+        return [each for each, row in self.replicas.items() if row.end_time is not None and each not in emptied]
+
+    def emptied(self, marked: Collection[UUID]) -> list[UUID]:
+        """Tells which of these replicas own nothing unfinished."""
+        owners = {run.owner for run in self.runs.values() if run.unfinished}
+        return [each for each in marked if each not in owners]
+
+    def orphaned(self, limit: int, marked: Collection[UUID]) -> list[tuple[RunKey, UUID]]:
+        """Finds runs of these replicas where they are marked, shared among namespaces, and whose they are."""
+        dead = {each for each in marked if each in self.replicas and self.replicas[each].end_time is not None}
         lost: dict[tuple[UUID, str], list[Run]] = {}
         for run in self.runs.values():
             if run.readable and run.owner is not None and run.owner in dead:
@@ -267,20 +276,36 @@ class Database(Leases):
         ]
         return chosen[:limit]
 
-    def adopt(self, replica_id: UUID, limit: int, before: Sequence[tuple[RunKey, UUID]] | None = None) -> list[RunRow]:
-        """Takes over runs of marked replicas; `before` are those that its statement saw, where it has waited since."""
+    def adopt(
+        self,
+        replica_id: UUID,
+        limit: int,
+        marked: Collection[UUID],
+        before: Sequence[tuple[RunKey, UUID]] | None = None,
+    ) -> list[RunRow]:
+        """Takes over runs of these replicas where they are marked; `before` are those that its statement saw, where it
+        has waited since."""
         self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             return []
-        seen = self.orphaned(limit) if before is None else before
+        seen = self.orphaned(limit, marked) if before is None else before
         runs = [run for key, owner in seen if (run := self.runs[key]).readable and run.owner == owner]
         self.tally("runs adopted", len(runs))
         return [self.take_over(run, replica_id) for run in runs]
 
-    def due(self, limit: int, lead_seconds: float) -> list[RunKey]:
-        """Finds runs of nobody whose time comes, those that are due first, in turns among namespaces."""
+    def oldest_parked(self, since: int | None, margin_seconds: float) -> int:
+        """Tells a time before which no run waits, nor will; see known.Statements."""
+        times = [_wake(run) for run in self.runs.values() if run.owner is None and run.readable]
+        waiting = [time for time in times if since is None or time >= since]
+        return min([self.now() - round(margin_seconds * 1_000_000), *waiting])
+
+    def due(self, limit: int, lead_seconds: float, since: int | None) -> list[RunKey]:
+        """Finds runs of nobody whose time comes, and is not before `since`, those that are due first, in turns among
+        namespaces."""
+        since = -NEVER if since is None else since
         until = self.now() + round(lead_seconds * 1_000_000)
-        due = [run for run in self.runs.values() if run.readable and run.owner is None and _wake(run) <= until]
+        parked = [run for run in self.runs.values() if run.owner is None and run.readable]
+        due = [run for run in parked if since <= _wake(run) <= until]
         due = sorted(due, key=_wake)[: limit * LOOKED_AT]
         turns: dict[str, int] = {}
         ordered: list[tuple[int, int, int, Run]] = []
@@ -290,13 +315,19 @@ class Database(Leases):
         return [run.key for *_, run in sorted(ordered, key=lambda one: one[:3])]
 
     def wake(
-        self, replica_id: UUID, limit: int, lead_seconds: float, before: Sequence[RunKey] | None = None
+        self,
+        replica_id: UUID,
+        limit: int,
+        lead_seconds: float,
+        since: int | None,
+        before: Sequence[RunKey] | None = None,
     ) -> list[RunRow]:
-        """Takes over runs of nobody whose time comes; `before` are those that its statement saw, as in `adopt`."""
+        """Takes over runs of nobody whose time comes, and is not before `since`; `before` are those that its statement
+        saw, as in `adopt`."""
         self.wait_for(replica_id)
         if not self.has_lease(replica_id):
             return []
-        seen = self.due(limit, lead_seconds) if before is None else before
+        seen = self.due(limit, lead_seconds, since) if before is None else before
         runs = [run for key in seen if (run := self.runs[key]).readable and run.owner is None][:limit]
         self.tally("runs woken", len(runs))
         return [self.take_over(run, replica_id) for run in runs]
@@ -332,20 +363,24 @@ class Database(Leases):
             self.tally("runs parked")
             run.owner = None
             run.giver = replica_id if parked.wake_time <= self.now() else None
-            run.wake_time = self.first_time(run.wake_time, parked.wake_time)
+            run.wake_time = self.not_long_past(self.first_time(run.wake_time, parked.wake_time))
 
     @staticmethod
     def first_time(poked: int | None, wake_time: int) -> int:
         """The time of a run that is parked: that of a poke before, where there was one."""
         return wake_time if poked is None else min(poked, wake_time)
 
-    def poke(self, keys: Sequence[RunKey]) -> None:
-        """Lets the time of runs come now."""
+    def not_long_past(self, wake_time: int) -> int:
+        """The time of a run that is parked: not long past, whatever it was poked by; see `oldest_parked`."""
+        return max(wake_time, self.now() - 1_000_000)
+
+    def poke(self, keys: Sequence[RunKey], time: int) -> None:
+        """Lets the time of runs come, which is that of when its statement began."""
         for key in keys:
             run = self.runs.get(key)
             if run is not None and run.unfinished:
                 self.tally("runs poked")
-                run.wake_time = self.now() if run.wake_time is None else min(run.wake_time, self.now())
+                run.wake_time = time if run.wake_time is None else min(run.wake_time, time)
 
     def find_owner(self, key: RunKey) -> RunOwner | None:
         """Tells who owns a run."""

@@ -36,7 +36,7 @@ from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.submit import Submitter
-from tests.simulation import lease_mutants, limit_mutants, read_mutants, stream_mutants
+from tests.simulation import known_mutants, lease_mutants, limit_mutants, read_mutants, stream_mutants
 from tests.simulation.database import Database
 from tests.simulation.mutant import ANY_LEASE, ANY_OWNER, UNSEEN, Mutant, empty, no, nothing, yes
 from tests.simulation.schedules import ScheduleTables
@@ -440,6 +440,7 @@ MUTANTS = (
         ("crash",),
     ),
     Mutant("times rise, whatever a clock says", [(Planner, "stamp", _stamp_unheeding)], ("crash",)),
+    *known_mutants.MUTANTS,
     *lease_mutants.MUTANTS,
     *limit_mutants.MUTANTS,
     *read_mutants.MUTANTS,

@@ -28,6 +28,7 @@ TOLD = (LeaseLost, WriteRefused, BatonError)
 READS = frozenset(
     {
         "count_unfinished",
+        "emptied",
         "find_owner",
         "find_request",
         "get_contracts",
@@ -42,12 +43,17 @@ READS = frozenset(
         "list_schedules",
         "list_unfinished",
         "list_workers",
+        "marked",
         "next_due_time",
+        "oldest_parked",
         "read",
         "settle",
     }
 )
 """Statements that change nothing: each tells what it saw as it began, whenever its answer comes."""
+
+JOURNAL = "write"
+"""The statement that writes the journal."""
 
 LATEST_SECONDS = 3.0
 """Longest that a statement goes on whose connection was cut, or a commit takes."""
@@ -73,6 +79,8 @@ class Weather:
     """The same as `late`, of the statements of one name."""
     tardy_of: dict[str, float] = field(default_factory=dict)
     """The answer of a statement of that name takes long."""
+    long_of: dict[str, float] = field(default_factory=dict)
+    """The commit of a statement of that name takes long."""
     stale: float = 0.0
     """A read is long under way: what it tells is of the past when it comes."""
     slow: float = 1.0
@@ -128,8 +136,10 @@ class StatementLink:
         """How long one way takes."""
         return (0.0005 + self.draw() * 0.006) * self.weather.slow
 
-    def commit_seconds(self) -> float:
+    def commit_seconds(self, name: str) -> float:
         """How long a commit takes; now and then very long where things are slow."""
+        if self.weather.long_of and self.draw() < self.weather.long_of.get(name, 0.0):
+            return self.draw() * LATEST_SECONDS
         if self.weather.slow > 1.0 and self.draw() < LONG_COMMIT_CHANCE:
             return self.draw() * LATEST_SECONDS
         return self.seconds() / 2
@@ -184,7 +194,7 @@ class _Statement:
             link.answer(self._answer, unavailable())
             return
         draw -= weather.lost_before
-        more = weather.commits / 2 if self._commit is not None else 0.0
+        more = weather.commits / 2 if self._name == JOURNAL else 0.0
         if draw < weather.lost_after + more:
             self._told = False
         elif draw < weather.lost_after + weather.late + 2 * more + weather.late_of.get(self._name, 0.0):
@@ -217,7 +227,7 @@ class _Statement:
         if self._commit is None:
             self._tell(outcome)
         else:
-            self._link.network.later(self._held_seconds or self._link.commit_seconds(), self._end)
+            self._link.network.later(self._held_seconds or self._link.commit_seconds(self._name), self._end)
 
     def _go_on(self) -> None:
         """What it waited for is free: whoever comes first has it."""
@@ -235,7 +245,7 @@ class _Statement:
         self._tell(outcome)
 
     def _count_unknown(self, *, landed: bool) -> None:
-        if self._commit is not None:
+        if self._name == JOURNAL:
             self._link.tally("commits unknown, landed" if landed else "commits unknown, not landed")
 
     def _tell(self, outcome: Any) -> None:

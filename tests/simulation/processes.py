@@ -28,8 +28,9 @@ from tests.simulation.idle_stores import no_schedules
 from tests.simulation.loop import Actor
 from tests.simulation.network import StatementLink, Unreachable
 from tests.simulation.permits import SimulatedExchange, SimulatedHints, SimulatedPermits
+from tests.simulation.replicas import SimulatedReplicas
 from tests.simulation.schedules import SimulatedSchedules
-from tests.simulation.stores import SimulatedReplicas, stores_over
+from tests.simulation.stores import stores_over
 from tests.simulation.stream_gateway import StreamGateway
 from tests.simulation.tokens import read_token, step_token
 from tests.simulation.workers import SimulatedGateway, SimulatedSending

@@ -26,10 +26,7 @@ from orchestrator.engine.ports import (
     EndedPage,
     FilterTerm,
     JournalRow,
-    ParkedRun,
-    Renewal,
     RunEntry,
-    RunOwner,
     RunRow,
     UnfinishedRuns,
     WriteResult,
@@ -38,11 +35,10 @@ from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database
 from tests.simulation.idle_stores import NothingToScrub
-from tests.simulation.leases import Locked
+from tests.simulation.replicas import SimulatedReplicas
 from tests.simulation.tables import Run
 
 T = TypeVar("T")
-S = TypeVar("S")
 
 _ATTRIBUTES = "attributes."
 _FIELDS: Mapping[str, Callable[[RunRow], Any]] = {
@@ -98,25 +94,6 @@ class Direct:
         finally:
             if release is not None:
                 release()
-
-
-def _as_it_began(database: Database, look: Callable[[], S], carry_out: Callable[[S | None], T]) -> Callable[[], T]:
-    """A statement that locks a row first: what it has seen of others is as it was when it began, also where it had to
-    wait. Rows that it changes are looked at again."""
-    seen: list[S] = []
-
-    def begin() -> T:
-        is_past = bool(seen) and seen[0] != look()
-        try:
-            answer = carry_out(seen[0] if seen else None)
-        except Locked:
-            if not seen:
-                seen.append(look())
-            raise
-        database.tally("statements gone by the past", is_past)
-        return answer
-
-    return begin
 
 
 @dataclass(slots=True)
@@ -201,90 +178,6 @@ class SimulatedJournal:
             return found
 
         return await self._link.ask("read", read)
-
-
-class SimulatedReplicas:
-    """ReplicaStore."""
-
-    def __init__(self, database: Database, link: Link) -> None:
-        self._database, self._link = database, link
-        self._reported: dict[str, int] = {}
-
-    async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
-        """See ReplicaStore.register."""
-        database = self._database
-        renewal = await self._link.ask("register", lambda: database.register(replica_id, address, lease_seconds))
-        await self._link.ask("join_set", lambda: database.join_set(replica_id))
-        return renewal
-
-    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
-        """See ReplicaStore.renew."""
-        database = self._database
-        renewal = await self._link.ask(
-            "renew",
-            _as_it_began(
-                database, database.see, lambda seen: database.renew(replica_id, lease_seconds, active_runs, seen)
-            ),
-        )
-        changed = {
-            name: version for name, version in renewal.changed_namespaces.items() if self._reported.get(name) != version
-        }
-        self._reported |= changed
-        return Renewal(renewal.database_time, renewal.lease_expire_time, changed, renewal.replicas, renewal.loads)
-
-    async def release(self, replica_id: UUID) -> None:
-        """See ReplicaStore.release."""
-        await self._link.ask("leave_set", lambda: self._database.leave_set(replica_id))
-        await self._link.ask("release", lambda: self._database.release(replica_id))
-
-    async def give_up(self, replica_id: UUID) -> None:
-        """See ReplicaStore.give_up."""
-        await self._link.ask("give_up", lambda: self._database.give_up(replica_id))
-
-    async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
-        """See ReplicaStore.adopt."""
-        database = self._database
-        await self._link.ask("end_dead", lambda: database.end_dead(replica_id, mark_before))
-        if database.dead_members():  # Else the statement changes nothing.
-            await self._link.ask("leave_dead", database.leave_dead)
-        return await self._link.ask(
-            "adopt",
-            _as_it_began(
-                database, lambda: database.orphaned(limit), lambda seen: database.adopt(replica_id, limit, seen)
-            ),
-        )
-
-    async def wake(self, replica_id: UUID, limit: int, lead_seconds: float) -> list[RunRow]:
-        """See ReplicaStore.wake."""
-        database = self._database
-        return await self._link.ask(
-            "wake",
-            _as_it_began(
-                database,
-                lambda: database.due(limit, lead_seconds),
-                lambda seen: database.wake(replica_id, limit, lead_seconds, seen),
-            ),
-        )
-
-    async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
-        """See ReplicaStore.claim."""
-        return await self._link.ask("claim", lambda: self._database.claim(replica_id, key))
-
-    async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
-        """See ReplicaStore.park."""
-        await self._link.ask("park", lambda: self._database.park(replica_id, runs))
-
-    async def poke(self, keys: Sequence[RunKey]) -> None:
-        """See ReplicaStore.poke."""
-        await self._link.ask("poke", lambda: self._database.poke(keys))
-
-    async def find_owner(self, key: RunKey) -> RunOwner | None:
-        """See ReplicaStore.find_owner."""
-        return await self._link.ask("find_owner", lambda: self._database.find_owner(key))
-
-    async def list_owned(self, replica_id: UUID) -> list[RunRow]:
-        """See ReplicaStore.list_owned."""
-        return await self._link.ask("list_owned", lambda: self._database.list_owned(replica_id))
 
 
 class SimulatedRuns:

@@ -14,8 +14,9 @@ from tests.conformance.run_store import RunStoreConformance
 from tests.conformance.schedule_store import ScheduleStoreConformance
 from tests.simulation.approvals import SimulatedApprovals
 from tests.simulation.database import Database
+from tests.simulation.replicas import SimulatedReplicas
 from tests.simulation.schedules import ScheduleTables, SimulatedSchedules
-from tests.simulation.stores import Direct, SimulatedJournal, SimulatedReplicas, SimulatedRuns
+from tests.simulation.stores import Direct, SimulatedJournal, SimulatedRuns
 
 
 @pytest.fixture

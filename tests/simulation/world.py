@@ -342,7 +342,8 @@ class World:
         for stress in self.stress:
             what, _, name = stress.partition(":")
             if name:
-                {"cut": self.weather.late_of, "tardy": self.weather.tardy_of}[what][name] = 0.3
+                kinds_of = {"cut": self.weather.late_of, "tardy": self.weather.tardy_of, "long": self.weather.long_of}
+                kinds_of[what][name] = 0.3
         if "stale" in self.parts:
             self.weather.stale = 0.3 if "stale" in self.stress else self.stale_draws.choice((0.03, 0.15))
         if self.roughness.get("links"):
@@ -364,9 +365,13 @@ class World:
         process = self.any_process()
         self.trace("director", f"{kind} {process.name}")
         if kind == "crash":
-            self.tally("crashes", process.alive)
-            process.crash()
-            self.network.later(draws.random() * 3, self.restart, process)
+            seconds = draws.random() * 3
+            if "gone" not in self.stress:
+                self.tally("crashes", process.alive)
+                process.crash()
+                self.network.later(seconds, self.restart, process)
+            elif self.count > 1 and all(each.alive for each in self.processes.values()):
+                process.crash()  # For good, the first alone.
         elif kind == "pause":
             process.freeze()
             process.lease.freeze()
@@ -414,13 +419,14 @@ class World:
         weather.cut_links = 0.0
         weather.late_of.clear()
         weather.tardy_of.clear()
+        weather.long_of.clear()
         mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
         mood.away.clear()
         if "streams" in self.parts:
             self.streams.heal()
         for process in self.processes.values():
             self._resume(process)
-            if not process.alive:
+            if not process.alive and "gone" not in self.stress:
                 self.restart(process)
         self._tell_health()
 
