@@ -200,7 +200,7 @@ class Homes:
         if home is None:
             return
         if home == self._me:
-            self.own.book(namespace).give_back(kind, 1, int(unused))
+            self.own.give_back(namespace, kind, unused)
         elif home in self._links:
             self._links[home].give_back(namespace, kind, unused)
 

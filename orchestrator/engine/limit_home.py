@@ -179,6 +179,12 @@ class LimitHome:
         if book is not None:
             book.look_again()
 
+    def give_back(self, namespace: str, kind: Kind, unused: bool) -> None:
+        """This replica holds one permit less. A book that is begun later counts what is held then."""
+        book = self._books.get(namespace)
+        if book is not None:
+            book.give_back(kind, 1, int(unused))
+
     def use(self, namespace: str, limit: str) -> limit_pb2.LimitUse:
         """Tells how much of a limit is in use."""
         book = self.book(namespace)

@@ -311,3 +311,22 @@ def test_who_goes_by_the_next_set_already_is_known_where_a_home_learns_of_one_in
     home.set_replicas(ReplicaSet(3, {replica.id: "a"}), lambda _: True)
     home.set_replicas(ReplicaSet(4, {replica.id: "a", other: "b"}), lambda _: True)
     assert not home.pause()
+
+
+async def test_a_permit_that_is_given_back_is_no_other_one_where_the_home_has_just_moved_here() -> None:
+    """The first thing that the new home hears of is the end of a call."""
+    world = World(0)
+    replica = Replica(world)
+    other = next(
+        each for each in map(UUID, (f"{n:032x}" for n in range(100))) if home_of((replica.id, each), "default") == each
+    )
+    gone: Any = SimpleNamespace(dead=True)
+    world.replicas[other] = gone
+    homes = replica.homes
+    homes.set_replicas(ReplicaSet(1, {replica.id: "a"}))
+    assert [homes.take_now("default", [KIND]) for _ in range(3)] == [0, 0, 0]
+    homes.set_replicas(ReplicaSet(2, {replica.id: "a", other: "b"}))
+    homes.set_replicas(ReplicaSet(3, {replica.id: "a"}))
+    homes.give_back("default", KIND)
+    assert homes.own.use("default", "few").in_flight == 2
+    await homes.close()
