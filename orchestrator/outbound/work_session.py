@@ -191,7 +191,10 @@ class WorkSession:
         self._on_change()
 
     def unreachable(self) -> None:
-        """The worker's address takes no connections: whatever process it held is gone."""
+        """The worker's address takes no connections: whatever process it held is gone, but for one whose stream is
+        not known to be."""
+        if self.state is SessionState.OPEN:
+            return
         self.draining = False
         if self.state is SessionState.LOST:
             self._give_up()

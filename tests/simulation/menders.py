@@ -37,6 +37,8 @@ from tests.simulation.workflows import DONE, Done
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+TIMES_SKIPPED = 6
+"""Steps that somebody skips at first where worlds are stressed by that."""
 REFUSED = (
     InvalidRequest,  # By a replica that has lost the run and not learnt of that: its round is an old one.
     RunActive,
@@ -67,6 +69,10 @@ class Mender:
         while not self._order.runs:  # noqa: ASYNC110  # as people do, who are told by nobody
             await asyncio.sleep(0.2)
         key = RunKey(self._order.caller.namespace, self._order.runs[0])
+        if "skipped" in self._world.stress:
+            for _ in range(TIMES_SKIPPED):
+                await asyncio.sleep(self._draws.random())
+                await self._skip(key)
         await asyncio.gather(*(self._mend(key) for _ in range(self._draws.choice((1, 2, 4)))))
 
     async def _mend(self, key: RunKey) -> None:

@@ -131,8 +131,8 @@ async def _resume_as_handed_over(self: Recovery, row: RunRow, journal: Any) -> L
     return await _resume(self, replace(row, handed_over=True), journal)
 
 
-async def _resume_without_timers(self: Any, row: Any) -> LiveRun | None:
-    return await self._rebuild(row)  # type: ignore[no-any-return]
+async def _resume_without_timers(self: Any, row: Any, journal: Any) -> LiveRun | None:
+    return await self._rebuild(row, journal)  # type: ignore[no-any-return]
 
 
 # --- mending

@@ -88,7 +88,7 @@ class StreamJudge:
         self._keys: dict[tuple[str, str, int], str] = {}
         self._since: dict[tuple[str, int], tuple[str, float]] = {}
         self._waking: dict[str, float] = {}
-        self._drained: set[int] = set()
+        self._drained: set[Line] = set()
 
     def _book(self, process: str, address: str) -> _Book:
         return self._books.setdefault((process, address), _Book())
@@ -126,10 +126,10 @@ class StreamJudge:
     def says(self, line: Line, frame: work_pb2.BatonFrame) -> None:
         """Baton sends a frame."""
         book, now = self._book(line.process.name, line.address), self._world.loop.time()
-        if id(line) in self._drained and frame.assignments:
+        if line in self._drained and frame.assignments:
             self._breach("nothing is given after the drain", f"{line.process.name} to {line.address}")
         if frame.drain:
-            self._drained.add(id(line))
+            self._drained.add(line)
         for assignment in frame.assignments:
             step = (assignment.run_id, assignment.step, assignment.attempt)
             if self._keys.setdefault(step, assignment.idempotency_key) != assignment.idempotency_key:

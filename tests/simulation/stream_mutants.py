@@ -111,7 +111,7 @@ MUTANTS = (
     Mutant(
         "a worker that comes back hears what it holds for nobody",
         [(WorkSession, "opened", _open_without_what_is_unwanted)],
-        ("workers", "links"),
+        ("workers", "links", "skipped", "redial"),
         parts=("mending", *STREAMED),
     ),
     Mutant(

@@ -353,7 +353,7 @@ class World:
         if self.roughness["workers"]:
             mood = self.mood
             mood.fail, mood.refuse, mood.unreachable = draws.choice((0.1, 0.4)), 0.03, 0.05
-            mood.hang = draws.choice((0.03, 0.1))
+            mood.hang = 0.5 if "skipped" in self.stress else draws.choice((0.03, 0.1))
             mood.lose = 0.6 if "lost" in self.stress else mood.hang
             mood.twice = mood.late = 0.4 if "workers" in self.stress else draws.choice((0.03, 0.1))
         while kinds:
