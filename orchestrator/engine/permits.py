@@ -8,6 +8,7 @@ What may not enter: where homes are and how replicas speak (homes.py); which lim
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -101,7 +102,8 @@ class PermitBook:
         self._crowd: Line[Ask] = Line()
         self._crowd_timer: Timer | None = None
         self._asks: dict[Ask, None] = {}
-        self._given: list[tuple[Ask, int]] = []
+        self._given: deque[tuple[Ask, int]] = deque()
+        """What is given and not told yet."""
         self._giving = False
         self.paused = ""
         self.empty_since: int | None = None
@@ -113,6 +115,7 @@ class PermitBook:
         if not wanted:
             self._leave(ask)
             self._asks.pop(ask, None)
+            self._take_untold(ask)
             return ()
         if self.paused or ask.lines:
             self._asks[ask] = None
@@ -296,13 +299,20 @@ class PermitBook:
         self._giving = True
         try:
             while self._given:
-                given, self._given = self._given, []
-                for ask, kind in given:
-                    if not ask.wanted and not ask.lines:
-                        self._asks.pop(ask, None)
-                    ask.granted(kind)
+                ask, kind = self._given.popleft()
+                if not ask.wanted and not ask.lines:
+                    self._asks.pop(ask, None)
+                ask.granted(kind)
         finally:
             self._giving = False
+
+    def _take_untold(self, ask: Ask) -> None:
+        """Takes back what was given to an ask that wants nothing any more, before it has heard of that."""
+        untold = [kind for one, kind in self._given if one is ask]
+        if untold:
+            self._given = deque(item for item in self._given if item[0] is not ask)
+            for kind in untold:
+                self.give_back(ask.kinds[kind], 1, int(not ask.resumes))
 
     def _has_room(self, pool: Pool, resumes: bool = False) -> bool:
         row = self._limit_of(pool.limit)
