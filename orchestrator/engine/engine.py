@@ -239,7 +239,7 @@ class Engine:
             self._observer,
             transit,
             balance,
-            lambda: self._lease.mark_before if self._lease is not None else None,
+            lambda: self._lease.mark_before if self._lease is not None else 0,
         )
 
     def _new_handover(self, balance: Balance) -> HandOver:

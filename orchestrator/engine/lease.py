@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import operator
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
@@ -22,6 +23,10 @@ from orchestrator.engine.ports import LeaseLost, Renewal, ReplicaStore
 
 OpenReplicaStore = Callable[[], AbstractAsyncContextManager[ReplicaStore]]
 RENEWALS_A_LEASE = 5
+
+LATE_INTERVALS = 1.5
+"""Intervals from one renewal to the next after which that came late."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -51,8 +56,6 @@ class LeaseKeeper:
         self._turned = True
         self._lost = False
         self._end_us = 0
-        self._late_us = -round(lease_seconds * 1_000_000)
-        """When a renewal of this replica failed, or took long."""
         self._answered: deque[int] = deque(maxlen=RENEWALS_A_LEASE)
         """The database's times of the last renewals that were answered."""
 
@@ -62,14 +65,21 @@ class LeaseKeeper:
         return self._clock.monotonic_us() < self._end_us
 
     @property
-    def mark_before(self) -> int | None:
-        """Tells of whom to think that they are dead: of those whose lease was over by this time of the database, None
-        for now. Where this replica's own renewals came late during the last lease, the database was away, for others
-        too: they are given as many renewals as a lease has."""
-        if self._clock.monotonic_us() - self._late_us >= self._lease_seconds * 1_000_000:
-            return None
+    def mark_before(self) -> int:
+        """Tells of whom to think that they are dead: of those whose lease was over by this time of the database.
+
+        They are to have had as many chances to renew it as a lease has. So it is the time of this replica's own last
+        renewals but four where one of these came late, or the database has not been seen to be there for so long: it
+        may have been away for others too, and all replicas may have stood still. Else it is now, but no later than the
+        next renewal is due: a statement may be under way until a database that stands still goes on.
+        """
         answered = list(self._answered)
-        return answered[0] if len(answered) == RENEWALS_A_LEASE else 0
+        if len(answered) < RENEWALS_A_LEASE:
+            return 0
+        interval_us = int(self._lease_seconds * 1_000_000 / RENEWALS_A_LEASE)
+        if max(map(operator.sub, answered[1:], answered)) > LATE_INTERVALS * interval_us:
+            return answered[0]
+        return min(self._clock.now(), answered[-1] + interval_us)
 
     async def start(self, replica_id: UUID, address: str) -> None:
         """Inserts the replica's row; its lease is then kept. Errors: DatabaseUnavailable."""
@@ -121,7 +131,6 @@ class LeaseKeeper:
                 try:
                     await self._renew(store, replica_id, loop)
                 except DatabaseUnavailable:
-                    self._late_us = self._clock.monotonic_us()
                     # Where it took long to fail, the lease leaves no time for a pause as well.
                     pause_seconds -= min((self._clock.monotonic_us() - begun_us) / 1_000_000, interval_seconds)
                 except LeaseLost:
@@ -135,9 +144,6 @@ class LeaseKeeper:
     async def _renew(self, store: ReplicaStore, replica_id: UUID, loop: asyncio.AbstractEventLoop) -> None:
         sent_us = self._clock.monotonic_us()
         renewal = await store.renew(replica_id, self._lease_seconds, self._active_runs())
-        answered_us = self._clock.monotonic_us()
-        if answered_us - sent_us > self._lease_seconds * 1_000_000 / RENEWALS_A_LEASE:
-            self._late_us = answered_us
         self._answered.append(renewal.database_time)
         self._take(renewal, sent_us, loop)
 

@@ -327,7 +327,7 @@ class ReplicaStore(Protocol):
 
     async def adopt(self, replica_id: UUID, limit: int, *, mark_before: int | None = None) -> list[RunRow]:
         """Takes over at most `limit` unfinished runs of marked replicas, raising each run's epoch; before that, others
-        are marked whose lease is over, or was over by the time `mark_before` where that is given.
+        are marked whose lease is over, and was over by the time `mark_before` where that is given.
 
         Errors: DatabaseUnavailable (it is not known which runs were taken over, and some may be for as long as the
         statement may be under way; `list_owned` tells), LeaseLost where the database lacks the time in which the lease

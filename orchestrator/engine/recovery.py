@@ -79,7 +79,7 @@ class Recovery:
         observer: Observer,
         transit: Transit,
         balance: Balance,
-        mark_before: Callable[[], int | None],
+        mark_before: Callable[[], int],
     ) -> None:
         self._driver, self._catalogue, self._replicas = driver, catalogue, replicas
         self._runs, self._journal, self._limits, self._observer = runs, journal, limits, observer

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import asyncpg
 import pytest
 
 from orchestrator.postgres.embedded import EmbeddedPostgres
+from orchestrator.postgres.migrate import migrate
 from tests.acceptance.contracts import Contract, new_lab
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.processes import STEADY, LabProcess, ServerProcess
@@ -118,6 +121,17 @@ async def lab_process(contract: Contract, transport: str, tmp_path: Path) -> Asy
     await worker.start()
     yield worker
     await worker.kill()
+
+
+@pytest.fixture
+async def own_postgres() -> AsyncIterator[EmbeddedPostgres]:
+    """A Postgres of this test alone, which keeps what it committed when it is killed."""
+    directory = Path(tempfile.mkdtemp(prefix="baton-lost-"))
+    postgres = EmbeddedPostgres(directory)
+    await migrate(postgres.start())
+    yield postgres
+    postgres.stop()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture

@@ -64,6 +64,8 @@ class ReplicaStoreConformance:
         await stores.replicas.renew(late, LEASE_SECONDS)
         assert await states(stores, late, step(key, 2)) == [WRITTEN]
 
+        before = (await stores.replicas.renew(late, LEASE_SECONDS)).lease_expire_time + 1
+        assert await stores.replicas.adopt(other, 10, mark_before=before) == [], "it goes on, whatever time is given"
         before = (await stores.replicas.renew(late, NO_SECONDS)).lease_expire_time
         assert [row.key for row in await stores.replicas.adopt(other, 10, mark_before=before)] == [key]
         with pytest.raises(LeaseLost):

@@ -119,37 +119,53 @@ async def test_the_time_that_a_renewal_took_to_fail_is_taken_from_the_pause(
 
 
 @pytest.mark.parametrize(
-    ("failing", "before"),
+    ("failing", "still", "before"),
     [
-        ([], [None] * 8),
-        # One failure, a second after the start: others have as many renewals as a lease has.
-        ([1], [None, 0, 0, 0, 0, 0, None]),
-        # The database is there for one renewal in two: after five that were answered it is the time of the first.
-        (range(1, 40, 2), [None, *[0] * 9, 2, 2, 4, 4, 6, 6, 8]),
+        # The first five renewals are at 0, 1, 2, 3 and 4: only then has the database been there for long enough.
+        ([], 0, [0, 0, 0, 0, 4, 5, 6, 7]),
+        # None at 6: it may have been away for others too, who are given as many renewals as a lease has.
+        ([6], 0, [0, 0, 0, 0, 4, 5, 6, 2, 3, 4, 5, 11, 12]),
+        # The database is there for one renewal in two: of the last five it is the time of the first.
+        (range(1, 40, 2), 0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 4, 4, 6]),
+        # The replica itself stands still from 6 on for three leases: so may have done others.
+        ([], 6, [0, 0, 0, 0, 4, 5, 6, 3, 4, 5, 6, 26, 27]),
     ],
-    ids=["never late", "late once", "late again and again"],
+    ids=["never late", "late once", "late again and again", "stood still"],
 )
-async def test_others_are_given_as_many_renewals_as_a_lease_has_where_this_ones_came_late(
-    failing: Sequence[int], before: list[int | None]
+async def test_who_is_to_be_taken_for_dead_had_as_many_chances_as_a_lease_has(
+    failing: Sequence[int], still: int, before: list[int]
 ) -> None:
     time = Time()
     database: Any = Database(time, [], failing=failing)
-    here = Here(time, len(before), lambda: keeper.mark_before)
+
+    def look() -> int:
+        found = keeper.mark_before
+        if still and len(here.paused) == still:
+            time.take(3 * LEASE_SECONDS)
+        return found
+
+    here = Here(time, len(before), look)
     keeper = keeper_of(time, database, here, lambda: None)
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
-    assert here.seen == [seconds and seconds * 1_000_000 for seconds in before]
+    assert here.seen == [seconds * 1_000_000 for seconds in before]
 
 
-async def test_a_renewal_that_took_long_came_late_though_it_was_answered() -> None:
+async def test_nobody_is_taken_for_dead_by_what_is_asked_while_the_database_stands_still() -> None:
+    """The last renewal was answered at 5, and the next one is due at 6."""
     time = Time()
-    database: Any = Database(time, [], takes_seconds=1.5)
-    here = Here(time, 6, lambda: keeper.mark_before)
+    database: Any = Database(time, [])
+
+    def look() -> int:
+        if len(here.paused) == 5:
+            time.take(100.0)
+        return keeper.mark_before
+
+    here = Here(time, 6, look)
     keeper = keeper_of(time, database, here, lambda: None)
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
-    assert None not in here.seen
-    assert here.seen[-1]
+    assert here.seen[-1] == 6_000_000
 
 
 async def test_a_lease_that_was_over_while_the_database_was_away_goes_on() -> None:

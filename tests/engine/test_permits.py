@@ -262,3 +262,22 @@ def test_a_rate_that_is_raised_holds_nobody_up_for_the_time_of_the_old_one() -> 
     assert place.book.refusal(waiting).until_time == place.now + 10_000
     place.pass_time(10_001)
     assert [name for name, _ in place.given] == ["held", "waiting"]
+
+
+def test_what_is_given_is_taken_back_from_who_thinks_better_of_it_as_it_hears_of_the_first() -> None:
+    place = Place(few=0, one=1, other=1)
+    place.set("few", 2)
+    heard: list[int] = []
+
+    def granted(which: int) -> None:
+        heard.append(which)
+        place.book.forget(ask)
+
+    place.asks("held", kind("few"), wanted=2)
+    ask = Ask([kind("few")], 0, granted)
+    place.book.ask(ask, 2)
+    place.set("few", 4)
+    place.book.look_again()
+    assert heard == [0], "the second was given too, and was not told yet"
+    # Whoever heard of one gives that back by itself.
+    assert place.book.use_of("few") == {"": (3, 0)}

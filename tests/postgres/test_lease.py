@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
@@ -177,3 +178,18 @@ async def test_who_takes_over_is_told_how_its_owner_ended(stores: Stores, databa
     assert found is not None
     assert set(found.members) == {other}
     assert (found.loss_time is not None) is failed
+
+
+async def test_changes_are_told_since_the_last_renewal_that_was_answered(
+    stores: Stores, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long a lease and the time that a change may take are: here no time at all."""
+    monkeypatch.setattr("orchestrator.postgres.replicas.CHANGE_MARGIN_SECONDS", 0.0)
+    me, other = await replica(stores), await replica(stores)
+    await stores.replicas.renew(me, 0.0)
+    connection = await asyncpg.connect(database)
+    await connection.execute("INSERT INTO catalogues (namespace, version, change_time) VALUES ('shop', 7, now())")
+    await connection.close()
+    assert (await stores.replicas.renew(me, 0.0)).changed_namespaces == {"shop": 7}
+    async with opened(database) as store:
+        assert (await store.renew(other, 0.0)).changed_namespaces == {}, "it was never answered, and no time is allowed"

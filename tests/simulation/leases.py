@@ -142,10 +142,10 @@ class Leases:
             replica.lease_expire_time = min(replica.lease_expire_time, now - 1)
 
     def end_dead(self, replica_id: UUID, mark_before: int | None = None) -> None:
-        """Marks replicas whose lease is over, or was over by some time, but the one that asks and those that a
+        """Marks replicas whose lease is over, and was over by some time, but the one that asks and those that a
         statement under way holds."""
         now = self.now()
-        end = now if mark_before is None else mark_before
+        end = now if mark_before is None else min(now, mark_before)
         for each, replica in self.replicas.items():
             over = replica.end_time is None and replica.lease_expire_time <= end
             if over and each != replica_id and not replica.locks:

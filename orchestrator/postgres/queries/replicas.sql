@@ -124,14 +124,15 @@ WHERE replica_id = $1 AND end_time IS NULL
 SELECT NOT EXISTS (SELECT FROM replicas WHERE replica_id = $1 AND end_time IS NULL) AS marked
 
 -- name: end_dead
--- Marks replicas whose lease is over, or was over by the time $2 where that is given, but the one that asks ($1). One whose last journal statement is still under way holds its row, and is left for
--- the next time: a replica is marked only when nothing more can come from it.
+-- Marks replicas whose lease is over, and was over by the time $2 where that is given, but the one that asks ($1). One
+-- whose last journal statement is still under way holds its row, and is left for the next time: a replica is marked only
+-- when nothing more can come from it.
 UPDATE replicas
 SET end_time = clock_timestamp()
 WHERE replica_id IN (
     SELECT replica_id
     FROM replicas
-    WHERE end_time IS NULL AND lease_expire_time <= coalesce($2::timestamptz, clock_timestamp())
+    WHERE end_time IS NULL AND lease_expire_time <= least($2::timestamptz, clock_timestamp())
         AND replica_id <> $1
     FOR NO KEY UPDATE SKIP LOCKED
 )
