@@ -123,7 +123,7 @@ class Delivery:
         forgets its runs and ends this, or its lease is renewed."""
         dispatcher, live, flight = self._dispatcher, self._live, self._flight
         if not dispatcher.holds_lease():
-            self._handle = asyncio.get_running_loop().call_later(LEASE_LOOK_SECONDS, self.start)
+            self._handle = asyncio.get_running_loop().call_later(LEASE_LOOK_SECONDS, self._look_again)
             return
         expire_time = live.run.steps[flight.step].attempts[-1].expire_time
         remaining_seconds = (expire_time - dispatcher.clock.now()) / 1_000_000
@@ -131,6 +131,11 @@ class Delivery:
             self._sending = dispatcher.gateway.send(dispatcher.call_of(live, flight, remaining_seconds), self)
         else:
             self._handle = asyncio.get_running_loop().call_soon(self._too_late)
+
+    def _look_again(self) -> None:
+        """Sends the call that has waited for the lease. What was decided instead of it ends it once that is durable."""
+        if self._live.run.is_current(self._flight.step, self._flight.attempt):
+            self.start()
 
     def cancel(self) -> None:
         """Ends the call; nothing is heard of it any more."""

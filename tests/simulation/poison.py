@@ -3,6 +3,7 @@ fails. Who makes one is lost with it, so that it may not go on from replica to r
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -57,6 +58,7 @@ class Poison:
 
     def _kind(self, process: Process, call: Call) -> int:
         harmed = self._world.judge.calm or process.stands_still or process.fails
+        harmed |= asyncio.current_task() is None  # What a timer calls fails no engine.
         return -1 if harmed else zlib.crc32(f"{call.run_id}/{call.step}".encode()) % ONE_IN
 
     def _look(self, process: Process) -> None:

@@ -104,6 +104,11 @@ def test_who_asks_again_for_a_step_that_has_ended_waits_for_its_permits_as_the_f
     assert simulate(1287, (), ("growth", "limits", "balance", "tuning")).breach is None
 
 
+def test_a_call_that_waited_for_the_lease_does_not_leave_once_it_is_cancelled() -> None:
+    parts = ("balance", "tuning", "limits", "growth", "mending", "schedules", "stale", "retries")
+    assert simulate(3076, ("leave",), parts).breach is None
+
+
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace
