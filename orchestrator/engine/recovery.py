@@ -275,6 +275,9 @@ class Recovery:
         live = await load_run(journal, row, self._catalogue)
         if live.run.ended:
             return None
+        held = self._driver.runs.get(row.key)
+        if held is not None and held.epoch > live.epoch:
+            return None  # This replica had lost it meanwhile, with its lease, and has taken it over again.
         self._driver.adopt(live)
         return live
 
