@@ -265,8 +265,7 @@ def test_a_rate_that_is_raised_holds_nobody_up_for_the_time_of_the_old_one() -> 
 
 
 def test_what_is_given_is_taken_back_from_who_thinks_better_of_it_as_it_hears_of_the_first() -> None:
-    place = Place(few=0, one=1, other=1)
-    place.set("few", 2)
+    place = Place(few=2)
     heard: list[int] = []
 
     def granted(which: int) -> None:
