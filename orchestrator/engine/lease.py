@@ -68,10 +68,10 @@ class LeaseKeeper:
     def mark_before(self) -> int:
         """Tells of whom to think that they are dead: of those whose lease was over by this time of the database.
 
-        They are to have had as many chances to renew it as a lease has. So it is the time of this replica's own last
-        renewals but four where one of these came late, or the database has not been seen to be there for so long: it
-        may have been away for others too, and all replicas may have stood still. Else it is now, but no later than the
-        next renewal is due: a statement may be under way until a database that stands still goes on.
+        They are to have had as many chances to renew it as a lease has. So it is the time of this replica's fifth last
+        renewal where one of the four since came late: the database may have been away for others too, or all replicas
+        have stood still. Nobody is dead before there were five. Else it is now, but no later than the next renewal is
+        due: a statement may be under way until a database that stands still goes on.
         """
         answered = list(self._answered)
         if len(answered) < RENEWALS_A_LEASE:
