@@ -146,6 +146,11 @@ class Driver:
         if why:
             self._observer.run_forgotten(live.key, why)
 
+    @property
+    def holds_lease(self) -> bool:
+        """Whether this replica's lease surely goes on."""
+        return self._dispatcher.holds_lease()
+
     def forget_all(self, why: str) -> None:
         """Drops every run: the lease is lost. The log is told once, however many they are."""
         self.journal.forget()

@@ -373,6 +373,7 @@ class Engine:
             self._limits.stall_seconds,
             self._active_runs,
             self._renewed,
+            self._was_over,
             self._lost.set,
             self._machine.apart(),
         )
@@ -386,6 +387,12 @@ class Engine:
     def _know_limits(self, namespace: str) -> None:
         """Reads the catalogue of a namespace whose limits are at home here, though no run of it may be."""
         if self._catalogue.expect(namespace):
+            self._changed.put_nowait(namespace)
+
+    def _was_over(self) -> None:
+        """Reads anew what decisions rest on: it may have changed while the lease was over."""
+        self._reader.doubt()
+        for namespace in self._catalogue.doubt():
             self._changed.put_nowait(namespace)
 
     def _active_runs(self) -> int | None:
@@ -436,9 +443,7 @@ class Engine:
             except (DatabaseUnavailable, LeaseLost):
                 await asyncio.sleep(0.5)
                 continue
-            self._reader.doubt()
-            for namespace in self._catalogue.doubt():
-                self._changed.put_nowait(namespace)
+            self._was_over()
             return replica_id
 
     async def _watch_lease(self) -> None:

@@ -34,8 +34,8 @@ class LeaseKeeper:
     """Registers a replica and renews its lease until `stop`, or until the loop that called `start` has stood still for
     `stall_seconds`.
 
-    `on_renewal` and `on_lost` are called on that loop; `active_runs`, which tells how many runs the replica drives, on
-    the thread.
+    `on_renewal`, `on_lost`, and `on_over` before a lease that was over goes on, are called on that loop; `active_runs`,
+    which tells how many runs the replica drives, on the thread.
     """
 
     def __init__(
@@ -46,15 +46,16 @@ class LeaseKeeper:
         stall_seconds: float,
         active_runs: Callable[[], int | None],
         on_renewal: Callable[[Renewal], None],
+        on_over: Callable[[], None],
         on_lost: Callable[[], None],
         apart: Apart,
     ) -> None:
         self._open_store, self._clock, self._lease_seconds = open_store, clock, lease_seconds
         self._stall_seconds, self._active_runs = stall_seconds, active_runs
-        self._on_renewal, self._on_lost = on_renewal, on_lost
+        self._on_renewal, self._on_over, self._on_lost = on_renewal, on_over, on_lost
         self._apart = apart
         self._turned = True
-        self._lost = False
+        self._lost = self._ended = False
         self._end_us = 0
         self._answered: deque[int] = deque(maxlen=RENEWALS_A_LEASE)
         """The database's times of the last renewals that were answered."""
@@ -62,7 +63,7 @@ class LeaseKeeper:
     @property
     def holds(self) -> bool:
         """Whether the lease surely goes on at this moment, by this process's own clock."""
-        return self._clock.monotonic_us() < self._end_us
+        return not self._ended and self._clock.monotonic_us() < self._end_us
 
     @property
     def mark_before(self) -> int:
@@ -122,7 +123,7 @@ class LeaseKeeper:
                 if silent_seconds > self._stall_seconds:
                     _LOGGER.error("the event loop stands still: the lease is given up, others take the runs over")
                     loop.call_soon_threadsafe(self._on_lost)
-                    self._end_us = 0
+                    self._ended = True
                     with contextlib.suppress(DatabaseUnavailable):
                         # Not released: workers are at its calls, and one of these may be what holds the loop up.
                         await store.give_up(replica_id)
@@ -137,7 +138,7 @@ class LeaseKeeper:
                     loop.call_soon_threadsafe(self._on_lost)
                     return
             # First here: what this replica still does must end before another may begin.
-            self._end_us = 0
+            self._ended = True
             with contextlib.suppress(DatabaseUnavailable):
                 await (store.give_up(replica_id) if self._lost else store.release(replica_id))
 
@@ -153,8 +154,18 @@ class LeaseKeeper:
     def _take(self, renewal: Renewal, sent_us: int, loop: asyncio.AbstractEventLoop) -> None:
         self._clock.set(renewal.database_time, sent_us, self._clock.monotonic_us())
         # Counted from before the request: the database gave the lease later, so it ends there no sooner.
-        self._end_us = sent_us + renewal.lease_expire_time - renewal.database_time
-        loop.call_soon_threadsafe(self._on_renewal, renewal)
+        end_us = sent_us + renewal.lease_expire_time - renewal.database_time
+        if self._end_us and not self.holds:
+            loop.call_soon_threadsafe(self._go_on, renewal, end_us)
+        else:
+            self._end_us = end_us
+            loop.call_soon_threadsafe(self._on_renewal, renewal)
+
+    def _go_on(self, renewal: Renewal, end_us: int) -> None:
+        """Goes on with a lease that was over: what was known in it is doubted before anything is done again."""
+        self._on_over()
+        self._on_renewal(renewal)
+        self._end_us = end_us
 
 
 def _succeed(registered: asyncio.Future[None]) -> None:

@@ -265,6 +265,9 @@ class Submitter:
             raise errors.DatabaseUnavailable(
                 fault.message, metadata=fault.metadata, retry_delay_seconds=fault.retry_delay_seconds
             )
+        if not self._driver.holds_lease:
+            text = "this replica has yet to renew its lease, and may not know what has changed; try again"
+            raise errors.DatabaseUnavailable(text, retry_delay_seconds=0.5)
         active, queued = len(self._driver.runs), self._driver.journal.queued_events
         held_bytes = self._driver.active_bytes
         if active >= self._limits.max_active_runs:

@@ -77,6 +77,7 @@ class Kept:
             stall_seconds,
             lambda: 7,
             self._count,
+            lambda: None,
             self._lose,
             OwnThread(),
         )
