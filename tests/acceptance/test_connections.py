@@ -167,8 +167,11 @@ async def test_the_storm_finds_a_pool_that_loses_connections(database: str, monk
 
     monkeypatch.setattr(Pool, "lend", losing)
     async with serving(database, monkeypatch) as served:
-        await served.storm(FEW_CALLS)
-        assert any("connections are lent" in each for each in await served.missing())
+        for _ in range(5):  # Whether a call is given up just while it holds a connection is chance.
+            await served.storm(FEW_CALLS)
+            if missing := await served.missing():
+                break
+        assert any("connections are lent" in each for each in missing)
         for pool in served.pools:
             pool.terminate()  # It would wait for what was lost.
 
