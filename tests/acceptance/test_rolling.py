@@ -42,6 +42,8 @@ class Cluster:
         self.batons = [connect(server) for server in servers]
         self.acknowledged: dict[str, str] = {}
         """Runs, by the ids of their requests."""
+        self.away = {grpc.StatusCode.UNAVAILABLE}
+        """How calls end where the server is away."""
         self.tried_again = 0
         self.reconnects = 0
 
@@ -52,7 +54,7 @@ class Cluster:
                 try:
                     return await make(random.choice(self.batons))
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    if error.code() not in self.away:
                         raise
                     self.tried_again += 1
                     await asyncio.sleep(0.02)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import asyncpg
+import grpc
 import pytest
 
 from orchestrator.postgres.migrate import migrate
@@ -71,6 +72,7 @@ async def test_servers_are_replaced_by_those_of_a_newer_build_while_clients_work
     old = [make(OLD) for _ in range(3)]
     await asyncio.gather(*(server.start() for server in old))
     cluster, stopping, dsn = Cluster(old, connect), asyncio.Event(), old[0].dsn
+    cluster.away.add(grpc.StatusCode.CANCELLED)  # The older build ends calls so as it stops, now and then.
     await cluster.batons[0].register("lab", lab_process.address)
     for baton in cluster.batons[1:]:
         await eventually(lambda baton=baton: knows_lab(baton))  # type: ignore[misc]
