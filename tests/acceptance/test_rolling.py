@@ -95,7 +95,7 @@ class Cluster:
                             self.reconnects += 1
                             return cursor, False
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    if error.code() not in self.away:
                         raise
                 return cursor, False
 
