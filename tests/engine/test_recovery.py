@@ -68,25 +68,21 @@ async def database() -> Database:
     return Database()
 
 
+def recovery_of(bench: Bench, database: Any, limits: EngineLimits) -> Recovery:
+    """One that knows no catalogue, and drives no more than its share."""
+    nothing: Any = None
+    observer, balance = RecordingObserver(), Balance(lambda: 0)
+    return Recovery(
+        bench.driver, nothing, database, nothing, nothing, limits, observer, bench.transit, balance, lambda: 0
+    )
+
+
 @pytest.fixture
 async def recovery(database: Database) -> AsyncIterator[Recovery]:
     """One that looks by itself only in an hour, after its first look."""
-    bench, store, nothing = Bench(), database, None
-    made: Any = Recovery
+    bench = Bench()
     limits = EngineLimits(adoption_interval_seconds=3_600)
-    balance = Balance(lambda: 0)
-    recovery: Recovery = made(
-        bench.driver,
-        nothing,
-        store,
-        nothing,
-        nothing,
-        limits,
-        RecordingObserver(),
-        bench.transit,
-        balance,
-        lambda: None,
-    )
+    recovery = recovery_of(bench, database, limits)
     running = asyncio.create_task(recovery.run(ME))
     await database.wait_for(1)
     yield recovery
@@ -128,7 +124,7 @@ async def test_a_replica_is_taking_while_it_looks(database: Database, recovery: 
 async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bench, nothing = Bench(), None
+    bench = Bench()
     poison, sound = bench.waiting(), bench.waiting()
     driven: list[RunKey] = []
 
@@ -147,20 +143,8 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     monkeypatch.setattr("orchestrator.engine.recovery.load_run", load_run)
     monkeypatch.setattr("orchestrator.engine.recovery.ReadAhead.of", read_nothing)
     database.due = [SimpleNamespace(key=each.key, live=each, handed_over=False) for each in (poison, sound)]
-    made: Any = Recovery
     limits = EngineLimits(adoption_interval_seconds=3_600)
-    recovery: Recovery = made(
-        bench.driver,
-        nothing,
-        database,
-        nothing,
-        nothing,
-        limits,
-        RecordingObserver(),
-        bench.transit,
-        Balance(lambda: 0),
-        lambda: None,
-    )
+    recovery = recovery_of(bench, database, limits)
     running = asyncio.create_task(recovery.run(ME))
     await database.wait_for(1)
     recovery.look()
@@ -174,28 +158,15 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
 
 
 async def test_runs_are_taken_over_as_far_as_there_is_room_for_what_they_hold(database: Database) -> None:
-    bench, asked, nothing = Bench(), [], None
+    bench, asked = Bench(), list[int]()
 
     async def adopt(_: Any, limit: int, *, mark_before: int | None) -> list[Any]:
         asked.append(limit)
         return []
 
     database.adopt = adopt  # type: ignore[method-assign]
-    made: Any = Recovery
     limits = EngineLimits(max_active_bytes=1_000)
-    balance = Balance(lambda: 0)
-    recovery: Recovery = made(
-        bench.driver,
-        nothing,
-        database,
-        nothing,
-        nothing,
-        limits,
-        RecordingObserver(),
-        bench.transit,
-        balance,
-        lambda: None,
-    )
+    recovery = recovery_of(bench, database, limits)
     live = live_run()
     bench.driver.adopt(live)
     bench.driver.runs.grow(live, 300)
