@@ -33,7 +33,7 @@ from orchestrator.postgres.errors import EmbeddedPostgresError
 SOCKET_PATH_LIMIT_BYTES = 100
 START_TIMEOUT_SECONDS = 30.0
 EARLY_ENDS = 3
-"""How often a start may end before Postgres says a word, or by a signal, and is tried again."""
+"""How often a program of Postgres may end before it says a word, or by a signal, and is tried again."""
 STOP_TIMEOUT_SECONDS = 20.0
 LOG_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -211,17 +211,20 @@ class EmbeddedPostgres:
         command += ["--auth-local=trust", "--auth-host=scram-sha-256", f"--pwfile={password}"]
         if not self._durable:
             command.append("--no-sync")
-        answer = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd="/",
-            env=_environment(),
-            user=self._user.pw_uid if self._user else None,
-            group=self._user.pw_gid if self._user else None,
-            extra_groups=[] if self._user else None,
-        )
+        for _ in range(1 + EARLY_ENDS):
+            answer = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                cwd="/",
+                env=_environment(),
+                user=self._user.pw_uid if self._user else None,
+                group=self._user.pw_gid if self._user else None,
+                extra_groups=[] if self._user else None,
+            )
+            if answer.returncode >= 0:
+                break  # Else the fork ended before it was initdb; see _launch.
         if answer.returncode != 0:
             raise EmbeddedPostgresError(f"initdb failed: {answer.stderr.strip()[-2000:]}")
         password.rename(draft / "password")

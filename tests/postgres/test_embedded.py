@@ -206,6 +206,32 @@ def test_the_environment_names_a_database(monkeypatch: pytest.MonkeyPatch) -> No
     assert dsn_from_environment() == "postgresql://db/baton"
 
 
+@pytest.mark.parametrize(("early", "made"), [(1, True), (99, False)])
+def test_an_initdb_that_ends_by_a_signal_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, early: int, made: bool
+) -> None:
+    begun: list[str] = []
+    run = subprocess.run
+
+    def begin(asked: list[str], **options: Any) -> Any:
+        if Path(asked[0]).name == "initdb":
+            begun.append(asked[0])
+            if len(begun) <= early:
+                asked = ["sh", "-c", "echo of something else >&2; kill -SEGV $$"]
+        return run(asked, **options)
+
+    monkeypatch.setattr(subprocess, "run", begin)
+    postgres = EmbeddedPostgres(tmp_path)
+    if made:
+        postgres.start()
+        postgres.stop()
+        assert len(begun) == early + 1
+    else:
+        with pytest.raises(EmbeddedPostgresError, match="initdb failed"):
+            postgres.start()
+        assert len(begun) == 1 + EARLY_ENDS
+
+
 @pytest.mark.parametrize(
     ("early", "command", "starts"),
     [
