@@ -54,6 +54,7 @@ class _Namespace:
     __slots__ = (
         "asked",
         "by_method",
+        "doubted",
         "endpoints",
         "fitting",
         "group_of",
@@ -80,6 +81,9 @@ class _Namespace:
         self.version = 0
         self.refreshing = asyncio.Lock()
         self.asked = self.read = 0
+        """How often it was asked to be read, and the last of these that was met."""
+        self.doubted = 1
+        """What was asked before this, and met, is not trusted."""
 
 
 class Catalogue:
@@ -113,30 +117,38 @@ class Catalogue:
             await self.refresh(namespace)
 
     async def meet(self, namespace: str) -> None:
-        """Reads a namespace's catalogue unless it has been read before."""
-        entry = self._namespaces.get(namespace)
-        if entry is None or not entry.read:
+        """Reads a namespace's catalogue unless it has been read, and has not changed since."""
+        if self.expect(namespace):
             await self.refresh(namespace)
 
     def expect(self, namespace: str) -> bool:
         """Has a namespace followed from now on; tells whether it has yet to be read."""
-        return not self._namespaces.setdefault(namespace, _Namespace()).read
+        entry = self._namespaces.setdefault(namespace, _Namespace())
+        return entry.read < entry.doubted
 
     async def follow(self, namespace: str) -> None:
         """Reads a namespace's catalogue again because it changed; one that nobody has met is left for later."""
         if namespace in self._namespaces:
             await self.refresh(namespace)
 
-    def doubt(self) -> list[str]:
-        """Trusts nothing that was read: with the lease, changes may have been missed, or the database that told them is
-        gone. Returns the namespaces that are to be read again; endpoints stay as they are until then."""
-        self._doubts += 1
-        self._revisions.clear()
-        for entry in self._namespaces.values():
+    def doubt(self, namespace: str) -> None:
+        """Trusts nothing more that was read of a namespace, whose catalogue has changed: who rests on it waits until it
+        has been read again. Endpoints stay as they are until then."""
+        entry = self._namespaces.get(namespace)
+        if entry is not None:
             entry.newest.clear()
             entry.fitting.clear()
             entry.version += 1
-            entry.read = 0
+            entry.asked += 1
+            entry.doubted = entry.asked
+
+    def doubt_all(self) -> list[str]:
+        """Trusts nothing that was read: with the lease, the database that told it may be gone. Returns the namespaces
+        that are to be read again."""
+        self._doubts += 1
+        self._revisions.clear()
+        for namespace in self._namespaces:
+            self.doubt(namespace)
         return list(self._namespaces)
 
     def close(self) -> None:
@@ -331,20 +343,19 @@ class Catalogue:
         entry = self._namespaces.get(namespace)
         return entry.workers if entry is not None else {}
 
-    def remember(self, key: RevisionKey, compiled: CompiledWorkflow, *, newest: bool = False) -> None:
-        """Caches a compiled revision, also as the newest of its name where `newest`."""
-        if newest:
-            self._namespaces.setdefault(key.namespace, _Namespace()).newest[key.workflow] = key
+    def remember(self, key: RevisionKey, compiled: CompiledWorkflow) -> None:
+        """Caches a compiled revision."""
         self._revisions[key] = compiled
         self._revisions.move_to_end(key)
         while len(self._revisions) > self._revision_cache:
             self._revisions.popitem(last=False)
 
     def forget_newest(self, namespace: str, workflow: str) -> None:
-        """Forgets which revision of a name is the newest."""
+        """Forgets which revision of a name is the newest, also for those who are reading it."""
         entry = self._namespaces.get(namespace)
         if entry is not None:
             entry.newest.pop(workflow, None)
+            entry.version += 1
 
     def cached(self, key: RevisionKey) -> CompiledWorkflow | None:
         """Finds a compiled revision in the cache."""
@@ -365,7 +376,7 @@ class Catalogue:
         if found is not None:
             self._revisions.move_to_end(key)
             return found
-        doubts = self._doubts
+        doubts, version = self._doubts, entry.version
         row = await self._workflows.get_revision(key)
         if doubts != self._doubts:
             return await self.compiled(asked)
@@ -375,7 +386,7 @@ class Catalogue:
             )
         if row is None:
             raise WorkflowNotFound(f"no workflow is named {key.workflow}; apply it with ApplyWorkflow")
-        if newest:
+        if newest and version == entry.version:  # Else it may be another by now.
             entry.newest[key.workflow] = row.key
         if row.key in self._revisions:
             return self._revisions[row.key]

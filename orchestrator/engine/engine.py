@@ -373,7 +373,6 @@ class Engine:
             self._limits.stall_seconds,
             self._active_runs,
             self._renewed,
-            self._was_over,
             self._lost.set,
             self._machine.apart(),
         )
@@ -389,10 +388,10 @@ class Engine:
         if self._catalogue.expect(namespace):
             self._changed.put_nowait(namespace)
 
-    def _was_over(self) -> None:
-        """Reads anew what decisions rest on: it may have changed while the lease was over."""
+    def _doubt_all(self) -> None:
+        """Reads anew what decisions rest on."""
         self._reader.doubt()
-        for namespace in self._catalogue.doubt():
+        for namespace in self._catalogue.doubt_all():
             self._changed.put_nowait(namespace)
 
     def _active_runs(self) -> int | None:
@@ -404,6 +403,7 @@ class Engine:
         if renewal.replicas is not None:
             self._homes.set_replicas(renewal.replicas)
         for namespace in renewal.changed_namespaces:
+            self._catalogue.doubt(namespace)
             self._changed.put_nowait(namespace)
 
     async def _keep_running(self, replica_id: UUID) -> None:
@@ -430,7 +430,7 @@ class Engine:
             self._ends.lose()
             self._children.forget_all()
             # At once, for what is taken in before the lease is taken anew, and again after that.
-            self._catalogue.doubt()
+            self._catalogue.doubt_all()
             self._reader.doubt()
             if self._lease is not None:
                 await self._lease.stop(lost=True)
@@ -443,7 +443,7 @@ class Engine:
             except (DatabaseUnavailable, LeaseLost):
                 await asyncio.sleep(0.5)
                 continue
-            self._was_over()
+            self._doubt_all()
             return replica_id
 
     async def _watch_lease(self) -> None:

@@ -34,8 +34,8 @@ class LeaseKeeper:
     """Registers a replica and renews its lease until `stop`, or until the loop that called `start` has stood still for
     `stall_seconds`.
 
-    `on_renewal`, `on_lost`, and `on_over` before a lease that was over goes on, are called on that loop; `active_runs`,
-    which tells how many runs the replica drives, on the thread.
+    `on_renewal` and `on_lost` are called on that loop; `active_runs`, which tells how many runs the replica drives, on
+    the thread.
     """
 
     def __init__(
@@ -46,13 +46,12 @@ class LeaseKeeper:
         stall_seconds: float,
         active_runs: Callable[[], int | None],
         on_renewal: Callable[[Renewal], None],
-        on_over: Callable[[], None],
         on_lost: Callable[[], None],
         apart: Apart,
     ) -> None:
         self._open_store, self._clock, self._lease_seconds = open_store, clock, lease_seconds
         self._stall_seconds, self._active_runs = stall_seconds, active_runs
-        self._on_renewal, self._on_over, self._on_lost = on_renewal, on_over, on_lost
+        self._on_renewal, self._on_lost = on_renewal, on_lost
         self._apart = apart
         self._turned = True
         self._lost = self._ended = False
@@ -162,8 +161,7 @@ class LeaseKeeper:
             loop.call_soon_threadsafe(self._on_renewal, renewal)
 
     def _go_on(self, renewal: Renewal, end_us: int) -> None:
-        """Goes on with a lease that was over: what was known in it is doubted before anything is done again."""
-        self._on_over()
+        """Goes on with a lease that was over: what has changed since is told before anything is done again."""
         self._on_renewal(renewal)
         self._end_us = end_us
 

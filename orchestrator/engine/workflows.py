@@ -36,7 +36,9 @@ class WorkflowCatalogue:
         checked = await self._check(caller, workflow, require_name=True)
         compiled = _require_valid(checked, "workflow")
         row, existing = await self._store.put_revision(self._row(caller, workflow.name, compiled))
-        self._catalogue.remember(row.key, compiled, newest=True)
+        self._catalogue.remember(row.key, compiled)
+        # Which is the newest is for the database to say: another replica may have applied one meanwhile.
+        self._catalogue.forget_newest(row.key.namespace, row.key.workflow)
         return _revision(row, checked), existing
 
     async def check(

@@ -151,6 +151,44 @@ async def test_a_namespace_that_is_expected_is_followed_before_it_is_met(stored:
     assert not catalogue.expect("elsewhere")
 
 
+async def test_who_rests_on_what_has_changed_waits_until_it_has_been_read_again(
+    stored: Stored, catalogue: Catalogue
+) -> None:
+    stored.listed.clear()
+    reading = asyncio.ensure_future(catalogue.refresh("default"))
+    await asyncio.sleep(0)
+    assert stored.listed == ["default"]
+    catalogue.doubt("default")  # What is being read may have been read before the change.
+    await reading
+    await catalogue.meet("default")
+    assert stored.listed == ["default"] * 2
+    await catalogue.meet("default")
+    catalogue.doubt("elsewhere")
+    assert stored.listed == ["default"] * 2
+
+
+async def test_a_newest_revision_that_was_read_before_a_change_is_not_remembered() -> None:
+    class Changing(Stored):
+        newest = "1" * 16
+
+        async def get_revision(self, key: RevisionKey) -> RevisionRow | None:
+            definition = workflow_pb2.Workflow(steps=[workflow_pb2.Step(id="ping", method="good.PingService/Call")])
+            key = key._replace(revision=key.revision or self.newest)
+            found = RevisionRow(key, definition.SerializeToString(), ("a" * 64,), 0)
+            if self.newest == "1" * 16:
+                self.newest = "2" * 16
+                catalogue.doubt("default")
+            return found
+
+    stored = Changing()
+    catalogue = made_of(stored)
+    await catalogue.start()
+    key = RevisionKey("default", "order", "")
+    await catalogue.compiled(key)
+    await catalogue.compiled(key)
+    assert catalogue.cached(key._replace(revision="2" * 16)) is not None
+
+
 async def test_what_a_doubted_catalogue_was_reading_is_read_again() -> None:
     """A revision that was read before a failover, and compiled after it, may be in no database any more."""
 
@@ -167,7 +205,7 @@ async def test_what_a_doubted_catalogue_was_reading_is_read_again() -> None:
             if "c" * 64 not in digests:
                 return await super().get_contracts(namespace, digests)
             self.lost = True
-            catalogue.doubt()
+            catalogue.doubt_all()
             return [contract_row("good", "c" * 64)]
 
     catalogue = made_of(Failing())

@@ -86,7 +86,11 @@ class Here:
 
 
 def keeper_of(
-    time: Time, database: Any, here: Here, on_lost: Callable[[], None], on_over: Callable[[], None] = lambda: None
+    time: Time,
+    database: Any,
+    here: Here,
+    on_lost: Callable[[], None],
+    on_renewal: Callable[[Renewal], None] = lambda _: None,
 ) -> LeaseKeeper:
     """A keeper whose clock is that time."""
 
@@ -95,7 +99,7 @@ def keeper_of(
         yield database
 
     clock = DatabaseClock(Machine(lambda: time.now_ns, lambda: 0))
-    return LeaseKeeper(opened, clock, LEASE_SECONDS, 30.0, lambda: 0, lambda _: None, on_over, on_lost, here)
+    return LeaseKeeper(opened, clock, LEASE_SECONDS, 30.0, lambda: 0, on_renewal, on_lost, here)
 
 
 @pytest.mark.parametrize(
@@ -174,10 +178,10 @@ async def test_a_lease_that_was_over_while_the_database_was_away_goes_on() -> No
     time = Time()
     database: Any = Database(time, [0.0] * 12)
     here, lost = Here(time, 15, lambda: keeper.holds), asyncio.Event()
-    over: list[bool] = []
-    keeper = keeper_of(time, database, here, lost.set, lambda: over.append(keeper.holds))
+    told: list[bool] = []
+    keeper = keeper_of(time, database, here, lost.set, lambda _: told.append(keeper.holds))
     await keeper.start(ME, "127.0.0.1:7001")
     await keeper.stop()
     assert here.seen == [True] * 5 + [False] * 9 + [True]
-    assert over == [False], "what was known is doubted before anything is done again"
+    assert told[:3] == [True, True, False], "what has changed since is told before anything is done again"
     assert not lost.is_set()

@@ -110,6 +110,27 @@ async def test_a_parent_keeps_the_revision_that_was_the_newest(stored: Stored) -
     assert old.steps[0].child.revision == first.revision
 
 
+async def test_what_was_applied_elsewhere_while_the_answer_was_under_way_stays_the_newest() -> None:
+    class Shared(Stored):
+        async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
+            stored = await super().put_revision(row)
+            if row.key == first:
+                self.newest["child"] = second
+                catalogue.doubt("default")
+            return stored
+
+    first = second = RevisionKey("default", "child", "")
+    stored = Shared()
+    catalogue, workflows = opened(stored)
+    keys = []
+    for text in ("x", "y"):
+        await workflows.apply(CALLER, call("child", text))
+        keys.append(stored.newest["child"])
+    first, second = keys
+    await workflows.apply(CALLER, call("child", "x"))
+    assert (await catalogue.compiled(RevisionKey("default", "child", ""))).revision == second.revision
+
+
 async def test_a_stored_parent_is_compiled_with_what_it_runs(stored: Stored) -> None:
     _, workflows = opened(stored)
     for definition in (call("a"), run("b", "a"), run("c", "b")):

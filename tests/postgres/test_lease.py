@@ -77,7 +77,6 @@ class Kept:
             stall_seconds,
             lambda: 7,
             self._count,
-            lambda: None,
             self._lose,
             OwnThread(),
         )

@@ -42,6 +42,8 @@ class Order:
     request_id: str
     runs: list[UUID] = field(default_factory=list)
     """The run that each submission was told of."""
+    submit_time: int = 0
+    """When the first submission was sent, in microseconds."""
     signals: list[str] = field(default_factory=list)
     """Request ids of signals that were acknowledged."""
 
@@ -104,6 +106,7 @@ class Client:
             input=any_pb2.Any(type_url=f"type.googleapis.com/{JOB}", value=job.SerializeToString(deterministic=True)),
         )
         request.wait_timeout.seconds = self._draws.choice((0, 0, 2))
+        order.submit_time = order.submit_time or self._world.database.now()
 
         async def verb(engine: Any) -> Any:
             response = await engine.runs.submit(order.caller, request)

@@ -30,6 +30,7 @@ from tests.simulation.folds import Folds
 from tests.simulation.leases import Replica
 from tests.simulation.quotas import Pool, Quotas
 from tests.simulation.retries import Retries
+from tests.simulation.revisions import Revisions
 from tests.simulation.rounds import Rounds
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.tables import Run
@@ -66,6 +67,7 @@ class Judge:
         self.sent: Counter[tuple[str, str, int]] = Counter()
         self.quotas = Quotas(breach, self._pools_of, database.tally, database.now)
         self.retries = Retries(breach, database.now, database.tally)
+        self.revisions = Revisions(breach, database.tally)
         self.calm = False
         """Whether nothing goes wrong any more."""
         self.crowded = False
@@ -375,6 +377,8 @@ class Judge:
             run = self._database.runs.get(RunKey(order.caller.namespace, run_id))
             if run is None:
                 self._breach("nothing acknowledged is lost", f"{order.request_id}: no run {run_id}")
+            else:
+                self.revisions.look_at(run, order.submit_time)
         if len(set(order.runs)) > 1:
             self._breach("one run a request", f"{order.request_id} has {len(set(order.runs))}")
         if order.signals and order.runs:

@@ -32,6 +32,7 @@ class Replica:
     locks: int = 0
     waiting: list[Callable[[], None]] = field(default_factory=list)
     active_runs: int | None = None
+    renew_time: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ class Leases:
         self.loss_time: int | None = None
         self.catalogues: dict[str, tuple[int, int]] = {}
         """Version and time of the last change, by namespace."""
+        self.on_marked: Callable[[UUID], None] = lambda _: None
+        """Told of each replica that is taken for dead."""
 
     def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """Inserts a replica."""
@@ -104,7 +107,7 @@ class Leases:
         seen = before or self.see()
         replica = self.replicas[replica_id]
         replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
-        replica.active_runs = active_runs
+        replica.active_runs, replica.renew_time = active_runs, now
         return Renewal(now, replica.lease_expire_time, seen.changes, seen.replicas, seen.loads)
 
     def see(self) -> Seen:
@@ -150,6 +153,7 @@ class Leases:
             over = replica.end_time is None and replica.lease_expire_time <= end
             if over and each != replica_id and not replica.locks:
                 replica.end_time = now
+                self.on_marked(each)
 
     def dead_members(self) -> list[UUID]:
         """Marked replicas that are in the set."""

@@ -10,7 +10,7 @@ from baton.internal.v1 import permits_pb2
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.homes import Homes
 from orchestrator.engine.permits import PermitBook, Pool
-from tests.simulation.mutant import Mutant
+from tests.simulation.mutant import UNDOUBTED, Mutant
 
 _received, _use, _refresh = Homes.received, PermitBook._use, Catalogue.refresh
 
@@ -52,6 +52,8 @@ MUTANTS = (
         "what changed while a catalogue was read is read again",
         [(Catalogue, "refresh", _served_by_what_is_under_way)],
         ("tuning", "tardy:list_limits"),
+        "who rests on what has changed reads it again",
+        [UNDOUBTED],
         parts=("tuning",),
     ),
 )

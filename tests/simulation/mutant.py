@@ -9,6 +9,7 @@ from typing import Any
 from unittest import mock
 from uuid import UUID
 
+from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.ports import RunEntry
 from tests.simulation.database import Database
 from tests.simulation.judge import Judge
@@ -84,5 +85,6 @@ def any_lease(self: Database, replica_id: UUID) -> None:
 
 ANY_LEASE: Patch = (Database, "lock", any_lease)
 ANY_OWNER: Patch = (Database, "is_owner", owner_only_by_sequence)
+UNDOUBTED: Patch = (Catalogue, "doubt", nothing)
 UNSEEN: Patch = (Judge, "is_dead", staticmethod(no))
 """Lets the judge pass over what the lease alone forbids, to see what else there is."""

@@ -38,7 +38,7 @@ from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.submit import Submitter
 from tests.simulation import known_mutants, lease_mutants, limit_mutants, read_mutants, stream_mutants
 from tests.simulation.database import Database
-from tests.simulation.mutant import ANY_LEASE, ANY_OWNER, UNSEEN, Mutant, empty, no, nothing, yes
+from tests.simulation.mutant import ANY_LEASE, ANY_OWNER, UNDOUBTED, UNSEEN, Mutant, empty, no, nothing, yes
 from tests.simulation.schedules import ScheduleTables
 
 # --- the journal's fences
@@ -428,7 +428,14 @@ MUTANTS = (
     Mutant(
         "half of what a replica has beyond its share is given away", [(Balance, "surplus", _all)], parts=("balance",)
     ),
-    Mutant("a change of limits reaches every replica", [(Catalogue, "follow", _find_nothing_of)], parts=("tuning",)),
+    Mutant(
+        "a change of limits reaches every replica",
+        [(Catalogue, "follow", _find_nothing_of)],
+        (),
+        "who rests on what has changed reads it again",
+        [UNDOUBTED],
+        parts=("tuning",),
+    ),
     Mutant("nothing fires early", [(Firing, "_surely_now", _two_seconds_early)], parts=PLANNED),
     Mutant("only runs at rest are parked", [(Parker, "wake_time", lambda self, live: self._clock.now() + 10_000_000)]),
     Mutant(

@@ -24,6 +24,7 @@ PARTS = (
     "retries",
     "rates",
     "poison",
+    "revisions",
 )
 """`limits` bound the calls of both namespaces; with `growth` workflows have steps that delegate, that somebody has to
 approve, and that name limits; with `mending` people retry, skip, fork, pause and resume;
@@ -31,9 +32,9 @@ approve, and that name limits; with `mending` people retry, skip, fork, pause an
 `tuning` limits are changed while calls go on; with `streams` calls go to workers by the product's work streams;
 with `stale` reads are long under way, and tell of the past; with `retries` few calls that failed may be tried again;
 with `rates` one method may be called once in a second or two; with `poison` some calls do harm to whoever makes
-them."""
+them; with `revisions` new revisions of workflows are applied while runs are submitted."""
 
-DRAWN = ("limits", "growth", "mending", "schedules", "stale")
+DRAWN = ("limits", "growth", "mending", "schedules", "stale", "revisions")
 """Those that seeds have by themselves, in the order in which they are drawn: a new one goes to the end. The others hold
 over hundreds of seeds, not yet over thousands."""
 

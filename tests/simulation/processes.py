@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Verb = Callable[[Engine], Awaitable[Any]]
 FORWARD_SECONDS = 5.0
+DEAF_SECONDS = 1.5
+"""How much later, at most, than its loop goes on a replica learns of a run that it was given; under stress `deaf`."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
@@ -140,6 +142,8 @@ class Process:
         self.main = Actor(world.loop, self.name)
         self.lease = Actor(world.loop, f"{self.name}/lease", self.main)
         self.replica_id: UUID | None = None
+        self.thaw_time = 0
+        """When the thread of its lease went on last that had been frozen, in microseconds."""
         self.ready = False
         self.stands_still = self.fails = False
         """Whether a call has made its loop stand still, or its engine fail; see poison.py."""
@@ -190,14 +194,16 @@ class Process:
         async def replica_store() -> AsyncIterator[ReplicaStore]:
             yield _Registering(self, world.database, link)
 
+        stores = stores_over(
+            world.catalogues,
+            world.database,
+            link,
+            SimulatedReplicas(world.database, link, self._meet_silence),
+            SimulatedApprovals(world.database, link),
+            SimulatedSchedules(world.schedules, link) if "schedules" in world.parts else no_schedules(),
+        )
         self.engine = Engine(
-            stores_over(
-                world.catalogues,
-                world.database,
-                link,
-                SimulatedApprovals(world.database, link),
-                SimulatedSchedules(world.schedules, link) if "schedules" in world.parts else no_schedules(),
-            ),
+            stores,
             replica_store,
             gateway,  # type: ignore[arg-type]  # nobody attaches
             SimulatedPermits(world, self) if world.parts else NoPermits(),
@@ -246,6 +252,21 @@ class Process:
         self._world.network.later(0.5, self._world.restart, self)
 
     # --- how it ends
+
+    async def _meet_silence(self) -> None:
+        """Under stress `deaf`: a run was given to it, and the answer comes only after its loop has stood still for so
+        long that its lease was given up."""
+        world = self._world
+        if "deaf" in world.stress and not world.judge.calm and world.draws.random() < 0.5:
+            seconds = world.limits.stall_seconds + world.limits.lease_seconds / 2
+            world.network.later(0.0, self.freeze)
+            world.network.later(seconds, self.main.thaw)
+            await asyncio.sleep(seconds + world.draws.random() * DEAF_SECONDS)
+
+    def thaw_lease(self) -> None:
+        """Lets the thread of its lease go on."""
+        self.lease.thaw()
+        self.thaw_time = self._world.database.now()
 
     def crash(self) -> None:
         """Ends it at once, with all that it was about to do."""

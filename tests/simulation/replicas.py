@@ -5,7 +5,7 @@ What a replica knows of where there is nothing is the product's own (postgres/kn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
@@ -90,10 +90,10 @@ class _Statements:
 
 
 class SimulatedReplicas:
-    """ReplicaStore."""
+    """ReplicaStore. `on_claimed` holds up the answer that gives a run."""
 
-    def __init__(self, database: Database, link: Link) -> None:
-        self._database, self._link = database, link
+    def __init__(self, database: Database, link: Link, on_claimed: Callable[[], Awaitable[None]] | None = None) -> None:
+        self._database, self._link, self._on_claimed = database, link, on_claimed
         self._known = Known()
         self._reported: dict[str, int] = {}
 
@@ -143,7 +143,10 @@ class SimulatedReplicas:
 
     async def claim(self, replica_id: UUID, key: RunKey) -> RunRow | None:
         """See ReplicaStore.claim."""
-        return await self._link.ask("claim", lambda: self._database.claim(replica_id, key))
+        row = await self._link.ask("claim", lambda: self._database.claim(replica_id, key))
+        if row is not None and self._on_claimed is not None:
+            await self._on_claimed()
+        return row
 
     async def park(self, replica_id: UUID, runs: Sequence[ParkedRun]) -> None:
         """See ReplicaStore.park."""

@@ -26,6 +26,7 @@ from orchestrator.engine.ports import (
     EndedPage,
     FilterTerm,
     JournalRow,
+    ReplicaStore,
     RunEntry,
     RunRow,
     UnfinishedRuns,
@@ -35,7 +36,6 @@ from orchestrator.engine.schedule_ports import ScheduleStore
 from orchestrator.postgres.snapshots import Snapshot
 from tests.simulation.database import Database
 from tests.simulation.idle_stores import NothingToScrub
-from tests.simulation.replicas import SimulatedReplicas
 from tests.simulation.tables import Run
 
 T = TypeVar("T")
@@ -345,7 +345,12 @@ class SimulatedCatalogue:
 
 
 def stores_over(
-    catalogues: Catalogues, database: Database, link: Link, approvals: ApprovalStore, schedules: ScheduleStore
+    catalogues: Catalogues,
+    database: Database,
+    link: Link,
+    replicas: ReplicaStore,
+    approvals: ApprovalStore,
+    schedules: ScheduleStore,
 ) -> Stores:
     """Makes the stores of one replica."""
     catalogue: Any = SimulatedCatalogue(catalogues, database, link)
@@ -353,7 +358,7 @@ def stores_over(
     return Stores(
         SimulatedJournal(database, link),
         SimulatedRuns(database, link),
-        SimulatedReplicas(database, link),
+        replicas,
         catalogue,
         catalogue,
         approvals,

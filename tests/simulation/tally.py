@@ -51,6 +51,7 @@ RARE: Mapping[str, str] = {
     "retries held": "attempts that waited for the retry budget of the worker that had failed",
     "loops stood still": "event loops that a call made stand still",
     "engines failed": "engines that a call made fail",
+    "runs of newer revisions": "runs of a workflow of which a newer revision had been applied for longer than a lease",
     "steps skipped": "steps that were ended in their place",
 }
 """What has to come up, and what that is."""

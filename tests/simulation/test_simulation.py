@@ -109,10 +109,6 @@ def test_a_call_that_waited_for_the_lease_does_not_leave_once_it_is_cancelled() 
     assert simulate(3076, ("leave",), parts).breach is None
 
 
-def test_what_was_taken_over_under_a_lease_that_is_lost_does_not_replace_what_was_taken_over_since() -> None:
-    assert simulate(3183, (), ("poison", "streams")).breach is None
-
-
 def test_a_seed_gives_the_same_trace_again() -> None:
     for seed in range(1, 9):
         assert simulate(seed).trace == outcome_of(seed).trace

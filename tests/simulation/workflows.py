@@ -25,6 +25,8 @@ from orchestrator.engine.catalogue_ports import ContractRow, RevisionRow
 NAMESPACES = ("north", "south")
 POOL = 64
 LEAVES = 4
+EDITIONS = 4
+"""Revisions of a workflow that are applied one after the other, where somebody applies new ones."""
 DIGEST_TAG = "sim"
 METHODS = ("Work", "Safe", "Other", "TakeBack", "Lead")
 WORK, SAFE, OTHER, TAKE_BACK, LEAD = (f"sim.v1.Lab/{name}" for name in METHODS)
@@ -131,14 +133,23 @@ def grown(number: int) -> workflow_pb2.Workflow:
     return _drawn(f"grown-{number}", Random(500 + number), tuple(f"leaf-{each}" for each in range(LEAVES)), grows=True)
 
 
-_revision_rows: dict[tuple[str, str], RevisionRow] = {}
+def edition_of(workflow: workflow_pb2.Workflow, edition: int) -> workflow_pb2.Workflow:
+    """Another revision of a workflow of the pool, which does the same."""
+    found = workflow_pb2.Workflow()
+    found.CopyFrom(workflow)
+    found.run_timeout.nanos += edition
+    return found
+
+
+_revision_rows: dict[tuple[str, str, int], RevisionRow] = {}
 
 
 def revision_row(namespace: str, workflow: workflow_pb2.Workflow) -> RevisionRow:
-    """The stored revision of a workflow of the pool, or of a leaf."""
-    row = _revision_rows.get((namespace, workflow.name))
+    """The stored revision of a workflow of the pool, of an edition of one, or of a leaf."""
+    key = namespace, workflow.name, workflow.run_timeout.nanos
+    row = _revision_rows.get(key)
     if row is None:
-        row = _revision_rows[namespace, workflow.name] = _revision_row(namespace, workflow)
+        row = _revision_rows[key] = _revision_row(namespace, workflow)
     return row
 
 

@@ -15,7 +15,6 @@ from unittest import mock
 from uuid import UUID
 
 from asyncpg.pgproto import pgproto
-from baton.v1.workflow_pb2 import Workflow
 from baton.worker import streams
 
 from orchestrator.domain.caller import Caller
@@ -26,8 +25,10 @@ from orchestrator.engine.limits import EngineLimits
 from tests.simulation.approvals import Approver
 from tests.simulation.clients import Client, Order
 from tests.simulation.database import Database
+from tests.simulation.director import KINDS, Director
 from tests.simulation.judge import Judge
 from tests.simulation.loop import Actor, Stuck, VirtualLoop
+from tests.simulation.marks import Marks
 from tests.simulation.menders import Caretaker, Mender
 from tests.simulation.network import Trace, Weather
 from tests.simulation.parts import draw_limits, draw_parts, draw_retries
@@ -35,6 +36,7 @@ from tests.simulation.planners import Planner
 from tests.simulation.poison import STALL_OF_LEASE, Poison
 from tests.simulation.processes import Process
 from tests.simulation.quotas import STILL_SLACK_SECONDS
+from tests.simulation.revisions import Publisher
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
 from tests.simulation.stream_workers import ADDRESSES, StreamWorkers
@@ -42,12 +44,14 @@ from tests.simulation.tally import Tally
 from tests.simulation.tuners import Tuner, look_at_limits
 from tests.simulation.workers import Mood
 from tests.simulation.workflows import (
+    EDITIONS,
     LEAVES,
     NAMESPACES,
     POOL,
     check,
     checked,
     contract_row,
+    edition_of,
     grown,
     leaf,
     pooled,
@@ -59,8 +63,6 @@ EPOCH_US = 1_700_000_000_000_000
 QUIET_SECONDS = 250.0
 """Time, once nothing goes wrong any more, in which every run has to end."""
 LOOK_SECONDS = 0.2
-KINDS = ("crash", "pause", "stall", "leave", "outage", "slow", "statements", "commits", "workers", "away")
-"""What can go wrong; see World._strike and World._disturb."""
 BALANCE_ORDERS = 8
 """Orders that there are more where replicas share runs evenly."""
 BALANCE_RUNS = 1
@@ -196,19 +198,19 @@ class World:
         if self.poison is not None:
             self.limits = replace(self.limits, stall_seconds=STALL_OF_LEASE * self.limits.lease_seconds)
         make = grown if "growth" in self.parts else pooled
-        used = [make(draws.randrange(POOL)) for _ in range(3)]
+        self.used = [make(draws.randrange(POOL)) for _ in range(3)]
         self.orders = [
             Order(
                 number,
                 Caller(NAMESPACES[number % 2], "ada", "grpc"),
-                draws.choice(used),
+                draws.choice(self.used),
                 draws.choice((1, 1, 2, 3)),
                 f"request-{number}",
             )
             for number in range(draws.randint(2, 7) + BALANCE_ORDERS * ("balance" in self.parts))
         ]
         for namespace in NAMESPACES:
-            self._put_catalogue(namespace, used)
+            self._put_catalogue(namespace)
         # How rough this seed is: some have one kind of fault alone, some all.
         self.roughness = {
             kind: draws.random() < (MILD_CHANCE if self.stress else ROUGH_CHANCE) or kind in self.stress
@@ -217,12 +219,18 @@ class World:
         if "rates" in self.parts and (self.roughness["pause"] or self.roughness["stall"]):
             self.judge.quotas.rate_slack_seconds = STILL_SLACK_SECONDS
         self.count = draws.choice((1, 2, 3, 3))
+        self.judge.revisions.lease_us = round(self.limits.lease_seconds * 1_000_000)
+        Marks(self)
 
-    def _put_catalogue(self, namespace: str, used: list[Workflow]) -> None:
-        workflows = [*(leaf(number) for number in range(LEAVES)), *used]
+    def _put_catalogue(self, namespace: str) -> None:
+        workflows = [*(leaf(number) for number in range(LEAVES)), *self.used]
+        for row in (revision_row(namespace, workflow) for workflow in workflows):
+            self.catalogues.newest[namespace, row.key.workflow] = row.key
+            self.judge.revisions.applied(row.key, 0)
+        if "revisions" in self.parts:
+            workflows += [edition_of(workflow, number) for workflow in self.used for number in range(1, EDITIONS)]
         for row in (revision_row(namespace, workflow) for workflow in workflows):
             self.catalogues.revisions[row.key] = row
-            self.catalogues.newest[namespace, row.key.workflow] = row.key
         contract = contract_row()
         self.catalogues.contracts[contract.digest] = contract
         endpoints = tuple(
@@ -241,7 +249,7 @@ class World:
             assert compiled is not None
             graphs[workflow.name, compiled.revision] = compiled.graph
         self.judge.folds.graphs = graphs
-        self.judge.definitions = {workflow.name: workflow for workflow in workflows}
+        self.judge.definitions = {workflow.name: workflow for workflow in reversed(workflows)}
         self.catalogues.limits[namespace] = limits = draw_limits(self.seed, namespace, self.parts)
         self.catalogues.on_limit = self.judge.quotas.changed
         self.judge.quotas.rows |= {(namespace, row.name): row for row in limits}
@@ -307,13 +315,18 @@ class World:
             ]
         if "schedules" in self.parts:
             clients += [Actor(self.loop, f"planner {number}").run(Planner(self, number).live()) for number in range(2)]
+        if "revisions" in self.parts:
+            clients += [
+                Actor(self.loop, f"publisher {number}").run(Publisher(self, number).live()) for number in range(2)
+            ]
         if "tuning" in self.parts:
             clients += [Actor(self.loop, f"tuner {number}").run(Tuner(self, number).live()) for number in range(2)]
-        disturbing = self.director.run(self._disturb())
+        director = Director(self)
+        disturbing = self.director.run(director.disturb())
         await asyncio.sleep(self.busy_seconds + 4.0)
         disturbing.cancel()
         await asyncio.gather(disturbing, return_exceptions=True)
-        self._heal()
+        director.heal()
         end_seconds = self.loop.time() + QUIET_SECONDS
         while self.database.unfinished() or not all(client.done() for client in clients):
             if self.loop.time() > end_seconds:
@@ -329,110 +342,6 @@ class World:
                 self.fault("a client was refused", error)
         if "tuning" in self.parts:
             await look_at_limits(self)
-
-    async def _disturb(self) -> None:
-        draws = self.draws
-        kinds = [
-            kind for kind in self.roughness for _ in range(4 if kind in self.stress else 1) if self.roughness[kind]
-        ]
-        if self.roughness["statements"]:
-            self.weather.lost_before = self.weather.lost_after = self.weather.late = (
-                0.12 if "statements" in self.stress else draws.choice((0.01, 0.05))
-            )
-        for stress in self.stress:
-            what, _, name = stress.partition(":")
-            if name:
-                kinds_of = {"cut": self.weather.late_of, "tardy": self.weather.tardy_of, "long": self.weather.long_of}
-                kinds_of[what][name] = 0.3
-        if "stale" in self.parts:
-            self.weather.stale = 0.3 if "stale" in self.stress else self.stale_draws.choice((0.03, 0.15))
-        if self.roughness.get("links"):
-            self.weather.cut_links = draws.choice((0.02, 0.1))
-        if self.roughness["commits"]:
-            self.weather.commits = draws.choice((0.05, 0.2))
-        if self.roughness["workers"]:
-            mood = self.mood
-            mood.fail, mood.refuse, mood.unreachable = draws.choice((0.1, 0.4)), 0.03, 0.05
-            mood.hang = 0.5 if "skipped" in self.stress else draws.choice((0.03, 0.1))
-            mood.lose = 0.6 if "lost" in self.stress else mood.hang
-            mood.twice = mood.late = 0.4 if "workers" in self.stress else draws.choice((0.03, 0.1))
-        while kinds:
-            await asyncio.sleep(draws.random() * 2.5)
-            await self._strike(draws.choice(kinds))
-
-    async def _strike(self, kind: str) -> None:
-        draws = self.draws
-        process = self.any_process()
-        self.trace("director", f"{kind} {process.name}")
-        if kind == "crash":
-            seconds = draws.random() * 3
-            if "gone" not in self.stress:
-                self.tally("crashes", process.alive)
-                process.crash()
-                self.network.later(seconds, self.restart, process)
-            elif self.count > 1 and all(each.alive for each in self.processes.values()):
-                process.crash()  # For good, the first alone.
-        elif kind == "pause":
-            process.freeze()
-            process.lease.freeze()
-            self.network.later(draws.choice((0.3, 1.5, 5.0, 9.0)) * draws.random() * 2, self._resume, process)
-        elif kind == "stall":
-            process.freeze()
-            self.network.later(draws.random() * 4, self._resume, process)
-        elif kind == "leave" and process.ready:
-            process.leave()
-            self.network.later(draws.choice((2.5, 4.0)), self.restart, process)
-        elif kind == "outage":
-            self.weather.outage_until = self.loop.time() + draws.choice((0.2, 1.0, 4.0)) * draws.random()
-        elif kind == "slow":
-            self.weather.slow = draws.choice((10.0, 60.0))
-            self.network.later(draws.random() * 3, self._speed_up)
-        elif kind == "links":
-            for stream in list(process.streams):
-                stream.break_off()
-        elif kind == "away":
-            self.mood.away ^= {draws.choice(("lab-1:1", "lab-2:1"))}
-            if draws.random() < 0.5:  # Else it is found out by calls, which fail.
-                self._tell_health()
-
-    def _resume(self, process: Process) -> None:
-        if not process.stands_still:
-            process.main.thaw()
-        process.lease.thaw()
-
-    def _speed_up(self) -> None:
-        self.weather.slow = 1.0
-
-    def _tell_health(self) -> None:
-        for process in self.processes.values():
-            if process.alive:
-                self.network.later(self.draws.random() * 0.3, _look_at_all, process)
-
-    def _heal(self) -> None:
-        """Lets nothing go wrong any more."""
-        self.trace("director", "all is well")
-        self.judge.calm = True
-        weather, mood = self.weather, self.mood
-        weather.lost_before = weather.lost_after = weather.late = weather.commits = weather.outage_until = 0.0
-        weather.slow = mood.slow = 1.0
-        weather.stale = 0.0
-        weather.cut_links = 0.0
-        weather.late_of.clear()
-        weather.tardy_of.clear()
-        weather.long_of.clear()
-        mood.fail = mood.refuse = mood.hang = mood.lose = mood.unreachable = mood.twice = mood.late = 0.0
-        mood.away.clear()
-        if "streams" in self.parts:
-            self.streams.heal()
-        for process in self.processes.values():
-            self._resume(process)
-            if not process.alive and "gone" not in self.stress:
-                self.restart(process)
-        self._tell_health()
-
-
-def _look_at_all(process: Process) -> None:
-    process.main.later(0.0, process.gateway.look_at_all)
 
 
 class _Time:
