@@ -54,9 +54,18 @@ def _crash_at(point: str) -> Fault:
     return inject
 
 
+async def _chosen(cluster: Cluster, choose: Callable[[Cluster], list[Kept]]) -> Kept:
+    """Draws a process, and waits until it is up: else those that die often would be spared what they are to meet."""
+    chosen = cluster.draw.choice(choose(cluster))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(REACHED_SECONDS):
+            await chosen.up.wait()
+    return chosen
+
+
 def _signal(choose: Callable[[Cluster], list[Kept]], number: signal.Signals) -> Fault:
     async def inject(cluster: Cluster) -> bool:
-        return cluster.draw.choice(choose(cluster)).send(number)
+        return (await _chosen(cluster, choose)).send(number)
 
     return inject
 
@@ -65,7 +74,7 @@ def _pause(choose: Callable[[Cluster], list[Kept]], shortest: float, longest: fl
     """SIGSTOP, and SIGCONT after a while."""
 
     async def inject(cluster: Cluster) -> bool:
-        chosen = cluster.draw.choice(choose(cluster))
+        chosen = await _chosen(cluster, choose)
         if not chosen.send(signal.SIGSTOP):
             return False
         await asyncio.sleep(cluster.draw.uniform(shortest, longest))
