@@ -97,6 +97,8 @@ class WorkflowCatalogue:
         self, caller: Caller, workflow: workflow_pb2.Workflow, store: bool
     ) -> tuple[RevisionKey, CompiledWorkflow]:
         """Checks an inline workflow and stores its revision, under no name, where `store`. Errors: WorkflowInvalid."""
+        # First: what is remembered is so by the version that is read then, for all who wait for it together.
+        await self._catalogue.meet(caller.namespace)
         applied = await self._catalogue.children(caller.namespace, workflow)
         content = hashlib.sha256(workflow.SerializeToString(deterministic=True))
         for child in applied.values():
