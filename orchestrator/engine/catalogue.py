@@ -119,7 +119,8 @@ class Catalogue:
         self.fitting = Fitting(self.contract)
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._revision_cache, self._now, self._observer = revision_cache, now, observer
-        self._doubts = 0
+        self.doubts = 0
+        """How often all that was read was doubted: what was asked before may be of a history that is no more."""
 
     async def start(self) -> None:
         """Reads the catalogues of the namespaces that changed last."""
@@ -156,7 +157,7 @@ class Catalogue:
     def doubt_all(self) -> list[str]:
         """Trusts nothing that was read: with the lease, the database that told it may be gone. Returns the namespaces
         that are to be read again."""
-        self._doubts += 1
+        self.doubts += 1
         self._revisions.clear()
         for namespace in self._namespaces:
             self.doubt(namespace)
@@ -403,9 +404,9 @@ class Catalogue:
         if found is not None:
             self._revisions.move_to_end(key)
             return found
-        doubts, version = self._doubts, entry.version
+        doubts, version = self.doubts, entry.version
         row = await self._workflows.get_revision(key)
-        if doubts != self._doubts:
+        if doubts != self.doubts:
             return await self.compiled(asked)
         if row is None and key.revision:
             raise RevisionNotFound(
@@ -422,7 +423,7 @@ class Catalogue:
         definition = workflow_pb2.Workflow.FromString(row.definition)
         applied = await self.children(key.namespace, definition)
         checked = check_workflow(definition, parts, applied=applied)
-        if doubts != self._doubts:
+        if doubts != self.doubts:
             return await self.compiled(asked)  # What was read may be of a history that is no more.
         if checked.compiled is None:
             faults = [FieldFault(one.path, one.reason, one.message) for one in checked.violations]

@@ -148,6 +148,26 @@ async def test_an_inline_workflow_is_checked_once_for_all_who_wait_for_a_changed
             catalogue.doubt("default")
 
 
+async def test_what_was_stored_in_a_history_that_is_no_more_is_stored_again() -> None:
+    class FailedOver(Stored):
+        puts = 0
+
+        async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
+            stored = await super().put_revision(row)
+            self.puts += 1
+            if self.puts in (1, 3):  # The answer comes after a standby that lacks it has taken over.
+                self.rows.clear()
+                catalogue.doubt_all()
+            return stored
+
+    stored = FailedOver()
+    catalogue, workflows = opened(stored)
+    key, _ = await workflows.inline(CALLER, call(""), True)
+    assert key in stored.rows
+    await workflows.apply(CALLER, call("child"))
+    assert catalogue.cached(stored.newest["child"]) is None
+
+
 async def test_a_stored_parent_is_compiled_with_what_it_runs(stored: Stored) -> None:
     _, workflows = opened(stored)
     for definition in (call("a"), run("b", "a"), run("c", "b")):
