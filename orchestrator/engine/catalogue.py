@@ -21,7 +21,14 @@ from orchestrator.contracts.compiled import CompiledStep, CompiledWorkflow
 from orchestrator.contracts.delegation import delegated_step
 from orchestrator.contracts.descriptors import Contract, InvalidContract, read_contract
 from orchestrator.contracts.violations import Violation
-from orchestrator.domain.errors import FieldFault, MethodNotServed, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
+from orchestrator.domain.errors import (
+    DatabaseUnavailable,
+    FieldFault,
+    MethodNotServed,
+    RevisionNotFound,
+    WorkflowInvalid,
+    WorkflowNotFound,
+)
 from orchestrator.domain.ids import EndpointKey, RevisionKey
 from orchestrator.engine.catalogue_ports import ContractRow, WorkerRow, WorkerStore, WorkflowStore
 from orchestrator.engine.endpoints import Endpoint
@@ -56,6 +63,7 @@ class _Namespace:
         "by_method",
         "doubted",
         "endpoints",
+        "fault",
         "fitting",
         "group_of",
         "groups",
@@ -80,10 +88,12 @@ class _Namespace:
         self.newest: dict[str, RevisionKey] = {}
         self.version = 0
         self.refreshing = asyncio.Lock()
-        self.asked = self.read = 0
+        self.asked, self.read = 1, 0
         """How often it was asked to be read, and the last of these that was met."""
         self.doubted = 1
         """What was asked before this, and met, is not trusted."""
+        self.fault: DatabaseUnavailable | None = None
+        """Of the last reading that failed."""
 
 
 class Catalogue:
@@ -109,7 +119,8 @@ class Catalogue:
         self.fitting = Fitting(self.contract)
         self._revisions: OrderedDict[RevisionKey, CompiledWorkflow] = OrderedDict()
         self._revision_cache, self._now, self._observer = revision_cache, now, observer
-        self._doubts = 0
+        self.doubts = 0
+        """How often all that was read was doubted: what was asked before may be of a history that is no more."""
 
     async def start(self) -> None:
         """Reads the catalogues of the namespaces that changed last."""
@@ -119,7 +130,8 @@ class Catalogue:
     async def meet(self, namespace: str) -> None:
         """Reads a namespace's catalogue unless it has been read, and has not changed since."""
         if self.expect(namespace):
-            await self.refresh(namespace)
+            entry = self._namespaces[namespace]
+            await self._read(namespace, entry, entry.doubted)
 
     def expect(self, namespace: str) -> bool:
         """Has a namespace followed from now on; tells whether it has yet to be read."""
@@ -145,7 +157,7 @@ class Catalogue:
     def doubt_all(self) -> list[str]:
         """Trusts nothing that was read: with the lease, the database that told it may be gone. Returns the namespaces
         that are to be read again."""
-        self._doubts += 1
+        self.doubts += 1
         self._revisions.clear()
         for namespace in self._namespaces:
             self.doubt(namespace)
@@ -161,20 +173,36 @@ class Catalogue:
         """Reads a namespace's workers again, keeping what is known of endpoints that stay."""
         entry = self._namespaces.setdefault(namespace, _Namespace())
         entry.asked += 1
-        asked = entry.asked
+        await self._read(namespace, entry, entry.asked)
+
+    async def _read(self, namespace: str, entry: _Namespace, asked: int) -> None:
+        fault = entry.fault
         # One after the other: what was read earlier must not replace what was read later.
         async with entry.refreshing:
             if entry.read >= asked:
                 return  # Who waited here together is served by one reading that began after all had asked.
-            read = entry.asked
-            rows = await self._workers.list_workers(namespace)
-            limits = await self._limits.list_limits(namespace)
-            entry.limits = NamespaceLimits(limits) if limits else None
-            digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
-            await self.load_contracts(namespace, digests)
-            self._replace(entry, rows)
-            entry.read = read
-            self._on_change(namespace)
+            if entry.fault is not None and entry.fault is not fault:
+                # Nor is it tried again for each of them, who would wait for one failure after the other.
+                delay_seconds = entry.fault.retry_delay_seconds
+                raise DatabaseUnavailable(
+                    entry.fault.message, metadata=entry.fault.metadata, retry_delay_seconds=delay_seconds
+                )
+            try:
+                await self._read_now(namespace, entry)
+            except DatabaseUnavailable as error:
+                entry.fault = error
+                raise
+
+    async def _read_now(self, namespace: str, entry: _Namespace) -> None:
+        read = entry.asked
+        rows = await self._workers.list_workers(namespace)
+        limits = await self._limits.list_limits(namespace)
+        entry.limits = NamespaceLimits(limits) if limits else None
+        digests = {endpoint.contract_digest for row in rows for endpoint in row.endpoints}
+        await self.load_contracts(namespace, digests)
+        self._replace(entry, rows)
+        entry.read = read
+        self._on_change(namespace)
 
     def _replace(self, entry: _Namespace, rows: Sequence[WorkerRow]) -> None:
         known, entry.endpoints = entry.endpoints, {}
@@ -376,9 +404,9 @@ class Catalogue:
         if found is not None:
             self._revisions.move_to_end(key)
             return found
-        doubts, version = self._doubts, entry.version
+        doubts, version = self.doubts, entry.version
         row = await self._workflows.get_revision(key)
-        if doubts != self._doubts:
+        if doubts != self.doubts:
             return await self.compiled(asked)
         if row is None and key.revision:
             raise RevisionNotFound(
@@ -395,7 +423,7 @@ class Catalogue:
         definition = workflow_pb2.Workflow.FromString(row.definition)
         applied = await self.children(key.namespace, definition)
         checked = check_workflow(definition, parts, applied=applied)
-        if doubts != self._doubts:
+        if doubts != self.doubts:
             return await self.compiled(asked)  # What was read may be of a history that is no more.
         if checked.compiled is None:
             faults = [FieldFault(one.path, one.reason, one.message) for one in checked.violations]

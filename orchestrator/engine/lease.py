@@ -54,15 +54,16 @@ class LeaseKeeper:
         self._on_renewal, self._on_lost = on_renewal, on_lost
         self._apart = apart
         self._turned = True
-        self._lost = self._ended = False
+        self._begun = self._lost = self._ended = False
         self._end_us = 0
         self._answered: deque[int] = deque(maxlen=RENEWALS_A_LEASE)
         """The database's times of the last renewals that were answered."""
 
     @property
     def holds(self) -> bool:
-        """Whether the lease surely goes on at this moment, by this process's own clock."""
-        return not self._ended and self._clock.monotonic_us() < self._end_us
+        """Whether the lease surely goes on at this moment, by this process's own clock, and `start` has returned: what
+        was known under the one before is doubted then, before anything is done."""
+        return self._begun and not self._ended and self._clock.monotonic_us() < self._end_us
 
     @property
     def mark_before(self) -> int:
@@ -87,6 +88,7 @@ class LeaseKeeper:
         registered: asyncio.Future[None] = loop.create_future()
         self._apart.start(lambda: self._run(replica_id, address, loop, registered))
         await registered
+        self._begun = True
 
     async def stop(self, *, lost: bool = False) -> None:
         """Has the renewals end, and the lease, so that others adopt what is left at once: it is released in good order,

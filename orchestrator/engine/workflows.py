@@ -35,8 +35,10 @@ class WorkflowCatalogue:
         """See ApplyWorkflow."""
         checked = await self._check(caller, workflow, require_name=True)
         compiled = _require_valid(checked, "workflow")
+        doubts = self._catalogue.doubts
         row, existing = await self._store.put_revision(self._row(caller, workflow.name, compiled))
-        self._catalogue.remember(row.key, compiled)
+        if doubts == self._catalogue.doubts:
+            self._catalogue.remember(row.key, compiled)
         # Which is the newest is for the database to say: another replica may have applied one meanwhile.
         self._catalogue.forget_newest(row.key.namespace, row.key.workflow)
         return _revision(row, checked), existing
@@ -97,6 +99,8 @@ class WorkflowCatalogue:
         self, caller: Caller, workflow: workflow_pb2.Workflow, store: bool
     ) -> tuple[RevisionKey, CompiledWorkflow]:
         """Checks an inline workflow and stores its revision, under no name, where `store`. Errors: WorkflowInvalid."""
+        # First: what is remembered is so by the version that is read then, for all who wait for it together.
+        await self._catalogue.meet(caller.namespace)
         applied = await self._catalogue.children(caller.namespace, workflow)
         content = hashlib.sha256(workflow.SerializeToString(deterministic=True))
         for child in applied.values():
@@ -107,7 +111,10 @@ class WorkflowCatalogue:
             compiled = _require_valid(await self._check(caller, workflow, require_name=False), "inline_workflow")
         key = RevisionKey(caller.namespace, "", compiled.revision)
         if store and self._catalogue.cached(key) is None:
-            await self._store.put_revision(self._row(caller, "", compiled))
+            doubts = -1
+            while doubts != self._catalogue.doubts:  # It may be in no database any more.
+                doubts = self._catalogue.doubts
+                await self._store.put_revision(self._row(caller, "", compiled))
             self._catalogue.remember(key, compiled)
         self._inline[cache_key] = compiled
         while len(self._inline) > INLINE_CACHE:

@@ -13,7 +13,7 @@ from google.protobuf import descriptor_pb2
 
 from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import read_contract
-from orchestrator.domain.errors import RevisionNotFound, WorkflowInvalid, WorkflowNotFound
+from orchestrator.domain.errors import DatabaseUnavailable, RevisionNotFound, WorkflowInvalid, WorkflowNotFound
 from orchestrator.domain.ids import EndpointKey, RevisionKey, WorkerKey
 from orchestrator.engine.catalogue import READ_AT_START, Catalogue
 from orchestrator.engine.catalogue_ports import ContractRow, EndpointRow, Reach, RevisionRow, WorkerRow
@@ -165,6 +165,40 @@ async def test_who_rests_on_what_has_changed_waits_until_it_has_been_read_again(
     await catalogue.meet("default")
     catalogue.doubt("elsewhere")
     assert stored.listed == ["default"] * 2
+
+
+async def test_who_waits_for_what_is_read_again_is_served_by_that_one_reading(
+    stored: Stored, catalogue: Catalogue
+) -> None:
+    stored.listed.clear()
+    catalogue.doubt("default")
+    await asyncio.gather(catalogue.follow("default"), *(catalogue.meet("default") for _ in range(500)))
+    assert stored.listed == ["default"]
+
+
+async def test_a_reading_that_fails_fails_once_for_all_who_wait_for_it() -> None:
+    class Away(Stored):
+        away = False
+
+        async def list_workers(self, namespace: str) -> list[WorkerRow]:
+            found = await super().list_workers(namespace)
+            if self.away:
+                raise DatabaseUnavailable("it does not answer", retry_delay_seconds=0.1)
+            return found
+
+    stored = Away()
+    catalogue = made_of(stored)
+    await catalogue.start()
+    stored.listed.clear()
+    stored.away = True
+    catalogue.doubt("default")
+    for reading in (1, 2):
+        told = await asyncio.gather(*(catalogue.meet("default") for _ in range(500)), return_exceptions=True)
+        assert {type(one) for one in told} == {DatabaseUnavailable}
+        assert stored.listed == ["default"] * reading
+    stored.away = False
+    await asyncio.gather(*(catalogue.meet("default") for _ in range(500)))
+    assert stored.listed == ["default"] * 3
 
 
 async def test_a_newest_revision_that_was_read_before_a_change_is_not_remembered() -> None:

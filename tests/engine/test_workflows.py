@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 from baton.v1 import workflow_pb2
 from google.protobuf import descriptor_pb2
 
+from orchestrator.contracts.compile import check_workflow
 from orchestrator.contracts.descriptors import read_contract
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import WorkflowInvalid
@@ -129,6 +132,40 @@ async def test_what_was_applied_elsewhere_while_the_answer_was_under_way_stays_t
     first, second = keys
     await workflows.apply(CALLER, call("child", "x"))
     assert (await catalogue.compiled(RevisionKey("default", "child", ""))).revision == second.revision
+
+
+async def test_an_inline_workflow_is_checked_once_for_all_who_wait_for_a_changed_catalogue() -> None:
+    class Slow(Stored):
+        async def list_workers(self, namespace: str) -> list[WorkerRow]:
+            await asyncio.sleep(0)
+            return await super().list_workers(namespace)
+
+    catalogue, workflows = opened(Slow())
+    with mock.patch("orchestrator.engine.workflows.check_workflow", wraps=check_workflow) as check:
+        for checks in (1, 2):
+            await asyncio.gather(*(workflows.inline(CALLER, call(""), True) for _ in range(50)))
+            assert check.call_count == checks
+            catalogue.doubt("default")
+
+
+async def test_what_was_stored_in_a_history_that_is_no_more_is_stored_again() -> None:
+    class FailedOver(Stored):
+        puts = 0
+
+        async def put_revision(self, row: RevisionRow) -> tuple[RevisionRow, bool]:
+            stored = await super().put_revision(row)
+            self.puts += 1
+            if self.puts in (1, 3):  # The answer comes after a standby that lacks it has taken over.
+                self.rows.clear()
+                catalogue.doubt_all()
+            return stored
+
+    stored = FailedOver()
+    catalogue, workflows = opened(stored)
+    key, _ = await workflows.inline(CALLER, call(""), True)
+    assert key in stored.rows
+    await workflows.apply(CALLER, call("child"))
+    assert catalogue.cached(stored.newest["child"]) is None
 
 
 async def test_a_stored_parent_is_compiled_with_what_it_runs(stored: Stored) -> None:
