@@ -184,11 +184,18 @@ class Submitter:
         watch_cursor = await self._ends.position()
         batch = _Batch()
         begun: list[LiveRun | Exception | None] = []
+        away: errors.DatabaseUnavailable | None = None
         for number, (caller, request) in enumerate(submissions, 1):
+            if away is not None:
+                begun.append(away)  # Each would wait for the database as long as the one before, one after the other.
+                continue
             if number % SUBMISSIONS_A_TICK == 0:
                 await asyncio.sleep(0)
             try:
                 begun.append(await self._begin(caller, request, lambda: _Place(batch)))
+            except errors.DatabaseUnavailable as error:
+                begun.append(error)
+                away = error
             except Exception as error:  # told to its own submitter; the others go on
                 begun.append(error)
         await batch.wait()

@@ -84,6 +84,7 @@ class WorkerRegistry:
 
     async def get(self, caller: Caller, worker: str) -> worker_pb2.Worker:
         """See GetWorker."""
+        await self._catalogue.meet(caller.namespace)
         row = self._catalogue.workers(caller.namespace).get(worker)
         if row is None:
             await self._catalogue.refresh(caller.namespace)

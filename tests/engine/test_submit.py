@@ -1,4 +1,4 @@
-"""Answers to submissions that were accepted, where the run cannot be read at the moment."""
+"""Answers to submissions: to those whose run cannot be read at the moment, and to many at once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 from baton.v1 import run_pb2, run_service_pb2
 
-from orchestrator.domain.errors import TooManyReads
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import DatabaseUnavailable, TooManyReads
 from orchestrator.domain.ids import RevisionKey, RunKey
 from orchestrator.engine.ports import NewRun
 from orchestrator.engine.submit import Submitter
@@ -30,3 +31,23 @@ async def test_an_accepted_run_that_finds_no_room_to_be_read_is_told_as_accepted
     assert answer.cursor
     with pytest.raises(TooManyReads):  # By its request_id it is found again.
         await submitter._answer(live, RunKey("default", uuid4()), request, 1.0)
+
+
+async def test_a_batch_waits_once_for_a_database_that_is_away() -> None:
+    asked = []
+
+    class Away(Submitter):
+        async def _begin(self, caller: Caller, *_: object) -> None:
+            asked.append(caller.namespace)
+            if len(asked) == 2:
+                raise DatabaseUnavailable("it does not answer", retry_delay_seconds=1.0)
+
+    async def position() -> str:
+        return ""
+
+    ends: Any = SimpleNamespace(position=position)
+    submitter = Away(*[cast(Any, None)] * 4, ends, *[cast(Any, None)] * 3)
+    request = run_service_pb2.SubmitRunRequest(workflow="order")
+    answers, _ = await submitter.submit_many([(Caller("default", "ada", "grpc"), request)] * 4)
+    assert len(asked) == 2
+    assert [type(answer).__name__ for answer in answers] == ["SubmitRunResponse"] + ["DatabaseUnavailable"] * 3
