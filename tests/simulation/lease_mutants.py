@@ -7,6 +7,7 @@ from asyncio import AbstractEventLoop
 from typing import Any
 
 from orchestrator.engine import lease
+from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.lease import LeaseKeeper
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import Renewal, RunRow
@@ -14,7 +15,9 @@ from orchestrator.engine.rebuild import load_run
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.submit import Submitter
 from tests.simulation.database import Database
-from tests.simulation.mutant import UNDOUBTED, Mutant, nothing
+from tests.simulation.known_mutants import SHORT_MARGIN
+from tests.simulation.mutant import UNDOUBTED, Mutant, empty, nothing
+from tests.simulation.replicas import SimulatedReplicas
 
 _begin, _stop, _mark_before = LeaseKeeper.__init__, LeaseKeeper.stop, LeaseKeeper.mark_before
 
@@ -60,7 +63,7 @@ async def _load_whatever_is_held(self: Recovery, row: RunRow, journal: Any) -> L
     return None if live.run.ended else live
 
 
-POISONED, REVISED = ("poison",), ("revisions",)
+POISONED, REVISED = ("poison",), ("revisions", "balance")
 
 MUTANTS = (
     Mutant("who stands still gives its lease up", [(LeaseKeeper, "__init__", _look_at_no_loop)], parts=POISONED),
@@ -81,7 +84,7 @@ MUTANTS = (
         "who rests on what has changed reads it again",
         [UNDOUBTED],
         ("tardy:list_workers",),
-        parts=(*REVISED, "balance"),
+        parts=REVISED,
     ),
     Mutant(
         "nothing is submitted under a lease that is over",
@@ -93,6 +96,18 @@ MUTANTS = (
         "changes are told before a lease that was over goes on",
         [(LeaseKeeper, "_take", _go_on_at_once)],
         ("pause", "drowsy"),
+        parts=REVISED,
+    ),
+    Mutant(
+        "renewals tell what changed since the last that was answered",
+        [SHORT_MARGIN, (SimulatedReplicas, "heard_time", nothing)],
+        ("outage",),
+        parts=REVISED,
+    ),
+    Mutant(
+        "all is doubted with a lease that is taken anew",
+        [SHORT_MARGIN, (Catalogue, "doubt_all", empty)],
+        ("pause", "outage"),
         parts=REVISED,
     ),
     Mutant(

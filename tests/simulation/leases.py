@@ -104,17 +104,18 @@ class Leases:
         if not self.has_lease(replica_id):
             self.tally("leases renewed that were over")
         now = self.now()
-        seen = before or self.see()
+        seen = before or self.see(now)
         replica = self.replicas[replica_id]
         replica.lease_expire_time = now + round(lease_seconds * 1_000_000)
         replica.active_runs, replica.renew_time = active_runs, now
         return Renewal(now, replica.lease_expire_time, seen.changes, seen.replicas, seen.loads)
 
-    def see(self) -> Seen:
-        """Reads what a renewal tells of others."""
+    def see(self, since: int) -> Seen:
+        """Reads what a renewal tells of others; of catalogues those that changed after a time."""
         rows = ((each, self.replicas[each]) for each in self.members if each in self.replicas)
         loads = {each: row.active_runs for each, row in rows if row.end_time is None and row.active_runs is not None}
-        return Seen({name: version for name, (version, _) in self.catalogues.items()}, self.replica_set(), loads)
+        changes = {name: version for name, (version, time) in self.catalogues.items() if time > since}
+        return Seen(changes, self.replica_set(), loads)
 
     def replica_set(self) -> ReplicaSet:
         """Reads the set of replicas."""

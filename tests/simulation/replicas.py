@@ -12,9 +12,10 @@ from uuid import UUID
 
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine.ports import ParkedRun, Renewal, RunOwner, RunRow
+from orchestrator.postgres import known
 from orchestrator.postgres.known import Known
 from tests.simulation.database import Database
-from tests.simulation.leases import Locked
+from tests.simulation.leases import Locked, Seen
 
 if TYPE_CHECKING:
     from tests.simulation.stores import Link
@@ -96,6 +97,7 @@ class SimulatedReplicas:
         self._database, self._link, self._on_claimed = database, link, on_claimed
         self._known = Known()
         self._reported: dict[str, int] = {}
+        self._heard: tuple[UUID, int] | None = None
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         """See ReplicaStore.register."""
@@ -106,18 +108,29 @@ class SimulatedReplicas:
 
     async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
         """See ReplicaStore.renew."""
-        database = self._database
+        database, margin_seconds = self._database, known.CHANGE_MARGIN_SECONDS
+        heard_time = self.heard_time(replica_id)
+
+        def see() -> Seen:
+            since = heard_time if heard_time is not None else database.now() - round(lease_seconds * 1_000_000)
+            return database.see(since - round(margin_seconds * 1_000_000))
+
         renewal = await self._link.ask(
             "renew",
             _as_it_began(
-                database, database.see, lambda seen: database.renew(replica_id, lease_seconds, active_runs, seen)
+                database, see, lambda seen: database.renew(replica_id, lease_seconds, active_runs, seen or see())
             ),
         )
+        self._heard = replica_id, renewal.database_time
         changed = {
             name: version for name, version in renewal.changed_namespaces.items() if self._reported.get(name) != version
         }
         self._reported |= changed
         return Renewal(renewal.database_time, renewal.lease_expire_time, changed, renewal.replicas, renewal.loads)
+
+    def heard_time(self, replica_id: UUID) -> int | None:
+        """When the last renewal of a replica was carried out that was answered; None without one."""
+        return self._heard[1] if self._heard is not None and self._heard[0] == replica_id else None
 
     async def release(self, replica_id: UUID) -> None:
         """See ReplicaStore.release."""

@@ -16,6 +16,9 @@ from tests.simulation.workflows import EDITIONS, NAMESPACES, edition_of, revisio
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+CHANCES = (0.2, 1.0)
+"""How many of them are applied, as a part of all: where few are, none after it hides one that was not heard of."""
+
 
 class Revisions:
     """What was the newest revision of each workflow, and since when, in microseconds."""
@@ -53,9 +56,12 @@ class Publisher:
     async def live(self) -> None:
         """Applies some."""
         world, draws = self._world, self._draws
+        chance = draws.choice(CHANCES)
         for edition in range(1, EDITIONS):
             for workflow in world.used:
                 await asyncio.sleep(draws.random() * world.busy_seconds / EDITIONS)
+                if draws.random() >= chance:
+                    continue
                 row = revision_row(self._namespace, edition_of(workflow, edition))
                 world.catalogues.newest[self._namespace, workflow.name] = row.key
                 world.database.raise_version(self._namespace)
