@@ -44,6 +44,7 @@ from orchestrator.engine.pace import Pace
 from orchestrator.engine.park import Parker
 from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.ports import JournalStore, LeaseLost, Renewal, ReplicaStore, RunStore
+from orchestrator.engine.readings import Readings
 from orchestrator.engine.recovery import Recovery
 from orchestrator.engine.replica_ports import PermitNetwork, ReplicaHints
 from orchestrator.engine.replicas import Replicas
@@ -197,7 +198,7 @@ class Engine:
         scheduled = ScheduledRuns(self.runs, self._catalogue, stores.runs)
         self._firing = Firing(stores.schedules, scheduled, self.runs.cancel, self._clock, limits, observer, new_trace)
         self.schedules = Schedules(stores.schedules, scheduled, self._clock, limits, self._firing.wake)
-        self._changed: asyncio.Queue[str] = asyncio.Queue()
+        self._readings = Readings(self._catalogue.follow)
         self._lost = asyncio.Event()
         self._lease: LeaseKeeper | None = None
         self._loops: asyncio.Task[None] | None = None
@@ -386,13 +387,13 @@ class Engine:
     def _know_limits(self, namespace: str) -> None:
         """Reads the catalogue of a namespace whose limits are at home here, though no run of it may be."""
         if self._catalogue.expect(namespace):
-            self._changed.put_nowait(namespace)
+            self._readings.ask(namespace)
 
     def _doubt_all(self) -> None:
         """Reads anew what decisions rest on."""
         self._reader.doubt()
         for namespace in self._catalogue.doubt_all():
-            self._changed.put_nowait(namespace)
+            self._readings.ask(namespace)
 
     def _active_runs(self) -> int | None:
         return None if self._driver.admission.paused else len(self._driver.runs)
@@ -404,7 +405,7 @@ class Engine:
             self._homes.set_replicas(renewal.replicas)
         for namespace in renewal.changed_namespaces:
             self._catalogue.doubt(namespace)
-            self._changed.put_nowait(namespace)
+            self._readings.ask(namespace)
 
     async def _keep_running(self, replica_id: UUID) -> None:
         while True:
@@ -418,7 +419,7 @@ class Engine:
                     self._ends.run(replica_id),
                     self._children.run(),
                     self._firing.run(replica_id),
-                    self._follow_catalogue(),
+                    self._readings.run(),
                     self._watch_loop(),
                     self._attachments.sweep(),
                     self.permits.run(),
@@ -449,15 +450,6 @@ class Engine:
     async def _watch_lease(self) -> None:
         await self._lost.wait()
         raise LeaseLost
-
-    async def _follow_catalogue(self) -> None:
-        while True:
-            namespace = await self._changed.get()
-            try:
-                await self._catalogue.follow(namespace)
-            except DatabaseUnavailable:
-                self._changed.put_nowait(namespace)
-                await asyncio.sleep(0.5)
 
     async def _watch_loop(self) -> None:
         loop = asyncio.get_running_loop()

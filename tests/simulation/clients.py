@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -26,6 +27,7 @@ from tests.simulation.network import Unreachable
 from tests.simulation.workflows import JOB, Done, signals_of
 
 if TYPE_CHECKING:
+    from tests.simulation.processes import Verb
     from tests.simulation.world import World
 
 TRY_AGAIN = (Unreachable, DatabaseUnavailable, OwnerUnavailable, ShuttingDown, TooManyRuns, NamespaceQueueFull)
@@ -43,7 +45,7 @@ class Order:
     runs: list[UUID] = field(default_factory=list)
     """The run that each submission was told of."""
     submit_time: int = 0
-    """When the first submission was sent, in microseconds."""
+    """When the first submission was sent, or where one is told that it made the run, that one; in microseconds."""
     signals: list[str] = field(default_factory=list)
     """Request ids of signals that were acknowledged."""
 
@@ -68,7 +70,8 @@ class Client:
 
     async def live(self) -> None:
         """Submits, and does with the run what clients do."""
-        await asyncio.sleep(self._draws.random() ** 2 * self._world.busy_seconds)
+        power = 0.5 if "absent" in self._world.stress else 2
+        await asyncio.sleep(self._draws.random() ** power * self._world.busy_seconds)
         submissions = [self._submit(copy) for copy in range(self.order.copies)]
         told = await asyncio.gather(*submissions)
         run_id = told[0]
@@ -85,10 +88,13 @@ class Client:
 
     async def _somewhere(self, verb: Any, seconds: float) -> Any:
         """Asks any replica, again until it is told. Errors: those that are no use to try again."""
+        return await self._again(lambda: self._world.any_process().call(verb, seconds))
+
+    async def _again(self, ask: Callable[[], Awaitable[Any]]) -> Any:
         pause = 0.05
         while True:
             try:
-                return await self._world.any_process().call(verb, seconds)
+                return await ask()
             except TRY_AGAIN:
                 await asyncio.sleep(pause * (0.5 + self._draws.random()))
                 pause = min(pause * 2, 1.5)
@@ -108,16 +114,24 @@ class Client:
         request.wait_timeout.seconds = self._draws.choice((0, 0, 2))
         order.submit_time = order.submit_time or self._world.database.now()
 
-        async def verb(engine: Any) -> Any:
-            response = await engine.runs.submit(order.caller, request)
-            self._world.judge.acknowledged(order, UUID(response.run.run_id))
-            return response
-
-        response = await self._somewhere(verb, 6.0)
+        response = await self._again(lambda: self._world.any_process().call(self._submission(request), 6.0))
         run_id = UUID(response.run.run_id)
         order.runs.append(run_id)
         self._world.trace(f"client {order.number}", f"is told of {str(run_id)[-6:]}")
         return run_id
+
+    def _submission(self, request: run_service_pb2.SubmitRunRequest) -> Verb:
+        """Submits once, from now on."""
+        order, judge, send_time = self.order, self._world.judge, self._world.database.now()
+
+        async def verb(engine: Any) -> Any:
+            response = await engine.runs.submit(order.caller, request)
+            if not response.existing:
+                order.submit_time = send_time
+            judge.acknowledged(order, UUID(response.run.run_id))
+            return response
+
+        return verb
 
     async def _signal(self, run_id: UUID, number: int, name: str) -> None:
         await asyncio.sleep(self._draws.random() * 6)

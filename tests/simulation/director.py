@@ -73,6 +73,9 @@ class Director:
             process.freeze()
             process.lease.freeze()
             world.network.later(draws.choice((0.3, 1.5, 5.0, 9.0)) * draws.random() * 2, self._resume, process)
+        elif kind == "absent":
+            process.lease.freeze()
+            world.network.later(world.limits.lease_seconds * (1.0 + draws.random()), process.thaw_lease)
         elif kind == "stall":
             process.freeze()
             world.network.later(draws.random() * 4, self._resume, process)

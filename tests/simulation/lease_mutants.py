@@ -56,6 +56,10 @@ def _go_on_at_once(self: LeaseKeeper, renewal: Renewal, sent_us: int, loop: Abst
     loop.call_soon_threadsafe(self._on_renewal, renewal)
 
 
+def _by_the_clock_alone(self: LeaseKeeper) -> bool:
+    return not self._ended and self._clock.monotonic_us() < self._end_us
+
+
 async def _load_whatever_is_held(self: Recovery, row: RunRow, journal: Any) -> LiveRun | None:
     live = await load_run(journal, row, self._catalogue)
     if not live.run.ended:
@@ -108,6 +112,12 @@ MUTANTS = (
         "all is doubted with a lease that is taken anew",
         [SHORT_MARGIN, (Catalogue, "doubt_all", empty)],
         ("pause", "outage"),
+        parts=REVISED,
+    ),
+    Mutant(
+        "a lease counts as held once all is doubted",
+        [(LeaseKeeper, "holds", property(_by_the_clock_alone))],
+        ("absent",),
         parts=REVISED,
     ),
     Mutant(

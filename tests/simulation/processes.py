@@ -42,6 +42,9 @@ Verb = Callable[[Engine], Awaitable[Any]]
 FORWARD_SECONDS = 5.0
 DEAF_SECONDS = 1.5
 """How much later, at most, than its loop goes on a replica learns of a run that it was given; under stress `deaf`."""
+OPENED_LEASES, RENEWED_LEASES = 2.0, 0.9
+"""For how many leases, at most, the connection of one that is taken anew is opened, and then its first renewal waits;
+under stress `absent`."""
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
 
 
@@ -122,15 +125,24 @@ class _Observer(NullObserver):
 
 
 class _Registering(SimulatedReplicas):
-    """Tells the process under which id it is registered."""
+    """Tells the process under which id it is registered, and is late with its first renewal."""
 
     def __init__(self, process: Process, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._process = process
+        self._new = False
 
     async def register(self, replica_id: UUID, address: str, lease_seconds: float) -> Renewal:
         self._process.replica_id = replica_id
-        return await super().register(replica_id, address, lease_seconds)
+        renewal = await super().register(replica_id, address, lease_seconds)
+        self._new = True
+        return renewal
+
+    async def renew(self, replica_id: UUID, lease_seconds: float, active_runs: int | None = None) -> Renewal:
+        if self._new:
+            self._new = False
+            await self._process.be_absent(RENEWED_LEASES)
+        return await super().renew(replica_id, lease_seconds, active_runs)
 
 
 class Process:
@@ -192,6 +204,7 @@ class Process:
 
         @asynccontextmanager
         async def replica_store() -> AsyncIterator[ReplicaStore]:
+            await self.be_absent(OPENED_LEASES)
             yield _Registering(self, world.database, link)
 
         stores = stores_over(
@@ -217,6 +230,12 @@ class Process:
             self._ask_elsewhere,
             machine,
         )
+
+    async def be_absent(self, leases: float) -> None:
+        """Under stress `absent`: the connection of a lease that is taken anew is slow, while the others serve."""
+        world = self._world
+        if "absent" in world.stress and self.ready and not world.judge.calm:
+            await asyncio.sleep(leases * (0.5 + world.draws.random() / 2) * world.limits.lease_seconds)
 
     def _called(self, call: Any) -> None:
         self._world.judge.called(self, call)

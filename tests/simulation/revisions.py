@@ -4,11 +4,15 @@ judge of what runs rest on: a revision that was the newest within a lease."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
+from orchestrator.domain.caller import Caller
+from orchestrator.domain.errors import BatonError
 from orchestrator.domain.ids import RevisionKey
+from tests.simulation.network import Unreachable
 from tests.simulation.tables import Run
 from tests.simulation.tally import Tally
 from tests.simulation.workflows import EDITIONS, NAMESPACES, edition_of, revision_row
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
 
 CHANCES = (0.2, 1.0)
 """How many of them are applied, as a part of all: where few are, none after it hides one that was not heard of."""
+
+READ_SECONDS = 0.2
+"""Time between two reads, at most."""
 
 
 class Revisions:
@@ -67,3 +74,23 @@ class Publisher:
                 world.database.raise_version(self._namespace)
                 world.judge.revisions.applied(row.key, world.database.now())
                 world.trace("publisher", f"{self._namespace} {workflow.name} {row.key.revision[:6]}")
+
+
+class Reader:
+    """Somebody who reads workflows at any replica, also at one that has no lease; under stress `absent`."""
+
+    def __init__(self, world: World) -> None:
+        self._world, self._draws = world, Random(f"reader {world.seed}")
+
+    async def live(self) -> None:
+        """Reads one after the other, for as long as things go wrong."""
+        while not self._world.judge.calm:
+            await asyncio.sleep(self._draws.random() * READ_SECONDS)
+            with contextlib.suppress(BatonError, Unreachable):
+                await self._read()
+
+    async def _read(self) -> None:
+        world, draws = self._world, self._draws
+        caller, workflow = Caller(draws.choice(NAMESPACES), "ada", "grpc"), draws.choice(world.used).name
+        process = draws.choice(list(world.processes.values()))
+        await process.call(lambda engine: engine.workflows.get(caller, workflow, ""), 1.0)

@@ -36,7 +36,7 @@ from tests.simulation.planners import Planner
 from tests.simulation.poison import STALL_OF_LEASE, Poison
 from tests.simulation.processes import Process
 from tests.simulation.quotas import STILL_SLACK_SECONDS
-from tests.simulation.revisions import Publisher
+from tests.simulation.revisions import Publisher, Reader
 from tests.simulation.schedules import ScheduleTables
 from tests.simulation.stores import Catalogues
 from tests.simulation.stream_workers import ADDRESSES, StreamWorkers
@@ -214,7 +214,7 @@ class World:
         # How rough this seed is: some have one kind of fault alone, some all.
         self.roughness = {
             kind: draws.random() < (MILD_CHANCE if self.stress else ROUGH_CHANCE) or kind in self.stress
-            for kind in (*KINDS, *(("links",) if self.parts else ()))
+            for kind in (*KINDS, *(("links",) if self.parts else ()), *(("absent",) if "absent" in self.stress else ()))
         }
         if "rates" in self.parts and (self.roughness["pause"] or self.roughness["stall"]):
             self.judge.quotas.rate_slack_seconds = STILL_SLACK_SECONDS
@@ -319,6 +319,8 @@ class World:
             clients += [
                 Actor(self.loop, f"publisher {number}").run(Publisher(self, number).live()) for number in range(2)
             ]
+        if "absent" in self.stress:
+            Actor(self.loop, "reader").run(Reader(self).live())
         if "tuning" in self.parts:
             clients += [Actor(self.loop, f"tuner {number}").run(Tuner(self, number).live()) for number in range(2)]
         director = Director(self)
