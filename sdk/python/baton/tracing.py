@@ -78,12 +78,13 @@ class Tracing:
         """Asks the sampler about a call whose caller's span is not sampled, which costs a fifth of a span; the tracer
         asks about others."""
         from opentelemetry import trace
+        from opentelemetry.sdk.trace.sampling import Decision
 
         context = trace.get_current_span(parent).get_span_context()
         if context.trace_flags.sampled:
             return True
         told = self._sampler.should_sample(parent, context.trace_id, call.method, trace.SpanKind.SERVER, attributes)
-        return told.decision.is_recording()
+        return told.decision is not Decision.DROP
 
 
 def _parent(traceparent: str) -> Context | None:
