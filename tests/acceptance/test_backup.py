@@ -17,6 +17,7 @@ import asyncpg
 import pytest
 from uuid_utils.compat import uuid7
 
+from orchestrator.domain.states import EventKind
 from orchestrator.postgres.binaries import find_binaries
 from orchestrator.postgres.embedded import EmbeddedPostgres
 from orchestrator.postgres.migrate import migrate
@@ -26,6 +27,8 @@ from tests.acceptance.processes import LabProcess, ServerProcess
 from tests.acceptance.test_kills import EDGES, Submitter, diamond
 from tests.acceptance.test_replicas import require_results
 from tests.acceptance.wire import Baton, eventually
+from tests.chaos.checker import load_invariants
+from tests.chaos.evidence import PREPARE, Evidence
 
 Connect = Callable[[ServerProcess], Baton]
 
@@ -124,6 +127,30 @@ async def restore(place: Path, backup: Path, instant: datetime) -> EmbeddedPostg
     return postgres
 
 
+STORED = ("duplicated/", "double_transitions/", "stale_writes_accepted/", "lost/acknowledged")
+"""Of the invariants of campaigns, those that hold of a database at any moment, whatever clients and workers noted."""
+
+
+async def require_stored(dsn: str, acknowledged: dict[str, str]) -> None:
+    """Those of the invariants of campaigns hold of what is stored. Claims are noted from the first call on."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        if await connection.fetchval("SELECT to_regnamespace('chaos')") is None:
+            await connection.execute(PREPARE)
+        tables = ("acknowledged", "edge", "run", "event")
+        await connection.execute("; ".join(f"TRUNCATE chaos.{table}" for table in tables))
+        told = [("client", request, "", run, "", 0, 0, 0.0) for request, run in acknowledged.items()]
+        await connection.copy_records_to_table("acknowledged", schema_name="chaos", records=told)
+        await connection.copy_records_to_table("edge", schema_name="chaos", records=EDGES)
+        await Evidence(connection).take_journal([EventKind.DELIVERY_STARTED])
+        assert await connection.fetchval("SELECT count(*) FROM chaos.event") > len(acknowledged)
+        queries = {name: query for name, query in load_invariants().items() if name.startswith(STORED)}
+        assert len(queries) > 10
+        assert {name: rows for name, query in queries.items() if (rows := await connection.fetch(query))} == {}
+    finally:
+        await connection.close()
+
+
 @pytest.mark.parametrize("transport", ["stream"])
 async def test_a_restored_database_goes_on_from_the_point_in_time(
     first: EmbeddedPostgres,
@@ -157,6 +184,7 @@ async def test_a_restored_database_goes_on_from_the_point_in_time(
         restored = await invariants.read_runs(second.dsn)
         assert set(restored) == set(kept.acknowledged.values())
         assert not invariants.journal_faults(restored, EDGES)
+        await require_stored(second.dsn, kept.acknowledged)
         assert len({run.ended for run in restored.values()}) == 2, "all had ended, or none: the moment was wrong"
 
         heir = ServerProcess(second.dsn, tmp_path / "second.log")
@@ -168,6 +196,7 @@ async def test_a_restored_database_goes_on_from_the_point_in_time(
             await heir.kill()
         runs = await invariants.read_runs(second.dsn)
         assert not invariants.journal_faults(runs, EDGES)
+        await require_stored(second.dsn, kept.acknowledged)
         assert not invariants.submission_faults(runs, kept.acknowledged)
         # What was called after the point in time is not known any more, and is called again under the same keys.
         notes = lab_process.notes()

@@ -5,7 +5,7 @@ Nothing here judges; `checker.py` does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,9 @@ class Evidence:
         """The deaths of replicas that are known by their ids."""
         await self._put("death", [(each.replica_id, each.time, each.code) for each in deaths if each.replica_id])
 
-    async def take_journal(self) -> None:
-        """The journal and the runs of the database, read as they are stored."""
+    async def take_journal(self, detailed: Collection[Kind] = _DETAILED) -> None:
+        """The journal and the runs of the database, read as they are stored, and what events of kinds `detailed` hold;
+        payloads are those of the workers of campaigns."""
         await self._connection.execute(
             "INSERT INTO chaos.run SELECT run_id::text, request_id, state, epoch, next_sequence,"
             " owner_replica IS NOT NULL, end_time IS NOT NULL FROM runs"
@@ -121,7 +122,7 @@ class Evidence:
         )
         rows = await self._connection.fetch(
             "SELECT run_id::text, sequence, kind, header, payload FROM events WHERE kind = ANY($1::integer[])",
-            [int(kind) for kind in _DETAILED],
+            [int(kind) for kind in detailed],
         )
         details = [(row["run_id"], row["sequence"], *_detail(row)) for row in rows]
         await self._connection.executemany(

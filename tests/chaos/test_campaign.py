@@ -22,6 +22,7 @@ from orchestrator.postgres.sql import load
 from tests.acceptance.processes import ROOT
 from tests.acceptance.wire import eventually
 from tests.chaos.database import Database, Standby
+from tests.chaos.logs import read_logs
 from tests.chaos.proxy import CommitCut, FaultyProxy, Way
 from tests.chaos.statements import CLAIMS, JOURNAL, measured
 from tests.ports import free_port
@@ -44,6 +45,18 @@ def _run(directory: Path, campaign: str, seconds: float) -> dict[str, Any]:
     return written
 
 
+def count_seen(directory: Path) -> int:
+    """Counts the events that watchers of a campaign saw, by its logs."""
+    logs = [read_logs(folder) for folder in directory.rglob("*") if folder.is_dir()]
+    return sum(
+        record["what"] == "event"
+        for log in logs
+        for name, records in log.items()
+        if name.startswith("watcher")
+        for record in records
+    )
+
+
 @pytest.mark.timeout(180)  # on a busy machine; otherwise 45 s
 def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
     """Run as the command is, in a process of its own: a campaign starts a Postgres that is to die with it."""
@@ -54,6 +67,12 @@ def test_everything_holds_in_a_short_campaign(tmp_path: Path) -> None:
     assert written["total"]["effects_over_needed"] == round(campaign["effects"] / campaign["needed"], 3) >= 1
     assert len(campaign["injections_by_kind"]) >= 5, campaign["injections_by_kind"]
     assert written["total"]["injections"] == campaign["injections"]
+    # What holds of nothing proves nothing: replicas died, runs of theirs went on, and watchers saw what happened.
+    assert any("replica" in kind and "killed" in kind for kind in campaign["injections_by_kind"])
+    assert campaign["recoveries"] > 0
+    assert 0 < campaign["recovery_p50_s"] <= campaign["recovery_p99_s"]
+    assert campaign["events"] > 4 * campaign["acknowledged"]
+    assert count_seen(tmp_path) > campaign["acknowledged"]
     # Replicas hold connections, and none of them grows without end: to Postgres, clients, workers and one another.
     assert campaign["backends_peak"] > 0
     assert 0 < campaign["descriptors_before"] <= campaign["descriptors_peak"] < 200

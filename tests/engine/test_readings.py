@@ -64,3 +64,18 @@ async def test_a_reading_that_failed_is_tried_again(monkeypatch: pytest.MonkeyPa
     await store.wait_begun(2)
     running.cancel()
     assert store.begun == ["acme", "acme"]
+
+
+async def test_what_is_asked_for_again_after_a_reading_was_cut_off_is_read() -> None:
+    store = Store()
+    asked = Readings(store.read)
+    asked.ask("acme")
+    running = asyncio.create_task(asked.run())
+    await store.wait_begun(1)
+    running.cancel()
+    await asyncio.wait({running})
+    asked.ask("acme")
+    running = asyncio.create_task(asked.run())
+    await store.wait_begun(2)
+    running.cancel()
+    assert store.begun == ["acme", "acme"]

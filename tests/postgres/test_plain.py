@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from importlib import resources
+from pathlib import Path
 from typing import TypeAlias
 
 import asyncpg
@@ -15,7 +16,7 @@ from tests.postgres.test_isolation import SHARED
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 FOREIGN = {
-    "LISTEN and NOTIFY": r"\b(UN)?LISTEN\b|\bNOTIFY\b|pg_notify",
+    "LISTEN and NOTIFY": r"(?i:\b(UN)?LISTEN\b|\bNOTIFY\b|pg_notify)",
     "advisory locks": r"advisory",
     "triggers and rules": r"\bTRIGGER\b|\bCREATE (OR REPLACE )?RULE\b",
     "sequences": r"\bSEQUENCE\b(?! =)|\bnextval\b|\b(big|small)?serial\b|\bGENERATED\b|\bIDENTITY\b",
@@ -43,6 +44,16 @@ def test_no_statement_uses(what: str) -> None:
     # A column of the journal is named sequence, which is not the thing: those are made in capitals.
     pattern = re.compile(FOREIGN[what])
     assert [name for name, text in statements() if pattern.search(text)] == []
+
+
+def test_no_code_asks_the_driver_for_it() -> None:
+    package = Path(str(resources.files("orchestrator")))
+    pattern = re.compile(
+        r"add_listener|pg_notify|\bnotify\b.*execute|execute.*\b(un)?listen\b|advisory_lock", re.IGNORECASE
+    )
+    files = sorted(package.rglob("*.py"))
+    assert len(files) > 100
+    assert [file.name for file in files if pattern.search(file.read_text("utf-8"))] == []
 
 
 async def test_the_schema_has_no_such_objects(administrator: Connection) -> None:

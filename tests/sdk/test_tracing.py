@@ -26,7 +26,7 @@ def serve(sampler: Sampler, traceparent: str, code: str = "") -> tuple[InMemoryS
     provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     before = trace.get_current_span()
-    with Tracing(provider, provider.shutdown).span(call_of(traceparent)) as fails:
+    with Tracing(provider.get_tracer("baton"), provider.shutdown).span(call_of(traceparent)) as fails:
         seen = trace.get_current_span().get_span_context()
         if code:
             fails(code)
@@ -49,7 +49,7 @@ def test_a_sampled_call_has_a_span_below_that_of_its_caller() -> None:
 def test_calls_of_a_handler_that_is_not_sampled_go_on_with_the_trace_of_its_caller() -> None:
     exporter, seen = serve(ParentBased(ALWAYS_ON), TRACEPARENT + "00", "UNAVAILABLE")
     assert exporter.get_finished_spans() == ()
-    assert (seen.trace_id, seen.span_id, seen.trace_flags.sampled) == (TRACE_ID, SPAN_ID, False)
+    assert (seen.trace_id, seen.trace_flags.sampled, seen.is_remote) == (TRACE_ID, False, False)
 
 
 def test_a_sampler_may_record_what_its_caller_does_not() -> None:
@@ -59,7 +59,9 @@ def test_a_sampler_may_record_what_its_caller_does_not() -> None:
     assert span.parent.span_id == SPAN_ID
 
 
-@pytest.mark.parametrize("traceparent", ["", "garbage", f"00-{0:032x}-{SPAN_ID:016x}-01", TRACEPARENT + "xx"])
+@pytest.mark.parametrize(
+    "traceparent", ["", "garbage", f"00-{0:032x}-{SPAN_ID:016x}-01", TRACEPARENT + "xx", "ff" + TRACEPARENT[2:] + "01"]
+)
 def test_a_call_without_a_caller_s_span_begins_a_trace(traceparent: str) -> None:
     exporter, seen = serve(ParentBased(ALWAYS_ON), traceparent)
     (span,) = exporter.get_finished_spans()

@@ -75,7 +75,7 @@ class Director:
             world.network.later(draws.choice((0.3, 1.5, 5.0, 9.0)) * draws.random() * 2, self._resume, process)
         elif kind == "absent":
             process.lease.freeze()
-            world.network.later(world.limits.lease_seconds * (1.0 + draws.random()), process.thaw_lease)
+            world.network.later(world.limits.lease_seconds * (1.0 + draws.random()), self._return, process)
         elif kind == "stall":
             process.freeze()
             world.network.later(draws.random() * 4, self._resume, process)
@@ -103,6 +103,10 @@ class Director:
                 world.network.later(world.draws.random() * DROWSY_SECONDS, self._wake, process)
                 return
         self._wake(process)
+
+    def _return(self, process: Process) -> None:
+        if not process.main.frozen:  # Else it goes on with its loop.
+            process.thaw_lease()
 
     def _wake(self, process: Process) -> None:
         if not process.stands_still:

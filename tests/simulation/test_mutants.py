@@ -8,6 +8,7 @@ import pytest
 
 from tests.simulation.mutant import SEEDS, Mutant
 from tests.simulation.mutants import MUTANTS
+from tests.simulation.world import simulate
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.name for mutant in MUTANTS])
@@ -16,6 +17,7 @@ def test_a_safeguard_is_missed_where_it_is_switched_off(mutant: Mutant) -> None:
     assert found is not None, f"not found in {SEEDS} seeds: {mutant.name}"
     # A mutant that no longer fits what it replaces is found at once, and proves nothing.
     assert not any(name in found[1].how for name in ("TypeError", "AttributeError", "NameError")), found[1]
+    assert simulate(found[0], mutant.stress, mutant.parts).breach is None, "it is not the mutant that was found"
 
 
 def test_the_table_of_the_reliability_page_names_each() -> None:

@@ -114,6 +114,8 @@ def test_a_seed_gives_the_same_trace_again() -> None:
         assert simulate(seed).trace == outcome_of(seed).trace
     for seed, parts in ((4, PARTS), (17, ("streams",)), (2, ("poison",))):
         assert simulate(seed, (), parts).trace == simulate(seed, (), parts).trace
+    for stress in (("pause", "drowsy"), ("absent",), ("outage", "tardy:renew", "cut:write"), ("deaf", "statements")):
+        assert simulate(3, stress, PARTS).trace == simulate(3, stress, PARTS).trace
 
 
 def test_a_seed_gives_the_same_trace_in_another_process_whatever_the_hashes_are() -> None:

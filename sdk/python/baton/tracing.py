@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from opentelemetry.context import Context
     from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
 
     from baton.calls import Call
 
@@ -38,27 +38,23 @@ class Fails(Protocol):
 class Tracing:
     """Opens a server span for each call, by the tracer of the program or by one made from the environment."""
 
-    def __init__(self, provider: TracerProvider, close: Callable[[], None]) -> None:
-        self._tracer, self._sampler = provider.get_tracer("baton"), provider.sampler
+    def __init__(self, tracer: Tracer, close: Callable[[], None]) -> None:
+        self._tracer = tracer
         self.close = close
         """Sends what is left; blocks while the exporter tries."""
 
     @contextmanager
     def span(self, call: Call) -> Iterator[Fails]:
-        """Runs a block in the span of a call. Where that is not sampled the caller's span stands in its place."""
-        from opentelemetry import context, trace
+        """Runs a block in the span of a call."""
+        from opentelemetry import trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        parent = _parent(call.traceparent)
+        parent = (
+            TraceContextTextMapPropagator().extract({"traceparent": call.traceparent}) if call.traceparent else None
+        )
         attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": call.method}
         if call.run:
             attributes |= {"baton.run.id": call.run, "baton.step.id": call.step, "baton.step.attempt": call.attempt}
-        if parent is not None and not self._records(call, parent, attributes):
-            token = context.attach(parent)
-            try:
-                yield _tell_nobody
-            finally:
-                context.detach(token)
-            return
         with self._tracer.start_as_current_span(
             call.method,
             context=parent,
@@ -74,34 +70,6 @@ class Tracing:
 
             yield fails
 
-    def _records(self, call: Call, parent: Context, attributes: dict[str, str | int]) -> bool:
-        """Asks the sampler about a call whose caller's span is not sampled, which costs a fifth of a span; the tracer
-        asks about others."""
-        from opentelemetry import trace
-        from opentelemetry.sdk.trace.sampling import Decision
-
-        context = trace.get_current_span(parent).get_span_context()
-        if context.trace_flags.sampled:
-            return True
-        told = self._sampler.should_sample(parent, context.trace_id, call.method, trace.SpanKind.SERVER, attributes)
-        return told.decision is not Decision.DROP
-
-
-def _parent(traceparent: str) -> Context | None:
-    """Reads a W3C traceparent; None where there is none, or it cannot be read."""
-    from opentelemetry import trace
-
-    try:
-        version, trace_id, span_id, flags = traceparent.split("-")
-        parent = trace.SpanContext(int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16)))
-    except ValueError:
-        return None
-    return trace.set_span_in_context(trace.NonRecordingSpan(parent)) if parent.is_valid else None
-
-
-def _tell_nobody(code: str) -> None:
-    """Marks no span."""
-
 
 def tracing_for(worker: str) -> Tracing | None:
     """Returns the tracing of a worker: the program's own if it set one up, one from the environment, or None."""
@@ -111,7 +79,7 @@ def tracing_for(worker: str) -> Tracing | None:
 
         provider = trace.get_tracer_provider()
         if isinstance(provider, TracerProvider):
-            return Tracing(provider, lambda: None)
+            return Tracing(provider.get_tracer("baton"), lambda: None)
     if not _wanted():
         return None
     try:
@@ -119,7 +87,7 @@ def tracing_for(worker: str) -> Tracing | None:
     except ImportError:
         _log.warning("OTEL_* asks for traces, but the OpenTelemetry SDK is not installed: pip install 'baton[tracing]'")
         return None
-    return Tracing(made, made.shutdown)
+    return Tracing(made.get_tracer("baton"), made.shutdown)
 
 
 def _wanted() -> bool:
