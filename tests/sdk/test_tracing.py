@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from baton.calls import Call
 from baton.tracing import Tracing
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -15,18 +14,14 @@ TRACE_ID, SPAN_ID = 0x0AF7651916CD43DD8448EB211C80319C, 0xB7AD6B7169203331
 TRACEPARENT = f"00-{TRACE_ID:032x}-{SPAN_ID:016x}-"
 
 
-def call_of(traceparent: str) -> Call:
-    """Makes a call as Baton tells it."""
-    return Call("a.Greeter/Greet", "run", "step", 2, traceparent=traceparent)
-
-
 def serve(sampler: Sampler, traceparent: str, code: str = "") -> tuple[InMemorySpanExporter, trace.SpanContext]:
     """Serves a call; returns the spans that were recorded, and what its handler saw as its own."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     before = trace.get_current_span()
-    with Tracing(provider.get_tracer("baton"), provider.shutdown).span(call_of(traceparent)) as fails:
+    tracing = Tracing(provider.get_tracer("baton"), provider.shutdown)
+    with tracing.span("a.Greeter/Greet", "run", "step", 2, traceparent) as fails:
         seen = trace.get_current_span().get_span_context()
         if code:
             fails(code)

@@ -132,7 +132,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             if self._tracing is None:
                 yield call, _nothing
             else:
-                with self._tracing.span(call) as fails:
+                with self._tracing.span(call.method, call.run, call.step, call.attempt, call.traceparent) as fails:
                     yield call, fails
         finally:
             CURRENT.reset(token)

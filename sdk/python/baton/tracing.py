@@ -5,19 +5,20 @@ Only this module imports the OpenTelemetry SDK, and only when the standard OTEL_
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Tracer
+    from contextvars import Token
 
-    from baton.calls import Call
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Span, Tracer
 
 _log = logging.getLogger("baton.worker")
 
@@ -28,47 +29,78 @@ _EXPORTERS = {
 }
 
 
-class Fails(Protocol):
-    """Marks a span as failed with a status code."""
+_PARENTS = 256
+"""Callers' spans that are remembered as they were read: the calls of a run that is not sampled have the same."""
 
-    def __call__(self, code: str) -> None:
-        """Marks the span."""
+Fails = Callable[[str], None]
+"""Marks the span of a call as failed with a status code."""
 
 
 class Tracing:
     """Opens a server span for each call, by the tracer of the program or by one made from the environment."""
 
     def __init__(self, tracer: Tracer, close: Callable[[], None]) -> None:
-        self._tracer = tracer
+        # Here and once: not everybody has it, and an import costs each call, though it finds what is there.
+        from opentelemetry import context, trace
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+        propagator = TraceContextTextMapPropagator()
+
+        @functools.lru_cache(_PARENTS)
+        def parent_of(traceparent: str) -> Context:
+            return propagator.extract({"traceparent": traceparent})
+
+        self._tracer, self._parent_of = tracer, parent_of
+        self._server, self._error = trace.SpanKind.SERVER, trace.StatusCode.ERROR
+        self._attach, self._detach, self._with_span = context.attach, context.detach, trace.set_span_in_context
         self.close = close
         """Sends what is left; blocks while the exporter tries."""
 
-    @contextmanager
-    def span(self, call: Call) -> Iterator[Fails]:
-        """Runs a block in the span of a call."""
-        from opentelemetry import trace
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+    def span(self, method: str, run: str, step: str, attempt: int, traceparent: str) -> CallSpan:
+        """Starts the span of a call: a context manager for the block that serves it. Without a run it is a call of
+        somebody else's."""
+        attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": method}
+        if run:
+            attributes["baton.run.id"], attributes["baton.step.id"] = run, step
+            attributes["baton.step.attempt"] = attempt
+        parent = self._parent_of(traceparent) if traceparent else None
+        return CallSpan(self, self._tracer.start_span(method, parent, self._server, attributes))
 
-        parent = (
-            TraceContextTextMapPropagator().extract({"traceparent": call.traceparent}) if call.traceparent else None
-        )
-        attributes: dict[str, str | int] = {"rpc.system.name": "grpc", "rpc.method": call.method}
-        if call.run:
-            attributes |= {"baton.run.id": call.run, "baton.step.id": call.step, "baton.step.attempt": call.attempt}
-        with self._tracer.start_as_current_span(
-            call.method,
-            context=parent,
-            kind=trace.SpanKind.SERVER,
-            attributes=attributes,
-            record_exception=False,
-            set_status_on_exception=False,
-        ) as span:
+    def begin(self, span: Span) -> Token[Context]:
+        """Makes a span the current one; returns what `end` takes."""
+        return self._attach(self._with_span(span))
 
-            def fails(code: str) -> None:
-                span.set_attribute("error.type", code)
-                span.set_status(trace.StatusCode.ERROR)
+    def end(self, span: Span, token: Token[Context]) -> None:
+        """Ends a span that is the current one."""
+        self._detach(token)
+        span.end()
 
-            yield fails
+    def fail(self, span: Span, code: str) -> None:
+        """Marks a span as failed with a status code."""
+        span.set_attribute("error.type", code)
+        span.set_status(self._error)
+
+
+class CallSpan:
+    """The span of a call that is served within the block: the current one there, and ended after it.
+
+    Not a generator, which costs a call that is not sampled as much as the rest of this.
+    """
+
+    __slots__ = ("_span", "_token", "_tracing")
+
+    def __init__(self, tracing: Tracing, span: Span) -> None:
+        self._tracing, self._span = tracing, span
+
+    def __enter__(self) -> Fails:
+        self._token = self._tracing.begin(self._span)
+        return self._fails
+
+    def __exit__(self, *_: object) -> None:
+        self._tracing.end(self._span, self._token)
+
+    def _fails(self, code: str) -> None:
+        self._tracing.fail(self._span, code)
 
 
 def tracing_for(worker: str) -> Tracing | None:

@@ -18,7 +18,7 @@ from google.rpc import code_pb2, status_pb2
 
 from baton.calls import CURRENT
 from baton.interceptor import status_of
-from baton.tracing import Fails, Tracing
+from baton.tracing import CallSpan, Fails, Tracing
 from baton.worker.attempt import Attempt
 from baton.worker.context import AsyncContext, PlainContext, WorkContext
 from baton.worker.routes import Route, Routes
@@ -111,7 +111,7 @@ class Handlers:
             if self._tracing is None:
                 result = _result(route, context, await route.handle(request, context))
             else:
-                with self._tracing.span(context.call) as fails:
+                with _span(self._tracing, context) as fails:
                     result = await _traced(route, request, context, fails)
         except asyncio.CancelledError:
             result = _STOPPED
@@ -122,7 +122,7 @@ class Handlers:
     def _serve_plain(self, context: PlainContext, route: Route, request: Any) -> None:
         context.started = True
         CURRENT.set(context)
-        spanned = nullcontext(None) if self._tracing is None else self._tracing.span(context.call)
+        spanned = nullcontext(None) if self._tracing is None else _span(self._tracing, context)
         result: Result
         with spanned as fails:
             try:
@@ -176,6 +176,12 @@ class Handlers:
         self._returning = False  # before the queue is emptied: what comes from now on wakes the loop again
         while self._returned:
             self._returned.popleft()()
+
+
+def _span(tracing: Tracing, context: WorkContext) -> CallSpan:
+    """Starts the span of a call, without the rest of what `baton.current()` tells: few handlers ask for it."""
+    told = context.assignment
+    return tracing.span(told.method, told.run_id, told.step, told.attempt, told.traceparent)
 
 
 async def _traced(route: Route, request: Any, context: AsyncContext, fails: Fails) -> Result:
