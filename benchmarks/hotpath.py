@@ -239,7 +239,7 @@ async def _door(runs: Runs) -> Serve:
 
 def request_of(work: str) -> bytes:
     """Serializes the request that submits a run of `work` and waits for its end."""
-    request = run_service_pb2.SubmitRunRequest(workflow=WORKFLOWS[work], view=run_service_pb2.RUN_VIEW_BASIC)
+    request = run_service_pb2.SubmitRunRequest(workflow=WORKFLOWS[work], view=run_service_pb2.RUN_VIEW_RESULT)
     request.input.Pack(DoRequest(text=TEXT))
     request.wait_timeout.FromSeconds(60)
     return request.SerializeToString()

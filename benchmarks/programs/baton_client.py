@@ -53,7 +53,7 @@ class BatonClient:
         if self._sdk is not None:
             sdk, message = self._sdk, DoRequest(text=TEXT)
             return lambda: sdk.execute(shape, message, output=DoResponse, timeout=CALL_SECONDS)
-        request = run_service_pb2.SubmitRunRequest(workflow=shape, view=run_service_pb2.RUN_VIEW_BASIC)
+        request = run_service_pb2.SubmitRunRequest(workflow=shape, view=run_service_pb2.RUN_VIEW_RESULT)
         request.input.Pack(DoRequest(text=TEXT))
         request.wait_timeout.FromTimedelta(timedelta(seconds=CALL_SECONDS))
 

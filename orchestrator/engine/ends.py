@@ -24,14 +24,14 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable, RunUnreadable
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import RunState
-from orchestrator.engine.inspect import FULL, RunReader
+from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.journal import GroupCommit
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.matching import Mark, RunFacts, facts_of_live, facts_of_row, mark_of, meets
 from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import Clock, FilterTerm, RunRow, RunStore
-from orchestrator.engine.view import render_row
+from orchestrator.engine.view import has_payloads, render_row
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -313,7 +313,7 @@ class Ends:
         view, steps = watcher.form
 
         async def read(row: RunRow) -> run_pb2.Run:
-            if view != FULL and not steps and row.state == RunState.SUCCEEDED:
+            if not has_payloads(view) and not steps and row.state == RunState.SUCCEEDED:
                 return render_row(row)
             try:
                 return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)

@@ -35,6 +35,7 @@ from orchestrator.engine.view import (
     MAX_STEPS,
     PAGE_LIMIT_BYTES,
     VIEW_LIMIT_BYTES,
+    has_payloads,
     render,
     render_row,
     render_steps,
@@ -101,7 +102,7 @@ def _ends_with(live: LiveRun | None, sequence: int) -> bool:
 
 def _shown_bytes(live: LiveRun, view: int) -> int:
     """Tells what showing a run in memory may take: a copy of it, up to a page, and the answer."""
-    return 2 * min(live.held_bytes, VIEW_LIMIT_BYTES) if view == FULL else 0
+    return 2 * min(live.held_bytes, VIEW_LIMIT_BYTES) if has_payloads(view) else 0
 
 
 class RunReader:
@@ -151,7 +152,7 @@ class RunReader:
     ) -> Sequence[run_pb2.Run]:
         """See ListRuns."""
         rows = await self._runs.list_runs(caller.namespace, terms, before, limit)
-        if view != FULL:
+        if not has_payloads(view):
             return [render_row(row) for row in rows]
         messages: list[run_pb2.Run] = []
         left = PAGE_LIMIT_BYTES
@@ -160,7 +161,7 @@ class RunReader:
                 if left < 0:
                     break  # The page ends before it.
                 try:
-                    message = await self._read_in_room(row.key, FULL, steps=False)
+                    message = await self._read_in_room(row.key, view, steps=False)
                 except RunUnreadable:
                     message = render_row(row)  # It keeps nobody from the others.
                 messages.append(message)
@@ -382,7 +383,7 @@ class RunReader:
         if run is None:
             return render_row(row)  # Its journal is gone; what its row tells is all there is.
         message = self._render(key, run, view, steps)
-        if view == FULL:
+        if has_payloads(view):
             await self._payloads.fill_run(key, message, has_room)
         self._add_flights(key, message.steps)
         return message
@@ -390,7 +391,7 @@ class RunReader:
     async def _fold(self, row: RunRow, view: int, has_room: bool = False) -> Run | None:
         """Rebuilds a run, with stand-ins for its payloads where these are to be shown. What was rebuilt last is kept
         for a moment: a run of many steps is read page by page."""
-        name = (row.key, row.next_sequence, view == FULL)
+        name = (row.key, row.next_sequence, has_payloads(view))
         if self._folded is not None and self._folded[0] == name:
             return self._folded[1]
         # Half of the room at most: one that had to be alone would wait as long as anything small is on its way.
@@ -408,7 +409,7 @@ class RunReader:
 
     async def _read_run(self, row: RunRow, view: int) -> Run | None:
         with told_if_unreadable(row.key):
-            return await read_run(self._journal, row, self._catalogue, stand_ins=view == FULL)
+            return await read_run(self._journal, row, self._catalogue, stand_ins=has_payloads(view))
 
     def _wait_reasons(self, key: RunKey, run: Run) -> Callable[[int], Wait | None]:
         live = self._driver.runs.get(key)

@@ -26,14 +26,21 @@ VIEW_LIMIT_BYTES = PAGE_LIMIT_BYTES = 3 << 20
 """Size of a run with its steps, and of a page of a list, so that it fits the 4 MiB that clients take by default."""
 
 
+def has_payloads(view: int) -> bool:
+    """Tells whether a run is shown with payloads, its own at least."""
+    return view != run_service_pb2.RUN_VIEW_BASIC
+
+
 def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | None]) -> run_pb2.Run:
-    """Renders a run with its steps; `wait_of` tells why a ready step waits.
+    """Renders a run with its steps, where the view has any; `wait_of` tells why a ready step waits.
 
     Messages are filled in where they are, which costs half of making them apart: every run is rendered once at least.
     """
     message = render_without_steps(run, run_id, view)
     full = view == run_service_pb2.RUN_VIEW_FULL
     message.step_count = len(run.steps)
+    if view == run_service_pb2.RUN_VIEW_RESULT:
+        return message
     room = VIEW_LIMIT_BYTES - message.ByteSize()
     for index in range(min(len(run.steps), MAX_STEPS)):
         step = message.steps.add()
@@ -47,7 +54,6 @@ def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | No
 
 def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
     """Renders a run alone."""
-    full = view == run_service_pb2.RUN_VIEW_FULL
     message = run_pb2.Run(
         run_id=str(run_id),
         workflow=run.workflow,
@@ -76,9 +82,9 @@ def render_without_steps(run: Run, run_id: UUID, view: int) -> run_pb2.Run:
         set_timestamp(message.end_time, run.end_time)
     if run.failure is not None:
         message.failure.CopyFrom(to_failure(run.failure))
-    if full and run.input is not None:
+    if view == run_service_pb2.RUN_VIEW_FULL and run.input is not None:
         set_any(message.input, run.input)
-    if full and run.output is not None:
+    if run.output is not None and has_payloads(view):
         set_any(message.output, run.output)
     return message
 

@@ -104,7 +104,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         listing = Listing("ListRunSteps", caller.namespace, str(run_id))
         after = listing.number_position(request.page_token)
         size = page_size(request.page_size, EVENT_PAGE_SIZE)
-        found = await self._runs.list_steps(caller, run_id, after, size + 1, _view_of_many(request.view))
+        found = await self._runs.list_steps(caller, run_id, after, size + 1, _view_of_parts(request.view))
         steps, more = cut_page(found, size)
         return run_service_pb2.ListRunStepsResponse(
             steps=steps, next_page_token=listing.token(str(after + len(steps))) if more else ""
@@ -118,7 +118,7 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         listing = Listing("ListRunEvents", caller.namespace, str(run_id))
         after = listing.number_position(request.page_token)
         size = page_size(request.page_size, EVENT_PAGE_SIZE)
-        found = await self._runs.list_events(caller, run_id, after, size + 1, _view_of_many(request.view))
+        found = await self._runs.list_events(caller, run_id, after, size + 1, _view_of_parts(request.view))
         events, more = cut_page(found, size)
         return run_service_pb2.ListRunEventsResponse(
             events=events, next_page_token=listing.token(str(events[-1].sequence)) if more else ""
@@ -186,3 +186,8 @@ def _view_of_one(view: RunView.ValueType) -> RunView.ValueType:
 
 def _view_of_many(view: RunView.ValueType) -> RunView.ValueType:
     return RUN_VIEW_BASIC if view == RUN_VIEW_UNSPECIFIED else view
+
+
+def _view_of_parts(view: RunView.ValueType) -> RunView.ValueType:
+    """The view of steps or events by themselves."""
+    return RUN_VIEW_FULL if view == RUN_VIEW_FULL else RUN_VIEW_BASIC

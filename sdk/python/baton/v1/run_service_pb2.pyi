@@ -38,6 +38,10 @@ class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.Value
     """Without inputs and outputs."""
     RUN_VIEW_FULL: _RunView.ValueType  # 2
     """With inputs and outputs."""
+    RUN_VIEW_RESULT: _RunView.ValueType  # 3
+    """What came of a run: its output or failure, without its input and steps, so that it costs the same however many
+    steps there are. Steps and events by themselves are told as with RUN_VIEW_BASIC.
+    """
 
 class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
     """RunView says how much of a run is returned."""
@@ -48,6 +52,10 @@ RUN_VIEW_BASIC: RunView.ValueType  # 1
 """Without inputs and outputs."""
 RUN_VIEW_FULL: RunView.ValueType  # 2
 """With inputs and outputs."""
+RUN_VIEW_RESULT: RunView.ValueType  # 3
+"""What came of a run: its output or failure, without its input and steps, so that it costs the same however many
+steps there are. Steps and events by themselves are told as with RUN_VIEW_BASIC.
+"""
 Global___RunView: _TypeAlias = RunView  # noqa: Y015
 
 @_typing.final
@@ -532,7 +540,7 @@ class WatchRunsRequest(_message.Message):
     view: Global___RunView.ValueType
     """How much of each run is told. A failure is always told."""
     steps: _builtins.bool
-    """Tells runs with their steps."""
+    """Tells runs with their steps; not with RUN_VIEW_RESULT."""
     def __init__(
         self,
         *,
