@@ -102,7 +102,9 @@ def _ends_with(live: LiveRun | None, sequence: int) -> bool:
 
 def _shown_bytes(live: LiveRun, view: int) -> int:
     """Tells what showing a run in memory may take: a copy of it, up to a page, and the answer."""
-    return 2 * min(live.held_bytes, VIEW_LIMIT_BYTES) if has_payloads(view) else 0
+    if view == run_service_pb2.RUN_VIEW_RESULT:
+        return 2 * len(live.run.output.data) if live.run.output is not None else 0
+    return 2 * min(live.held_bytes, VIEW_LIMIT_BYTES) if view == FULL else 0
 
 
 class RunReader:

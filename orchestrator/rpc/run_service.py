@@ -9,7 +9,7 @@ from typing import cast
 from uuid import UUID
 
 from baton.v1 import run_service_pb2, run_service_pb2_grpc
-from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_UNSPECIFIED, RunView
+from baton.v1.run_service_pb2 import RUN_VIEW_BASIC, RUN_VIEW_FULL, RUN_VIEW_RESULT, RUN_VIEW_UNSPECIFIED, RunView
 
 from orchestrator.engine.api import Runs
 from orchestrator.rpc.filters import parse_filter, require_ends
@@ -83,7 +83,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         """Streams runs as they end."""
         terms, view = parse_filter(request.filter), _view_of_many(request.view)
         require_ends(terms)
-        updates = self._runs.watch_ends(current_caller(), terms, request.cursor, view, request.steps)
+        steps = request.steps and view != RUN_VIEW_RESULT
+        updates = self._runs.watch_ends(current_caller(), terms, request.cursor, view, steps)
         return self._watches.follow(updates, run_service_pb2.WatchRunsResponse, request.cursor)
 
     async def WaitRun(

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 from baton import Client
-from baton.v1 import run_pb2, workflow_pb2, workflow_service_pb2
+from baton.v1 import run_pb2, run_service_pb2, workflow_pb2, workflow_service_pb2
 
 from tests.acceptance.lab_worker import LabWorker
 from tests.acceptance.test_attempts import one_step
@@ -45,6 +45,8 @@ async def test_a_run_of_many_steps_is_shown_by_the_first_and_listed_whole(baton:
     steps = await baton.steps(run.run_id, page_size=1_000)
     assert [step.step for step in steps] == ["first", *(f"s{number}" for number in range(1_500)), "last"]
     assert list(steps[:1_000]) == list((await baton.get(run.run_id, BASIC)).steps)
+    result = await baton.get(run.run_id, run_service_pb2.RUN_VIEW_RESULT)
+    assert (result.output, len(result.steps)) == (run.output, 0)
     async with Client(baton.address) as client:
         assert list((await client.get_run(run.run_id, full=False)).steps) == steps
 

@@ -8,15 +8,19 @@ from typing import Any, cast
 from uuid import uuid4
 
 import pytest
-from baton.v1 import run_pb2
+from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
 from orchestrator.domain.errors import TooManyReads
+from orchestrator.domain.events import Payload
+from orchestrator.domain.ids import RunKey
 from orchestrator.engine import inspect, room
 from orchestrator.engine.inspect import FULL, RunReader, wait_reasons
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.updates import encode_cursor
+
+RESULT = run_service_pb2.RUN_VIEW_RESULT
 
 
 def run_of(*steps: str) -> Any:
@@ -49,6 +53,21 @@ async def test_events_that_find_no_room_are_not_told_as_damaged(monkeypatch: pyt
     reader.room.hold(EngineLimits().max_read_bytes)
     with pytest.raises(TooManyReads):
         await reader.list_events(Caller("default", "ada", "grpc"), uuid4(), 0, 10, FULL)
+
+
+async def test_a_result_takes_room_for_its_output_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, caller, run_id = reader_of(None), Caller("default", "ada", "grpc"), uuid4()
+    live: Any = SimpleNamespace(held_bytes=200_000, settled=True, run=SimpleNamespace(output=None))
+    cast(Any, reader._driver).runs[RunKey(caller.namespace, run_id)] = live
+    monkeypatch.setattr(reader, "_render_live", lambda live, view, steps: run_pb2.Run(last_sequence=view))
+    monkeypatch.setattr(room, "WAIT_SECONDS", 0.01)
+    reader.room.hold(EngineLimits().max_read_bytes)
+    assert (await reader.get(caller, run_id, RESULT))[0].last_sequence == RESULT
+    with pytest.raises(TooManyReads):
+        await reader.get(caller, run_id, FULL)
+    live.run.output = Payload("x.Y", bytes(100_000))
+    with pytest.raises(TooManyReads):
+        await reader.get(caller, run_id, RESULT)
 
 
 async def test_what_was_read_before_a_lease_was_lost_is_told_to_nobody_after() -> None:

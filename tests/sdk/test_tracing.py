@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from baton.tracing import Tracing
 from opentelemetry import trace
@@ -45,6 +47,28 @@ def test_calls_of_a_handler_that_is_not_sampled_go_on_with_the_trace_of_its_call
     exporter, seen = serve(ParentBased(ALWAYS_ON), TRACEPARENT + "00", "UNAVAILABLE")
     assert exporter.get_finished_spans() == ()
     assert (seen.trace_id, seen.trace_flags.sampled, seen.is_remote) == (TRACE_ID, False, False)
+
+
+def test_each_call_has_its_own_caller_for_a_parent_and_an_error_ends_its_span() -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing = Tracing(provider.get_tracer("baton"), provider.shutdown)
+    parents = [SPAN_ID, SPAN_ID + 1, SPAN_ID]
+    for parent in parents:
+        with (
+            pytest.raises(asyncio.CancelledError),
+            tracing.span("a.Greeter/Greet", "run", "step", 1, f"00-{TRACE_ID:032x}-{parent:016x}-01"),
+            provider.get_tracer("handler").start_as_current_span("inner", record_exception=False),
+        ):
+            raise asyncio.CancelledError
+    spans = exporter.get_finished_spans()
+    calls = [span for span in spans if span.name == "a.Greeter/Greet"]
+    assert [span.parent and span.parent.span_id for span in calls] == parents
+    inner = [span for span in spans if span.name == "inner"]
+    assert [span.parent and span.parent.span_id for span in inner] == [span.context.span_id for span in calls]
+    assert [(span.status.status_code, span.events) for span in calls] == 3 * [(trace.StatusCode.UNSET, ())]
+    assert not trace.get_current_span().get_span_context().is_valid
 
 
 def test_a_sampler_may_record_what_its_caller_does_not() -> None:

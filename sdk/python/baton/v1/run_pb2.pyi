@@ -363,7 +363,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def output(self) -> _any_pb2.Any:
-        """Typed output, once SUCCEEDED; in the view FULL."""
+        """Typed output, once SUCCEEDED; in the views FULL and RESULT."""
 
     @_builtins.property
     def failure(self) -> _failure_pb2.Failure:
@@ -371,7 +371,7 @@ class Run(_message.Message):
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunStep]:
-        """Steps in the order of the workflow; left out of lists. At most 1,000 and 3 MiB of them: where `step_count` is more
+        """Steps in the order of the workflow; left out of lists and of the view RESULT. At most 1,000 and 3 MiB of them: where `step_count` is more
         than are here, ListRunSteps lists all.
         """
 

@@ -39,8 +39,9 @@ class _RunViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_RunView.Value
     RUN_VIEW_FULL: _RunView.ValueType  # 2
     """With inputs and outputs."""
     RUN_VIEW_RESULT: _RunView.ValueType  # 3
-    """What came of a run: its output or failure, without its input and steps, so that it costs the same however many
-    steps there are. Steps and events by themselves are told as with RUN_VIEW_BASIC.
+    """What came of a run: its output or failure once it has ended, without its input and steps. The answer is as small
+    however many steps there are; so is the work of making it where SubmitRun or WaitRun waits for the end. Steps and
+    events by themselves are told as with RUN_VIEW_BASIC.
     """
 
 class RunView(_RunView, metaclass=_RunViewEnumTypeWrapper):
@@ -53,8 +54,9 @@ RUN_VIEW_BASIC: RunView.ValueType  # 1
 RUN_VIEW_FULL: RunView.ValueType  # 2
 """With inputs and outputs."""
 RUN_VIEW_RESULT: RunView.ValueType  # 3
-"""What came of a run: its output or failure, without its input and steps, so that it costs the same however many
-steps there are. Steps and events by themselves are told as with RUN_VIEW_BASIC.
+"""What came of a run: its output or failure once it has ended, without its input and steps. The answer is as small
+however many steps there are; so is the work of making it where SubmitRun or WaitRun waits for the end. Steps and
+events by themselves are told as with RUN_VIEW_BASIC.
 """
 Global___RunView: _TypeAlias = RunView  # noqa: Y015
 
@@ -426,7 +428,7 @@ class WatchRunRequest(_message.Message):
     cursor: _builtins.str
     """Cursor of an earlier message. Default: start with a snapshot."""
     view: Global___RunView.ValueType
-    """Whether payloads are sent."""
+    """Whether payloads are sent; with RUN_VIEW_RESULT the snapshot has the output, and events have none."""
     batch: _builtins.bool
     """Lets a message bring `more` updates. Set it where they are read: a watcher that is behind then costs both sides a
     message for all it has missed, in place of one for each event.
@@ -668,7 +670,7 @@ class ListRunStepsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     view: Global___RunView.ValueType
-    """Whether payloads are returned."""
+    """Whether payloads are returned: RUN_VIEW_FULL alone has them."""
     def __init__(
         self,
         *,
@@ -730,7 +732,7 @@ class ListRunEventsRequest(_message.Message):
     page_token: _builtins.str
     """`next_page_token` of the page before."""
     view: Global___RunView.ValueType
-    """Whether payloads are returned."""
+    """Whether payloads are returned: RUN_VIEW_FULL alone has them."""
     def __init__(
         self,
         *,
