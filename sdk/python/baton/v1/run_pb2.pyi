@@ -371,8 +371,8 @@ class Run(_message.Message):
 
     @_builtins.property
     def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___RunStep]:
-        """Steps in the order of the workflow; left out of lists and of the view RESULT. At most 1,000 and 3 MiB of them: where `step_count` is more
-        than are here, ListRunSteps lists all.
+        """Steps in the order of the workflow; left out of lists and of the view RESULT. At most 1,000 and 3 MiB of them:
+        where `step_count` is more than are here, ListRunSteps lists all.
         """
 
     @_builtins.property
