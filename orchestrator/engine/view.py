@@ -37,9 +37,9 @@ def render(run: Run, run_id: UUID, view: int, wait_of: Callable[[int], Wait | No
     Messages are filled in where they are, which costs half of making them apart: every run is rendered once at least.
     """
     message = render_without_steps(run, run_id, view)
-    full = view == run_service_pb2.RUN_VIEW_FULL
     if view == run_service_pb2.RUN_VIEW_RESULT:
         return message
+    full = view == run_service_pb2.RUN_VIEW_FULL
     message.step_count = len(run.steps)
     room = VIEW_LIMIT_BYTES - message.ByteSize()
     for index in range(min(len(run.steps), MAX_STEPS)):

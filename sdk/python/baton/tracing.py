@@ -28,7 +28,6 @@ _EXPORTERS = {
     "http/protobuf": "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 }
 
-
 _PARENTS = 256
 """Callers' spans that are remembered as they were read: the calls of a run that is not sampled have the same."""
 
