@@ -30,12 +30,13 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.ports import Clock
-from orchestrator.engine.queues import MethodQueue, QueueKey, Queues, Worker, queue_key
+from orchestrator.engine.queues import Grant, MethodQueue, QueueKey, Queues, Worker, is_under, queue_key
 from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
 from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.waits import Wait
 from orchestrator.engine.worker_ports import Ticket
+from orchestrator.engine.worklist import Kind, Worklist
 
 MAX_WANTED = 100
 """Permits of limits that one queue asks for at a time."""
@@ -44,8 +45,8 @@ MAX_WANTED = 100
 class Admission:
     """Queues steps and gives them to endpoints.
 
-    `admit` is called for each admitted step with its endpoint, ticket and permit, and what it waited for, and tells
-    whether it took them; `circuit_open` for one whose every endpoint has an open circuit, and tells whether it left.
+    `admit` is called for each admitted step with what it was given, and tells whether it took that; `circuit_open` for
+    one whose every endpoint has an open circuit, and tells whether it left.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Admission:
         clock: Clock,
         timers: Timers,
         limits: EngineLimits,
-        admit: Callable[[LiveRun, int, Endpoint, Ticket, Permit | None, QueueReason], bool],
+        worklist: Worklist,
+        admit: Callable[[LiveRun, int, Grant], bool],
         circuit_open: Callable[[LiveRun, int], bool],
     ) -> None:
-        self._timers, self._max_calls = timers, limits.max_calls_in_flight
+        self._clock, self._timers, self._max_calls = clock, timers, limits.max_calls_in_flight
         self._admit, self._circuit_open = admit, circuit_open
+        self._to_start = worklist.of(Kind.START, self._start)
         self._weights = limits.namespace_weights
         self._retries = RetryBudgets(clock, timers, limits, self._work)
         self._queues = Queues(self._load)
@@ -213,12 +216,7 @@ class Admission:
             if permit is not None:
                 self.homes.give_back(permit.namespace, permit.kind, unused=True)
             return False
-        self._working = True
-        try:
-            self._give(key, live, step, *found, permit)
-        finally:
-            self._working = False
-        self._work()
+        self._give(live, step, Grant(key, *found, permit, QueueReason.NOTHING, self._clock.now()))
         return True
 
     def _pump_soon(self, queue: MethodQueue) -> None:
@@ -263,8 +261,8 @@ class Admission:
         if self._pump(queue, 1) or group not in queue.waits_for:
             self._to_serve.append(group)
 
-    def retry_succeeded(self, worker: Worker) -> None:
-        """Gives the token of a retry back to the budget that it was of, and to who waits for one there."""
+    def return_token(self, worker: Worker) -> None:
+        """Gives the token of a retry that succeeded, or was not made, back to its budget, and to who waits for one."""
         self._retries.give_back(worker)
         if self._queues.of_retries(worker) is not None:
             self._retries.due.append(worker)
@@ -328,29 +326,32 @@ class Admission:
             self._hold(queue, found)
             return False
         self._queues.pop(queue)
-        self._give(queue.key, live, step, *found, permit, queue.waited_for)
+        self._give(live, step, Grant(queue.key, *found, permit, queue.waited_for, self._clock.now()))
         return True
 
-    def _give(
-        self,
-        key: QueueKey,
-        live: LiveRun,
-        step: int,
-        endpoint: Endpoint,
-        ticket: Ticket,
-        permit: Permit | None,
-        waited_for: QueueReason = QueueReason.NOTHING,
-    ) -> None:
+    def _give(self, live: LiveRun, step: int, grant: Grant) -> None:
+        """Counts a call that may be made, and has it started."""
+        key = grant.key
         self.in_flight += 1
         self._in_flight_of[key.namespace] += 1
-        if not self._admit(live, step, endpoint, ticket, permit, waited_for):
-            ticket.released()
-            self.call_ended(endpoint, permit, unused=True)
-        elif key.retried:
+        if key.retried:
             self._retries.take(key.budget)
-            live.flights[step].retried = key.retried
-        else:
-            self._retries.called((key.namespace, endpoint.key.worker))
+        self._to_start.add((live, step, grant))
+
+    def _start(self, live: LiveRun, step: int, grant: Grant) -> None:
+        """Starts a call, where the step still wants this one."""
+        key, endpoint = grant.key, grant.endpoint
+        wants = self._may_start(live, step) and is_under(key, live, step)
+        if wants and self._admit(live, step, grant):
+            if key.retried:
+                live.flights[step].retried = key.retried
+            else:
+                self._retries.called((key.namespace, endpoint.key.worker))
+            return
+        grant.ticket.released()
+        if key.retried:
+            self.return_token(key.budget)
+        self.call_ended(endpoint, grant.permit, unused=True)
 
     @staticmethod
     def _may_start(live: LiveRun, step: int) -> bool:

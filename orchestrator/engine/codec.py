@@ -213,6 +213,10 @@ def to_message(row: JournalRow, payloads: bool) -> event_pb2.RunEvent:
     return message
 
 
+ROW_BYTES = 64
+"""What a row takes in a batch beside its header and payload, roughly."""
+
+
 def total_bytes(rows: Sequence[JournalRow]) -> int:
     """Adds up what rows take in a batch."""
-    return sum(len(row.header) + (len(row.payload) if row.payload is not None else 0) + 64 for row in rows)
+    return sum(len(row.header) + (len(row.payload) if row.payload is not None else 0) + ROW_BYTES for row in rows)

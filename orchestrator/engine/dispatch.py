@@ -36,7 +36,7 @@ LEASE_LOOK_SECONDS = 0.02
 """How often a call looks whether it may be made, where the replica is not sure of its lease."""
 
 Outcome = tuple[Message, Payload] | CallFailed | CallLost | CallSuspended
-OnAnswer = Callable[[LiveRun, Flight, Outcome], None]
+OnAnswer = Callable[[tuple[LiveRun, Flight, Outcome]], None]
 
 
 class Dispatcher:
@@ -162,7 +162,7 @@ class Delivery:
             _LOGGER.exception("an answer of %s could not be judged", flight.method)
             failure = Failure(Code.INTERNAL, "INTERNAL", "the answer could not be judged", Origin.ORCHESTRATOR)
             outcome = CallFailed(flight.step, flight.attempt, failure, None, random.random())
-        self._dispatcher.on_answer(live, flight, outcome)
+        self._dispatcher.on_answer((live, flight, outcome))
 
     def progressed(self, percent: float, message: str) -> None:
         """Takes a sign of life."""
@@ -173,7 +173,7 @@ class Delivery:
         self._dispatcher.ended(self)
         flight.ticket.released()
         failure = Failure(Code.DEADLINE_EXCEEDED, "ATTEMPT_TIMEOUT", "the attempt's time was over", Origin.TIMEOUT)
-        self._dispatcher.on_answer(self._live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0))
+        self._dispatcher.on_answer((self._live, flight, CallFailed(flight.step, flight.attempt, failure, None, 0.0)))
 
 
 def awaited_keys(failure: Failure) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """Drives live runs: input -> decision -> admission -> journal -> effects.
 
 This is the only caller of `plan.decide`. The order is the promise: a decision's events are staged in the same tick in
-which it is taken, and a call, a cancellation or an answer follows only once they are durable.
+which it is taken, and a call, a cancellation or an answer follows only once they are durable. What many runs need in
+one tick is done kind by kind (worklist.py).
 """
 
 from __future__ import annotations
@@ -35,24 +36,22 @@ from orchestrator.domain.plan import (
     wait_due_time,
 )
 from orchestrator.domain.states import RunState, StepState
-from orchestrator.domain.waits import QueueReason, RunAwaited
+from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine.admission import Admission
-from orchestrator.engine.codec import encode, total_bytes
 from orchestrator.engine.data import evaluation_failure, too_large
 from orchestrator.engine.dispatch import Dispatcher, Outcome
-from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.journal import Flushed, GroupCommit
 from orchestrator.engine.limits import MAX_PAYLOAD_BYTES, EngineLimits
 from orchestrator.engine.live import Flight, LiveRun, LiveRuns, Staged, TimerKey, TimerKind
 from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.pace import Pace
-from orchestrator.engine.permits import Permit
 from orchestrator.engine.ports import Clock, JournalStore, WriteResult, WriteState
+from orchestrator.engine.queues import Grant
 from orchestrator.engine.quotas import read_pools
 from orchestrator.engine.resumptions import Resumptions
 from orchestrator.engine.timers import Timers
-from orchestrator.engine.worker_ports import Ticket
+from orchestrator.engine.worklist import Kind, Worklist
 
 _LOGGER = logging.getLogger(__name__)
 _DELIVERIES = (ev.AttemptStarted, ev.DeliveryStarted)
@@ -74,11 +73,14 @@ class Driver:
     ) -> None:
         self._clock, self._timers, self._observer = clock, timers, observer
         self._dispatcher = dispatcher
-        dispatcher.on_answer = self.record
         self.runs = LiveRuns()
         self._max_run_bytes = limits.max_run_bytes
-        self.journal = GroupCommit(store, limits, observer, pace, self._written, self._refused)
-        self.admission = Admission(clock, timers, limits, self._admit, self._circuit_open)
+        self._worklist = Worklist(lambda live: self._give_up(live, "it could not be driven on"))
+        self._to_send = self._worklist.of(Kind.SEND, self._dispatch)
+        self._to_queue = self._worklist.of(Kind.QUEUE, self._queue)
+        dispatcher.on_answer = self._worklist.of(Kind.RECORD, self.record).add
+        self.journal = GroupCommit(store, limits, observer, pace, self._worklist, self._written, self._refused)
+        self.admission = Admission(clock, timers, limits, self._worklist, self._admit, self._circuit_open)
         self.resumptions = Resumptions(self.admission)
         self.liveness = Liveness(clock, self.advance, self.set_timer, self.runs.grow)
         dispatcher.on_progress = self.liveness.heard
@@ -104,13 +106,20 @@ class Driver:
             self._give_up(live, "no decision could be taken")
             return Decision()
         if decision.events:
-            rows = [encode(event, live.run) for event in decision.events]
-            self.journal.stage(live, Staged(decision.events, rows, decision.cancelled, total_bytes(rows)))
-        for step in decision.queued:
-            self._queue(live, step)
+            self.journal.stage(live, Staged(decision.events, decision.cancelled))
+            for step in decision.queued:
+                self._to_queue.add((live, step))
+        else:
+            # Nothing is staged by which to see that the run is not at rest.
+            for step in decision.queued:
+                self._queue(live, step)
         for step in decision.waiting:
             self._await(live, step)
         return decision
+
+    def settle(self) -> None:
+        """Does what is still to be done in this tick, for those who look at where steps are."""
+        self._worklist.work_off()
 
     @property
     def active_bytes(self) -> int:
@@ -167,8 +176,13 @@ class Driver:
     # --- queue and time
 
     def _queue(self, live: LiveRun, index: int) -> None:
-        """Puts a step into admission now, or at the end of its backoff, and watches its timeouts."""
+        """Puts a step into admission now, or at the end of its backoff, and watches its timeouts; one that runs and has
+        no call is to be sent again."""
         step = live.run.steps[index]
+        if live.forgotten or not (
+            step.state is StepState.READY or (step.state is StepState.RUNNING and index not in live.flights)
+        ):
+            return
         if live.data.step(live.data.bounding_step(index)).limits and not self._read_pools(live, index):
             return
         self._time_whole_step(live, index)
@@ -249,15 +263,7 @@ class Driver:
 
     # --- admission
 
-    def _admit(
-        self,
-        live: LiveRun,
-        index: int,
-        endpoint: Endpoint,
-        ticket: Ticket,
-        permit: Permit | None,
-        waited_for: QueueReason,
-    ) -> bool:
+    def _admit(self, live: LiveRun, index: int, grant: Grant) -> bool:
         """Builds the request of a step and starts its attempt, or delivers its running one again."""
         try:
             request = live.data.build_request(index)
@@ -273,16 +279,16 @@ class Driver:
             self.advance(live, RequestUnbuildable(index, too_large("the request", len(request))))
             return False
         handed_over = index in live.cut_off
-        decision = self.advance(
-            live, StepAdmitted(index, endpoint.key.worker, endpoint.key.address, waited_for, handed_over)
-        )
+        worker, address = grant.endpoint.key.worker, grant.endpoint.key.address
+        admitted = StepAdmitted(index, worker, address, grant.waited_for, handed_over)
+        decision = self.advance(live, admitted, grant.time)
         if handed_over:
             live.cut_off.discard(index)
         step = live.run.steps[index]
         if not decision.events or step.state is not StepState.RUNNING:
             return False
         method = step.spec.targets[step.target].method
-        live.flights[index] = Flight(index, step.attempt, endpoint, ticket, request, method, permit)
+        live.flights[index] = Flight(index, step.attempt, grant.endpoint, grant.ticket, request, method, grant.permit)
         live.cancel_timer(TimerKind.BACKOFF, index)
         live.cancel_timer(TimerKind.QUEUE, index)
         return True
@@ -303,7 +309,7 @@ class Driver:
         for staged in part.staged:
             for event in staged.events:
                 if isinstance(event, _DELIVERIES):
-                    self._dispatch(live, event)
+                    self._to_send.add((live, event))
                 elif live.children and isinstance(event, _ENDS) and event.step in live.children:
                     self.on_child_left(live, live.children.pop(event.step))
             for index, attempt in staged.cancelled:
@@ -376,7 +382,7 @@ class Driver:
         del live.flights[flight.step]
         self.resumptions.end(flight)
         if flight.retried and isinstance(outcome, tuple | CallSuspended):
-            self.admission.retry_succeeded((live.key.namespace, flight.retried))
+            self.admission.return_token((live.key.namespace, flight.retried))
         if not live.run.is_current(flight.step, flight.attempt):
             self._queue_again(live, flight.step)
             return

@@ -19,11 +19,13 @@ from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import TERMINAL_EVENTS, EventKind, RunState
 from orchestrator.domain.values import value
+from orchestrator.engine.codec import ROW_BYTES, encode, total_bytes
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged
 from orchestrator.engine.observer import Observer
 from orchestrator.engine.pace import Pace
 from orchestrator.engine.ports import JournalStore, RunEntry, WriteRefused, WriteResult
+from orchestrator.engine.worklist import Kind, Worklist
 
 RETRY_FIRST_SECONDS = 0.05
 RETRY_LONGEST_SECONDS = 2.0
@@ -75,11 +77,14 @@ class GroupCommit:
         limits: EngineLimits,
         observer: Observer,
         pace: Pace,
+        worklist: Worklist,
         on_result: Callable[[Flushed, WriteResult], None],
         on_refused: Callable[[Flushed], None],
     ) -> None:
         self._store, self._limits, self._observer, self._pace = store, limits, observer, pace
         self._on_result, self._on_refused = on_result, on_refused
+        self._worklist = worklist
+        self._to_encode = worklist.of(Kind.ENCODE, self._encode)
         self._queue: deque[LiveRun] = deque()
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -87,7 +92,7 @@ class GroupCommit:
         self.queued_events = 0
         """Events that are staged and not yet durable."""
         self.queued_bytes = 0
-        """Likewise, bytes of them and their payloads."""
+        """Likewise, bytes of them and their payloads; of those staged in this tick the least that they can take."""
         self._fault: DatabaseUnavailable | None = None
         self._sent_seconds: float | None = None
         self.batches_begun = self.batches_ended = 0
@@ -103,17 +108,28 @@ class GroupCommit:
 
     def stage(self, live: LiveRun, staged: Staged) -> None:
         """Adds one decision of a run to what will be written next."""
+        count = len(staged.events)
+        staged.size = count * ROW_BYTES
         live.staged.append(staged)
-        self.queued_events += len(staged.events)
+        self.queued_events += count
         self.queued_bytes += staged.size
+        self._to_encode.add((live, staged))
         if not live.in_journal_queue:
             live.in_journal_queue = True
             self._queue.append(live)
             self._idle.clear()
             self._wake.set()
 
+    def _encode(self, live: LiveRun, staged: Staged) -> None:
+        if not live.forgotten:
+            staged.rows = [encode(event, live.run) for event in staged.events]
+            size = total_bytes(staged.rows)
+            self.queued_bytes += size - staged.size
+            staged.size = size
+
     async def wait_idle(self) -> None:
         """Waits until nothing is staged."""
+        self._worklist.work_off()
         await self._idle.wait()
 
     async def run(self, replica_id: UUID) -> None:
@@ -123,6 +139,7 @@ class GroupCommit:
             await self._wake.wait()
             if self._queue and (seconds := self._pace.wait_seconds()):
                 await asyncio.sleep(seconds)
+            self._worklist.work_off()
             batch = self._take_batch()
             if not batch:
                 self._wake.clear()
@@ -132,6 +149,7 @@ class GroupCommit:
             self._pace.begin(len(batch))
             self.batches_begun += 1
             await self._write(replica_id, batch)
+            self._worklist.work_off()
             self.batches_ended += 1
             events = sum(len(part.entry.rows) for part in batch)
             self._observer.journal_flushed(len(batch), events, time.perf_counter() - started)

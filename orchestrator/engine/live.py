@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -91,12 +91,15 @@ class Flight:
 
 @dataclass(slots=True)
 class Staged:
-    """One decision on its way to the journal; it is never split between two commits. `size` is in bytes."""
+    """One decision on its way to the journal; it is never split between two commits.
+
+    `rows` is the stored form of its events, and `size` what that takes in bytes; the journal fills them in.
+    """
 
     events: list[Event]
-    rows: list[JournalRow]
     cancelled: list[tuple[int, int]]
-    size: int
+    rows: list[JournalRow] = field(default_factory=list)
+    size: int = 0
 
 
 class Acceptance(Protocol):

@@ -8,14 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from orchestrator.domain.waits import QueueReason
+from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.homes import Wish
 from orchestrator.engine.lines import Line, SharedLine
 from orchestrator.engine.live import LiveRun
-from orchestrator.engine.permits import Pool
+from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.timers import Timer
 from orchestrator.engine.waits import Wait
+from orchestrator.engine.worker_ports import Ticket
 
 Item = tuple[LiveRun, int]
 """A step of a run."""
@@ -44,6 +46,18 @@ class QueueKey(NamedTuple):
         return self.namespace, self.retried
 
 
+class Grant(NamedTuple):
+    """What a step was given for its call: an endpoint with the ticket of its circuit, a permit of the limits that bound
+    it, and when, by which rates count. `waited_for` is what it waited for last."""
+
+    key: QueueKey
+    endpoint: Endpoint
+    ticket: Ticket
+    permit: Permit | None
+    waited_for: QueueReason
+    time: int
+
+
 def queue_key(live: LiveRun, step: int) -> QueueKey:
     """The key of a step's next call, as the run stands."""
     run_step, data = live.run.steps[step], live.data
@@ -56,6 +70,13 @@ def queue_key(live: LiveRun, step: int) -> QueueKey:
         live.limit_pools.get(step, ()) if bounding.limits else (),
         run_step.retried_worker if run_step.target_attempts else "",
     )
+
+
+def is_under(key: QueueKey, live: LiveRun, step: int) -> bool:
+    """Tells whether a step that was queued under `key` would be so again: its target and its failures are the same."""
+    run_step = live.run.steps[step]
+    retried = run_step.retried_worker if run_step.target_attempts else ""
+    return run_step.spec.targets[run_step.target].method == key.method and retried == key.retried
 
 
 @dataclass(slots=True, eq=False)

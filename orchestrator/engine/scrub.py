@@ -186,6 +186,7 @@ class Scrubber:
     # --- runs in memory
 
     async def _look_at_memory(self, replica_id: UUID) -> None:
+        self._driver.settle()
         lives = list(islice(self._driver.runs.values(), self._memory_after, self._memory_after + LOOK_RUNS))
         self._memory_after = self._memory_after + LOOK_RUNS if len(lives) == LOOK_RUNS else 0
         amiss = [live for live in lives if self._is_amiss(live)]

@@ -21,6 +21,8 @@ from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.queues import Grant
+from orchestrator.engine.worklist import Worklist
 
 
 class Circuit:
@@ -66,6 +68,13 @@ class Run:
         self.limit_pools: dict[int, Any] = {}
 
 
+class Still(Worklist):
+    """A worklist that is worked off by hand: there is no loop."""
+
+    def wake(self) -> None:
+        pass
+
+
 class Place:
     """Admission with a catalogue of one contract, without a driver, a database or workers."""
 
@@ -80,7 +89,8 @@ class Place:
         timers: Any = SimpleNamespace(at=self._at)
         clock: Any = SimpleNamespace(now=lambda: self.now)
         limits = EngineLimits(max_calls_in_flight=max_calls, namespace_weights=weights or {})
-        self.admission = Admission(clock, timers, limits, self._admit, self._circuit_open)
+        self._worklist = Still(self._fail)
+        self.admission = Admission(clock, timers, limits, self._worklist, self._admit, self._circuit_open)
         self.admission.catalogue = cast(Any, self)
 
     # What admission asks of the catalogue.
@@ -117,23 +127,35 @@ class Place:
         self.endpoints.append(endpoint)
         self.groups_of[namespace].add(endpoint)
         self.admission.namespace_changed(namespace)
+        self.settle()
         return endpoint
+
+    def settle(self) -> None:
+        self._worklist.work_off()
+        self._worklist.due = False
+
+    def become(self, endpoint: Endpoint, state: str, until_time: int | None = None) -> None:
+        cast(Any, endpoint.circuit).become(state, until_time)
+        self.settle()
 
     def enqueue(self, run: Run, step: int) -> None:
         self.admission.enqueue(cast(Any, run), step)
+        self.settle()
 
     def end(self, run: Any, step: int) -> None:
         flight = run.flights.pop(step)
         run.run.steps[step].state = StepState.SUCCEEDED
         self.admission.call_ended(flight.endpoint, None)
         if flight.retried:
-            self.admission.retry_succeeded((run.key.namespace, flight.retried))
+            self.admission.return_token((run.key.namespace, flight.retried))
+        self.settle()
 
     def pass_time(self, until: int) -> None:
         self.now = until
         due, self.timers = [one for one in self.timers if one[0] <= until], [t for t in self.timers if t[0] > until]
         for _, fire in due:
             fire()
+        self.settle()
 
     def wait(self, run: Run, step: int) -> Any:
         found = self.admission.wait_of(cast(Any, run), step)
@@ -144,13 +166,15 @@ class Place:
         self.timers.append(entry)
         return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
 
-    def _admit(
-        self, live: Any, step: int, endpoint: Endpoint, ticket: Any, permit: Any, waited_for: QueueReason
-    ) -> bool:
-        self.waited_for.append(waited_for)
-        live.flights[step] = SimpleNamespace(endpoint=endpoint, retried="")
+    @staticmethod
+    def _fail(_: object) -> None:
+        raise AssertionError("work could not be done")
+
+    def _admit(self, live: Any, step: int, grant: Grant) -> bool:
+        self.waited_for.append(grant.waited_for)
+        live.flights[step] = SimpleNamespace(endpoint=grant.endpoint, retried="")
         live.run.steps[step].state = StepState.RUNNING
-        self.admitted.append((live, step, endpoint))
+        self.admitted.append((live, step, grant.endpoint))
         return True
 
     def _circuit_open(self, live: Any, step: int) -> bool:
@@ -299,7 +323,7 @@ def test_steps_that_wait_take_their_fallback_when_the_last_circuit_opens() -> No
     run = Run([("Do", "Else")] * 3)
     for step in range(3):
         place.enqueue(run, step)
-    cast(Any, endpoint.circuit).become("open", 100)
+    place.become(endpoint, "open", 100)
     assert [step.target for step in run.run.steps] == [0, 1, 1]
     assert place.wait(run, 1) == run_pb2.WAIT_KIND_CIRCUIT_OPEN
     place.end(run, 0)
@@ -327,13 +351,13 @@ def test_no_step_waits_while_a_call_could_be_made(seed: int) -> None:
         elif action == 7 and endpoint is not None:
             endpoint._changed(draw.choice(["serving", "not_serving", "unreachable"]), draw.choice([None, 0, 1, 5]))
         elif action == 8 and endpoint is not None:
-            cast(Any, endpoint.circuit).become(*draw.choice([("closed", None), ("open", 1 << 40), ("half_open", None)]))
+            place.become(endpoint, *draw.choice([("closed", None), ("open", 1 << 40), ("half_open", None)]))
         elif action == 9 and len(place.endpoints) < 5:
             place.add(draw.randint(1, 3))
         _require_no_idle_permit(place, run)
     for endpoint in place.endpoints:
         endpoint._changed("serving", None)
-        cast(Any, endpoint.circuit).become("closed")
+        place.become(endpoint, "closed")
     if place.endpoints:
         for step in waiting:
             place.enqueue(run, step)
@@ -356,3 +380,46 @@ def _require_no_idle_permit(place: Place, run: Run) -> None:
         and not (circuit._state == "half_open" and circuit._trial_taken)
     ]
     assert not (queued and able), (queued, [endpoint.key.address for endpoint in able])
+
+
+def test_a_step_that_was_given_two_calls_starts_one() -> None:
+    place = Place()
+    endpoint = place.add(5)
+    run = Run([("Do",)])
+    for _ in range(2):
+        place.admission.enqueue(cast(Any, run), 0)
+    assert place.admission.in_flight == 2
+    place.settle()
+    assert [(step, given) for _, step, given in place.admitted] == [(0, endpoint)]
+    assert (place.admission.in_flight, endpoint.in_flight) == (1, 1)
+
+
+@pytest.mark.parametrize("change", ["target", "retried"])
+def test_a_call_is_not_started_for_a_step_that_wants_another_by_now(change: str) -> None:
+    place = Place()
+    endpoint = place.add(5)
+    run = Run([("Do", "DoElse")])
+    place.admission.enqueue(cast(Any, run), 0)
+    step = run.run.steps[0]
+    if change == "target":
+        step.target = 1
+    else:
+        step.target_attempts, step.retried_worker = 1, "worker"
+    place.settle()
+    assert place.admitted == []
+    assert (place.admission.in_flight, endpoint.in_flight) == (0, 0)
+
+
+def test_the_token_of_a_retry_comes_back_where_its_call_is_not_started() -> None:
+    place = Place()
+    place.add(5)
+    run = Run([("Do",)])
+    step = run.run.steps[0]
+    step.target_attempts, step.retried_worker = 1, "worker"
+    budget = place.admission._retries._of(("default", "worker"))
+    before = budget._tokens
+    place.admission.enqueue(cast(Any, run), 0)
+    assert budget._tokens == before - 1
+    run.forgotten = True
+    place.settle()
+    assert budget._tokens == before

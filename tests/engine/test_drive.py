@@ -10,6 +10,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.events import StepSucceeded
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CallFailed, Resumption, RunTimeoutPassed
 from orchestrator.domain.states import StepState
@@ -61,8 +62,9 @@ async def test_a_run_without_a_decision_is_given_up(monkeypatch: pytest.MonkeyPa
 async def test_entries_of_a_run_that_was_given_up_are_not_written() -> None:
     made, live = driver(), live_run()
     made.adopt(live)
-    row: Any = SimpleNamespace(header=b"", payload=None)
-    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
+    made.journal.stage(live, Staged([StepSucceeded(1, 1, 0, 1, None)], []))
+    made.settle()
+    assert (made.journal.queued_events, made.journal.queued_bytes > 0) == (1, True)
     made.forget(live, "gone")
     assert made.journal._take_batch() == []
     assert (made.journal.queued_events, made.journal.queued_bytes) == (0, 0)
@@ -153,8 +155,7 @@ async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch:
     monkeypatch.setattr(made.journal, "_store", store)
     monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
     made.adopt(live)
-    row: Any = SimpleNamespace(header=b"", payload=None, sequence=2, kind=None)
-    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
+    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
     full = DatabaseUnavailable("the database has no disk space left; try again")
     for outcome in (full, full, full, None):
         tries.put_nowait(outcome)
@@ -179,8 +180,7 @@ async def test_a_journal_that_is_not_answered_says_so_until_it_is(monkeypatch: p
     monkeypatch.setattr(made.journal, "_store", store)
     monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
     made.adopt(live)
-    row: Any = SimpleNamespace(header=b"", payload=None, sequence=2, kind=None)
-    made.journal.stage(live, Staged([SimpleNamespace()], [row], [], 64))  # type: ignore[list-item]
+    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
     writing = asyncio.create_task(made.journal.run(uuid4()))
     await asyncio.wait_for(sent.wait(), 20)
     assert made.journal.fault is None

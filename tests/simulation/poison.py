@@ -24,8 +24,8 @@ LATEST_SECONDS = 3.0
 """Longest from the end of a lease to what becomes of the process that stands still."""
 
 
-class Poisoned(Exception):
-    """What an engine fails with."""
+class Poisoned(BaseException):
+    """What an engine fails with: what is an Exception ends one run alone."""
 
 
 class Poison:
