@@ -24,7 +24,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "render": ("orchestrator.engine.inspect:render",),
     "drive": ("orchestrator.engine.drive:Driver.advance",),
     "decide": ("orchestrator.engine.drive:decide",),
-    "encode": ("orchestrator.engine.drive:encode",),
+    "encode": ("orchestrator.engine.journal:encode",),
     "stage": ("orchestrator.engine.journal:GroupCommit.stage",),
     "timers": (
         "orchestrator.engine.drive:Driver.set_timer",
