@@ -60,7 +60,7 @@ class Admission:
     ) -> None:
         self._clock, self._timers, self._max_calls = clock, timers, limits.max_calls_in_flight
         self._admit, self._circuit_open = admit, circuit_open
-        self._to_start = worklist.of(Kind.START, self._start)
+        self._worklist, self._to_start = worklist, worklist.of(Kind.START, self._start)
         self._weights = limits.namespace_weights
         self._retries = RetryBudgets(clock, timers, limits, self._work)
         self._queues = Queues(self._load)
@@ -290,7 +290,7 @@ class Admission:
         admitted = 0
         while queue.steps:
             live, step = queue.steps[0]
-            if not self._may_start(live, step) or queue_key(live, step) != queue.key:
+            if not self._waits_in(queue, live, step):
                 self._queues.pop(queue)
                 continue
             if admitted == most:
@@ -306,6 +306,13 @@ class Admission:
             admitted += 1
         self._drop(queue)
         return True
+
+    def _waits_in(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
+        try:
+            return self._may_start(live, step) and queue_key(live, step) == queue.key
+        except Exception:
+            self._worklist.fail(live)  # Here, as whoever has made the queue move is not to blame.
+            return False
 
     def _admit_first(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
         """Admits the first step of a queue, or lets the queue wait."""
@@ -340,18 +347,19 @@ class Admission:
 
     def _start(self, live: LiveRun, step: int, grant: Grant) -> None:
         """Starts a call, where the step still wants this one."""
-        key, endpoint = grant.key, grant.endpoint
-        wants = self._may_start(live, step) and is_under(key, live, step)
-        if wants and self._admit(live, step, grant):
-            if key.retried:
-                live.flights[step].retried = key.retried
-            else:
-                self._retries.called((key.namespace, endpoint.key.worker))
-            return
-        grant.ticket.released()
-        if key.retried:
-            self.return_token(key.budget)
-        self.call_ended(endpoint, grant.permit, unused=True)
+        key, started = grant.key, False
+        try:
+            started = self._may_start(live, step) and is_under(key, live, step) and self._admit(live, step, grant)
+        finally:
+            if not started:
+                grant.ticket.released()
+                if key.retried:
+                    self.return_token(key.budget)
+                self.call_ended(grant.endpoint, grant.permit, unused=True)
+        if started and key.retried:
+            live.flights[step].retried = key.retried
+        elif started:
+            self._retries.called((key.namespace, grant.endpoint.key.worker))
 
     @staticmethod
     def _may_start(live: LiveRun, step: int) -> bool:

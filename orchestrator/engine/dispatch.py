@@ -127,10 +127,16 @@ class Delivery:
             return
         expire_time = live.run.steps[flight.step].attempts[-1].expire_time
         remaining_seconds = (expire_time - dispatcher.clock.now()) / 1_000_000
-        if remaining_seconds > 0:
-            self._sending = dispatcher.gateway.send(dispatcher.call_of(live, flight, remaining_seconds), self)
-        else:
+        if remaining_seconds <= 0:
             self._handle = asyncio.get_running_loop().call_soon(self._too_late)
+            return
+        try:
+            self._sending = dispatcher.gateway.send(dispatcher.call_of(live, flight, remaining_seconds), self)
+        except Exception:
+            # It may be over soon, such as a lack of file descriptors: what is tried again then should not end its run.
+            _LOGGER.exception("a call of %s could not be made", flight.method)
+            failure = Failure(Code.UNAVAILABLE, "UNAVAILABLE", "the call could not be made", Origin.ORCHESTRATOR)
+            self.answered(Answer(None, failure, sent=False))
 
     def _look_again(self) -> None:
         """Sends the call that has waited for the lease. What was decided instead of it ends it once that is durable."""

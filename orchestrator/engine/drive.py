@@ -78,7 +78,8 @@ class Driver:
         self._worklist = Worklist(lambda live: self._give_up(live, "it could not be driven on"))
         self._to_send = self._worklist.of(Kind.SEND, self._dispatch)
         self._to_queue = self._worklist.of(Kind.QUEUE, self._queue)
-        dispatcher.on_answer = self._worklist.of(Kind.RECORD, self.record).add
+        self._to_record = self._worklist.of(Kind.RECORD, self.record)
+        dispatcher.on_answer = self._to_record.add
         self.journal = GroupCommit(store, limits, observer, pace, self._worklist, self._written, self._refused)
         self.admission = Admission(clock, timers, limits, self._worklist, self._admit, self._circuit_open)
         self.resumptions = Resumptions(self.admission)
@@ -122,8 +123,14 @@ class Driver:
         self._worklist.work_off()
 
     @property
+    def unsettled_steps(self) -> int:
+        """Steps of any namespace that are yet to be queued in this tick."""
+        return len(self._to_queue.items)
+
+    @property
     def active_bytes(self) -> int:
-        """What the live runs hold and what of them is on its way to the journal, by its encoded size."""
+        """What the live runs hold and what of them is on its way to the journal, by its encoded size; of what was
+        decided in this tick without its headers."""
         return self.runs.held_bytes + self.journal.queued_bytes
 
     def is_busy(self) -> bool:
@@ -245,6 +252,7 @@ class Driver:
         self.set_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
 
     def _at_time(self, live: LiveRun, given: Input) -> None:
+        self._record_before()
         if not live.forgotten:
             flight = live.flights.get(given.step) if isinstance(given, TimeoutPassed) else None
             if flight is not None:
@@ -256,10 +264,17 @@ class Driver:
         live.cancel_timer(*key)
 
         def fired() -> None:
-            live.timers.pop(key, None)
-            fire()
+            self._record_before()
+            if live.timers.get(key) is timer:
+                del live.timers[key]
+                fire()
 
-        live.timers[key] = self._timers.at(due_time, fired)
+        live.timers[key] = timer = self._timers.at(due_time, fired)
+
+    def _record_before(self) -> None:
+        """Records the answers that came before a timer fired, which may be of what it is about."""
+        if self._to_record.items:
+            self.settle()
 
     # --- admission
 

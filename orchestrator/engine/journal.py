@@ -92,7 +92,7 @@ class GroupCommit:
         self.queued_events = 0
         """Events that are staged and not yet durable."""
         self.queued_bytes = 0
-        """Likewise, bytes of them and their payloads; of those staged in this tick the least that they can take."""
+        """Likewise, bytes of them and their payloads; of those staged in this tick without their headers."""
         self._fault: DatabaseUnavailable | None = None
         self._sent_seconds: float | None = None
         self.batches_begun = self.batches_ended = 0
@@ -110,6 +110,10 @@ class GroupCommit:
         """Adds one decision of a run to what will be written next."""
         count = len(staged.events)
         staged.size = count * ROW_BYTES
+        for event in staged.events:
+            payload = getattr(event, "payload", None)
+            if payload is not None:
+                staged.size += len(payload.data)
         live.staged.append(staged)
         self.queued_events += count
         self.queued_bytes += staged.size
@@ -162,6 +166,12 @@ class GroupCommit:
         self._queue.clear()
         self.queued_events = self.queued_bytes = 0
 
+    def _drop(self, live: LiveRun) -> None:
+        """Takes out what is staged of a run."""
+        self.queued_events -= sum(len(staged.events) for staged in live.staged)
+        self.queued_bytes -= sum(staged.size for staged in live.staged)
+        live.staged.clear()
+
     def _take_batch(self) -> list[Flushed]:
         batch: list[Flushed] = []
         events = size = 0
@@ -169,12 +179,11 @@ class GroupCommit:
             live = self._queue.popleft()
             if live.forgotten:
                 # Another may drive the run by now: of a batch, each run has one entry at most.
-                self.queued_events -= sum(len(staged.events) for staged in live.staged)
-                self.queued_bytes -= sum(staged.size for staged in live.staged)
-                live.staged.clear()
+                self._drop(live)
             count = part_size = 0
             taken: list[Staged] = []
             for staged in live.staged:
+                assert staged.rows, "what was staged is encoded before a batch is taken"
                 if count >= self._limits.flush_max_events_of_run or size + part_size >= self._limits.flush_max_bytes:
                     break
                 taken.append(staged)
@@ -228,7 +237,9 @@ class GroupCommit:
         live = part.live
         self.queued_events -= len(part.entry.rows)
         self.queued_bytes -= part.size
-        if live.staged and not live.forgotten:
+        if live.forgotten:
+            self._drop(live)
+        if live.staged:
             self._queue.append(live)
             self._wake.set()
         else:

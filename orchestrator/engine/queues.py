@@ -73,10 +73,11 @@ def queue_key(live: LiveRun, step: int) -> QueueKey:
 
 
 def is_under(key: QueueKey, live: LiveRun, step: int) -> bool:
-    """Tells whether a step that was queued under `key` would be so again: its target and its failures are the same."""
+    """Tells whether a step that was queued under `key` would be so again. The rest of its key never changes."""
     run_step = live.run.steps[step]
     retried = run_step.retried_worker if run_step.target_attempts else ""
-    return run_step.spec.targets[run_step.target].method == key.method and retried == key.retried
+    same_pools = not key.pools or live.limit_pools.get(step) == key.pools
+    return same_pools and retried == key.retried and run_step.spec.targets[run_step.target].method == key.method
 
 
 @dataclass(slots=True, eq=False)

@@ -301,6 +301,9 @@ class Submitter:
     def _require_room_of(self, namespace: str) -> None:
         """Holds one namespace to its part, so that others find room. Errors: NamespaceQueueFull."""
         share, waiting = self._driver.runs.share(namespace), self._driver.admission.queued_steps(namespace)
+        if waiting + self._driver.unsettled_steps >= self._limits.namespace_max_queued_steps:
+            self._driver.settle()
+            waiting = self._driver.admission.queued_steps(namespace)
         if share.runs >= self._limits.namespace_max_active_runs:
             most = self._limits.namespace_max_active_runs
             text = f"the namespace has {share.runs} active runs here; the replica takes {most} of one namespace"

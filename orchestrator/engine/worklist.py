@@ -1,8 +1,8 @@
 """What is still to be done in this tick: kind by kind, for all runs in turn, instead of run by run.
 
 Many runs move in one tick, and what one of them needs passes through so much code that the processor's caches hold
-nothing of it any more when the next one comes. All answers are recorded, then all steps queued, and so on: that costs
-a fifth less (docs/decisions/068-kind-by-kind.md).
+nothing of it any more when the next one comes. All answers are recorded, then all steps queued, and so on: short runs
+cost a fifth less that way (docs/decisions/068-kind-by-kind.md).
 
 It is worked off before the journal takes a batch, so that what belongs together shares a commit, after each batch, and
 at the latest in the loop's next turn. What may not enter: waiting, and what belongs to one kind of work.
@@ -64,7 +64,7 @@ class Worklist:
         """Whether it will be worked off in the loop's next turn."""
 
     def of(self, kind: Kind, do: Callable[[LiveRun, *Rest], object]) -> Todo[*Rest]:
-        """Makes the list of one kind of work. `do` is called for each of its items, and never raises for the others."""
+        """Makes the list of one kind of work. `do` is called for each of its items; what it raises ends that run."""
         todo = Todo(self, do)
         self._kinds = sorted([*self._kinds, (kind, todo)], key=lambda one: one[0])
         return todo
@@ -87,8 +87,15 @@ class Worklist:
                         try:
                             do(*item)
                         except Exception:
-                            _LOGGER.exception("run %s: it could not be driven on", item[0].key.run_id)
-                            self._on_fault(item[0])
+                            self.fail(item[0])
+
+    def fail(self, live: LiveRun) -> None:
+        """Gives up a run with which something went wrong that is not foreseen. Called while that is handled."""
+        _LOGGER.exception("run %s: it could not be driven on", live.key.run_id)
+        try:
+            self._on_fault(live)
+        except Exception:
+            _LOGGER.exception("run %s: it could not be given up", live.key.run_id)
 
     def _in_turn(self) -> None:
         self.due = False

@@ -21,6 +21,7 @@ from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.permits import Pool
 from orchestrator.engine.queues import Grant
 from orchestrator.engine.worklist import Worklist
 
@@ -48,14 +49,19 @@ class Circuit:
         if self._state == "open" or self._trial_taken:
             return None
         self._trial_taken = self._state == "half_open"
-        return SimpleNamespace(released=lambda: None)
+        return SimpleNamespace(released=self._released)
+
+    def _released(self) -> None:
+        if self._trial_taken:
+            self._trial_taken = False
+            self._on_change()
 
 
 class Run:
     """What admission sees of a run: `methods` by step, all of them ready."""
 
     def __init__(self, methods: Sequence[tuple[str, ...]], namespace: str = "default", priority: int = 0) -> None:
-        self.key = SimpleNamespace(namespace=namespace)
+        self.key = SimpleNamespace(namespace=namespace, run_id=id(self))
         self.flights: dict[int, Any] = {}
         self.forgotten = False
         specs = [SimpleNamespace(targets=[SimpleNamespace(method=method) for method in each]) for each in methods]
@@ -89,7 +95,10 @@ class Place:
         timers: Any = SimpleNamespace(at=self._at)
         clock: Any = SimpleNamespace(now=lambda: self.now)
         limits = EngineLimits(max_calls_in_flight=max_calls, namespace_weights=weights or {})
-        self._worklist = Still(self._fail)
+        self._worklist = Still(self._give_up)
+        self.given_up: list[Any] = []
+        self.faulty: Run | None = None
+        self.started: list[int] = []
         self.admission = Admission(clock, timers, limits, self._worklist, self._admit, self._circuit_open)
         self.admission.catalogue = cast(Any, self)
 
@@ -166,12 +175,15 @@ class Place:
         self.timers.append(entry)
         return SimpleNamespace(cancel=lambda: entry in self.timers and self.timers.remove(entry))
 
-    @staticmethod
-    def _fail(_: object) -> None:
-        raise AssertionError("work could not be done")
+    def _give_up(self, live: Any) -> None:
+        live.forgotten = True
+        self.given_up.append(live)
 
     def _admit(self, live: Any, step: int, grant: Grant) -> bool:
+        if live is self.faulty:
+            raise RuntimeError("a fault of ours")
         self.waited_for.append(grant.waited_for)
+        self.started.append(grant.time)
         live.flights[step] = SimpleNamespace(endpoint=grant.endpoint, retried="")
         live.run.steps[step].state = StepState.RUNNING
         self.admitted.append((live, step, grant.endpoint))
@@ -394,15 +406,24 @@ def test_a_step_that_was_given_two_calls_starts_one() -> None:
     assert (place.admission.in_flight, endpoint.in_flight) == (1, 1)
 
 
-@pytest.mark.parametrize("change", ["target", "retried"])
+@pytest.mark.parametrize("change", ["target", "retried", "pools"])
 def test_a_call_is_not_started_for_a_step_that_wants_another_by_now(change: str) -> None:
     place = Place()
     endpoint = place.add(5)
     run = Run([("Do", "DoElse")])
-    place.admission.enqueue(cast(Any, run), 0)
     step = run.run.steps[0]
+    if change == "pools":
+        run.data = SimpleNamespace(
+            pins=run.data.pins,
+            bounding_step=run.data.bounding_step,
+            step=lambda _: SimpleNamespace(priority=0, limits=("customer",)),
+        )
+        run.limit_pools[0] = (Pool("customer", "ann"),)
+    place.admission.enqueue(cast(Any, run), 0)
     if change == "target":
         step.target = 1
+    elif change == "pools":
+        run.limit_pools[0] = (Pool("customer", "bob"),)
     else:
         step.target_attempts, step.retried_worker = 1, "worker"
     place.settle()
@@ -423,3 +444,46 @@ def test_the_token_of_a_retry_comes_back_where_its_call_is_not_started() -> None
     run.forgotten = True
     place.settle()
     assert budget._tokens == before
+
+
+def test_a_call_counts_from_when_it_was_given() -> None:
+    place = Place()
+    place.add(5)
+    place.now = 70
+    place.admission.enqueue(cast(Any, Run([("Do",)])), 0)
+    place.now = 90
+    place.settle()
+    assert place.started == [70]
+
+
+@pytest.mark.parametrize("state", ["closed", "half_open"])
+def test_what_a_call_was_given_comes_back_where_starting_it_fails(state: str) -> None:
+    place = Place()
+    endpoint = place.add(5)
+    place.become(endpoint, state)
+    bad, good = Run([("Do",)]), Run([("Do",)])
+    place.faulty = bad
+    for run in (bad, good):
+        place.enqueue(run, 0)
+    place.pass_time(1_000)
+    assert place.given_up == [bad]
+    assert [run for run, _, _ in place.admitted] == [good]
+    assert (place.admission.in_flight, endpoint.in_flight) == (1, 1)
+
+
+def test_a_run_at_which_nothing_can_be_looked_goes_and_those_behind_it_go_on() -> None:
+    place = Place()
+    place.add(1)
+    runs = [Run([("Do",)]) for _ in range(4)]
+    for run in runs:
+        place.enqueue(run, 0)
+
+    def fail(_: int) -> Any:
+        raise RuntimeError("a fault of ours")
+
+    runs[1].data = SimpleNamespace(bounding_step=fail)
+    for run in (runs[0], *runs[2:]):
+        assert place.admitted[-1][0] is run
+        place.end(run, 0)
+    assert place.given_up == [runs[1]]
+    assert place.admission.in_flight == 0

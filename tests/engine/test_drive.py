@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
@@ -10,7 +11,7 @@ from uuid import uuid4
 import pytest
 
 from orchestrator.domain.errors import DatabaseUnavailable
-from orchestrator.domain.events import StepSucceeded
+from orchestrator.domain.events import Payload, StepSucceeded
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.inputs import CallFailed, Resumption, RunTimeoutPassed
 from orchestrator.domain.states import StepState
@@ -23,7 +24,7 @@ from orchestrator.engine.live import LiveRun, Staged, TimerKey, TimerKind
 from orchestrator.engine.machine import Machine
 from orchestrator.engine.observer import NullObserver
 from orchestrator.engine.pace import Pace
-from orchestrator.engine.ports import WriteResult, WriteState
+from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
 from orchestrator.engine.timers import Timers
 
 
@@ -191,5 +192,62 @@ async def test_a_journal_that_is_not_answered_says_so_until_it_is(monkeypatch: p
     answer.set()
     await asyncio.wait_for(made.journal.wait_idle(), 20)
     assert made.journal.fault is None
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+
+
+async def test_what_is_staged_in_the_turn_in_which_a_batch_is_taken_is_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, first, second = driver(), live_run(), live_run()
+    written: list[int] = []
+
+    async def write(_: object, entries: Sequence[RunEntry]) -> list[WriteResult]:
+        written.extend(len(entry.rows) for entry in entries)
+        return [WriteResult(WriteState.WRITTEN)] * len(entries)
+
+    def stage(live: LiveRun) -> None:
+        made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
+
+    store: Any = SimpleNamespace(write=write)
+    monkeypatch.setattr(made.journal, "_store", store)
+    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
+    writing = asyncio.create_task(made.journal.run(uuid4()))
+    await asyncio.sleep(0)
+    # The worklist has its turn before the second is staged, and the journal right after that.
+    made._worklist.wake()
+    asyncio.get_running_loop().call_soon(stage, second)
+    stage(first)
+    await asyncio.sleep(0)
+    await asyncio.wait_for(made.journal.wait_idle(), 20)
+    assert written == [1, 1]
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+
+
+async def test_what_a_run_staged_while_it_was_written_counts_no_more_once_it_is_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, live = driver(), live_run()
+    sent, answer = asyncio.Event(), asyncio.Event()
+
+    async def write(*_: object) -> list[WriteResult]:
+        sent.set()
+        await answer.wait()
+        return [WriteResult(WriteState.WRITTEN)]
+
+    store: Any = SimpleNamespace(write=write)
+    monkeypatch.setattr(made.journal, "_store", store)
+    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
+    made.adopt(live)
+    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
+    writing = asyncio.create_task(made.journal.run(uuid4()))
+    await asyncio.wait_for(sent.wait(), 20)
+    made.journal.stage(live, Staged([StepSucceeded(3, 2, 0, 1, Payload("a.v1.A", b"output"))], []))
+    made.settle()
+    made.forget(live, "given up")
+    answer.set()
+    await asyncio.wait_for(made.journal.wait_idle(), 20)
+    assert (made.journal.queued_events, made.journal.queued_bytes, made.is_busy()) == (0, 0, False)
     writing.cancel()
     await asyncio.gather(writing, return_exceptions=True)

@@ -83,3 +83,22 @@ async def test_a_fault_in_one_run_is_told_and_the_others_go_on(caplog: pytest.Lo
         worklist.work_off()
     assert (faulty, done) == (["run-1"], ["run-0", "run-2"])
     assert [record.message for record in caplog.records] == ["run run-1: it could not be driven on"]
+
+
+async def test_nothing_else_is_lost_where_a_run_cannot_even_be_given_up() -> None:
+    done: list[str] = []
+
+    def fail(_: Any) -> None:
+        raise ValueError("a fault of ours")
+
+    def do(live: Any) -> None:
+        if live.key.run_id == "run-0":
+            fail(live)
+        done.append(live.key.run_id)
+
+    worklist = Worklist(fail)
+    record = worklist.of(Kind.RECORD, do)
+    for live in runs(3):
+        record.add((live,))
+    worklist.work_off()
+    assert done == ["run-1", "run-2"]

@@ -105,7 +105,7 @@ MUTANTS = (
     Mutant(
         "renewals tell what changed since the last that was answered",
         [SHORT_MARGIN, (SimulatedReplicas, "heard_time", nothing)],
-        ("outage",),
+        ("outage", "commits"),
         parts=REVISED,
     ),
     Mutant(

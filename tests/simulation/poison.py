@@ -25,7 +25,7 @@ LATEST_SECONDS = 3.0
 
 
 class Poisoned(BaseException):
-    """What an engine fails with: what is an Exception ends one run alone."""
+    """What an engine fails with. Not an Exception: where a call raises one, only its attempt has failed."""
 
 
 class Poison:
