@@ -143,7 +143,9 @@ class Driven:
             for step in self.waiting():
                 if step in self.waiting():
                     self._give(wake(step))
-            if self.run.sequence == before and not self.due():
+            # Also where something is due that the core does not let start, such as a redelivery of what was sent too
+            # often by then: an engine watches its time too.
+            if self.run.sequence == before:
                 self.now = self.next_timer()
                 for step in range(len(self.run.steps)):
                     self.give(inputs.TimeoutPassed(step))
