@@ -2,7 +2,7 @@
 
 Many runs move in one tick, and what one of them needs passes through so much code that the processor's caches hold
 nothing of it any more when the next one comes. All answers are recorded, then all steps queued, and so on: short runs
-cost a fifth less that way (docs/decisions/068-kind-by-kind.md).
+cost an eighth less that way (docs/decisions/068-kind-by-kind.md).
 
 It is worked off before the journal takes a batch, so that what belongs together shares a commit, after each batch, and
 at the latest in the loop's next turn. What may not enter: waiting, and what belongs to one kind of work.
