@@ -24,7 +24,7 @@ from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.groups import EndpointGroup, able_groups, least_busy
+from orchestrator.engine.groups import EndpointGroup, able_groups, take_least_busy
 from orchestrator.engine.homes import Homes, Wish
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
@@ -432,16 +432,7 @@ class Admission:
         if self.paused:
             return waits.DRAINING
         groups = self._fitting(key)
-        while True:
-            found = least_busy(groups, worker)
-            if found is None:
-                return self._refused(key, groups)
-            endpoint, group = found
-            ticket = endpoint.take()
-            if ticket is not None:
-                group.look(endpoint)
-                return endpoint, ticket
-            group.set_aside(endpoint)
+        return take_least_busy(groups, worker) or self._refused(key, groups)
 
     def _refused(self, key: QueueKey, groups: Sequence[EndpointGroup]) -> Wait:
         """Says why no endpoint can take a call now."""

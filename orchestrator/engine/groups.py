@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from heapq import heapify, heappop, heappush
 
 from orchestrator.engine.endpoints import Endpoint
+from orchestrator.engine.worker_ports import Ticket
 
 SPARE_CANDIDATES = 32
 """Outdated candidates that are kept at least before they are cleared away."""
@@ -145,9 +146,20 @@ def able_groups(groups: Sequence[EndpointGroup]) -> list[EndpointGroup]:
     return [group for _, group in able]
 
 
-def least_busy(groups: Sequence[EndpointGroup], worker: str | None) -> tuple[Endpoint, EndpointGroup] | None:
-    """The endpoint that is to take the next call, of one worker or any, and its group; None where none can. One without
-    a connection is called where there is no other: its circuit decides then."""
+def take_least_busy(groups: Sequence[EndpointGroup], worker: str | None) -> tuple[Endpoint, Ticket] | None:
+    """Takes the endpoint that is to take the next call, of one worker or any, with the leave of its circuit; None where
+    none can. One without a connection is called where there is no other: its circuit decides then."""
+    while (found := _least_busy(groups, worker)) is not None:
+        endpoint, group = found
+        ticket = endpoint.take()
+        if ticket is not None:
+            group.look(endpoint)
+            return endpoint, ticket
+        group.set_aside(endpoint)
+    return None
+
+
+def _least_busy(groups: Sequence[EndpointGroup], worker: str | None) -> tuple[Endpoint, EndpointGroup] | None:
     best, best_group = None, None
     for group in groups:
         if worker is None or group.worker == worker:

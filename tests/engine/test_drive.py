@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
-from orchestrator.domain.errors import DatabaseUnavailable
-from orchestrator.domain.events import Payload, StepSucceeded
-from orchestrator.domain.ids import RunKey
+from orchestrator.domain.events import StepSucceeded
 from orchestrator.domain.inputs import CallFailed, Resumption, RunTimeoutPassed
 from orchestrator.domain.states import StepState
-from orchestrator.domain.workflow import FailureMatch, Graph, RetryPolicy, Step, Target
-from orchestrator.engine import drive, journal
+from orchestrator.engine import drive
 from orchestrator.engine.clock import DatabaseClock
 from orchestrator.engine.drive import Driver
-from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun, Staged, TimerKey, TimerKind
-from orchestrator.engine.machine import Machine
-from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.pace import Pace
-from orchestrator.engine.ports import RunEntry, WriteResult, WriteState
-from orchestrator.engine.timers import Timers
-
-
-def driver() -> Driver:
-    clock = DatabaseClock()
-    nothing: Any = SimpleNamespace()
-    return Driver(clock, Timers(clock), EngineLimits(), NullObserver(), nothing, nothing, Pace(Machine()))
-
-
-def live_run(accepted: Any = None, steps: int = 1) -> LiveRun:
-    target = Target("a.v1.A/Do", RetryPolicy(FailureMatch()), False)
-    compiled: Any = SimpleNamespace(graph=Graph(tuple(Step(index, f"s{index}", (target,)) for index in range(steps))))
-    scope: Any = None
-    live = LiveRun(RunKey("default", uuid4()), 1, compiled, scope, None)
-    live.accepted = accepted
-    live.run.expire_time = 1 << 60
-    return live
+from tests.engine.drivers import driver, live_run
 
 
 def fail(*_: object) -> None:
@@ -137,117 +110,3 @@ async def test_steps_that_are_ready_start_in_order_though_the_clock_was_set_back
     assert admitted == [0, 1, 2]
     assert list(live.timers) == [TimerKey(TimerKind.BACKOFF, 3)]
     made.forget(live, "")
-
-
-async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "AWAY_SECONDS", 0.0)
-    made, live = driver(), live_run()
-    tries: asyncio.Queue[Exception | None] = asyncio.Queue()
-    told: list[DatabaseUnavailable | None] = []
-
-    async def write(*_: object) -> list[WriteResult]:
-        told.append(made.journal.fault)
-        error = await tries.get()
-        if error is not None:
-            raise error
-        return [WriteResult(WriteState.WRITTEN)]
-
-    store: Any = SimpleNamespace(write=write)
-    monkeypatch.setattr(made.journal, "_store", store)
-    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
-    made.adopt(live)
-    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
-    full = DatabaseUnavailable("the database has no disk space left; try again")
-    for outcome in (full, full, full, None):
-        tries.put_nowait(outcome)
-    writing = asyncio.create_task(made.journal.run(uuid4()))
-    await asyncio.wait_for(made.journal.wait_idle(), 20)
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
-    assert told == [None, None, full, full]
-    assert made.journal.fault is None
-
-
-async def test_a_journal_that_is_not_answered_says_so_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    made, live = driver(), live_run()
-    sent, answer = asyncio.Event(), asyncio.Event()
-
-    async def write(*_: object) -> list[WriteResult]:
-        sent.set()
-        await answer.wait()
-        return [WriteResult(WriteState.WRITTEN)]
-
-    store: Any = SimpleNamespace(write=write)
-    monkeypatch.setattr(made.journal, "_store", store)
-    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
-    made.adopt(live)
-    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
-    writing = asyncio.create_task(made.journal.run(uuid4()))
-    await asyncio.wait_for(sent.wait(), 20)
-    assert made.journal.fault is None
-    monkeypatch.setattr(journal, "SILENT_SECONDS", 0.0)
-    fault = made.journal.fault
-    assert fault is not None
-    assert (fault.metadata, fault.retry_delay_seconds) == ({"cause": "SILENT"}, 1.0)
-    answer.set()
-    await asyncio.wait_for(made.journal.wait_idle(), 20)
-    assert made.journal.fault is None
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
-
-
-async def test_what_is_staged_in_the_turn_in_which_a_batch_is_taken_is_encoded(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made, first, second = driver(), live_run(), live_run()
-    written: list[int] = []
-
-    async def write(_: object, entries: Sequence[RunEntry]) -> list[WriteResult]:
-        written.extend(len(entry.rows) for entry in entries)
-        return [WriteResult(WriteState.WRITTEN)] * len(entries)
-
-    def stage(live: LiveRun) -> None:
-        made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
-
-    store: Any = SimpleNamespace(write=write)
-    monkeypatch.setattr(made.journal, "_store", store)
-    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
-    writing = asyncio.create_task(made.journal.run(uuid4()))
-    await asyncio.sleep(0)
-    # The worklist has its turn before the second is staged, and the journal right after that.
-    made._worklist.wake()
-    asyncio.get_running_loop().call_soon(stage, second)
-    stage(first)
-    await asyncio.sleep(0)
-    await asyncio.wait_for(made.journal.wait_idle(), 20)
-    assert written == [1, 1]
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)
-
-
-async def test_what_a_run_staged_while_it_was_written_counts_no_more_once_it_is_forgotten(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made, live = driver(), live_run()
-    sent, answer = asyncio.Event(), asyncio.Event()
-
-    async def write(*_: object) -> list[WriteResult]:
-        sent.set()
-        await answer.wait()
-        return [WriteResult(WriteState.WRITTEN)]
-
-    store: Any = SimpleNamespace(write=write)
-    monkeypatch.setattr(made.journal, "_store", store)
-    monkeypatch.setattr(made.journal, "_on_result", lambda *_: None)
-    made.adopt(live)
-    made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
-    writing = asyncio.create_task(made.journal.run(uuid4()))
-    await asyncio.wait_for(sent.wait(), 20)
-    made.journal.stage(live, Staged([StepSucceeded(3, 2, 0, 1, Payload("a.v1.A", b"output"))], []))
-    made.settle()
-    made.forget(live, "given up")
-    answer.set()
-    await asyncio.wait_for(made.journal.wait_idle(), 20)
-    assert (made.journal.queued_events, made.journal.queued_bytes, made.is_busy()) == (0, 0, False)
-    writing.cancel()
-    await asyncio.gather(writing, return_exceptions=True)

@@ -17,7 +17,7 @@ from orchestrator.engine.live import RECENT_BYTES, RECENT_ROWS, LiveRun, LiveRun
 from orchestrator.engine.liveness import Liveness
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.turns import Turns
-from tests.engine.test_drive import live_run
+from tests.engine.drivers import live_run
 
 TURNS = Turns(lambda: False)
 

@@ -22,7 +22,7 @@ from orchestrator.engine.ownership import Ownership, RunElsewhere
 from orchestrator.engine.park import Parker
 from orchestrator.engine.ports import ParkedRun, RunOwner
 from orchestrator.engine.transit import Transit
-from tests.engine.test_drive import driver, live_run
+from tests.engine.drivers import driver, live_run
 
 ME, OTHER = uuid4(), uuid4()
 SECOND_US = 1_000_000

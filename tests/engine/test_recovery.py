@@ -18,7 +18,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import RecordingObserver
 from orchestrator.engine.recovery import WORD_LOOKS, Recovery
-from tests.engine.test_drive import live_run
+from tests.engine.drivers import live_run
 from tests.engine.test_park import ME, Bench
 
 

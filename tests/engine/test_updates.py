@@ -35,7 +35,7 @@ from orchestrator.engine.updates import (
     encode_update,
     join,
 )
-from tests.engine.test_drive import live_run
+from tests.engine.drivers import live_run
 from tests.engine.test_live import publish, row
 
 WATCHERS = 1_000
