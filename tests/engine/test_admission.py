@@ -21,7 +21,7 @@ from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
-from orchestrator.engine.permits import Pool
+from orchestrator.engine.permits import Permit, Pool
 from orchestrator.engine.queues import Grant
 from orchestrator.engine.worklist import Worklist
 
@@ -444,6 +444,30 @@ def test_the_token_of_a_retry_comes_back_where_its_call_is_not_started() -> None
     run.forgotten = True
     place.settle()
     assert budget._tokens == before
+
+
+def test_the_permit_of_a_call_that_is_not_started_comes_back_unused() -> None:
+    place = Place()
+    place.add(5)
+    pool = Pool("everywhere")
+    limits: Any = SimpleNamespace(
+        fault=lambda pools: "", kinds=lambda method, pools, workers: (list(workers), ((pool,),))
+    )
+    place.limits = lambda namespace: limits  # type: ignore[method-assign]
+    returned: list[Any] = []
+    homes: Any = SimpleNamespace(
+        take_now=lambda namespace, kinds: 0,
+        give_back=lambda namespace, kind, unused: returned.append((namespace, kind, unused)),
+    )
+    place.admission.homes = homes
+    given_up, started = Run([("Do",)]), Run([("Do",)])
+    for run in (given_up, started):
+        place.admission.enqueue(cast(Any, run), 0)
+    given_up.forgotten = True
+    place.settle()
+    assert returned == [("default", (pool,), True)]
+    place.admission.call_ended(started.flights.pop(0).endpoint, Permit("default", (pool,)))
+    assert returned[1:] == [("default", (pool,), False)]
 
 
 def test_a_call_counts_from_when_it_was_given() -> None:
