@@ -80,7 +80,8 @@ class Admission:
         """While draining: nothing is admitted."""
 
     def enqueue(self, live: LiveRun, step: int) -> None:
-        """Queues a step that may start now, or a running one whose call is to be sent again."""
+        """Takes a step that may start now, or a running one whose call is to be sent again: it is granted its call, or
+        queued."""
         key = queue_key(live, step)
         queues = self._queues.by_key
         if not (self._working or (queues and key in queues)) and self._start_at_once(key, live, step):
@@ -93,6 +94,11 @@ class Admission:
         elif queue.wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             # What the others wait for, this one does too; but it may have a fallback.
             self._offer_fallback(queue, live, step)
+
+    @property
+    def unsettled_steps(self) -> int:
+        """Steps of any namespace that were granted their calls and are yet to start them, in this tick."""
+        return len(self._to_start.items)
 
     def queued_steps(self, namespace: str) -> int:
         """Steps of a namespace that wait here."""
@@ -139,7 +145,7 @@ class Admission:
         self._work()
 
     def call_ended(self, endpoint: Endpoint, permit: Permit | None, unused: bool = False) -> None:
-        """Takes back the permits of a call; `unused`: none was made."""
+        """Takes back the permits of a call, or of one that was granted and not made: `unused`."""
         self.in_flight -= 1
         namespace = endpoint.key.namespace
         self._in_flight_of[namespace] -= 1
@@ -193,8 +199,8 @@ class Admission:
     # --- the pump
 
     def _start_at_once(self, key: QueueKey, live: LiveRun, step: int) -> bool:
-        """Admits a step that nobody waits before; most never need the queue that would be made for them. False where
-        it must wait."""
+        """Grants a call to a step that nobody waits before; most never need the queue that would be made for them. True
+        also where it wants none any more; False where it must wait."""
         if not self._may_start(live, step):
             return True
         if self.in_flight >= self._max_calls or (key.retried and not self._may_retry(key.budget)):
@@ -289,9 +295,9 @@ class Admission:
         `has_token` it is the turn of these retries."""
         admitted = 0
         while queue.steps:
-            live, step = queue.steps[0]
-            if not self._waits_in(queue, live, step):
-                self._queues.pop(queue)
+            live, step = item = queue.steps[0]
+            if item not in queue.queued or not self._waits_in(queue, live, step):
+                self._queues.pop(queue, item)
                 continue
             if admitted == most:
                 return True
@@ -332,7 +338,7 @@ class Admission:
                 self.homes.put_back(queue.wish, permit.kind)
             self._hold(queue, found)
             return False
-        self._queues.pop(queue)
+        self._queues.pop(queue, (live, step))
         self._give(live, step, Grant(queue.key, *found, permit, queue.waited_for, self._clock.now()))
         return True
 
@@ -356,9 +362,14 @@ class Admission:
                 if key.retried:
                     self.return_token(key.budget)
                 self.call_ended(grant.endpoint, grant.permit, unused=True)
-        if started and key.retried:
+        if not started:
+            return
+        queue = self._queues.by_key.get(key) if self._queues.by_key else None
+        if queue is not None:
+            self._queues.take_out(queue, (live, step))  # It may have been queued twice, and has what it waited for.
+        if key.retried:
             live.flights[step].retried = key.retried
-        elif started:
+        else:
             self._retries.called((key.namespace, grant.endpoint.key.worker))
 
     @staticmethod
@@ -488,8 +499,9 @@ class Admission:
         self._wish_nothing(queue)
 
     def _offer_fallback(self, queue: MethodQueue, live: LiveRun, step: int) -> None:
-        if len(live.run.steps[step].spec.targets) > 1:
+        if (live, step) in queue.queued and len(live.run.steps[step].spec.targets) > 1:
             # Out of the queue first: a fallback may call the same method, and be queued here again.
             number = self._queues.take_out(queue, (live, step))
-            if not self._circuit_open(live, step):
+            if not self._circuit_open(live, step) and not live.forgotten:
                 self._queues.put_back(queue, (live, step), number)
+            self._queues.tidy(queue)

@@ -1,7 +1,7 @@
 """Dispatch: sends the call of an admitted attempt to its endpoint and judges the answer.
 
-How a call travels is the gateway's business: nothing here waits, and no task is made for a step. What may not enter:
-decisions about what an outcome means for the run.
+How a call travels is the gateway's business, and no task is made for a step. What may not enter: decisions about what
+an outcome means for the run.
 """
 
 from __future__ import annotations
@@ -55,8 +55,6 @@ class Dispatcher:
         self._step_token = step_token
         self._trace_calls = trace_calls
         self._deliveries: set[Delivery] = set()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.on_answer: OnAnswer
         self.on_progress: Callable[[LiveRun, int, float, str, Payload | None], None]
 
@@ -64,23 +62,16 @@ class Dispatcher:
         """Starts the call of a flight. Its delivery is durable."""
         flight.sending = delivery = Delivery(self, live, flight)
         self._deliveries.add(delivery)
-        self._idle.clear()
         delivery.start()
 
     def ended(self, delivery: Delivery) -> None:
         """Takes note that a delivery is under way no more."""
         self._deliveries.discard(delivery)
-        if not self._deliveries:
-            self._idle.set()
 
     def close(self) -> None:
         """Cancels every call."""
         for delivery in list(self._deliveries):
             delivery.cancel()
-
-    async def wait_idle(self) -> None:
-        """Waits until no call is in flight."""
-        await self._idle.wait()
 
     def call_of(self, live: LiveRun, flight: Flight, deadline_seconds: float) -> Call:
         """Lays out what the worker is told."""

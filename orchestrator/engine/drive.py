@@ -91,21 +91,25 @@ class Driver:
         """Told of each step that waits for its child run."""
         self.on_child_left: Callable[[LiveRun, RunAwaited], None]
         """Told of each such step that has ended, durably, before its child run."""
-        self.refused: list[RunKey] = []
+        self.refused: dict[RunKey, LiveRun] = {}
         """Runs that cannot be driven on; recovery fails them from their last durable state."""
 
     def advance(self, live: LiveRun, given: Input, now: int | None = None) -> Decision:
         """Lets one input happen to a run: decides, stages the events and queues what became ready.
 
-        A decision that cannot be taken is a fault of ours: the run ends as failed, from its last durable state, and
-        the others go on.
+        A decision that cannot be taken, or followed, is a fault of ours: the run ends as failed, from its last durable
+        state, and the others go on.
         """
         try:
             decision = decide(live.run, given, self._clock.now() if now is None else now, live.data)
+            self._follow(live, decision)
         except Exception:
             _LOGGER.exception("run %s: no decision could be taken on %s", live.key.run_id, type(given).__name__)
             self._give_up(live, "no decision could be taken")
             return Decision()
+        return decision
+
+    def _follow(self, live: LiveRun, decision: Decision) -> None:
         if decision.events:
             self.journal.stage(live, Staged(decision.events, decision.cancelled))
             for step in decision.queued:
@@ -116,7 +120,6 @@ class Driver:
                 self._queue(live, step)
         for step in decision.waiting:
             self._await(live, step)
-        return decision
 
     def settle(self) -> None:
         """Does what is still to be done in this tick, for those who look at where steps are."""
@@ -124,8 +127,14 @@ class Driver:
 
     @property
     def unsettled_steps(self) -> int:
-        """Steps of any namespace that are yet to be queued in this tick."""
-        return len(self._to_queue.items)
+        """Steps of any namespace that are yet to be queued, or to start their calls, in this tick."""
+        return len(self._to_queue.items) + self.admission.unsettled_steps
+
+    def record_before(self) -> None:
+        """Records the answers that have come, for what comes after them and may be of the same steps: a timer that
+        fires, a verb on a run."""
+        if self._to_record.items:
+            self.settle()
 
     @property
     def active_bytes(self) -> int:
@@ -176,8 +185,7 @@ class Driver:
                 "every run is forgotten, and taken over from its journal", extra={"runs": len(self.runs), "why": why}
             )
         for live in list(self.runs.values()):
-            if live.accepted is not None and not live.accepted.done():
-                live.accepted.cancel()
+            live.accept_not()
             self.forget(live, "")
 
     # --- queue and time
@@ -252,7 +260,7 @@ class Driver:
         self.set_timer(live, TimerKey(kind, index), due_time, lambda: self._at_time(live, TimeoutPassed(index)))
 
     def _at_time(self, live: LiveRun, given: Input) -> None:
-        self._record_before()
+        self.record_before()
         if not live.forgotten:
             flight = live.flights.get(given.step) if isinstance(given, TimeoutPassed) else None
             if flight is not None:
@@ -264,17 +272,15 @@ class Driver:
         live.cancel_timer(*key)
 
         def fired() -> None:
-            self._record_before()
+            self.record_before()
             if live.timers.get(key) is timer:
                 del live.timers[key]
-                fire()
+                try:
+                    fire()
+                except Exception:
+                    self._worklist.fail(live)
 
         live.timers[key] = timer = self._timers.at(due_time, fired)
-
-    def _record_before(self) -> None:
-        """Records the answers that came before a timer fired, which may be of what it is about."""
-        if self._to_record.items:
-            self.settle()
 
     # --- admission
 
@@ -314,10 +320,17 @@ class Driver:
     # --- after the commit
 
     def _written(self, part: Flushed, result: WriteResult) -> None:
+        try:
+            self._take_note(part, result)
+        except Exception:
+            self._worklist.fail(part.live)
+
+    def _take_note(self, part: Flushed, result: WriteResult) -> None:
         live = part.live
         if live.accepted is not None and not live.accepted.done():
             live.accepted.set_result(result)
         if result.state is not WriteState.WRITTEN:
+            self.refused.pop(live.key, None)
             why = "" if result.state is WriteState.REQUEST_TAKEN else "another replica owns it"
             self.forget(live, why)
             return
@@ -336,6 +349,8 @@ class Driver:
         self.runs.grow(live, part.size)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
+        if live.forgotten:
+            return  # It was given up meanwhile, and what it had decided since is lost.
         if live.run.ended and not live.staged:
             self.on_end(live)
             self.forget(live, "")
@@ -345,16 +360,18 @@ class Driver:
             self.advance(live, Abandonment(failure))
 
     def _refused(self, part: Flushed) -> None:
+        part.live.being_written = False
+        part.live.accept_not()
         self._give_up(part.live, "the database refused its events")
 
     def _give_up(self, live: LiveRun, why: str) -> None:
-        """Drops a run that this replica owns and cannot drive; recovery fails it, where it was accepted."""
+        """Drops a run that this replica owns and cannot drive; recovery fails it, where it is stored."""
         if live.forgotten:
             return
-        if live.accepted is not None and not live.accepted.done():
-            live.accepted.cancel()
+        if live.being_written or live.accepted is None or live.accepted.done():
+            self.refused[live.key] = live
         else:
-            self.refused.append(live.key)
+            live.accept_not()  # Nothing of it was stored, nor will be.
         self.forget(live, why)
 
     def _dispatch(self, live: LiveRun, event: ev.AttemptStarted | ev.DeliveryStarted) -> None:

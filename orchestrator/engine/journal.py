@@ -69,7 +69,7 @@ def _entry(live: LiveRun, staged: list[Staged]) -> RunEntry:
 
 
 class GroupCommit:
-    """Writes what live runs have staged. `on_written` and `on_refused` are called on the loop, in order."""
+    """Writes what live runs have staged. `on_result` and `on_refused` are called on the loop, in order."""
 
     def __init__(
         self,
@@ -152,7 +152,12 @@ class GroupCommit:
             started = time.perf_counter()
             self._pace.begin(len(batch))
             self.batches_begun += 1
-            await self._write(replica_id, batch)
+            try:
+                await self._write(replica_id, batch)
+            finally:
+                for part in batch:
+                    part.live.being_written = False
+                    part.live.accept_not()  # Where the writing was cut off.
             self._worklist.work_off()
             self.batches_ended += 1
             events = sum(len(part.entry.rows) for part in batch)
@@ -193,6 +198,7 @@ class GroupCommit:
                 live.in_journal_queue = False
                 continue
             live.staged = live.staged[len(taken) :]
+            live.being_written = True
             events += count
             size += part_size
             batch.append(Flushed(live, taken, _entry(live, taken), part_size))

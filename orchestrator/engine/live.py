@@ -62,8 +62,9 @@ class TimerKey(NamedTuple):
 
 @dataclass(slots=True)
 class Flight:
-    """A call from its admission to its end. It holds one permit of its endpoint and one ticket of its circuit, and one
-    permit of the limits that bound it; of these only the ticket while it waits for what it has delegated."""
+    """A call from when its attempt is decided to its end. It holds one permit of its endpoint and one ticket of its
+    circuit, and one permit of the limits that bound it; of these only the ticket while it waits for what it has
+    delegated."""
 
     step: int
     attempt: int
@@ -132,6 +133,8 @@ class LiveRun:
         self.client_id = new.client_id if new is not None else ""
         self.staged: list[Staged] = []
         self.in_journal_queue = False
+        self.being_written = False
+        """Whether some of its events are on their way to the database."""
         self.flights: dict[int, Flight] = {}
         self.limit_pools: dict[int, tuple[Pool, ...]] = {}
         """Of steps that name limits, what their calls count in; read when the step is queued."""
@@ -164,6 +167,11 @@ class LiveRun:
     def compiled(self) -> CompiledWorkflow:
         """The revision that the run goes by."""
         return self.data.compiled
+
+    def accept_not(self) -> None:
+        """Tells whoever waits to hear what became of the submission that it is not known, or not stored."""
+        if self.accepted is not None and not self.accepted.done():
+            self.accepted.cancel()
 
     # --- durable rows, for those who watch
 

@@ -104,6 +104,7 @@ class Ownership:
         end_seconds = loop.time() + FIND_SECONDS
         while True:
             await self._transit.wait(key, FIND_SECONDS)
+            self._driver.record_before()
             live = self._driver.runs.get(key)
             if live is not None:
                 return live

@@ -82,9 +82,10 @@ def is_under(key: QueueKey, live: LiveRun, step: int) -> bool:
 
 @dataclass(slots=True, eq=False)
 class MethodQueue:
-    """Queued steps of one key, oldest first. `queued` holds what is in `steps`, so that nothing is queued twice, with
-    how many were queued before; `waits_for` the groups in whose line it stands; `wish` what it wants of limits, and
-    `reserves` whether it has a permit in hand while it waits for an endpoint; `waited_for` is what it waited for last.
+    """Queued steps of one key, oldest first. `queued` holds those that wait, so that nothing is queued twice, with how
+    many were queued before; `steps` may have some that wait no more. `waits_for` holds the groups in whose line it
+    stands; `wish` what it wants of limits, and `reserves` whether it has a permit in hand while it waits for an
+    endpoint; `waited_for` is what it waited for last.
     """
 
     key: QueueKey
@@ -169,9 +170,11 @@ class Queues:
         queue.count += 1
         return True
 
-    def pop(self, queue: MethodQueue) -> None:
-        """Takes the first step out of a queue."""
-        self.take_out(queue, queue.steps.popleft())
+    def pop(self, queue: MethodQueue, item: Item) -> None:
+        """Takes a step out of a queue, where it is still the first: a fault of its run may have taken it out before."""
+        if queue.steps and queue.steps[0] == item:
+            queue.steps.popleft()
+            self.take_out(queue, item)
 
     def take_out(self, queue: MethodQueue, item: Item) -> int:
         """Notes that a step is queued no more; returns its number, for `put_back`."""
@@ -202,9 +205,15 @@ class Queues:
             if not queue.queued:
                 queue.steps.clear()
                 emptied.append(queue)
-            elif len(queue.steps) > 2 * len(queue.queued) + SPARE_STEPS:
-                queue.steps = deque(item for item in queue.steps if item in queue.queued)
+            else:
+                self.tidy(queue)
         return emptied
+
+    @staticmethod
+    def tidy(queue: MethodQueue) -> None:
+        """Clears a queue of steps that wait no more, where they are many."""
+        if len(queue.steps) > 2 * len(queue.queued) + SPARE_STEPS:
+            queue.steps = deque(item for item in queue.steps if item in queue.queued)
 
     # --- lines
 

@@ -240,26 +240,25 @@ class Recovery:
         return live if self._go_on(live, Resumption(row.handed_over)) else None
 
     def _go_on(self, live: LiveRun, given: Input) -> bool:
-        """Drives a run on that was rebuilt. One by which that fails is left alone and reported: it must not keep this
-        replica, and then the next one, from all others."""
-        try:
-            self._driver.advance(live, given)
-        except Exception as error:
-            _LOGGER.exception("run %s: it cannot be driven on", live.key.run_id)
-            self._driver.forget(live, f"cannot be driven on: {type(error).__name__}")
-            return False
-        return True
+        """Drives a run on that was rebuilt. One by which that fails is given up: it must not keep this replica, and
+        then the next one, from all others."""
+        self._driver.advance(live, given)
+        return not live.forgotten
 
     async def _fail_refused(self) -> None:
-        """Ends runs that were given up, from their last durable state."""
-        while self._driver.refused:
-            key = self._driver.refused[-1]
+        """Ends runs that were given up, from their last durable state. One of which something is on its way to the
+        database is left for the next look, and so is one that is given up once more."""
+        refused = self._driver.refused
+        for key, given_up in list(refused.items()):
+            if given_up.being_written:
+                continue
             row = await self._runs.get_run(key)
             if row is not None and row.state not in ENDED_RUN:
                 live = await self._rebuild(row, self._journal)
                 if live is not None:
                     self._go_on(live, Abandonment(GIVEN_UP))
-            self._driver.refused.remove(key)
+            if refused.get(key) is given_up:
+                del refused[key]
 
     async def _rebuild(self, row: RunRow, journal: JournalReader) -> LiveRun | None:
         """Rebuilds a run in memory; one that cannot be read is left alone and reported."""

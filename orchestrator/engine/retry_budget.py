@@ -83,7 +83,7 @@ class RetryBudgets:
         self._of(worker).take()
 
     def give_back(self, worker: Worker) -> None:
-        """Gives the token of a retry back that succeeded."""
+        """Gives the token of a retry back that succeeded, or was not made."""
         budget = self._budgets.get(worker)
         if budget is not None:
             budget.give_back()

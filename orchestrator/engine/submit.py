@@ -241,7 +241,12 @@ class Submitter:
         # Again: thousands may have waited there for the database, and go on together.
         self.require_room()
         self._require_room_of(caller.namespace)
-        return self._start(caller, request, revision, compiled, run_input, acceptance())
+        accepted = acceptance()
+        try:
+            return self._start(caller, request, revision, compiled, run_input, accepted)
+        except BaseException:
+            accepted.cancel()  # Others may wait until all of their batch are told.
+            raise
 
     @staticmethod
     def _key(live: LiveRun, request: run_service_pb2.SubmitRunRequest, result: WriteResult | None) -> RunKey:
@@ -275,6 +280,8 @@ class Submitter:
         if not self._driver.holds_lease:
             text = "this replica has yet to renew its lease, and may not know what has changed; try again"
             raise errors.DatabaseUnavailable(text, retry_delay_seconds=0.5)
+        if self._driver.journal.queued_events + self._driver.unsettled_steps >= self._limits.max_queued_events:
+            self._driver.settle()
         active, queued = len(self._driver.runs), self._driver.journal.queued_events
         held_bytes = self._driver.active_bytes
         if active >= self._limits.max_active_runs:

@@ -5,7 +5,8 @@ nothing of it any more when the next one comes. All answers are recorded, then a
 cost an eighth less that way (docs/decisions/068-kind-by-kind.md).
 
 It is worked off before the journal takes a batch, so that what belongs together shares a commit, after each batch, and
-at the latest in the loop's next turn. What may not enter: waiting, and what belongs to one kind of work.
+at the latest in the loop's next turn; before that where somebody must see what came before: a timer, a verb on a run,
+the scrubber, a submission that is near a limit. What may not enter: waiting, and what belongs to one kind of work.
 """
 
 from __future__ import annotations

@@ -178,6 +178,7 @@ class Place:
     def _give_up(self, live: Any) -> None:
         live.forgotten = True
         self.given_up.append(live)
+        self.admission.left(live)
 
     def _admit(self, live: Any, step: int, grant: Grant) -> bool:
         if live is self.faulty:
@@ -495,6 +496,67 @@ def test_what_a_call_was_given_comes_back_where_starting_it_fails(state: str) ->
     assert (place.admission.in_flight, endpoint.in_flight) == (1, 1)
 
 
+def unreadable(_: int) -> Any:
+    raise RuntimeError("a fault of ours")
+
+
+def test_the_end_of_a_call_is_not_stopped_by_a_run_that_waits_alone_and_cannot_be_looked_at() -> None:
+    place = Place()
+    endpoint = place.add(1)
+    good, bad, later = (Run([("Do",)]) for _ in range(3))
+    place.enqueue(good, 0)
+    place.enqueue(bad, 0)
+    bad.data = SimpleNamespace(bounding_step=unreadable)
+    place.end(good, 0)
+    assert (place.given_up, endpoint.in_flight, place.admission.in_flight) == ([bad], 0, 0)
+    place.enqueue(later, 0)
+    assert [run for run, _, _ in place.admitted] == [good, later]
+
+
+def test_a_run_that_cannot_be_looked_at_takes_no_other_out_of_their_queue() -> None:
+    place = Place()
+    place.add(1)
+    good, bad, innocent = Run([("Do",)]), Run([("Do",)] * 70), Run([("Do",)])
+    for run in (good, bad, innocent):
+        place.enqueue(run, 0)
+    for step in range(1, 70):
+        place.enqueue(bad, step)
+    bad.data = SimpleNamespace(bounding_step=unreadable)
+    place.end(good, 0)
+    assert [run for run, _, _ in place.admitted] == [good, innocent]
+
+
+def test_a_queue_behind_an_open_circuit_keeps_no_step_that_took_its_fallback() -> None:
+    place = Place()
+    place.become(place.add(1), "open", 1 << 60)
+    place.enqueue(Run([("Do",)]), 0)  # Has no fallback, and keeps the queue.
+    for _ in range(1_000):
+        run = Run([("Do", "DoElse")])
+        place.enqueue(run, 0)
+        place.admission.left(cast(Any, run))
+        run.forgotten = True
+    (queue,) = (queue for key, queue in place.admission._queues.by_key.items() if key.method == "Do")
+    assert len(queue.queued) == 1
+    assert len(queue.steps) < 100
+
+
+def test_a_step_that_was_granted_a_call_and_queued_too_waits_no_more_once_it_has_started() -> None:
+    place = Place()
+    endpoint = place.add(1)
+    run = Run([("Do",)])
+    for _ in range(2):
+        place.admission.enqueue(cast(Any, run), 0)  # The second finds no room.
+    assert place.admission.queued_steps("default") == 1
+    place.settle()
+    assert place.admission.queued_steps("default") == 0
+    # It failed, and waits for the end of its backoff, of which admission knows nothing.
+    run.run.steps[0].state = StepState.READY
+    del run.flights[0]
+    place.admission.call_ended(endpoint, None)
+    place.settle()
+    assert (len(place.admitted), endpoint.in_flight) == (1, 0)
+
+
 def test_a_run_at_which_nothing_can_be_looked_goes_and_those_behind_it_go_on() -> None:
     place = Place()
     place.add(1)
@@ -502,10 +564,7 @@ def test_a_run_at_which_nothing_can_be_looked_goes_and_those_behind_it_go_on() -
     for run in runs:
         place.enqueue(run, 0)
 
-    def fail(_: int) -> Any:
-        raise RuntimeError("a fault of ours")
-
-    runs[1].data = SimpleNamespace(bounding_step=fail)
+    runs[1].data = SimpleNamespace(bounding_step=unreadable)
     for run in (runs[0], *runs[2:]):
         assert place.admitted[-1][0] is run
         place.end(run, 0)

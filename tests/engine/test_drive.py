@@ -27,10 +27,10 @@ async def test_a_run_without_a_decision_is_given_up(monkeypatch: pytest.MonkeyPa
     made.adopt(live)
     assert made.advance(live, Resumption()).events == []
     assert live.forgotten
-    assert made.refused == [live.key]
+    assert list(made.refused) == [live.key]
     assert made.runs == {}
     made.advance(live, RunTimeoutPassed())
-    assert made.refused == [live.key]
+    assert list(made.refused) == [live.key]
 
 
 async def test_entries_of_a_run_that_was_given_up_are_not_written() -> None:

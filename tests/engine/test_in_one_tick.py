@@ -4,26 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import pytest
 from baton.v1 import run_pb2, run_service_pb2
 
 from benchmarks import hotpath
-from benchmarks.contract import DoRequest
-from orchestrator.engine.engine import Engine
+from orchestrator.domain.errors import RunEnded
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Sending
+from tests.engine.engines import engine_on, submission, until
 
 SUCCEEDED = run_pb2.RUN_STATE_SUCCEEDED
-
-
-def submission(work: str, text: str = "x", **timeouts: int) -> run_service_pb2.SubmitRunRequest:
-    request = run_service_pb2.SubmitRunRequest(workflow=hotpath.WORKFLOWS[work])
-    request.input.Pack(DoRequest(text=text))
-    for field, seconds in timeouts.items():
-        getattr(request, field).FromSeconds(seconds)
-    return request
 
 
 async def ended(server: hotpath.Server, request: run_service_pb2.SubmitRunRequest) -> run_pb2.Run:
@@ -74,35 +65,28 @@ async def test_calls_that_cannot_be_made_for_a_while_end_no_run(database: str, m
     assert failures == {"", "the call could not be made"}
 
 
-class Mute(hotpath.EchoGateway):
-    """Never answers."""
-
-    def send(self, call: Call, listener: CallListener) -> Sending:
-        return self
-
-    def cancel(self) -> None:
-        """Nothing is to be cancelled."""
-
-
 @pytest.mark.parametrize(
-    ("limits", "size", "most"),
+    ("limits", "work", "size", "most"),
     [
-        (EngineLimits(namespace_max_queued_steps=10, max_calls_in_flight=1), 1, 12),
-        (EngineLimits(max_queued_bytes=1 << 20), 500_000, 3),
+        (EngineLimits(namespace_max_queued_steps=10, max_calls_in_flight=1), "W4", 1, 12),
+        (EngineLimits(max_queued_bytes=1 << 20), "W4", 500_000, 3),
+        (EngineLimits(max_queued_events=50), "W3", 1, 1),
     ],
 )
 async def test_limits_hold_within_one_batch_of_submissions(
-    database: str, monkeypatch: pytest.MonkeyPatch, limits: EngineLimits, size: int, most: int
+    database: str, monkeypatch: pytest.MonkeyPatch, limits: EngineLimits, work: str, size: int, most: int
 ) -> None:
-    made: list[Engine] = []
-
-    def make(*arguments: Any) -> Engine:
-        made.append(Engine(*(limits if isinstance(one, EngineLimits) else one for one in arguments)))
-        return made[0]
-
-    monkeypatch.setattr(hotpath, "EchoGateway", Mute)
-    monkeypatch.setattr(hotpath, "Engine", make)
-    async with hotpath.Server(database):
-        many = [(hotpath.CALLER, submission("W4", "x" * size)) for _ in range(60)]
-        answers, _ = await made[0].runs.submit_many(many)
+    async with engine_on(database, monkeypatch, limits) as place:
+        many = [(hotpath.CALLER, submission(work, "x" * size)) for _ in range(60)]
+        answers, _ = await place.engine.runs.submit_many(many)
         assert 1 <= sum(not isinstance(answer, BaseException) for answer in answers) <= most
+
+
+async def test_an_answer_that_has_come_goes_before_a_verb(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine_on(database, monkeypatch) as place:
+        await place.engine.runs.submit_many([(hotpath.CALLER, submission("W1"))])
+        await until(lambda: place.worker.calls)
+        (live,) = place.driver.runs.values()
+        place.worker.answer(0)  # In the turn in which CancelRun comes, just before it.
+        with pytest.raises(RunEnded, match="SUCCEEDED"):
+            await place.engine.runs.cancel(hotpath.CALLER, live.key.run_id, "")

@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import Input
+from orchestrator.domain.plan import Decision
+from orchestrator.domain.run import Run
 from orchestrator.engine.balance import Balance
 from orchestrator.engine.limits import EngineLimits
-from orchestrator.engine.live import LiveRun
 from orchestrator.engine.observer import RecordingObserver
 from orchestrator.engine.recovery import WORD_LOOKS, Recovery
 from tests.engine.drivers import live_run
@@ -127,11 +127,16 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     bench = Bench()
     poison, sound = bench.waiting(), bench.waiting()
     driven: list[RunKey] = []
+    looked_up: list[RunKey] = []
 
-    def advance(live: LiveRun, _: Input) -> None:
-        if live is poison:
+    def decide(run: Run, *_: object) -> Decision:
+        if run is poison.run:
             raise IndexError("tuple index out of range")
-        driven.append(live.key)
+        driven.append(sound.key)
+        return Decision()
+
+    async def get_run(key: RunKey) -> None:
+        looked_up.append(key)
 
     async def load_run(_: object, row: Any, __: object) -> Any:
         return row.live
@@ -139,16 +144,18 @@ async def test_a_run_that_cannot_be_driven_on_keeps_nobody_from_the_others(
     async def read_nothing(*_: object) -> None:
         """Journals are not looked at here."""
 
-    monkeypatch.setattr(bench.driver, "advance", advance)
+    monkeypatch.setattr("orchestrator.engine.drive.decide", decide)
     monkeypatch.setattr("orchestrator.engine.recovery.load_run", load_run)
     monkeypatch.setattr("orchestrator.engine.recovery.ReadAhead.of", read_nothing)
     database.due = [SimpleNamespace(key=each.key, live=each, handed_over=False) for each in (poison, sound)]
     limits = EngineLimits(adoption_interval_seconds=3_600)
     recovery = recovery_of(bench, database, limits)
+    monkeypatch.setattr(recovery, "_runs", SimpleNamespace(get_run=get_run))
     running = asyncio.create_task(recovery.run(ME))
     await database.wait_for(1)
     recovery.look()
     await database.wait_for(2)
+    assert looked_up == [poison.key]  # To be failed, where it is stored.
     assert driven == [sound.key]
     assert bench.driver.runs == {sound.key: sound}
     assert poison.forgotten
