@@ -23,8 +23,9 @@ from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
+from orchestrator.engine.choice import choose, fitting, refusal
 from orchestrator.engine.endpoints import Endpoint
-from orchestrator.engine.groups import EndpointGroup, able_groups, take_least_busy
+from orchestrator.engine.groups import EndpointGroup, able_groups
 from orchestrator.engine.homes import Homes, Wish
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
@@ -208,7 +209,7 @@ class Admission:
         permit, worker = None, None
         limits = self.limits(key.namespace, key.pools)
         if limits is not None:
-            able = able_groups(self._fitting(key))
+            able = able_groups(fitting(self.catalogue, key))
             workers, kinds = limits.kinds(key.method, key.pools, (group.worker for group in able))
             if not able or limits.fault(key.pools) or self.paused:
                 return False
@@ -396,10 +397,10 @@ class Admission:
         if fault:
             self._wish_nothing(queue)
             return Wait(run_pb2.WAIT_KIND_LIMIT, fault)
-        groups = self._fitting(key)
+        groups = fitting(self.catalogue, key)
         able = able_groups(groups)
         if self.paused or not able:
-            return waits.DRAINING if self.paused else self._refused(key, groups)
+            return waits.DRAINING if self.paused else refusal(self.catalogue, key, groups)
         workers, kinds = limits.kinds(key.method, key.pools, (group.worker for group in able))
         if not any(kinds):
             self._wish_nothing(queue)
@@ -438,27 +439,11 @@ class Admission:
     # --- endpoints
 
     def _find(self, key: QueueKey, worker: str | None = None) -> tuple[Endpoint, Ticket] | Wait:
-        """Takes the least busy endpoint that can take a call now, or says why none can. With `worker` it is one of its
-        groups."""
-        if self.paused:
-            return waits.DRAINING
-        groups = self._fitting(key)
-        return take_least_busy(groups, worker) or self._refused(key, groups)
-
-    def _refused(self, key: QueueKey, groups: Sequence[EndpointGroup]) -> Wait:
-        """Says why no endpoint can take a call now."""
-        if groups:
-            return waits.none_free(key.method, groups)
-        unfit = self.catalogue.groups(key.namespace, key.method)
-        why = self.catalogue.misfit(unfit[0].contract_digest, key.pins, key.method) if unfit else ""
-        return waits.nobody(key.method, why)
-
-    def _fitting(self, key: QueueKey) -> Sequence[EndpointGroup]:
-        return self.catalogue.fitting_groups(key.namespace, key.pins, key.method)
+        return waits.DRAINING if self.paused else choose(self.catalogue, key, worker)
 
     def _hold(self, queue: MethodQueue, wait: Wait) -> None:
         """Lets a queue wait, in the lines of all that may end its wait."""
-        groups = self._fitting(queue.key)
+        groups = fitting(self.catalogue, queue.key)
         if wait is waits.FOR_PERMIT:
             # Those that can take a call now are not waited for, but the others are: theirs may be another limit.
             groups = [group for group in groups if group.first() is None]
@@ -488,7 +473,7 @@ class Admission:
     def _wait_for_budget(self, queue: MethodQueue) -> None:
         """Lets a queue wait, at the end of the line, until the worker that failed may be called again; where all
         circuits are open, for one of these: there may be a fallback for that."""
-        groups = self._fitting(queue.key)
+        groups = fitting(self.catalogue, queue.key)
         if groups and not able_groups(groups):
             wait = waits.none_free(queue.key.method, groups)
             if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:

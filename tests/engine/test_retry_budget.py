@@ -13,7 +13,7 @@ from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import QueueReason
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.retry_budget import BURST_SECONDS, LOOK_US
-from tests.engine.test_admission import Place, Run
+from tests.engine.admissions import Place, Run
 
 PER_SECOND = EngineLimits().retry_budget_per_second
 RATIO = EngineLimits().retry_budget_ratio
