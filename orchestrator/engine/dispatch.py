@@ -176,8 +176,12 @@ class Delivery:
 def awaited_keys(failure: Failure) -> tuple[str, ...]:
     """Reads the keys that a suspended attempt waits for from its status; none where it is not of that form."""
     for detail in failure.details:
-        packed, info = any_pb2.Any.FromString(detail), error_details_pb2.ErrorInfo()
-        if packed.Unpack(info) and info.domain == "baton" and info.reason == SUSPENDED:
+        info = error_details_pb2.ErrorInfo()
+        try:
+            is_info = any_pb2.Any.FromString(detail).Unpack(info)
+        except DecodeError:
+            continue  # Whatever the worker has put there.
+        if is_info and info.domain == "baton" and info.reason == SUSPENDED:
             return tuple(key for key in info.metadata["awaited"].split(",") if key)
     return ()
 

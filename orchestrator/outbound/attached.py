@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ class AttachedSessions:
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self._on_change = on_change
         self._sessions: dict[str, WorkSession] = {}
+        self._ids = itertools.count(1)
         self._relays: dict[str, Relay] = {}
         self._leaving = False
 
@@ -46,7 +48,8 @@ class AttachedSessions:
         """Carries one stream to its end; the session stays for a worker that comes back, until `forget`."""
         session = self._sessions.get(address)
         if session is None:
-            session = WorkSession(address, asyncio.get_running_loop(), lambda: self._changed(address))
+            loop = asyncio.get_running_loop()
+            session = WorkSession(address, loop, lambda: self._changed(address), self._ids)
             self._sessions[address] = session
             # Not before: it brings the worker's half of the SDK.
             from orchestrator.outbound.relay import Relay
@@ -68,7 +71,9 @@ class AttachedSessions:
     def left(self, address: str) -> bool:
         """Tells whether a worker took its leave, so that nothing is to be waited for."""
         session = self._sessions.get(address)
-        return session is None or (session.draining and session.state is not SessionState.OPEN)
+        if session is None:
+            return True
+        return session.draining and session.state is not SessionState.OPEN and not session.has_calls
 
     def forget(self, address: str) -> bool:
         """Forgets a session that no stream carries; tells whether there is none any more."""

@@ -17,7 +17,7 @@ from google.rpc import status_pb2
 from orchestrator.domain.failures import Code, Failure
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.engine.worker_ports import Answer, Call, CallListener
-from orchestrator.outbound.work_session import WorkSession
+from orchestrator.outbound.work_session import SessionState, WorkSession
 
 Ended = Callable[[Held, Result], None]
 TellProgress = Callable[[Held, float, str], None]
@@ -73,7 +73,7 @@ class Relay:
         return WorkStreams(self._worker, uuid.uuid4().hex, limits, self._forwarding)
 
     def _forwarding(self, ended: Ended, progress: TellProgress) -> _Forwarding:
-        return _Forwarding(self._session, ended, progress, self.reset)
+        return _Forwarding(self._session, ended, progress, self.reset, lambda held: self._streams.drop(held))
 
     def _waited(self, listener: CallListener, waits: bool) -> None:
         """Gives the replica whose assignment waits the credit that the worker has for it."""
@@ -84,8 +84,15 @@ class Relay:
 class _Forwarding:
     """Runs assignments by giving them on. Implements baton.worker.streams.Runs."""
 
-    def __init__(self, session: WorkSession, ended: Ended, progress: TellProgress, on_lost: Callable[[], None]) -> None:
-        self._session, self._on_lost = session, on_lost
+    def __init__(
+        self,
+        session: WorkSession,
+        ended: Ended,
+        progress: TellProgress,
+        on_gone: Callable[[], None],
+        drop: Callable[[Held], None],
+    ) -> None:
+        self._session, self._on_gone, self._drop = session, on_gone, drop
         self.ended, self.progress = ended, progress
         self._closed = False
 
@@ -120,11 +127,16 @@ class _Forwarding:
         if not self._closed:
             self.ended(held, _UNWANTED)
 
-    def lost(self) -> None:
-        """The worker is gone, with all that it was given: once is enough."""
-        if not self._closed:
+    def lost(self, held: Held) -> None:
+        """An assignment is lost: the worker came back without it, or is gone with all that it was given, of which to
+        hear once is enough."""
+        if self._closed:
+            return
+        if self._session.state is SessionState.OPEN:
+            self._drop(held)
+        else:
             self._closed = True
-            self._on_lost()
+            self._on_gone()
 
 
 class _Forwarded:
@@ -139,7 +151,7 @@ class _Forwarded:
         """Hands the outcome back to the replica that gave the assignment."""
         self.held.handler = None
         if answer.lost:
-            self._forwarding.lost()
+            self._forwarding.lost(self.held)
         elif answer.failure is not None:
             self._forwarding.ended(self.held, _status(answer.failure))
         else:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import logging
 import random
 import uuid
 from collections.abc import Callable
@@ -19,6 +21,8 @@ from orchestrator.outbound.work_stream import NoOpening, carry, open_stream
 
 CONNECT_SECONDS = 1.0
 """An address that takes no connection for so long holds no worker process any more."""
+
+_LOG = logging.getLogger(__name__)
 
 BACKOFF_SECONDS = 0.1
 MAX_BACKOFF_SECONDS = 5.0
@@ -41,6 +45,7 @@ class WorkDialer:
         self._channels, self._replica_id = channels, replica_id
         self._on_change, self._on_unserved = on_change, on_unserved
         self._sessions: dict[str, WorkSession] = {}
+        self._ids = itertools.count(1)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._reached: set[str] = set()
@@ -52,7 +57,8 @@ class WorkDialer:
         if address not in self._tasks:
             if target:
                 self._relayed.add(address)
-            session = WorkSession(address, asyncio.get_running_loop(), lambda: self._on_change(address))
+            loop = asyncio.get_running_loop()
+            session = WorkSession(address, loop, lambda: self._on_change(address), self._ids)
             self._sessions[address] = session
             self._tasks[address] = asyncio.create_task(self._keep(address, target or address, metadata, session))
 
@@ -110,6 +116,8 @@ class WorkDialer:
                         backoff_seconds = BACKOFF_SECONDS
             except WorkerUnreachable:
                 pass
+            except Exception:
+                _LOG.exception("the work stream of %s has failed, and is opened again", address)
             self._reached.add(address)
             self._on_change(address)
             await asyncio.sleep(backoff_seconds * random.uniform(0.5, 1.0))

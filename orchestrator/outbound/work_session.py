@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import enum
 import heapq
+import itertools
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from baton.worker.v1 import work_pb2
@@ -34,7 +35,9 @@ FRAME_BYTES = 1 << 20
 """Limits of one frame; a single larger assignment has one of its own."""
 
 ACKNOWLEDGE_AT_ONCE = 200
-"""So many outcomes are acknowledged without waiting for something else to say."""
+ACKNOWLEDGE_AT_ONCE_BYTES = 1 << 20
+"""So many outcomes, or answers of so many bytes, are acknowledged without waiting for something else to say: a worker
+that keeps too much of them is given nothing more."""
 
 _STALE_DEADLINES = 4_096
 
@@ -90,9 +93,16 @@ class Assigned:
 
 class WorkSession:
     """What one replica and one worker process have in common. `on_change` is called from within the methods
-    here when `ready`, `credit` or `waiting` changed."""
+    here when `ready`, `credit` or `waiting` changed.
 
-    def __init__(self, peer: str, scheduler: Scheduler, on_change: Callable[[], None]) -> None:
+    `ids` numbers the assignments. A worker knows a session by who speaks, and may still hold assignments of one that is
+    over here, when the next begins under the same name: both take their numbers from the same `ids`, so that no outcome
+    of then is taken for one of now.
+    """
+
+    def __init__(
+        self, peer: str, scheduler: Scheduler, on_change: Callable[[], None], ids: Iterator[int] | None = None
+    ) -> None:
         self.peer = peer
         self.state = SessionState.WAITING
         self.instance_id = ""
@@ -107,11 +117,12 @@ class WorkSession:
         self._on_frame: Callable[[], None] = _nothing
         self._end_stream: Callable[[], None] = _nothing
         self._scheduler, self._on_change = scheduler, on_change
-        self._last_id = 0
+        self._ids = ids if ids is not None else itertools.count(1)
         self._pending: dict[int, Assigned] = {}
         self._outbox: deque[Assigned] = deque()
         self._cancelled: list[int] = []
         self._acknowledged: list[int] = []
+        self._acknowledged_bytes = 0
         self._deadlines: list[tuple[float, int]] = []
         self._deadline_timer: tuple[float, Timer] | None = None
         self._resume_timer: Timer | None = None
@@ -128,13 +139,17 @@ class WorkSession:
         """Whether this side has left and waits for nothing more."""
         return self._leaving and not self._pending and not self._acknowledged
 
+    @property
+    def has_calls(self) -> bool:
+        """Whether calls are under way."""
+        return bool(self._pending)
+
     # --- what the engine wants
 
     def give(self, call: Call, listener: CallListener) -> Assigned:
         """Gives a call to the worker, where `ready`."""
-        self._last_id += 1
         deadline = self._scheduler.time() + call.deadline_seconds
-        assigned = Assigned(self, self._last_id, call, listener, deadline)
+        assigned = Assigned(self, next(self._ids), call, listener, deadline)
         self._pending[assigned.id] = assigned
         self._outbox.append(assigned)
         self._watch_deadline(assigned)
@@ -161,7 +176,8 @@ class WorkSession:
 
     def opened(self, opening: work_pb2.WorkerOpening, draining: bool = False) -> int:
         """A stream was opened, and the worker has said who it is and what it holds. Returns the stream's number; it
-        takes the place of any before it."""
+        takes the place of any before it, on which nothing is said any more."""
+        self.replace_stream(_nothing, _nothing)
         held = set(opening.held) if opening.instance_id == self.instance_id else set()
         missing = {one.id: one for one in self._pending.values() if one.written and one.id not in held}
         self._cancel_timer()
@@ -180,6 +196,10 @@ class WorkSession:
         """Says what to call when there is something to say, and when the stream is to end; ends the one before."""
         ended, self._end_stream, self._on_frame = self._end_stream, end, on_frame
         ended()
+
+    def is_current(self, stream: int) -> bool:
+        """Tells whether no other stream has taken the place of one."""
+        return stream == self._stream
 
     def stream_ended(self, stream: int) -> None:
         """A stream is gone. The worker has RESUME_SECONDS to come back to what it holds."""
@@ -205,11 +225,15 @@ class WorkSession:
             self._acknowledged.append(outcome.id)
             assigned = self._take(outcome.id)
             if assigned is not None:
-                self._tell(assigned, self._answer(assigned, outcome))
+                answer = self._answer(assigned, outcome)
+                self._acknowledged_bytes += len(answer.payload or b"")
+                self._tell(assigned, answer)
+            else:
+                self._acknowledged_bytes += len(outcome.response)
         for one in frame.progress:
             assigned = self._pending.get(one.id)
             if assigned is not None:
-                assigned.listener.progressed(min(max(0.0, one.percent), 100.0), one.message[:1024])
+                self._tell_progress(assigned, min(max(0.0, one.percent), 100.0), one.message[:1024])
         changed = [self._note_wait(one.id, one.waits) for one in frame.waits]
         if frame.HasField("credit"):
             self.credit = frame.credit
@@ -235,6 +259,7 @@ class WorkSession:
         if self._acknowledged and (items or self._cancelled or beat or self._must_acknowledge()):
             frame.acknowledged.extend(self._acknowledged)
             self._acknowledged.clear()
+            self._acknowledged_bytes = 0
         if self._cancelled:
             frame.cancelled.extend(self._cancelled)
             self._cancelled.clear()
@@ -268,7 +293,8 @@ class WorkSession:
         return True
 
     def _must_acknowledge(self) -> bool:
-        return len(self._acknowledged) >= ACKNOWLEDGE_AT_ONCE or self.draining or self._leaving
+        many = len(self._acknowledged) >= ACKNOWLEDGE_AT_ONCE
+        return many or self._acknowledged_bytes >= ACKNOWLEDGE_AT_ONCE_BYTES or self.draining or self._leaving
 
     def _write(self, assigned: Assigned, frame: work_pb2.BatonFrame) -> None:
         call = assigned.call
@@ -314,6 +340,13 @@ class WorkSession:
         except Exception:
             # One call's fault may not take the stream, and with it all the others.
             _LOG.exception("the answer of a call of %s could not be taken", assigned.call.method)
+
+    @staticmethod
+    def _tell_progress(assigned: Assigned, percent: float, message: str) -> None:
+        try:
+            assigned.listener.progressed(percent, message)
+        except Exception:  # as above
+            _LOG.exception("the progress of a call of %s could not be taken", assigned.call.method)
 
     def _give_up(self) -> None:
         self._cancel_timer()

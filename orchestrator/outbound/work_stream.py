@@ -56,7 +56,7 @@ async def open_stream(replica_id: str, read: ReadFrame, write: WriteFrame) -> wo
 async def carry(session: WorkSession, stream: int, read: ReadFrame, write: WriteFrame) -> None:
     """Carries frames until the stream ends, for whatever reason: the session is told. Errors: what `read` raises that
     is none of gRPC's."""
-    carrier = _Carrier(session, read, write)
+    carrier = _Carrier(session, stream, read, write)
     try:
         await run_together(carrier.listen(), carrier.speak(), carrier.wait_end())
     except ExceptionGroup as group:
@@ -99,8 +99,8 @@ async def _passing(moving: Awaitable[T], *, tells: bool) -> T:
 class _Carrier:
     """The tasks of a stream and what they share."""
 
-    def __init__(self, session: WorkSession, read: ReadFrame, write: WriteFrame) -> None:
-        self._session, self._read, self._write = session, read, write
+    def __init__(self, session: WorkSession, stream: int, read: ReadFrame, write: WriteFrame) -> None:
+        self._session, self._stream, self._read, self._write = session, stream, read, write
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._heard = self._said = self._loop.time()
@@ -118,6 +118,7 @@ class _Carrier:
         """Takes in frames until the worker ends its side."""
         while (frame := await _passing(self._read(), tells=True)) is not None:
             self._heard = self._loop.time()
+            self._require_current()
             self._session.received(frame)
         raise _Ended
 
@@ -127,14 +128,21 @@ class _Carrier:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            self._require_current()
             frame = session.next_frame(self._beat)
             self._beat = False
             while frame is not None:
                 self._said = self._loop.time()
                 await _passing(self._write(frame), tells=False)  # Why a write fails is told to whoever reads.
+                self._require_current()
                 frame = session.next_frame(False) if session.has_more else None
             if session.left:
                 raise _Ended
+
+    def _require_current(self) -> None:
+        """What is to be said now is said on the newest stream, and nothing is heard on others. Errors: _Ended."""
+        if not self._session.is_current(self._stream):
+            raise _Ended
 
     async def wait_end(self) -> None:
         """Ends the stream when it is to end, also while a frame waits for a worker that reads no more."""

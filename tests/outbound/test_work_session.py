@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from orchestrator.domain.failures import Code, Origin
 from orchestrator.engine.worker_ports import Answer
 from orchestrator.outbound.work_session import (
     ACKNOWLEDGE_AT_ONCE,
+    ACKNOWLEDGE_AT_ONCE_BYTES,
     FRAME_BYTES,
     FRAME_ITEMS,
     RESUME_SECONDS,
@@ -207,8 +209,7 @@ def test_a_call_without_an_outcome_in_time_fails_and_is_cancelled(bench: Bench) 
 def test_one_timer_watches_all_deadlines_and_forgets_those_that_are_over(bench: Bench) -> None:
     for _ in range(20_000):
         bench.give(3_600.0)
-        bench.said()
-        bench.answer(bench.session._last_id)
+        bench.answer(bench.said().assignments[0].id)
     assert len(bench.scheduler.armed) == 1
     assert len(bench.session._deadlines) < 5_000
 
@@ -429,3 +430,48 @@ def test_a_listener_may_give_the_next_call_while_it_hears_of_the_last(bench: Ben
     assert [one.id for one in bench.said().assignments] == [2]
     bench.answer(2)
     assert follow.answers == [Answer(b"answer 2")]
+
+
+def test_what_a_worker_holds_of_a_session_before_is_no_outcome_of_the_next(bench: Bench) -> None:
+    ids = itertools.count(1)
+    before, after = (WorkSession("worker:1", bench.scheduler, lambda: None, ids) for _ in range(2))
+    opening = work_pb2.WorkerOpening(instance_id="one", credit=10)
+    before.opened(opening)
+    old, new = Listener(), Listener()
+    before.give(call_of("worker:1", b"old", 30.0), old)
+    held = [each.id for each in (before.next_frame(False) or work_pb2.BatonFrame()).assignments]
+    before.close()
+    after.opened(work_pb2.WorkerOpening(instance_id="one", credit=10, held=held))
+    after.give(call_of("worker:1", b"new", 30.0), new)
+    frame = after.next_frame(False)
+    assert frame is not None
+    assert list(frame.cancelled) == held
+    after.received(work_pb2.WorkerFrame(outcomes=[work_pb2.Outcome(id=held[0], response=b"old")]))
+    assert (old.answers, new.answers) == ([Answer(None, lost=True)], [])
+
+
+def test_large_answers_are_acknowledged_at_once(bench: Bench) -> None:
+    for _ in range(3):
+        bench.give()
+    bench.said()
+    half = b"x" * (ACKNOWLEDGE_AT_ONCE_BYTES // 2)
+    bench.session.received(work_pb2.WorkerFrame(outcomes=[work_pb2.Outcome(id=1, response=half)]))
+    assert list(bench.said().acknowledged) == []
+    bench.session.received(work_pb2.WorkerFrame(outcomes=[work_pb2.Outcome(id=2, response=half)]))
+    assert list(bench.said().acknowledged) == [1, 2]
+    bench.session.received(work_pb2.WorkerFrame(outcomes=[work_pb2.Outcome(id=3, response=half)]))
+    assert list(bench.said().acknowledged) == []
+
+
+def test_one_listener_that_fails_takes_nothing_from_others(bench: Bench) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    bad, good = bench.give(), bench.give()
+    bad.progressed = bad.answered = fail  # type: ignore[assignment, method-assign]
+    bench.said()
+    said = [work_pb2.AssignmentProgress(id=number, percent=50.0, message="half") for number in (1, 2)]
+    bench.session.received(work_pb2.WorkerFrame(progress=said))
+    bench.answer(1, 2)
+    assert good.progress == [(50.0, "half")]
+    assert good.answers == [Answer(b"answer 2")]

@@ -10,8 +10,11 @@ import grpc.aio
 import pytest
 from baton.worker.v1 import work_pb2
 
+from orchestrator.engine.worker_ports import Answer, Call
 from orchestrator.outbound.work_session import WorkSession
 from orchestrator.outbound.work_stream import carry
+
+from .conftest import call_of
 
 
 class Deaf:
@@ -81,3 +84,51 @@ async def test_what_ends_a_stream_again_and_again_is_told_once(caplog: pytest.Lo
             await carry(session, session.opened(work_pb2.WorkerOpening(instance_id="one")), read, write)
     told = "the work stream of worker:1 has ended: RESOURCE_EXHAUSTED: CLIENT: Received message larger than max"
     assert [record.getMessage() for record in caplog.records] == [told]
+
+
+class Silent:
+    """A worker that says nothing and takes what is written."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.written = asyncio.Event()
+
+    async def read(self) -> work_pb2.WorkerFrame | None:
+        await asyncio.Event().wait()
+        return None
+
+    async def write(self, frame: work_pb2.BatonFrame) -> None:
+        self.taken += [assignment.id for assignment in frame.assignments]
+        self.written.set()
+
+
+async def test_what_is_given_as_a_new_stream_begins_goes_there() -> None:
+    """The old one may lead nowhere, as that of a worker whose network was gone."""
+    to_give: list[Call] = []
+
+    def changed() -> None:
+        while to_give:
+            session.give(to_give.pop(), Unheard())
+
+    session = WorkSession("worker:1", asyncio.get_running_loop(), changed)
+    opening = work_pb2.WorkerOpening(instance_id="one", credit=10)
+    old, new = Silent(), Silent()
+    carrying = [asyncio.create_task(carry(session, session.opened(opening), old.read, old.write))]
+    async with asyncio.timeout(10):
+        await old.written.wait()
+        to_give.append(call_of("worker:1", b"request", 3_600.0))
+        carrying.append(asyncio.create_task(carry(session, session.opened(opening), new.read, new.write)))
+        await new.written.wait()
+        await carrying[0]
+    assert (old.taken, new.taken) == ([], [1])
+    carrying[1].cancel()
+
+
+class Unheard:
+    """Hears nothing of its call."""
+
+    def answered(self, answer: Answer) -> None:
+        raise AssertionError
+
+    def progressed(self, percent: float, message: str) -> None:
+        raise AssertionError

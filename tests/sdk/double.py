@@ -1,7 +1,7 @@
 """A small Baton for tests: in memory, driven by the test, true to the comments of the protos.
 
 A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail, `refuse_next` the next
-submissions of a batch. Watches can be cut.
+submissions of a batch; of so many as `untold_results` the answer of a batch tells nothing. Watches can be cut.
 """
 # ruff: noqa: N802 - gRPC methods are named as in the proto
 
@@ -88,6 +88,7 @@ class Double(
         self.peers: dict[str, list[str]] = defaultdict(list)
         self.fail_next: dict[str, list[Any]] = defaultdict(list)
         self.refuse_next: list[status_pb2.Status] = []
+        self.untold_results = 0
         self.ended: list[str] = []
         self.ends_changed = asyncio.Condition()
         self.knows_batches = True
@@ -214,6 +215,8 @@ class Double(
                 run_service_pb2.SubmitRunResponse(run=run, existing=existing, cursor=_cursor(1))
             )
         await self._enter(request, context)
+        if self.untold_results:
+            del answer.results[-self.untold_results :]
         return answer
 
     async def WatchRuns(

@@ -346,3 +346,14 @@ async def test_ends_of_others_are_watched_by_filter_over_lost_streams(double: Do
     double.fail_next["WatchRuns"] = [rich(grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FILTER", "no such field")]
     with pytest.raises(InvalidRequest, match="INVALID_FILTER"):
         await anext(client.watch_runs("secret = 1"))
+
+
+async def test_an_answer_that_tells_of_fewer_leaves_no_submission_without_an_end(
+    double: Double, loaded: Client
+) -> None:
+    double.untold_results = 1
+    submitting = (loaded.submit(fulfil, order(number)) for number in range(20))
+    async with asyncio.timeout(10):
+        made = await asyncio.gather(*submitting, return_exceptions=True)
+    failed = [each for each in made if isinstance(each, BatonError)]
+    assert [error.code for error in failed] == ["INTERNAL"]

@@ -187,6 +187,41 @@ async def test_a_plain_handler_that_exits_gives_its_slot_back(stream: Any, caplo
     assert "SystemExit" in caplog.text
 
 
+class Odd(BaseException):
+    """None of those that Python or asyncio raise."""
+
+
+@pytest.mark.parametrize("method", [CHARGE, LATER])
+@pytest.mark.parametrize(
+    "error",
+    [
+        Failure("NOT_FOUND", "NO_ORDER", "there is none", {"amount": 5}),  # type: ignore[dict-item]
+        Failure("NOTFOUND", "NO_ORDER", "there is none"),
+        Failure("NOT_FOUND", "NO_ORDER", "a file named \udc80"),
+        Odd(),
+        BaseExceptionGroup("many", [Odd()]),
+    ],
+    ids=["metadata that is no text", "an unknown code", "a text that is none", "odd", "a group of odd ones"],
+)
+async def test_whatever_a_handler_raises_its_slot_comes_back(stream: Any, method: str, error: BaseException) -> None:
+    def charge(request: ChargeRequest, context: Any) -> ChargeResponse:
+        raise error
+
+    async def charge_async(request: ChargeRequest, context: Any) -> ChargeResponse:
+        raise error
+
+    double = await stream(charge if method == LATER else charge_async, max_in_flight=1)
+    for _ in range(3):
+        assert (await double.outcome(double.give(method, REQUEST))).status.code == code_pb2.UNKNOWN
+    await double.until(lambda: double.half.credit == 1)
+
+
+async def test_a_worker_may_take_more_at_a_time_than_sessions_hold_elsewhere(stream: Any) -> None:
+    double = await stream(None, max_in_flight=30_000)
+    assert double.half.credit == 30_000
+    assert double.worker._serving.door._work.sessions.limits.held >= 30_000
+
+
 @pytest.mark.parametrize("method", [CHARGE, LATER])
 async def test_progress_is_told_and_conflated(stream: Any, method: str) -> None:
     release, plain_release = asyncio.Event(), threading.Event()

@@ -162,12 +162,15 @@ class Submissions:
             raise
         else:
             ticket = Ticket(number, answer.watch_cursor)
-            for place, (entry, result) in enumerate(zip(batch, answer.results, strict=True)):
+            for place, (entry, result) in enumerate(zip(batch, answer.results, strict=False)):
                 if result.HasField("refused"):
                     entry.fail(error_of_status(result.refused, f"requests[{place}]"))
                 elif not entry.future.done():
                     existing = result.accepted.existing
                     entry.future.set_result(Submitted(result.accepted, None if existing else ticket, together=True))
         finally:
+            for entry in batch:
+                # Of an answer that tells of fewer, or of one that cannot be read: nobody knows what became of these.
+                entry.fail(BatonError("INTERNAL", "", "SubmitRuns does not tell what became of the run"))
             self._task = None
             self._schedule()

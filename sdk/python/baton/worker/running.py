@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import time
 from collections import deque
 from collections.abc import Callable
@@ -28,6 +29,8 @@ from baton.worker.steps import Steps
 Ended = Callable[[Held, Result], None]
 TellProgress = Callable[[Held, float, str], None]
 TellWaiting = Callable[[Held, bool], None]
+
+_log = logging.getLogger("baton.worker")
 
 _STOPPED = status_pb2.Status(code=code_pb2.CANCELLED, message="the handler was cancelled")
 
@@ -107,6 +110,7 @@ class Handlers:
     async def _serve(self, context: AsyncContext, route: Route, request: Any) -> None:
         context.started = True
         CURRENT.set(context)
+        result: Result = _STOPPED
         try:
             if self._tracing is None:
                 result = _result(route, context, await route.handle(request, context))
@@ -114,24 +118,28 @@ class Handlers:
                 with _span(self._tracing, context) as fails:
                     result = await _traced(route, request, context, fails)
         except asyncio.CancelledError:
-            result = _STOPPED
-        except Exception as error:
+            pass
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # whatever it is, it must not keep the slot
             result = _failed(error, context)
-        self._end(context, result)
+        finally:
+            self._end(context, result)
 
     def _serve_plain(self, context: PlainContext, route: Route, request: Any) -> None:
         context.started = True
         CURRENT.set(context)
-        spanned = nullcontext(None) if self._tracing is None else _span(self._tracing, context)
-        result: Result
-        with spanned as fails:
-            try:
-                result = _result(route, context, route.handle(request, context))
-            except BaseException as error:  # sys.exit() ends no program in a thread, and must not keep the slot
-                result = _failed(error, context)
-            if fails is not None and not isinstance(result, bytes) and not _ends_early(context):
-                fails(code_pb2.Code.Name(result.code))
-        self._return(lambda: self._end(context, result))
+        result: Result = _STOPPED
+        try:
+            with nullcontext(None) if self._tracing is None else _span(self._tracing, context) as fails:
+                try:
+                    result = _result(route, context, route.handle(request, context))
+                except BaseException as error:  # sys.exit() ends no program in a thread, and must not keep the slot
+                    result = _failed(error, context)
+                if fails is not None and not isinstance(result, bytes) and not _ends_early(context):
+                    fails(code_pb2.Code.Name(result.code))
+        finally:
+            self._return(lambda: self._end(context, result))
 
     def _end(self, context: WorkContext, result: Result) -> None:
         held = context.held
@@ -211,7 +219,10 @@ def _result(route: Route, context: WorkContext, response: Any) -> Result:
 def _failed(error: BaseException, context: WorkContext) -> status_pb2.Status:
     if _ends_early(context):
         return _STOPPED  # what a handler raises on its way out says nothing
-    status = status_of(error, context.call)
-    if status is None:
-        status = context.status()
+    try:
+        status = status_of(error, context.call) or context.status()
+    except Exception:  # such as a reason or a text that no status can hold
+        _log.exception("a failure of %s cannot be told as it is: %r", context.assignment.method, error)
+        text = "the handler failed with what cannot be told as a status; the worker's log has it"
+        return status_pb2.Status(code=code_pb2.UNKNOWN, message=text)
     return status if status is not None else status_pb2.Status(code=code_pb2.UNKNOWN)

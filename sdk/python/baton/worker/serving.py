@@ -129,7 +129,8 @@ class Worker:
         servicers = [make() for make in self._servicers]
         tracing = tracing_for(self.name)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix=f"baton-{self.name}")
-        limits = Limits(slots=self._max_in_flight or DEFAULT_MAX_IN_FLIGHT)
+        slots = self._max_in_flight or DEFAULT_MAX_IN_FLIGHT
+        limits = Limits(slots=slots, held=max(Limits().held, 2 * slots))
         steps = Steps(self._baton, self._suspend_after)
 
         def waiting(held: Held, waits: bool) -> None:

@@ -168,6 +168,14 @@ class Session:
             held.state = after(ASSIGNMENT_TRANSITIONS, held.state, AssignmentEvent.ACKNOWLEDGED)
             held.result = b""
 
+    def drop(self, held: Held) -> None:
+        """Forgets one assignment that has no outcome."""
+        del self.held[held.id]
+        held.state = after(ASSIGNMENT_TRANSITIONS, held.state, AssignmentEvent.SESSION_FORGOTTEN)
+        held.assignment = None
+        self._progress.pop(held.id, None)
+        self._unsaid_waits.pop(held.id, None)
+
     def forget(self) -> list[Held]:
         """Forgets all that is held; returns what was running."""
         running = [held for held in self.held.values() if held.state is AssignmentState.RUNNING]

@@ -143,6 +143,19 @@ class Sessions:
             self._wake_all()
         return bool(self._waiting)
 
+    def drop(self, held: Held, now: float) -> None:
+        """Forgets an assignment that has no outcome and will have none, and ends its stream: Baton hears by the next
+        one's opening that it is not held any more."""
+        session = held.session
+        if held.state is not AssignmentState.RUNNING:
+            self.finish(held, b"")  # It was ended without its handler.
+            return
+        self.wait(held, False)
+        self._running -= 1
+        session.drop(held)
+        if session.stream is not None:
+            self.lose(session.stream, now)
+
     def wait(self, held: Held, waits: bool) -> None:
         """Notes whether a handler waits for steps that it delegated. Meanwhile it needs no slot, and the credit of its
         session is larger by one, so that they can run here. It goes on at once, even where all slots are taken by then.

@@ -126,6 +126,12 @@ class WorkStreams:
         if waits:
             self._start()
 
+    def drop(self, held: Held) -> None:
+        """Forgets an assignment that will have no outcome, and ends the stream of whoever gave it, who is told so by
+        the next one."""
+        self.sessions.drop(held, time.monotonic())
+        self._follow([])
+
     def drain(self) -> None:
         """Says on every stream that the worker takes no more."""
         self.sessions.drain()
