@@ -183,6 +183,7 @@ class WorkSession:
         self._cancel_timer()
         self._cancelled = [one for one in opening.held if one not in self._pending or one in missing]
         self._acknowledged.clear()
+        self._acknowledged_bytes = 0
         self.instance_id = opening.instance_id
         self.state, self.credit, self.draining = SessionState.OPEN, opening.credit, draining
         self._stream += 1
@@ -354,6 +355,7 @@ class WorkSession:
         self._outbox.clear()
         self._cancelled.clear()
         self._acknowledged.clear()
+        self._acknowledged_bytes = 0
         self.state, self.instance_id, self.credit = SessionState.WAITING, "", 0
         self._lose(lost)
         self._on_change()
