@@ -221,8 +221,8 @@ def _failed(error: BaseException, context: WorkContext) -> status_pb2.Status:
         return _STOPPED  # what a handler raises on its way out says nothing
     try:
         status = status_of(error, context.call) or context.status()
-    except Exception:  # such as a reason or a text that no status can hold
-        _log.exception("a failure of %s cannot be told as it is: %r", context.assignment.method, error)
+    except Exception as problem:  # such as a reason or a text that no status can hold, nor perhaps the log
+        _log.error("a failure of %s cannot be told as it is (%a): %a", context.assignment.method, problem, error)
         text = "the handler failed with what cannot be told as a status; the worker's log has it"
         return status_pb2.Status(code=code_pb2.UNKNOWN, message=text)
     return status if status is not None else status_pb2.Status(code=code_pb2.UNKNOWN)
