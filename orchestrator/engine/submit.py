@@ -245,7 +245,8 @@ class Submitter:
         try:
             return self._start(caller, request, revision, compiled, run_input, accepted)
         except BaseException:
-            accepted.cancel()  # Others may wait until all of their batch are told.
+            if not accepted.done():
+                accepted.cancel()  # Others may wait until all of their batch are told.
             raise
 
     @staticmethod

@@ -53,6 +53,15 @@ def stage(made: Driver, live: LiveRun) -> None:
     made.journal.stage(live, Staged([StepSucceeded(2, 1, 0, 1, None)], []))
 
 
+async def sending(made: Driver, store: AnswersWhenTold) -> LiveRun:
+    """A run of which something is on its way to the store."""
+    live = live_run()
+    made.adopt(live)
+    stage(made, live)
+    await asyncio.wait_for(store.sent.wait(), 20)
+    return live
+
+
 async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "AWAY_SECONDS", 0.0)
     tries: asyncio.Queue[Exception | None] = asyncio.Queue()
@@ -80,10 +89,7 @@ async def test_a_journal_that_writes_nothing_says_why_until_it_does(monkeypatch:
 async def test_a_journal_that_is_not_answered_says_so_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     store = AnswersWhenTold()
     async with journal_over(store, monkeypatch) as made:
-        live = live_run()
-        made.adopt(live)
-        stage(made, live)
-        await asyncio.wait_for(store.sent.wait(), 20)
+        await sending(made, store)
         assert made.journal.fault is None
         monkeypatch.setattr(journal, "SILENT_SECONDS", 0.0)
         fault = made.journal.fault
@@ -119,10 +125,7 @@ async def test_what_a_run_staged_while_it_was_written_counts_no_more_once_it_is_
 ) -> None:
     store = AnswersWhenTold()
     async with journal_over(store, monkeypatch) as made:
-        live = live_run()
-        made.adopt(live)
-        stage(made, live)
-        await asyncio.wait_for(store.sent.wait(), 20)
+        live = await sending(made, store)
         made.journal.stage(live, Staged([StepSucceeded(3, 2, 0, 1, Payload("a.v1.A", b"output"))], []))
         made.settle()
         made.forget(live, "given up")

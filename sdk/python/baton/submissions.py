@@ -170,7 +170,9 @@ class Submissions:
                     entry.future.set_result(Submitted(result.accepted, None if existing else ticket, together=True))
         finally:
             for entry in batch:
-                # Of an answer that tells of fewer, or of one that cannot be read: nobody knows what became of these.
-                entry.fail(BatonError("INTERNAL", "", "SubmitRuns does not tell what became of the run"))
+                if not entry.future.done():
+                    # Of an answer that tells of fewer, or cannot be read: nobody knows what became of these.
+                    text = "the answer does not tell what became of the run; submit it again with the same request_id"
+                    entry.fail(BatonError("INTERNAL", "", text))
             self._task = None
             self._schedule()
