@@ -9,6 +9,7 @@ import baton
 import grpc
 import pytest
 from baton import (
+    CallTimeout,
     Client,
     Conflict,
     InvalidRequest,
@@ -23,6 +24,8 @@ from baton.v1 import error_reason_pb2, failure_pb2, workflow_service_pb2
 from google.protobuf import struct_pb2
 from google.rpc import error_details_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
+
+from tests.chaos.proxy import FaultyProxy
 
 from .double import UNAVAILABLE, Double, rich
 from .typing_ok import fulfil
@@ -117,6 +120,32 @@ async def test_waiting_has_an_end(double: Double, client: Client) -> None:
         await client.execute(fulfil, INPUT, timeout=0.05)
 
 
+async def test_waits_hold_their_time_while_baton_is_away(double: Double, client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    await double.stop()
+    async with asyncio.timeout(10):  # the patience of a wait without an end is 5 minutes, of a submission 10 s
+        with pytest.raises(Unavailable):
+            await run.result(0.1)
+        with pytest.raises(Unavailable):
+            await client.execute(fulfil, INPUT, timeout=0.1)
+
+
+async def test_waits_hold_their_time_while_baton_is_silent(double: Double) -> None:
+    host, _, port = double.address.rpartition(":")
+    line = FaultyProxy(host, int(port))
+    await line.start()
+    async with asyncio.timeout(10), Client(f"127.0.0.1:{line.port}") as client:
+        run = await client.submit(fulfil, INPUT)
+        line.swallow()
+        with pytest.raises(WaitTimeout, match=rf"run {run.id} has not ended within 0\.1 s"):
+            await run.result(0.1)
+        with pytest.raises(WaitTimeout, match=rf"run {run.id} has not ended within 0\.1 s"):
+            await run.wait(0.1)
+        with pytest.raises(CallTimeout, match=r"not answered within 0\.1 s.*with request_id='mine' to have it once"):
+            await client.execute(fulfil, INPUT, timeout=0.1, request_id="mine")
+    await line.stop()
+
+
 async def test_a_submission_is_repeated_while_baton_is_away(double: Double, client: Client) -> None:
     double.fail_next["SubmitRun"] = [UNAVAILABLE, UNAVAILABLE]
     run = await client.submit(fulfil, INPUT)
@@ -145,6 +174,18 @@ async def test_too_many_runs_is_repeated_only_where_baton_asks_for_it(double: Do
     with pytest.raises(Unavailable, match="TOO_MANY_RUNS"):
         await client.submit(fulfil, INPUT)
     assert len(double.requests["SubmitRun"]) == 2
+
+
+def test_a_client_belongs_to_the_loop_of_its_first_call() -> None:
+    client = Client("127.0.0.1:1", retry_timeout=0.0)
+
+    async def call() -> None:
+        await client.get_run("x")
+
+    with pytest.raises(Unavailable):
+        asyncio.run(call())
+    with pytest.raises(RuntimeError, match="used in another event loop; make one in each loop"):
+        asyncio.run(call())
 
 
 async def test_retries_are_bounded() -> None:

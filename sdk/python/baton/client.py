@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import aclosing, suppress
@@ -17,13 +20,13 @@ from baton.connection import Connection, Lost, span
 from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
-from baton.errors import WaitTimeout
+from baton.errors import CallTimeout, WaitTimeout
 from baton.limits import Limits
 from baton.mending import Mending
 from baton.payloads import pack
 from baton.policies import Seconds
 from baton.replicas import ReplicaCalls
-from baton.runs import RunHandle, Told
+from baton.runs import LATE_SECONDS, RunHandle, Told
 from baton.schedules import ScheduleCalls
 from baton.submissions import Submissions
 from baton.v1 import approval_pb2, approval_service_pb2, event_pb2, run_pb2, run_service_pb2
@@ -182,12 +185,14 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
         request: run_service_pb2.SubmitRunRequest,
         output_class: type[Message] | None,
         wait_seconds: float,
+        retry_seconds: float = math.inf,
         *,
         steps: bool,
     ) -> RunHandle[Any]:
-        """Submits a run, alone or with others, and waits for its end; with `steps` its view then has them."""
+        """Submits a run, alone or with others, and waits for its end; with `steps` its view then has them. While Baton
+        is away it is tried again for `retry_seconds`, or for as long as other calls where that is less."""
         wait_seconds = min(wait_seconds, _WAIT_LIMIT_SECONDS)
-        submitted = await self._submissions.submit(request, wait_seconds)
+        submitted = await self._submissions.submit(request, wait_seconds, retry_seconds)
         answer, ticket = submitted.answer, submitted.ticket
         run: RunHandle[Any] = RunHandle(
             self._connection,
@@ -243,15 +248,24 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
     async def execute(self, workflow: Any, input: Any = None, *, timeout: float | None = None, **options: Any) -> Any:
         """Submits a run, waits for its end in the same call, and returns its output; takes the options of submit.
 
-        Raises what submit raises, RunFailed, RunCancelled, and WaitTimeout after `timeout` seconds.
+        Raises what submit raises, RunFailed, RunCancelled, WaitTimeout after `timeout` seconds, and CallTimeout where
+        the submission itself was not answered by then.
         """
-        first_wait = _EXECUTE_WAIT_SECONDS if timeout is None else min(timeout, _EXECUTE_WAIT_SECONDS)
         request, output_class = _submission(workflow, input, **options)
-        run = await self._submit(request, output_class, first_wait, steps=False)
         if timeout is None:
-            return await run.result()
+            return await (await self._submit(request, output_class, _EXECUTE_WAIT_SECONDS, steps=False)).result()
+        end_time = time.monotonic() + timeout
         try:
-            return await run.result(max(0.0, timeout - first_wait))
+            async with asyncio.timeout(timeout + LATE_SECONDS) as scope:
+                run = await self._submit(
+                    request, output_class, min(timeout, _EXECUTE_WAIT_SECONDS), timeout, steps=False
+                )
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            raise _unanswered(request, timeout) from None
+        try:
+            return await run.result(max(0.0, end_time - time.monotonic()))
         except WaitTimeout:
             raise WaitTimeout(run.id, timeout) from None  # the whole time, not what was left of it
 
@@ -405,6 +419,14 @@ def _submission(
     if run_timeout is not None:
         request.run_timeout.CopyFrom(span(_seconds(run_timeout)))
     return request, output
+
+
+def _unanswered(request: run_service_pb2.SubmitRunRequest, timeout_seconds: float) -> CallTimeout:
+    text = (
+        f"the submission was not answered within {timeout_seconds:g} s, and may have been taken; "
+        f"submit it again with request_id={request.request_id!r} to have it once"
+    )
+    return CallTimeout("DEADLINE_EXCEEDED", "", text)
 
 
 def _check_input(workflow: WorkflowDefinition[Any, Any], given: Message | None) -> None:

@@ -184,6 +184,7 @@ class Connection:
         self._left_time = float("-inf")
         self._closing: set[asyncio.Task[None]] = set()
         self._closed = False
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def metadata(self, *, traced: bool = True) -> tuple[tuple[str, str], ...]:
         """Returns what goes with every call: the trace context, and who calls from where."""
@@ -265,6 +266,13 @@ class Connection:
         """Lends a channel for one call. Raises BatonError where the client is closed before its end."""
         if self._closed:
             raise RuntimeError("the client is closed")
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+        elif self._loop is not loop:
+            raise RuntimeError(
+                "the client was used in another event loop; make one in each loop, with `async with Client()`"
+            )
         link = self._choose(long=long)
         link.in_use += 1
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -23,6 +24,8 @@ Out_co = TypeVar("Out_co", bound=Message, covariant=True)
 
 _WAIT_SECONDS = 60.0  # one WaitRun: short enough for proxies that cut idle calls, long enough to cost nothing
 _ANSWER_SECONDS = 15.0
+LATE_SECONDS = 1.0
+"""How long after the end of a wait its answer may come; the next waits in vain."""
 _EARLY_SECONDS = 0.2
 
 
@@ -84,13 +87,20 @@ class RunHandle(Generic[Out_co]):
 
     async def wait_for_end(self, timeout: float | None, *, steps: bool) -> None:
         """Waits until the run has ended; without `steps`, the view that is then known may lack them. See wait."""
-        end_time = None if timeout is None else time.monotonic() + timeout
-        while not self.ended:
-            left = _WAIT_SECONDS if end_time is None else min(_WAIT_SECONDS, end_time - time.monotonic())
-            if left <= 0:
-                raise WaitTimeout(self.id, timeout or 0.0)
-            if self._told is None or not await self._hear(self._told, left, steps):
-                await self._wait_once(left)
+        if self.ended:
+            return
+        end_time = math.inf if timeout is None else time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(None if timeout is None else timeout + LATE_SECONDS):
+                while not self.ended:
+                    left = end_time - time.monotonic()
+                    if left <= 0:
+                        raise TimeoutError
+                    wait = min(_WAIT_SECONDS, left)
+                    if self._told is None or not await self._hear(self._told, wait, steps):
+                        await self._wait_once(wait, patience=min(PATIENCE_SECONDS, left))
+        except TimeoutError:
+            raise WaitTimeout(self.id, timeout or 0.0) from None
 
     async def result(self, timeout: float | None = None) -> Out_co:
         """Waits until the run has ended and returns its output.
@@ -163,14 +173,14 @@ class RunHandle(Generic[Out_co]):
             await self.refresh()  # now and then, whatever the stream says
         return True
 
-    async def _wait_once(self, seconds: float) -> None:
+    async def _wait_once(self, seconds: float, patience: float) -> None:
         request = run_service_pb2.WaitRunRequest(run_id=self.id, wait_timeout=span(seconds))
         start_time = time.monotonic()
         answer = await self._connection.call(
             lambda link: link.runs.WaitRun,
             request,
             timeout=seconds + _ANSWER_SECONDS,
-            retry_timeout=PATIENCE_SECONDS,
+            retry_timeout=patience,
             long=True,
         )
         self.run = answer.run

@@ -67,11 +67,13 @@ class Submissions:
         self._supported = True
         self._task: asyncio.Task[None] | None = None
 
-    async def submit(self, request: Request, wait_seconds: float) -> Submitted:
-        """Submits a run, again while Baton is away. One that goes alone also waits for its end. Raises BatonError."""
+    async def submit(self, request: Request, wait_seconds: float, retry_seconds: float) -> Submitted:
+        """Submits a run, again while Baton is away, for `retry_seconds` at most. One that goes alone also waits for its
+        end. Raises BatonError."""
+        retry_seconds = min(retry_seconds, self._connection.retry_timeout)
         with self._counted():
             backoff = Backoff()
-            give_up_time = time.monotonic() + self._connection.retry_timeout
+            give_up_time = time.monotonic() + retry_seconds
             while self._supported and self._is_loaded():
                 try:
                     return await self._together(request)
@@ -82,7 +84,7 @@ class Submissions:
                     if not retryable(error) or time.monotonic() + wait > give_up_time:
                         raise
                 await asyncio.sleep(wait)
-            return await self._alone(request, wait_seconds)
+            return await self._alone(request, wait_seconds, retry_seconds)
 
     async def close(self) -> None:
         """Ends what is under way with an error."""
@@ -103,7 +105,7 @@ class Submissions:
     def _is_loaded(self) -> bool:
         return self._under_way + sum(ends.waiting for ends in self._ends) > _LOADED
 
-    async def _alone(self, request: Request, wait_seconds: float) -> Submitted:
+    async def _alone(self, request: Request, wait_seconds: float, retry_seconds: float) -> Submitted:
         # Not for servers that know no batches: they would take these for a part of what the run is.
         request.ClearField("client_id")
         request.ClearField("traceparent")
@@ -111,7 +113,11 @@ class Submissions:
             request.wait_timeout.CopyFrom(span(wait_seconds))
         timeout = self._connection.timeout + wait_seconds
         answer = await self._connection.call(
-            lambda link: link.runs.SubmitRun, request, timeout=timeout, long=wait_seconds > 0
+            lambda link: link.runs.SubmitRun,
+            request,
+            timeout=timeout,
+            retry_timeout=retry_seconds,
+            long=wait_seconds > 0,
         )
         return Submitted(answer, None, together=False)
 
