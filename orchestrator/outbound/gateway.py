@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
@@ -35,6 +36,8 @@ from orchestrator.outbound.health import HealthWatcher
 from orchestrator.outbound.reflection import read_descriptors
 from orchestrator.outbound.work_dialer import WorkDialer
 from orchestrator.outbound.work_stream import OPENING_SECONDS, NoOpening, open_stream
+
+_LOG = logging.getLogger(__name__)
 
 Follower = Callable[[Health, int | None], None]
 
@@ -200,15 +203,16 @@ class GrpcWorkerGateway:
         health, credit = self._state(address)
         followers = list(self._followers.get(address, ()))
         if len(followers) == 1 or not credit:
-            for _, follower in followers:
-                follower(health, credit)
+            for key, follower in followers:
+                _inform(key, follower, health, credit)
             return
         # An address that is known by several names has one stream, and one credit for all of them. What the worker adds
         # for calls that wait is for those who made them: else what these wait for might find no room.
         lent = [self._lent.get(key, 0) for key, _ in followers]
         shared = max(credit - sum(lent), 0)
-        for rank, (_, follower) in enumerate(followers):
-            follower(health, (shared and max((shared + rank) // len(followers), 1)) + lent[rank])
+        for rank, (key, follower) in enumerate(followers):
+            share = (shared and max((shared + rank) // len(followers), 1)) + lent[rank]
+            _inform(key, follower, health, share)
 
     def _serves_no_stream(self, address: str, now: bool) -> None:
         if now:
@@ -216,3 +220,11 @@ class GrpcWorkerGateway:
         else:
             self._health.remove(address)
         self._tell(address)
+
+
+def _inform(key: EndpointKey, follower: Follower, health: Health, credit: int | None) -> None:
+    try:
+        follower(health, credit)
+    except Exception:
+        # The stream that told of it goes on, with what is under way there, and others are told all the same.
+        _LOG.exception("a change of %s could not be taken", key)
