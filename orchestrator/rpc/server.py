@@ -80,7 +80,7 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.keepalive_timeout_ms", 20_000),  # counts for TCP; the next for HTTP/2, where a minute is the default
     ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     # Connections are renewed so that clients find new replicas. Calls get the time of the longest: a watch ends itself
     # after at most 20 minutes, and a call waits for at most 10.
     ("grpc.max_connection_age_ms", 30 * 60_000),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -85,9 +87,44 @@ def test_who_pings_waits_no_longer_than_told(options: Options) -> None:
     assert dict(options)["grpc.http2.ping_timeout_ms"] == dict(options)["grpc.keepalive_timeout_ms"] <= 20_000
 
 
-@pytest.mark.parametrize("options", [connection._OPTIONS, attaching._OPTIONS, channels.REPLICA_OPTIONS])
-def test_servers_let_clients_ping_as_often_as_they_do(options: Options) -> None:
-    assert (
-        dict(server.OPTIONS)["grpc.http2.min_recv_ping_interval_without_data_ms"]
-        < dict(options)["grpc.keepalive_time_ms"]
-    )
+EVERY = {
+    "client": connection._OPTIONS,
+    "attaching worker": attaching._OPTIONS,
+    "worker": channels._OPTIONS,
+    "replica": channels.REPLICA_OPTIONS,
+    "server": server.OPTIONS,
+}
+
+
+@pytest.mark.parametrize("options", EVERY.values(), ids=EVERY.keys())
+def test_grpc_knows_every_option(options: Options) -> None:
+    # One that it does not know it passes over, and says nothing.
+    spec = importlib.util.find_spec("grpc._cython.cygrpc")
+    assert spec is not None
+    assert spec.origin is not None
+    library = Path(spec.origin).read_bytes()
+    assert [name for name in dict(options) if name.encode() not in library] == []
+
+
+async def test_servers_let_calls_without_traffic_go_on() -> None:
+    allowed = "grpc.http2.min_ping_interval_without_data_ms"
+    pinging = [EVERY[name] for name in ("client", "attaching worker", "replica")]
+    assert dict(server.OPTIONS)[allowed] < min(dict(options)["grpc.keepalive_time_ms"] for options in pinging)
+
+    async def hold(_: bytes, __: object) -> bytes:
+        await asyncio.sleep(6)  # pings: each client sends one a second
+        return b""
+
+    async def call(options: Options) -> bytes:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=quicker(options)) as channel:
+            answer: bytes = await channel.unary_unary("/test.Silent/Hold")(b"")
+            return answer
+
+    shorter = [(name, value // QUICKER if name == allowed else value) for name, value in server.OPTIONS]
+    served = grpc.aio.server(options=shorter)
+    methods = {"Hold": grpc.unary_unary_rpc_method_handler(hold)}
+    served.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Silent", methods)])
+    port = served.add_insecure_port("127.0.0.1:0")
+    await served.start()
+    assert await asyncio.gather(*map(call, pinging)) == [b"", b"", b""]
+    await served.stop(None)
