@@ -388,9 +388,13 @@ class Run:
             case RunFailed():
                 self.failure = event.failure
             case RunCancelled():
-                message = event.reason or "cancelled by the caller"
-                self.failure = Failure(Code.CANCELLED, "CANCELLED", message, Origin.CANCELLATION)
+                self.failure = cancelled_failure(event.reason)
         return []
 
 
 CANCELLED_WITH_RUN = Failure(Code.CANCELLED, "CANCELLED", "the run ended", Origin.CANCELLATION, outcome_unknown=True)
+
+
+def cancelled_failure(reason: str) -> Failure:
+    """Makes the failure of a run that was cancelled."""
+    return Failure(Code.CANCELLED, "CANCELLED", reason or "cancelled by the caller", Origin.CANCELLATION)

@@ -349,11 +349,11 @@ class Driver:
         self.runs.grow(live, part.size)
         events = [event for staged in part.staged for event in staged.events]
         self._observer.committed(live.key.namespace, live.key.run_id, live.run, events)
-        if live.forgotten:
-            return  # It was given up meanwhile, and what it had decided since is lost.
-        if live.run.ended and not live.staged:
+        if live.run.ended and live.settled:
             self.on_end(live)
             self.forget(live, "")
+        elif live.forgotten:
+            return  # It was given up meanwhile, and what it had decided since is lost.
         elif live.held_bytes > self._max_run_bytes and live.run.state is RunState.RUNNING:
             message = f"the run would hold more than {self._max_run_bytes} bytes"
             failure = Failure(Code.RESOURCE_EXHAUSTED, "RUN_BYTES_LIMIT", message, Origin.ORCHESTRATOR)

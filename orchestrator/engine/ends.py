@@ -21,9 +21,9 @@ from uuid import UUID
 from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable, RunUnreadable
+from orchestrator.domain.errors import CursorExpired, DatabaseUnavailable, RunNotFound, RunUnreadable
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.states import RunState
+from orchestrator.domain.states import ENDED_RUN, RunState
 from orchestrator.engine.inspect import RunReader
 from orchestrator.engine.journal import GroupCommit
 from orchestrator.engine.limits import EngineLimits
@@ -47,6 +47,10 @@ MESSAGE_BYTES = 1 << 20
 PENDING_RUNS = 10_000
 PENDING_BYTES = 16 << 20
 """Most runs, and bytes of them, that wait for one watcher; with more, it is asked to watch again from its cursor."""
+
+ROW_BYTES = 1_000
+UNREAD_BYTES = 512 << 10
+"""What a row takes, and what room is taken for a run that is yet to be read."""
 
 READS_AT_ONCE = 4
 POSITION_SECONDS = 1.0
@@ -162,6 +166,7 @@ class Ends:
     ) -> None:
         self._reader, self._runs, self._journal = reader, runs, journal
         self._clock, self._limits = clock, limits
+        self._turns, self._room = reader.turns, reader.watch_room
         self._spaces: dict[str, Space] = {}
         self._watched = asyncio.Event()
         self._known: tuple[float, str] = (0.0, "")
@@ -263,6 +268,7 @@ class Ends:
                 if watcher.reconnect:
                     yield self._progress(watcher)
                     return
+                await self._turns.take()  # What ends meanwhile goes along.
                 before = watcher.cursor
                 async for message in self._messages(watcher, watcher.take(), before, watcher.cursor):
                     yield message
@@ -297,34 +303,47 @@ class Ends:
         """Packs ends into messages; only the last of them has come as far as `after`. What is yet to be read is read a
         few at a time, when there is room in a message."""
         message, size = Message(cursor=before), 0
-        for first in range(0, len(ends), READS_AT_ONCE):
-            for run in await self._read_some(watcher, ends[first : first + READS_AT_ONCE]):
-                if size >= MESSAGE_BYTES:
-                    yield message
-                    message, size = Message(cursor=before), 0
-                message.runs.append(run)
-                size += run.ByteSize()
-        if message.runs:
-            message.cursor = after
-            yield message
+        held = 0
+        try:
+            for first in range(0, len(ends), READS_AT_ONCE):
+                some = ends[first : first + READS_AT_ONCE]
+                held += await self._room.take(
+                    sum(UNREAD_BYTES if _is_read(watcher, end) else _size(end) for end in some)
+                )
+                runs = await self._read_some(watcher, some)
+                sizes = [run.ByteSize() for run in runs]
+                held = self._room.change(held, size + sum(sizes))
+                for run, run_size in zip(runs, sizes, strict=True):
+                    if size >= MESSAGE_BYTES:
+                        yield message
+                        message, size = Message(cursor=before), 0
+                    message.runs.append(run)
+                    size += run_size
+                del runs
+                held = self._room.change(held, size)
+            if message.runs:
+                message.cursor = after
+                yield message
+        finally:
+            self._room.give(held)
 
     async def _read_some(self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow]) -> list[run_pb2.Run]:
         """Renders what is yet to be read."""
-        view, steps = watcher.form
-
-        async def read(row: RunRow) -> run_pb2.Run:
-            if not has_payloads(view) and not steps and row.state == RunState.SUCCEEDED:
-                return render_row(row)
-            try:
-                return await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), view, steps)
-            except RunUnreadable:
-                return render_row(row)  # It keeps nobody from the others.
-
         rows = [end for end in ends if isinstance(end, RunRow)]
         if not rows:
             return [end for end in ends if isinstance(end, run_pb2.Run)]
-        read_runs = iter(await asyncio.gather(*map(read, rows)))
+        read_runs = iter(await asyncio.gather(*(self._read_row(watcher, row) for row in rows)))
         return [next(read_runs) if isinstance(end, RunRow) else end for end in ends]
+
+    async def _read_row(self, watcher: Watcher, row: RunRow) -> run_pb2.Run:
+        """Renders a run that has ended; what its row tells where it cannot be read, was deleted, or was reopened."""
+        if not _is_read(watcher, row):
+            return render_row(row)
+        try:
+            run = await self._reader.read_ended(RunKey(watcher.namespace, row.key.run_id), *watcher.form)
+        except (RunUnreadable, RunNotFound):
+            return render_row(row)  # It keeps nobody from the others.
+        return run if run.round == row.round and RunState(run.state) in ENDED_RUN else render_row(row)
 
     def _progress(self, watcher: Watcher) -> Message:
         progress = run_service_pb2.Progress(time=to_timestamp(self._clock.now()), reconnect=watcher.reconnect)
@@ -332,4 +351,10 @@ class Ends:
 
 
 def _size(end: run_pb2.Run | RunRow) -> int:
-    return end.ByteSize() if isinstance(end, run_pb2.Run) else 1_000
+    return end.ByteSize() if isinstance(end, run_pb2.Run) else ROW_BYTES
+
+
+def _is_read(watcher: Watcher, end: run_pb2.Run | RunRow) -> bool:
+    """Tells whether more is asked for than the row of a run tells."""
+    view, steps = watcher.form
+    return isinstance(end, RunRow) and (steps or has_payloads(view) or end.state != RunState.SUCCEEDED)

@@ -12,7 +12,14 @@ from uuid import UUID
 from baton.v1 import event_pb2, run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import CursorExpired, InvalidCursor, RunNotFound, RunUnreadable, TooManyReads
+from orchestrator.domain.errors import (
+    CursorExpired,
+    FieldFault,
+    InvalidCursor,
+    RunNotFound,
+    RunUnreadable,
+    TooManyReads,
+)
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.run import Run
 from orchestrator.domain.states import ENDED_RUN, RunState
@@ -21,6 +28,7 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.codec import to_message, total_bytes
 from orchestrator.engine.drive import Driver
 from orchestrator.engine.limits import EngineLimits
+from orchestrator.engine.listing import fill_failures
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.looks import Looks, require_row
 from orchestrator.engine.messages import to_timestamp
@@ -67,7 +75,11 @@ def decode_cursor(run_id: UUID, cursor: str) -> int:
             return int(sequence)
     except (ValueError, binascii.Error):
         pass
-    raise InvalidCursor("cursor: not one that WatchRun gave for this run; leave it empty to start with a snapshot")
+    raise _invalid_cursor("not one that WatchRun gave for this run; leave it empty to start with a snapshot")
+
+
+def _invalid_cursor(why: str) -> InvalidCursor:
+    return InvalidCursor(f"cursor: {why}", faults=[FieldFault("cursor", "INVALID_CURSOR", why)])
 
 
 def _expired() -> CursorExpired:
@@ -121,9 +133,9 @@ class RunReader:
     ) -> None:
         self._driver, self._catalogue, self._runs, self._journal = driver, catalogue, runs, journal
         self._clock, self._limits = clock, limits
-        self.room, self._watch_room = ReadRoom(limits.max_read_bytes), ReadRoom(limits.max_watch_bytes)
+        self.room, self.watch_room = ReadRoom(limits.max_read_bytes), ReadRoom(limits.max_watch_bytes)
         self._payloads = PayloadReader(journal, self.room)
-        self._turns = Turns(driver.is_busy)
+        self.turns = Turns(driver.is_busy)
         self.doubt()
         self.draining = asyncio.Event()
         """Set when the replica drains: waits are answered with the run as it is, so that callers ask elsewhere."""
@@ -155,7 +167,9 @@ class RunReader:
         """See ListRuns."""
         rows = await self._runs.list_runs(caller.namespace, terms, before, limit)
         if not has_payloads(view):
-            return [render_row(row) for row in rows]
+            shown = [(row, render_row(row)) for row in rows]
+            await fill_failures(self._journal, self.room, caller.namespace, shown)
+            return [message for _, message in shown]
         messages: list[run_pb2.Run] = []
         left = PAGE_LIMIT_BYTES
         async with self.room.lend(READ_BYTES):
@@ -164,7 +178,7 @@ class RunReader:
                     break  # The page ends before it.
                 try:
                     message = await self._read_in_room(row.key, view, steps=False)
-                except RunUnreadable:
+                except (RunUnreadable, RunNotFound):  # Damaged, or deleted meanwhile.
                     message = render_row(row)  # It keeps nobody from the others.
                 messages.append(message)
                 left -= message.ByteSize()
@@ -256,11 +270,11 @@ class RunReader:
         if cursor:
             sequence = decode_cursor(run_id, cursor)
             if sequence >= (await self._row(key)).next_sequence:
-                raise InvalidCursor("cursor: it lies beyond the run's last event; leave it empty to start anew")
+                raise _invalid_cursor("it lies beyond the run's last event; leave it empty to start anew")
         else:
             snapshot = await self._read(key, view)
             sequence, is_end = snapshot.last_sequence, RunState(snapshot.state) in ENDED_RUN
-            async with self._watch_room.lend(snapshot.ByteSize()):
+            async with self.watch_room.lend(snapshot.ByteSize()):
                 yield run_service_pb2.WatchRunResponse(cursor=encode_cursor(run_id, sequence), snapshot=snapshot)
             del snapshot
             if is_end:
@@ -271,15 +285,15 @@ class RunReader:
             live = self._driver.runs.get(key) or live
             updates = await self._updates_after(live, key, sequence, view == FULL, batch)
             if updates and not has_turn:
-                await self._turns.take()
+                await self.turns.take()
                 has_turn = True
                 continue  # What came meanwhile goes along.
             sent = self._joined.of(key, view == FULL, updates) if batch else updates
-            room = await self._watch_room.take(sum(len(update.data) for update in sent))
+            room = await self.watch_room.take(sum(len(update.data) for update in sent))
             try:
                 for number, update in enumerate(sent):
                     if number:
-                        await self._turns.take()
+                        await self.turns.take()
                     sequence, is_end = update.sequence, update.is_last and _ends_with(live, update.sequence)
                     # Who does not read must not keep a whole run in memory that is not here any more.
                     left, live = (weakref.ref(live) if live is not None else None), None
@@ -288,7 +302,7 @@ class RunReader:
                     if is_end or (update.is_last and await self._already_ended(key, sequence)):
                         return
             finally:
-                self._watch_room.give(room)
+                self.watch_room.give(room)
             has_turn = not updates and await self._wait_updates(key, sequence)
             if not updates and not has_turn:
                 # Its last event was told before the cursor; or its row tells of an end that its journal lacks.
@@ -328,7 +342,7 @@ class RunReader:
         while (left_seconds := mark_seconds - loop.time()) > 0:
             live = self._driver.runs.get(key)
             if live is not None:
-                if live.durable_sequence > sequence or await live.changed(self._turns, left_seconds):
+                if live.durable_sequence > sequence or await live.changed(self.turns, left_seconds):
                     return True
             else:
                 # The row first: what it tells of was durable before the journal is looked at.

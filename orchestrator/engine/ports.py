@@ -142,6 +142,13 @@ class JournalStore(JournalReader, Protocol):
         last ones none where there would be more payloads than `limit_bytes`."""
         ...
 
+    async def read_one_of_each(
+        self, namespace: str, places: Sequence[tuple[UUID, int]], limit_bytes: int
+    ) -> Mapping[UUID, JournalRow]:
+        """Reads one row of each of several runs of a namespace in one statement, by run and sequence, without payloads;
+        of the last ones none where there would be more headers than `limit_bytes`."""
+        ...
+
     async def read_payloads(self, key: RunKey, sequences: Sequence[int], limit_bytes: int) -> Mapping[int, bytes]:
         """Reads the payloads of some rows of a run, in this order, and none after those that have more than
         `limit_bytes` together."""

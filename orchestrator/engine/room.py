@@ -51,6 +51,15 @@ class ReadRoom:
         """Counts `size` bytes that are here already, until they are given."""
         self.taken_bytes += size
 
+    def change(self, held: int, size: int) -> int:
+        """Counts `size` bytes that are here already in place of `held`; returns what is to be given back."""
+        size = size if size > SMALL_READ_BYTES else 0
+        if size > held:
+            self.hold(size - held)
+        elif size < held:
+            self.give(held - size)
+        return size
+
     def give(self, size: int) -> None:
         """Gives room back, to those who have waited longest."""
         self.taken_bytes -= size

@@ -455,7 +455,7 @@ class Submitter:
         else:
             try:
                 run = await self._reader.wait_for_end(key, wait_seconds, view)
-            except errors.TooManyReads:
+            except (errors.TooManyReads, errors.DatabaseUnavailable, errors.RunUnreadable):
                 if key != live.key or live.new is None:
                     raise
                 # It was accepted: whoever submitted it without a request_id, and is refused, would make another run.

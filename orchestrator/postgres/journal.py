@@ -78,6 +78,15 @@ class PostgresJournalStore:
             found[keys[row["position"] - 1]].append(journal_row(row))
         return found
 
+    async def read_one_of_each(
+        self, namespace: str, places: Sequence[tuple[UUID, int]], limit_bytes: int
+    ) -> dict[UUID, JournalRow]:
+        """See JournalStore.read_one_of_each. Errors: DatabaseUnavailable."""
+        run_ids, sequences = [run_id for run_id, _ in places], [sequence for _, sequence in places]
+        query = _QUERIES["read_one_of_each"]
+        rows = await self._reads.fetch_in(namespace, query, namespace, run_ids, sequences, limit_bytes)
+        return {run_ids[row["position"] - 1]: journal_row(row) for row in rows}
+
     async def _write(self, replica_id: UUID, entries: Sequence[RunEntry]) -> list[WriteResult]:
         name, arguments = statement_of(replica_id, entries)
         async with self._journal.lend_kept() as connection:

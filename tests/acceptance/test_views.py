@@ -71,3 +71,16 @@ async def test_steps_and_events_by_themselves_come_without_payloads(baton: Baton
     assert await baton.steps(run.run_id, RESULT) == await baton.steps(run.run_id)
     assert await baton.events(run.run_id, RESULT) == await baton.events(run.run_id)
     assert not any(step.HasField("output") for step in await baton.steps(run.run_id, RESULT))
+
+
+async def test_a_list_tells_why_runs_did_not_succeed(baton: Baton, registered: LabWorker) -> None:
+    hanging = one_step(registered, {"hang": True})
+    failed = await baton.run(one_step(registered, {"failures": 9, "code": 9, "reason": "OVEN_COLD"}), workspace="why")
+    cancelled, going_on = [await baton.submit(hanging, workspace="why") for _ in range(2)]
+    await baton.cancel(cancelled.run_id, "no more")
+    request = run_service_pb2.ListRunsRequest(filter='workspace = "why"')
+    listed = {run.run_id: run for run in (await baton.runs.ListRuns(request, timeout=20)).runs}
+    for run_id, reason in ((failed.run_id, "OVEN_COLD"), (cancelled.run_id, "CANCELLED")):
+        assert listed[run_id].failure == (await baton.get(run_id, FULL)).failure
+        assert listed[run_id].failure.reason == reason
+    assert not listed[going_on.run_id].HasField("failure")

@@ -189,6 +189,16 @@ class JournalStoreConformance:
         read = await stores.journal.read_first([long, other, short], 4, first_bytes)
         assert [len(read[key]) for key in (long, other, short)] == [4, 0, 0]
 
+    async def test_one_row_of_each_of_several_runs_is_read_together(self, stores: Stores) -> None:
+        me, short, long, other = await replica(stores), run_key(), run_key(), run_key("bank")
+        await states(stores, me, submission(short, count=2), submission(long, count=10), submission(other, count=3))
+        places = [(long.run_id, 7), (run_key().run_id, 1), (other.run_id, 3), (short.run_id, 3), (short.run_id, 2)]
+        read = await stores.journal.read_one_of_each(short.namespace, places, 1 << 20)
+        assert {run_id: row.sequence for run_id, row in read.items()} == {long.run_id: 7, short.run_id: 2}
+        assert all(row.header and row.payload is None for row in read.values())
+        first_bytes = len(read[long.run_id].header)
+        assert list(await stores.journal.read_one_of_each(short.namespace, places, first_bytes)) == [long.run_id]
+
     async def test_a_read_ends_with_the_row_that_is_more_than_its_bytes(self, stores: Stores) -> None:
         me, key = await replica(stores), run_key()
         await states(stores, me, submission(key))

@@ -9,14 +9,20 @@ from types import SimpleNamespace
 from typing import Any, cast
 from uuid import UUID, uuid4
 
-from baton.v1 import run_service_pb2
+import pytest
+from baton.v1 import run_pb2, run_service_pb2
 from baton.v1.run_service_pb2 import WatchRunsResponse
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import DatabaseUnavailable
+from orchestrator.domain.errors import DatabaseUnavailable, RunNotFound, RunUnreadable, TooManyReads
+from orchestrator.domain.ids import RevisionKey, RunKey
+from orchestrator.domain.states import RunState
+from orchestrator.engine import room
 from orchestrator.engine.ends import Ends
 from orchestrator.engine.limits import EngineLimits
-from orchestrator.engine.ports import EndedPage, FilterTerm
+from orchestrator.engine.ports import EndedPage, FilterTerm, RunRow
+from orchestrator.engine.room import ReadRoom
+from orchestrator.engine.turns import UPDATES_A_TURN, Turns
 
 CALLER = Caller("default", "anonymous", "grpc")
 BASIC = run_service_pb2.RUN_VIEW_BASIC
@@ -24,10 +30,12 @@ LIMITS = EngineLimits(foreign_poll_seconds=0.001, watch_progress_seconds=0.01)
 
 
 class Store:
-    """Tells of no end, at the position `p1` and then at what a test says; counts the looks at ends of others."""
+    """Tells of no end, at the position `p1` and then at what a test says; counts the looks at ends of others. Who asks
+    from a position on which is not the last is told the `rows`."""
 
-    def __init__(self) -> None:
+    def __init__(self, rows: Sequence[RunRow] = ()) -> None:
         self.position = "p1"
+        self.rows = list(rows)
         self.looks = 0
         self.looked = asyncio.Event()
 
@@ -40,7 +48,7 @@ class Store:
         if but_of is not None:
             self.looks += 1
             self.looked.set()
-        return EndedPage([], self.position, False)
+        return EndedPage(self.rows if position != self.position else [], self.position, False)
 
     async def look_again(self) -> None:
         """Waits for two looks from now on: the first may have begun before."""
@@ -49,11 +57,34 @@ class Store:
             await self.looked.wait()
 
 
+class Reader:
+    """Reads runs of `size` bytes, as they are in `state` and `round`; none where it is told to raise."""
+
+    def __init__(self, size: int = 0, limit_bytes: int = LIMITS.max_watch_bytes) -> None:
+        self.size, self.state, self.round = size, run_pb2.RUN_STATE_FAILED, 1
+        self.error: Exception | None = None
+        self.turns, self.watch_room = Turns(lambda: False), ReadRoom(limit_bytes)
+
+    async def read_ended(self, key: RunKey, view: int, steps: bool) -> run_pb2.Run:
+        if self.error is not None:
+            raise self.error
+        return run_pb2.Run(run_id=str(key.run_id), state=self.state, round=self.round, workspace="x" * self.size)
+
+
+def ends_of(reader: Reader, store: Store, journal: object) -> Ends:
+    clock = SimpleNamespace(now=lambda: 0)
+    return Ends(cast(Any, reader), cast(Any, store), cast(Any, journal), cast(Any, clock), LIMITS)
+
+
+def failed_row() -> RunRow:
+    key, failed = RunKey("default", uuid4()), int(RunState.FAILED)
+    return RunRow(key, RevisionKey("default", "w", "r"), failed, 1, 3, 1, 1, "", "", "", (), {}, 0, 0, 0, 0)
+
+
 @asynccontextmanager
 async def watched(store: Store, journal: object) -> AsyncIterator[tuple[Ends, AsyncGenerator[WatchRunsResponse, None]]]:
     """Ends that look for those of others, and one watch of them that has caught up to `p1`."""
-    clock = SimpleNamespace(now=lambda: 0)
-    ends = Ends(cast(Any, None), cast(Any, store), cast(Any, journal), cast(Any, clock), LIMITS)
+    ends = ends_of(Reader(), store, journal)
     following = asyncio.ensure_future(ends.run(uuid4()))
     try:
         async with aclosing(ends.watch(CALLER, (), "", BASIC, False)) as watch:
@@ -104,3 +135,72 @@ async def test_a_database_that_is_away_ends_no_watch() -> None:
         store.position = "p2"
         while (await anext(watch)).cursor != "p2":
             pass
+
+
+async def caught_up(ends: Ends) -> list[run_pb2.Run]:
+    """What a watch from before tells until it has caught up."""
+    runs: list[run_pb2.Run] = []
+    async with asyncio.timeout(20), aclosing(ends.watch(CALLER, (), "p0", BASIC, False)) as watch:
+        async for message in watch:
+            runs += message.runs
+            if message.HasField("progress"):
+                break
+    return runs
+
+
+@pytest.mark.parametrize("error", [RunNotFound("deleted"), RunUnreadable("damaged")])
+async def test_a_run_that_cannot_be_read_any_more_is_told_by_its_row(error: Exception) -> None:
+    reader, row = Reader(), failed_row()
+    reader.error = error
+    (run,) = await caught_up(ends_of(reader, Store([row]), SimpleNamespace(batches_begun=0, batches_ended=0)))
+    assert (run.run_id, run.state) == (str(row.key.run_id), run_pb2.RUN_STATE_FAILED)
+
+
+async def test_a_run_that_was_reopened_is_told_as_it_ended() -> None:
+    reader, journal = Reader(size=10), SimpleNamespace(batches_begun=0, batches_ended=0)
+    for state, life in (
+        (run_pb2.RUN_STATE_RUNNING, 2),
+        (run_pb2.RUN_STATE_SUCCEEDED, 2),
+        (run_pb2.RUN_STATE_RUNNING, 1),
+    ):
+        reader.state, reader.round = state, life
+        (run,) = await caught_up(ends_of(reader, Store([failed_row()]), journal))
+        assert (run.state, run.round, run.workspace) == (run_pb2.RUN_STATE_FAILED, 1, "")
+    reader.state, reader.round = run_pb2.RUN_STATE_FAILED, 1
+    (run,) = await caught_up(ends_of(reader, Store([failed_row()]), journal))
+    assert run.workspace == "x" * 10
+
+
+async def test_what_waits_for_watchers_that_do_not_read_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "WAIT_SECONDS", 0.05)
+    reader = Reader(size=1 << 20, limit_bytes=4 << 20)
+    ends = ends_of(reader, Store([failed_row() for _ in range(4)]), SimpleNamespace(batches_begun=0, batches_ended=0))
+    async with asyncio.timeout(20), aclosing(ends.watch(CALLER, (), "p0", BASIC, False)) as stopped:
+        assert len((await anext(stopped)).runs) == 1
+        assert reader.watch_room.taken_bytes >= 4 << 20
+        with pytest.raises(TooManyReads):
+            await caught_up(ends)
+        assert [len((await anext(stopped)).runs) for _ in range(3)] == [1, 1, 1]
+        assert (await anext(stopped)).HasField("progress")
+        assert reader.watch_room.taken_bytes == 0
+    assert len(await caught_up(ends)) == 4
+
+
+async def test_watchers_go_on_in_turns_and_what_ends_meanwhile_goes_along() -> None:
+    reader, store = Reader(), Store()
+    reader.turns = Turns(lambda: True)
+    ends = ends_of(reader, store, SimpleNamespace(batches_begun=0, batches_ended=0))
+    watches = [ends.watch(CALLER, (), "", BASIC, False) for _ in range(20 * UPDATES_A_TURN)]
+    for watch in watches:
+        assert (await anext(watch)).HasField("progress")
+    messages = [asyncio.ensure_future(anext(watch)) for watch in watches]
+    (space,) = ends._spaces.values()
+    for name in ("first", "second"):
+        for watcher in space.watchers():
+            watcher.tell(run_pb2.Run(run_id=name))
+        await asyncio.wait(messages, return_when=asyncio.FIRST_COMPLETED)
+    told = [[run.run_id for run in (await message).runs] for message in messages]
+    assert told[0] == ["first"]
+    assert told[-1] == ["first", "second"]
+    for watch in watches:
+        await watch.aclose()

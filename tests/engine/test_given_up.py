@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from baton.v1 import run_pb2, run_service_pb2
 
 from benchmarks import hotpath
 from orchestrator.domain import events as ev
+from orchestrator.domain.errors import DatabaseUnavailable
 from orchestrator.domain.events import Event
 from orchestrator.domain.run import Run
 from orchestrator.engine import journal
@@ -160,3 +162,46 @@ async def test_a_submission_that_fails_holds_up_no_other_of_its_batch(
         many = [(hotpath.CALLER, submission("W1")) for _ in range(3)]
         answers, _ = await asyncio.wait_for(place.engine.runs.submit_many(many), 20)
         assert [isinstance(answer, BaseException) for answer in answers] == [True, False, False]
+
+
+async def test_an_end_is_told_though_its_run_was_given_up_while_it_was_written(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with engine_on(database, monkeypatch) as place:
+        live = await begun(place, "W1", 1)
+        basic = run_service_pb2.RUN_VIEW_BASIC
+        async with (
+            asyncio.timeout(20),
+            aclosing(place.engine.runs.watch_ends(hotpath.CALLER, (), "", basic, False)) as watch,
+        ):
+            assert (await anext(watch)).HasField("progress")
+            place.gate.open.clear()
+            place.worker.answer(0)
+            await until(lambda: place.gate.waiting and live.run.ended)
+            place.driver._worklist.fail(live)
+            place.gate.open.set()
+            assert await end_of(place, live) == SUCCEEDED
+            while not (told := (await anext(watch)).runs):
+                pass
+            assert [(run.run_id, run.state) for run in told] == [(live.run_id, SUCCEEDED)]
+
+
+async def test_a_submission_that_was_accepted_is_answered_so_while_the_run_cannot_be_read(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever submitted without a request_id, and heard of a fault, would make another run."""
+    async with engine_on(database, monkeypatch) as place:
+        request = submission("W1", wait_timeout=1)
+        answered = asyncio.ensure_future(place.engine.runs.submit(hotpath.CALLER, request))
+        await until(lambda: len(place.worker.calls) == 1 and not place.driver.journal.queued_events)
+        (live,) = place.driver.runs.values()
+
+        async def away(_: object) -> None:
+            raise DatabaseUnavailable("away")
+
+        place.gate.open.clear()
+        monkeypatch.setattr(place.engine._reader._runs, "get_run", away)
+        place.worker.answer(0)
+        answer = await answered
+        assert (answer.run.run_id, answer.run.state) == (live.run_id, run_pb2.RUN_STATE_PENDING)
+        place.gate.open.set()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from baton.v1 import run_pb2, run_service_pb2
 
 from orchestrator.domain.caller import Caller
-from orchestrator.domain.errors import TooManyReads
+from orchestrator.domain.errors import InvalidCursor, RunNotFound, TooManyReads
 from orchestrator.domain.events import Payload
 from orchestrator.domain.ids import RunKey
 from orchestrator.engine import inspect, room
@@ -94,3 +94,27 @@ async def test_what_was_done_to_a_run_is_told_by_its_row_where_there_is_no_room(
 
     monkeypatch.setattr(reader, "_read", read)
     assert await reader.get_after(Caller("default", "ada", "grpc"), run_id) == (shown, encode_cursor(run_id, 7))
+
+
+async def test_a_list_goes_on_over_a_run_that_is_deleted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [SimpleNamespace(key=SimpleNamespace(run_id=uuid4())) for _ in range(3)]
+    reader = reader_of(None)
+    monkeypatch.setattr(reader, "_runs", SimpleNamespace(list_runs=lambda *_: asyncio.sleep(0, rows)))
+    monkeypatch.setattr(inspect, "render_row", lambda row: run_pb2.Run(run_id=str(row.key.run_id)))
+
+    async def read(key: Any, *_: object, steps: bool) -> run_pb2.Run:
+        if key is rows[1].key:
+            raise RunNotFound("deleted")
+        return run_pb2.Run(run_id=str(key.run_id), workspace="read")
+
+    monkeypatch.setattr(reader, "_read_in_room", read)
+    listed = await reader.list(Caller("default", "ada", "grpc"), (), None, 10, inspect.FULL)
+    assert [run.run_id for run in listed] == [str(row.key.run_id) for row in rows]
+    assert [run.workspace for run in listed] == ["read", "", "read"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "", "é", encode_cursor(UUID(int=7), 3)])
+def test_a_cursor_of_something_else_is_refused_by_its_field(cursor: str) -> None:
+    with pytest.raises(InvalidCursor) as caught:
+        inspect.decode_cursor(uuid4(), cursor)
+    assert [fault.path for fault in caught.value.faults] == ["cursor"]

@@ -179,6 +179,23 @@ class SimulatedJournal:
 
         return await self._link.ask("read", read)
 
+    async def read_one_of_each(
+        self, namespace: str, places: Sequence[tuple[UUID, int]], limit_bytes: int
+    ) -> dict[UUID, JournalRow]:
+        """See JournalStore.read_one_of_each."""
+
+        def read() -> dict[UUID, JournalRow]:
+            found: dict[UUID, JournalRow] = {}
+            left = limit_bytes
+            for run_id, sequence in places:
+                for row in self._database.read_events(RunKey(namespace, run_id), sequence - 1, 1, False):
+                    left -= len(row.header)
+                    if left >= 0:
+                        found[run_id] = row
+            return found
+
+        return await self._link.ask("read", read)
+
 
 class SimulatedRuns:
     """RunStore."""

@@ -232,6 +232,22 @@ FROM (
 WHERE coalesce(payload_bytes, 0) <= $4::bigint
 ORDER BY position, sequence
 
+-- name: read_one_of_each
+-- Reads one event of each of several runs of a namespace in their order, without payloads, and none of the last ones where
+-- there would be more than $4 bytes of headers.
+SELECT position, sequence, kind, attempt, event_time, step, payload_type, header, NULL::bytea AS payload
+FROM (
+    SELECT k.position, e.*, sum(octet_length(e.header)) OVER (ORDER BY k.position) AS header_bytes
+    FROM unnest($2::uuid[], $3::bigint[]) WITH ORDINALITY AS k (run_id, sequence, position) CROSS JOIN LATERAL (
+        SELECT sequence, kind, attempt, event_time, step, payload_type, header
+        FROM events
+        WHERE namespace = $1 AND run_id = k.run_id AND sequence = k.sequence
+        OFFSET 0
+    ) AS e
+) AS f
+WHERE header_bytes <= $4::bigint
+ORDER BY position
+
 -- name: read_headers
 -- Does what `read_events` does without payloads, which are not counted either.
 SELECT sequence, kind, attempt, event_time, step, payload_type, header, NULL::bytea AS payload

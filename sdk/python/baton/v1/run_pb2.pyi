@@ -338,7 +338,7 @@ class Run(_message.Message):
     workspace: _builtins.str
     """Context boundary inside the namespace, such as one conversation; empty for none."""
     trace_id: _builtins.str
-    """W3C trace id, 32 hex digits."""
+    """W3C trace id, 32 hex digits; left out of lists."""
     round: _builtins.int
     """Life of the run: 1, and one more each time an ended run is reopened."""
     last_sequence: _builtins.int
@@ -346,13 +346,13 @@ class Run(_message.Message):
     step_count: _builtins.int
     """How many steps the run has; 0 where it is shown without steps."""
     parent_run_id: _builtins.str
-    """Run whose step runs this one; empty for none."""
+    """Run whose step runs this one; empty for none, and in lists."""
     parent_step: _builtins.str
     """Step of that run."""
     paused: _builtins.bool
-    """Whether the run is paused: no attempt starts until ResumeRun."""
+    """Whether the run is paused: no attempt starts until ResumeRun. Left out of lists."""
     forked_run_id: _builtins.str
-    """Run that this one was forked from; empty for none."""
+    """Run that this one was forked from; empty for none, and in lists."""
     forked_step: _builtins.str
     """Step that it was forked at."""
     priority: _builtins.int
