@@ -125,6 +125,10 @@ class CancelRequest:
     principal: str
 
 
+PARENT_ENDED = "its parent ended"
+"""Reason that a run is cancelled for whose step that runs it should have done that."""
+
+
 @value
 class Delegation:
     """A running attempt wants a step to be added to its run. That it may is checked before (plan.delegation_limit)."""

@@ -19,7 +19,7 @@ from orchestrator.domain.caller import Caller
 from orchestrator.domain.events import Payload
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import CancelRequest, ChildRunEnded
+from orchestrator.domain.inputs import PARENT_ENDED, CancelRequest, ChildRunEnded
 from orchestrator.domain.plan import step_expire_time
 from orchestrator.domain.states import ENDED_RUN, ENDED_STEP, RunState
 from orchestrator.domain.tracing import format_traceparent, parse_traceparent, step_span_id
@@ -86,6 +86,8 @@ class ChildRuns:
         self._beginning: set[RunKey] = set()  # Those in `_to_begin`, and those that were taken out last.
         self._to_begin: asyncio.Queue[RunKey] = asyncio.Queue()
         self._to_cancel: dict[RunKey, Caller] = {}
+        self._cancel_now = asyncio.Event()
+        self._looked_to = 0  # How many children were looked at for their parents, of those that are here.
         self._to_poke: list[RunKey] = []  # Parents that are parked, or driven elsewhere.
 
     def follow(self, live: LiveRun, step: int, awaited: RunAwaited) -> None:
@@ -98,11 +100,11 @@ class ChildRuns:
         """Cancels the child run of a step that ended before it; the step's end is durable."""
         key = RunKey(live.key.namespace, UUID(awaited.run_id))
         self._forget(key)
-        self._to_cancel[key] = Caller(live.key.namespace, live.run.principal, live.run.channel)
         child = self._driver.runs.get(key)
         if child is not None and not child.run.ended:
-            del self._to_cancel[key]
             self._driver.advance(child, CancelRequest(REASON, live.run.principal))
+        else:
+            self._cancel_soon(key, Caller(live.key.namespace, live.run.principal, live.run.channel))
 
     def run_ended(self, live: LiveRun) -> None:
         """Takes note of a run whose end is durable here."""
@@ -131,6 +133,7 @@ class ChildRuns:
             for _ in range(BEGUN_AT_ONCE):
                 group.create_task(self._begin_all())
             group.create_task(self._look_for_ever())
+            group.create_task(self._cancel_for_ever())
 
     def _forget(self, key: RunKey) -> None:
         self._followed.pop(key, None)
@@ -212,7 +215,7 @@ class ChildRuns:
         if state is WriteState.REQUEST_TAKEN and await self._runs.get_run(followed.child) is None:
             raise errors.RequestIdReused(f"the request id {request.request_id} belongs to another run")
         if step.wait is not awaited and await live.durable(live.run.sequence):
-            self._to_cancel[followed.child] = caller  # The step ended when there was nothing to cancel yet.
+            self._cancel_soon(followed.child, caller)  # The step ended when there was nothing to cancel yet.
 
     # --- look
 
@@ -222,8 +225,8 @@ class ChildRuns:
             await asyncio.sleep(LOOK_SECONDS)
             looks += 1
             try:
+                self._cancel_now.set()  # What could not be cancelled before.
                 await self._look()
-                await self._cancel()
                 await self._poke()
                 if looks % LOOKS_AT_PARENTS == 0:
                     await self._look_at_parents()
@@ -274,6 +277,25 @@ class ChildRuns:
             payload = Payload(run.output.type_url.rpartition("/")[2], run.output.value)
         self._tell(followed, failure, payload)
 
+    # --- cancel
+
+    def _cancel_soon(self, child: RunKey, caller: Caller) -> None:
+        """Cancels a child that is not in memory: at once, as nobody knows of this where the replica goes before. The
+        child is then cancelled when it is taken over (recovery.py)."""
+        self._to_cancel[child] = caller
+        self._cancel_now.set()
+
+    async def _cancel_for_ever(self) -> None:
+        while True:
+            await self._cancel_now.wait()
+            self._cancel_now.clear()
+            try:
+                await self._cancel()
+            except errors.DatabaseUnavailable:
+                continue
+            except Exception:  # as above
+                _LOGGER.exception("child runs could not be cancelled")
+
     async def _cancel(self) -> None:
         for key, caller in list(self._to_cancel.items()):
             try:
@@ -310,7 +332,9 @@ class ChildRuns:
             for live in self._driver.runs.values()
             if live.run.parent_run_id and not live.run.ended and live.key not in self._followed
         ]
-        for live in children[:LOOKED_AT]:
+        first = self._looked_to if self._looked_to < len(children) else 0
+        self._looked_to = first + LOOKED_AT
+        for live in children[first : self._looked_to]:
             key = RunKey(live.key.namespace, UUID(live.run.parent_run_id))
             parent = self._driver.runs.get(key)
             if parent is not None:
@@ -319,7 +343,7 @@ class ChildRuns:
                 row = await self._runs.get_run(key)
                 ended = row is None or row.state in ENDED_RUN
             if ended:
-                self._driver.advance(live, CancelRequest("its parent ended", live.run.principal))
+                self._driver.advance(live, CancelRequest(PARENT_ENDED, live.run.principal))
 
 
 def _has_left(parent: LiveRun, step: str) -> bool:

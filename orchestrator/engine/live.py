@@ -143,6 +143,8 @@ class LiveRun:
         """Steps that wait for their child runs."""
         self.cut_off: set[int] = set()
         """Steps whose calls the owner before cut off as it was stopped in good order, until they are sent again."""
+        self.orphaned = False
+        """Whether it was taken over after the run whose step runs it had ended."""
         self.timers: dict[TimerKey, Timer] = {}
         """Timers of steps."""
         self.data = RunData(self.run, compiled, scope)

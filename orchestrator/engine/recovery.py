@@ -19,7 +19,7 @@ from uuid import UUID
 from orchestrator.domain.errors import DatabaseUnavailable, ShuttingDown
 from orchestrator.domain.failures import Code, Failure, Origin
 from orchestrator.domain.ids import RunKey
-from orchestrator.domain.inputs import Abandonment, Input, Resumption
+from orchestrator.domain.inputs import PARENT_ENDED, Abandonment, CancelRequest, Input, Resumption
 from orchestrator.domain.states import ENDED_RUN, StepState
 from orchestrator.engine.balance import YIELD_SECONDS, Balance
 from orchestrator.engine.catalogue import Catalogue
@@ -237,7 +237,11 @@ class Recovery:
             return None
         if row.handed_over:
             live.cut_off = {index for index, step in enumerate(live.run.steps) if step.state is StepState.RUNNING}
-        return live if self._go_on(live, Resumption(row.handed_over)) else None
+        if not self._go_on(live, Resumption(row.handed_over)):
+            return None
+        if live.orphaned:
+            self._driver.advance(live, CancelRequest(PARENT_ENDED, live.run.principal))
+        return live
 
     def _go_on(self, live: LiveRun, given: Input) -> bool:
         """Drives a run on that was rebuilt. One by which that fails is given up: it must not keep this replica, and
@@ -274,11 +278,22 @@ class Recovery:
         live = await load_run(journal, row, self._catalogue)
         if live.run.ended:
             return None
+        live.orphaned = await self._has_lost_parent(live)
         held = self._driver.runs.get(row.key)
         if held is not None and held.epoch > live.epoch:
             return None  # This replica had lost it meanwhile, with its lease, and has taken it over again.
         self._driver.adopt(live)
         return live
+
+    async def _has_lost_parent(self, live: LiveRun) -> bool:
+        """Tells whether a child is taken over after its parent has ended: who should have cancelled it went away."""
+        if not live.run.parent_run_id:
+            return False
+        key = RunKey(live.key.namespace, UUID(live.run.parent_run_id))
+        if key in self._driver.runs:
+            return False
+        row = await self._runs.get_run(key)
+        return row is None or row.state in ENDED_RUN
 
 
 def _tell_taken(adopted: int, handed_over: int) -> None:

@@ -179,3 +179,29 @@ async def test_runs_at_work_and_in_queues_stay_in_memory(
     witness = await baton.submit(waiting(other.contract, "3600s"))
     assert (await all_parked(server.dsn, [witness.run_id])).keys() == {witness.run_id}
     await other.stop()
+
+
+@pytest.mark.parametrize("transport", ["unary"], indirect=True)
+async def test_a_parked_child_does_nothing_more_though_its_replica_dies_as_the_parent_is_cancelled(
+    start_server: StartServer, connect: Connect, contract: Contract, lab: LabWorker
+) -> None:
+    server = await start_server(BATON_PARK_SECONDS="0.5", BATON_LEASE_SECONDS="1")
+    baton = connect(server)
+    await baton.register("lab", lab.address)
+    nap = {"id": "nap", "sleep": {"duration": {"literal": "8s"}}}
+    await baton.apply(
+        {"name": "napping", "steps": [nap, {"id": "do", "method": contract.method("Lab/Do"), "after": ["nap"]}]}
+    )
+    run = await baton.submit({"steps": [{"id": "sub", "run_workflow": {"workflow": "napping"}}]})
+
+    async def begun() -> str:
+        return step_of(await baton.get(run.run_id), "sub").child_run_id
+
+    child_id = await eventually(begun)
+    await all_parked(server.dsn, [run.run_id, child_id])
+    await baton.cancel(run.run_id)
+    await server.kill()
+    await server.start()
+    child = await baton.end(child_id)
+    assert (child.state, step_of(child, "do").attempts) == (CANCELLED, [])
+    assert lab.notes == []

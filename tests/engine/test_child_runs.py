@@ -1,17 +1,20 @@
-"""Ends of child runs that cannot be read at the moment: their steps wait on, and nothing else waits for them."""
+"""Child runs: ends that cannot be read at the moment, and children whose parents have left them."""
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 from uuid import uuid4
 
+import pytest
 from baton.v1 import run_pb2
 
-from orchestrator.domain.errors import TooManyReads
+from orchestrator.domain.errors import DatabaseUnavailable, TooManyReads
 from orchestrator.domain.ids import RunKey
 from orchestrator.domain.states import RunState
 from orchestrator.domain.waits import RunAwaited
+from orchestrator.engine import child_runs
 from orchestrator.engine.child_runs import ChildRuns
 
 
@@ -58,3 +61,61 @@ async def test_an_end_that_finds_no_room_to_be_read_fails_no_step() -> None:
     await children._look()
     ((told, end),) = given
     assert (told, end.failure) == (live, None)
+
+
+def child_of(parent: RunKey) -> Any:
+    run = SimpleNamespace(parent_run_id=str(parent.run_id), parent_step="s", ended=False, principal="p")
+    return SimpleNamespace(key=RunKey("default", uuid4()), run=run)
+
+
+def children_of(driven: dict[RunKey, Any], cancelled: list[RunKey], **others: Any) -> ChildRuns:
+    driver = SimpleNamespace(runs=driven, advance=lambda live, _: cancelled.append(live.key))
+    names = ("submitter", "reader", "runs", "replicas", "ownership", "ask_elsewhere")
+    return ChildRuns(cast(Any, driver), *[cast(Any, others.get(name)) for name in names])
+
+
+async def test_every_child_is_looked_at_in_turn_for_whether_its_parent_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child_runs, "LOOKED_AT", 3)
+    parents = {RunKey("default", uuid4()): RunState.RUNNING for _ in range(10)}
+    lives = [child_of(parent) for parent in parents]
+    parents[next(reversed(parents))] = RunState.CANCELLED
+
+    async def get_run(key: RunKey) -> Any:
+        return SimpleNamespace(state=parents[key])
+
+    cancelled: list[RunKey] = []
+    driven = {live.key: live for live in lives}
+    children = children_of(driven, cancelled, runs=SimpleNamespace(get_run=get_run))
+    for _ in range(4):
+        await children._look_at_parents()
+    assert cancelled == [lives[-1].key]
+
+
+async def test_a_child_that_is_not_in_memory_is_cancelled_at_once_and_again_where_that_failed() -> None:
+    """Nobody else knows that it is to be: its parent has ended."""
+    child, cancelled = child_of(RunKey("default", uuid4())), list[RunKey]()
+    answers: list[Any] = [DatabaseUnavailable("away"), child]
+    asked = asyncio.Event()
+
+    async def find(_: RunKey) -> Any:
+        asked.set()
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    children = children_of({}, cancelled, ownership=SimpleNamespace(find=find))
+    parent: Any = SimpleNamespace(key=RunKey("default", uuid4()), run=SimpleNamespace(principal="p", channel="c"))
+    cancelling = asyncio.ensure_future(children._cancel_for_ever())
+    async with asyncio.timeout(20):
+        children.leave(parent, RunAwaited(str(child.key.run_id), "w", ""))
+        await asked.wait()
+        asked.clear()
+        assert cancelled == []
+        children._cancel_now.set()  # As each look does.
+        await asked.wait()
+    await asyncio.sleep(0)
+    assert cancelled == [child.key]
+    cancelling.cancel()
