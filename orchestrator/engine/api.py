@@ -35,7 +35,7 @@ from orchestrator.engine.approval_ports import ApprovalPosition
 from orchestrator.engine.mend_many import MendedMany
 from orchestrator.engine.ports import FilterTerm
 from orchestrator.engine.replica_ports import ReadAsked, WriteGiven
-from orchestrator.engine.updates import Update
+from orchestrator.engine.updates import Encoded, Update
 from orchestrator.engine.worker_ports import ReadBatonFrame, ReadFrame, WriteFrame, WriteWorkerFrame
 
 
@@ -57,7 +57,7 @@ class Runs(Protocol):
 
     def watch_ends(
         self, caller: Caller, terms: Sequence[FilterTerm], cursor: str, view: int, steps: bool
-    ) -> AsyncGenerator[run_service_pb2.WatchRunsResponse, None]:
+    ) -> AsyncGenerator[run_service_pb2.WatchRunsResponse | Encoded, None]:
         """Streams runs that meet every term as they end; see WatchRuns."""
         ...
 

@@ -31,6 +31,7 @@ from orchestrator.engine.live import LiveRun
 from orchestrator.engine.matching import Mark, RunFacts, facts_of_live, facts_of_row, mark_of, meets
 from orchestrator.engine.messages import to_timestamp
 from orchestrator.engine.ports import Clock, FilterTerm, RunRow, RunStore
+from orchestrator.engine.updates import Encoded, encode_field
 from orchestrator.engine.view import has_payloads, render_row
 
 _LOGGER = logging.getLogger(__name__)
@@ -58,7 +59,8 @@ POSITION_SECONDS = 1.0
 
 
 class Watcher:
-    """One watch: what waits for its caller to read it. An end is a rendered run, or a row that is yet to be read."""
+    """One watch: what waits for its caller to read it. An end is a run as it stands in a message, shared by all who
+    watch in the same form, or a row that is yet to be read."""
 
     def __init__(self, namespace: str, terms: Sequence[FilterTerm], form: Form) -> None:
         self.namespace, self.terms, self.form = namespace, terms, form
@@ -67,11 +69,11 @@ class Watcher:
         self.caught_up = False
         """Whether every end before now was told or waits here: only then positions move the cursor."""
         self.reconnect = False
-        self._pending: deque[run_pb2.Run | RunRow | str] = deque()
+        self._pending: deque[bytes | RunRow | str] = deque()
         self._bytes = 0
         self._changed = asyncio.Event()
 
-    def tell(self, end: run_pb2.Run | RunRow) -> None:
+    def tell(self, end: bytes | RunRow) -> None:
         """Adds one end; where too many wait, drops all of them and asks the caller to watch again."""
         if self.reconnect:
             return
@@ -108,9 +110,9 @@ class Watcher:
                 return False
         return True
 
-    def take(self) -> list[run_pb2.Run | RunRow]:
+    def take(self) -> list[bytes | RunRow]:
         """Takes what fits one message, and moves the cursor past positions in between."""
-        taken: list[run_pb2.Run | RunRow] = []
+        taken: list[bytes | RunRow] = []
         size = 0
         while self._pending and (isinstance(self._pending[0], str) or len(taken) < MESSAGE_RUNS):
             end = self._pending.popleft()
@@ -179,12 +181,12 @@ class Ends:
         if space is None:
             return
         try:
-            rendered: dict[Form, run_pb2.Run] = {}
+            encoded: dict[Form, bytes] = {}
             for watcher in space.concerned(facts_of_live(live)):
-                message = rendered.get(watcher.form)
-                if message is None:
-                    message = rendered[watcher.form] = self._reader.render_ended(live, *watcher.form)
-                watcher.tell(message)
+                run = encoded.get(watcher.form)
+                if run is None:
+                    run = encoded[watcher.form] = _encode_run(self._reader.render_ended(live, *watcher.form))
+                watcher.tell(run)
         except Exception:  # whatever it is, the journal goes on, and watchers read this end from the database
             _LOGGER.exception("run %s: its end could not be told", live.key.run_id)
             for watcher in space.watchers():
@@ -245,7 +247,7 @@ class Ends:
 
     async def watch(
         self, caller: Caller, terms: Sequence[FilterTerm], cursor: str, view: int, steps: bool
-    ) -> AsyncGenerator[Message, None]:
+    ) -> AsyncGenerator[Message | Encoded, None]:
         """See WatchRuns. How long a stream may last is the door's business."""
         watcher = Watcher(caller.namespace, terms, (view, steps))
         watcher.cursor = cursor or await self._runs.end_position()
@@ -287,7 +289,7 @@ class Ends:
                 if not self._spaces:
                     self._watched.clear()
 
-    async def _catch_up(self, watcher: Watcher) -> AsyncGenerator[Message, None]:
+    async def _catch_up(self, watcher: Watcher) -> AsyncGenerator[Message | Encoded, None]:
         """Tells what ended after the cursor, up to now, page by page."""
         more = True
         while more:
@@ -298,12 +300,11 @@ class Ends:
             watcher.cursor, more = page.position, page.more
 
     async def _messages(
-        self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow], before: str, after: str
-    ) -> AsyncGenerator[Message, None]:
+        self, watcher: Watcher, ends: Sequence[bytes | RunRow], before: str, after: str
+    ) -> AsyncGenerator[Message | Encoded, None]:
         """Packs ends into messages; only the last of them has come as far as `after`. What is yet to be read is read a
         few at a time, when there is room in a message."""
-        message, size = Message(cursor=before), 0
-        held = 0
+        message, size, held = list[bytes](), 0, 0
         try:
             for first in range(0, len(ends), READS_AT_ONCE):
                 some = ends[first : first + READS_AT_ONCE]
@@ -311,29 +312,27 @@ class Ends:
                     sum(UNREAD_BYTES if _is_read(watcher, end) else _size(end) for end in some)
                 )
                 runs = await self._read_some(watcher, some)
-                sizes = [run.ByteSize() for run in runs]
-                held = self._room.change(held, size + sum(sizes))
-                for run, run_size in zip(runs, sizes, strict=True):
+                held = self._room.change(held, size + sum(map(len, runs)))
+                for run in runs:
                     if size >= MESSAGE_BYTES:
-                        yield message
-                        message, size = Message(cursor=before), 0
-                    message.runs.append(run)
-                    size += run_size
+                        yield _encode(message, before)
+                        message, size = [], 0
+                    message.append(run)
+                    size += len(run)
                 del runs
                 held = self._room.change(held, size)
-            if message.runs:
-                message.cursor = after
-                yield message
+            if message:
+                yield _encode(message, after)
         finally:
             self._room.give(held)
 
-    async def _read_some(self, watcher: Watcher, ends: Sequence[run_pb2.Run | RunRow]) -> list[run_pb2.Run]:
-        """Renders what is yet to be read."""
+    async def _read_some(self, watcher: Watcher, ends: Sequence[bytes | RunRow]) -> Sequence[bytes]:
+        """Encodes what is yet to be read."""
         rows = [end for end in ends if isinstance(end, RunRow)]
         if not rows:
-            return [end for end in ends if isinstance(end, run_pb2.Run)]
+            return [end for end in ends if isinstance(end, bytes)]
         read_runs = iter(await asyncio.gather(*(self._read_row(watcher, row) for row in rows)))
-        return [next(read_runs) if isinstance(end, RunRow) else end for end in ends]
+        return [_encode_run(next(read_runs)) if isinstance(end, RunRow) else end for end in ends]
 
     async def _read_row(self, watcher: Watcher, row: RunRow) -> run_pb2.Run:
         """Renders a run that has ended; what its row tells where it cannot be read, was deleted, or was reopened."""
@@ -350,11 +349,19 @@ class Ends:
         return Message(cursor=watcher.cursor, progress=progress)
 
 
-def _size(end: run_pb2.Run | RunRow) -> int:
-    return end.ByteSize() if isinstance(end, run_pb2.Run) else ROW_BYTES
+def _size(end: bytes | RunRow) -> int:
+    return len(end) if isinstance(end, bytes) else ROW_BYTES
 
 
-def _is_read(watcher: Watcher, end: run_pb2.Run | RunRow) -> bool:
+def _encode_run(run: run_pb2.Run) -> bytes:
+    return encode_field(Message.RUNS_FIELD_NUMBER, run.SerializeToString())
+
+
+def _encode(runs: Sequence[bytes], cursor: str) -> Encoded:
+    return Encoded(cursor, encode_field(Message.CURSOR_FIELD_NUMBER, cursor.encode()) + b"".join(runs))
+
+
+def _is_read(watcher: Watcher, end: bytes | RunRow) -> bool:
     """Tells whether more is asked for than the row of a run tells."""
     view, steps = watcher.form
     return isinstance(end, RunRow) and (steps or has_payloads(view) or end.state != RunState.SUCCEEDED)

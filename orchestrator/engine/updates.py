@@ -42,16 +42,20 @@ HELD_BYTES = 64 << 10
 JOINED_LIMIT = 16
 """Most joined updates that are kept, for others who are at the same place."""
 
-_MORE_TAG = bytes((WatchRunResponse.MORE_FIELD_NUMBER << 3 | 2,))
-
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """One event, or some that follow each other, as a serialized WatchRunResponse; the cursor and sequence of the last
-    of them, and whether that is the last of a round."""
+class Encoded:
+    """A message of a stream that is serialized already, and its cursor."""
 
     cursor: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Update(Encoded):
+    """One event, or some that follow each other, as a serialized WatchRunResponse; the cursor and sequence of the last
+    of them, and whether that is the last of a round."""
+
     sequence: int
     is_last: bool
 
@@ -73,11 +77,17 @@ def encode_update(run_id: UUID, row: JournalRow, payloads: bool) -> Update:
 
 def join(updates: Sequence[Update]) -> Update:
     """Makes one update of some that follow each other: the first, which has the others as its `more`."""
-    parts = [updates[0].data]
-    for update in updates[1:]:
-        parts += (_MORE_TAG, _varint(len(update.data)), update.data)
+    parts = [
+        updates[0].data,
+        *(encode_field(WatchRunResponse.MORE_FIELD_NUMBER, update.data) for update in updates[1:]),
+    ]
     last = updates[-1]
     return Update(last.cursor, b"".join(parts), last.sequence, last.is_last)
+
+
+def encode_field(number: int, data: bytes) -> bytes:
+    """Serializes a field of a message that holds a text or a message, where its number is below 16."""
+    return b"".join((bytes((number << 3 | 2,)), _varint(len(data)), data))
 
 
 class Joined:

@@ -30,7 +30,7 @@ from orchestrator.domain.errors import (
 )
 from orchestrator.engine.ownership import RunElsewhere
 from orchestrator.engine.room import SMALL_READ_BYTES, ReadRoom
-from orchestrator.engine.updates import Update
+from orchestrator.engine.updates import Encoded
 from orchestrator.rpc import errors
 from orchestrator.rpc.receipts import LARGE_METHODS, Receipts
 from orchestrator.rpc.room import RequestRoom
@@ -419,7 +419,7 @@ def _writer(serialize: Callable[[Any], bytes] | None) -> Callable[[Any], bytes]:
     """Serializes answers, but for those that were encoded once for many callers."""
 
     def write(message: Any) -> bytes:
-        if isinstance(message, Update):
+        if isinstance(message, Encoded):
             return message.data
         return serialize(message) if serialize is not None else bytes(message)
 

@@ -85,7 +85,8 @@ class RunService(run_service_pb2_grpc.RunServiceServicer):
         require_ends(terms)
         steps = request.steps and view != RUN_VIEW_RESULT
         updates = self._runs.watch_ends(current_caller(), terms, request.cursor, view, steps)
-        return self._watches.follow(updates, run_service_pb2.WatchRunsResponse, request.cursor)
+        messages = cast(AsyncGenerator[run_service_pb2.WatchRunsResponse, None], updates)  # As above.
+        return self._watches.follow(messages, run_service_pb2.WatchRunsResponse, request.cursor)
 
     async def WaitRun(
         self, request: run_service_pb2.WaitRunRequest, context: object

@@ -18,6 +18,7 @@ from orchestrator.engine.drive import Driver
 from orchestrator.engine.engine import Engine
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import JournalStore, RunEntry, WriteResult
+from orchestrator.engine.updates import Encoded
 from orchestrator.engine.worker_ports import Answer, Call, CallListener, Sending
 from orchestrator.security.tokens import TokenSigner
 
@@ -80,6 +81,11 @@ class Place:
     @property
     def driver(self) -> Driver:
         return self.engine._driver
+
+
+def told_by(message: run_service_pb2.WatchRunsResponse | Encoded) -> run_service_pb2.WatchRunsResponse:
+    """A message of a watch of many runs as its reader gets it."""
+    return run_service_pb2.WatchRunsResponse.FromString(message.data) if isinstance(message, Encoded) else message
 
 
 async def until(what: Callable[[], object]) -> None:

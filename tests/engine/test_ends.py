@@ -23,6 +23,8 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.ports import EndedPage, FilterTerm, RunRow
 from orchestrator.engine.room import ReadRoom
 from orchestrator.engine.turns import UPDATES_A_TURN, Turns
+from orchestrator.engine.updates import Encoded, encode_field
+from tests.engine.engines import told_by
 
 CALLER = Caller("default", "anonymous", "grpc")
 BASIC = run_service_pb2.RUN_VIEW_BASIC
@@ -82,7 +84,9 @@ def failed_row() -> RunRow:
 
 
 @asynccontextmanager
-async def watched(store: Store, journal: object) -> AsyncIterator[tuple[Ends, AsyncGenerator[WatchRunsResponse, None]]]:
+async def watched(
+    store: Store, journal: object
+) -> AsyncIterator[tuple[Ends, AsyncGenerator[WatchRunsResponse | Encoded, None]]]:
     """Ends that look for those of others, and one watch of them that has caught up to `p1`."""
     ends = ends_of(Reader(), store, journal)
     following = asyncio.ensure_future(ends.run(uuid4()))
@@ -116,7 +120,7 @@ async def test_a_watch_ends_with_the_lease_at_the_cursor_that_it_has() -> None:
         await store.look_again()
         ends.lose()
         journal.batches_ended = 1
-        last = [message async for message in watch][-1]
+        last = told_by([message async for message in watch][-1])
         assert (last.cursor, last.progress.reconnect) == ("p1", True)
 
 
@@ -142,8 +146,8 @@ async def caught_up(ends: Ends) -> list[run_pb2.Run]:
     runs: list[run_pb2.Run] = []
     async with asyncio.timeout(20), aclosing(ends.watch(CALLER, (), "p0", BASIC, False)) as watch:
         async for message in watch:
-            runs += message.runs
-            if message.HasField("progress"):
+            runs += told_by(message).runs
+            if told_by(message).HasField("progress"):
                 break
     return runs
 
@@ -176,12 +180,12 @@ async def test_what_waits_for_watchers_that_do_not_read_is_counted(monkeypatch: 
     reader = Reader(size=1 << 20, limit_bytes=4 << 20)
     ends = ends_of(reader, Store([failed_row() for _ in range(4)]), SimpleNamespace(batches_begun=0, batches_ended=0))
     async with asyncio.timeout(20), aclosing(ends.watch(CALLER, (), "p0", BASIC, False)) as stopped:
-        assert len((await anext(stopped)).runs) == 1
+        assert len(told_by(await anext(stopped)).runs) == 1
         assert reader.watch_room.taken_bytes >= 4 << 20
         with pytest.raises(TooManyReads):
             await caught_up(ends)
-        assert [len((await anext(stopped)).runs) for _ in range(3)] == [1, 1, 1]
-        assert (await anext(stopped)).HasField("progress")
+        assert [len(told_by(await anext(stopped)).runs) for _ in range(3)] == [1, 1, 1]
+        assert told_by(await anext(stopped)).HasField("progress")
         assert reader.watch_room.taken_bytes == 0
     assert len(await caught_up(ends)) == 4
 
@@ -192,14 +196,14 @@ async def test_watchers_go_on_in_turns_and_what_ends_meanwhile_goes_along() -> N
     ends = ends_of(reader, store, SimpleNamespace(batches_begun=0, batches_ended=0))
     watches = [ends.watch(CALLER, (), "", BASIC, False) for _ in range(20 * UPDATES_A_TURN)]
     for watch in watches:
-        assert (await anext(watch)).HasField("progress")
+        assert told_by(await anext(watch)).HasField("progress")
     messages = [asyncio.ensure_future(anext(watch)) for watch in watches]
     (space,) = ends._spaces.values()
     for name in ("first", "second"):
         for watcher in space.watchers():
-            watcher.tell(run_pb2.Run(run_id=name))
+            watcher.tell(encode_field(2, run_pb2.Run(run_id=name).SerializeToString()))
         await asyncio.wait(messages, return_when=asyncio.FIRST_COMPLETED)
-    told = [[run.run_id for run in (await message).runs] for message in messages]
+    told = [[run.run_id for run in told_by(await message).runs] for message in messages]
     assert told[0] == ["first"]
     assert told[-1] == ["first", "second"]
     for watch in watches:

@@ -21,7 +21,7 @@ from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.ports import JournalRow
 from orchestrator.engine.queues import Grant
-from tests.engine.engines import Place, engine_on, submission, until
+from tests.engine.engines import Place, engine_on, submission, told_by, until
 
 FAILED, SUCCEEDED = run_pb2.RUN_STATE_FAILED, run_pb2.RUN_STATE_SUCCEEDED
 
@@ -106,7 +106,7 @@ async def test_an_end_that_is_lost_with_its_run_is_told_to_nobody(
 
     async def watch() -> None:
         async for message in place.engine.runs.watch_ends(hotpath.CALLER, (), "", 1, False):
-            told.extend(run.state for run in message.runs)
+            told.extend(run.state for run in told_by(message).runs)
 
     async with engine_on(database, monkeypatch) as place:
         watching = asyncio.create_task(watch())
@@ -174,14 +174,14 @@ async def test_an_end_is_told_though_its_run_was_given_up_while_it_was_written(
             asyncio.timeout(20),
             aclosing(place.engine.runs.watch_ends(hotpath.CALLER, (), "", basic, False)) as watch,
         ):
-            assert (await anext(watch)).HasField("progress")
+            assert told_by(await anext(watch)).HasField("progress")
             place.gate.open.clear()
             place.worker.answer(0)
             await until(lambda: place.gate.waiting and live.run.ended)
             place.driver._worklist.fail(live)
             place.gate.open.set()
             assert await end_of(place, live) == SUCCEEDED
-            while not (told := (await anext(watch)).runs):
+            while not (told := told_by(await anext(watch)).runs):
                 pass
             assert [(run.run_id, run.state) for run in told] == [(live.run_id, SUCCEEDED)]
 
