@@ -1,7 +1,8 @@
 """A small Baton for tests: in memory, driven by the test, true to the comments of the protos.
 
 A run is a list of events; `finish` ends it. `fail_next` makes the next calls of a method fail, `refuse_next` the next
-submissions of a batch; of so many as `untold_results` the answer of a batch tells nothing. Watches can be cut.
+submissions of a batch; of so many as `untold_results` the answer of a batch tells nothing. Watches can be cut. Calls of
+`silent` methods are not answered, and the next `early` waits are, before their time.
 """
 # ruff: noqa: N802 - gRPC methods are named as in the proto
 
@@ -89,6 +90,8 @@ class Double(
         self.fail_next: dict[str, list[Any]] = defaultdict(list)
         self.refuse_next: list[status_pb2.Status] = []
         self.untold_results = 0
+        self.silent: set[str] = set()
+        self.early = 0
         self.ended: list[str] = []
         self.ends_changed = asyncio.Condition()
         self.knows_batches = True
@@ -170,6 +173,8 @@ class Double(
             self.called.notify_all()
         if self.fail_next[method]:
             await context.abort_with_status(self.fail_next[method].pop(0))
+        if method in self.silent:
+            await asyncio.Event().wait()
 
     async def _find(self, run_id: str, context: Any) -> Held:
         held = self.held.get(run_id)
@@ -179,6 +184,9 @@ class Double(
         return held
 
     async def _wait(self, held: Held, seconds: float) -> None:
+        if self.early:
+            self.early -= 1
+            return
         self.waiting += 1
         try:
             async with asyncio.timeout(seconds), held.changed:

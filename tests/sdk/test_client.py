@@ -146,6 +146,17 @@ async def test_waits_hold_their_time_while_baton_is_silent(double: Double) -> No
     await line.stop()
 
 
+@pytest.mark.parametrize("method", ["submit", "execute"])
+async def test_a_wait_that_is_answered_early_goes_on(double: Double, client: Client, method: str) -> None:
+    double.early = 2  # as by a replica that shuts down
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(finish_after(double, "WaitRun", 2))
+        if method == "submit":
+            assert (await client.submit(fulfil, INPUT, wait_timeout=60)).ended
+        else:
+            assert await client.execute(fulfil, INPUT, timeout=60) == OUTPUT
+
+
 async def test_a_submission_is_repeated_while_baton_is_away(double: Double, client: Client) -> None:
     double.fail_next["SubmitRun"] = [UNAVAILABLE, UNAVAILABLE]
     run = await client.submit(fulfil, INPUT)

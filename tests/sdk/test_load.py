@@ -156,6 +156,16 @@ async def test_retries_of_batches_are_bounded(double: Double) -> None:
             each.cancel()
 
 
+async def test_a_submission_that_was_taken_has_a_handle_whatever_becomes_of_its_wait(
+    double: Double, loaded: Client
+) -> None:
+    double.fail_next["WatchRuns"] = [rich(grpc.StatusCode.OUT_OF_RANGE, "CURSOR_EXPIRED", "another database")]
+    double.fail_next["WaitRun"] = [rich(grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_READS", "no room")]
+    run = await loaded.submit(fulfil, order(1), wait_timeout=60)
+    await double.finish(run.id, OUTPUT)
+    assert await run.result() == OUTPUT
+
+
 async def test_a_broken_stream_is_taken_up_again(double: Double, loaded: Client) -> None:
     executing = [asyncio.ensure_future(loaded.execute(fulfil, order(number))) for number in range(30)]
     await double.until("WatchRuns", 1)

@@ -20,7 +20,7 @@ from baton.connection import Connection, Lost, span
 from baton.definitions import WorkflowDefinition
 from baton.descriptors import descriptor_of
 from baton.ends import Ends, watch_ends
-from baton.errors import CallTimeout, WaitTimeout
+from baton.errors import CallTimeout, Unavailable, WaitTimeout
 from baton.limits import Limits
 from baton.mending import Mending
 from baton.payloads import pack
@@ -178,7 +178,15 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
             priority=priority,
             run_timeout=run_timeout,
         )
-        return await self._submit(request, output_class, _seconds(wait_timeout or 0.0), steps=True)
+        wait_seconds = min(_seconds(wait_timeout or 0.0), _WAIT_LIMIT_SECONDS)
+        end_time = time.monotonic() + wait_seconds
+        run, together = await self._submit(request, output_class, wait_seconds)
+        # Where it went alone it was waited for, but not for long by a replica that shuts down.
+        left = wait_seconds if together else end_time - time.monotonic()
+        if left > 0:
+            with suppress(WaitTimeout, Unavailable):  # the run was taken: its handle can be waited by again
+                await run.wait_for_end(left, steps=True)
+        return run
 
     async def _submit(
         self,
@@ -186,12 +194,9 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
         output_class: type[Message] | None,
         wait_seconds: float,
         retry_seconds: float = math.inf,
-        *,
-        steps: bool,
-    ) -> RunHandle[Any]:
-        """Submits a run, alone or with others, and waits for its end; with `steps` its view then has them. While Baton
-        is away it is tried again for `retry_seconds`, or for as long as other calls where that is less."""
-        wait_seconds = min(wait_seconds, _WAIT_LIMIT_SECONDS)
+    ) -> tuple[RunHandle[Any], bool]:
+        """Submits a run, and returns whether it went together with others; one that goes alone also waits for its end.
+        While Baton is away it is tried again for `retry_seconds`, or for as long as other calls where that is less."""
         submitted = await self._submissions.submit(request, wait_seconds, retry_seconds)
         answer, ticket = submitted.answer, submitted.ticket
         run: RunHandle[Any] = RunHandle(
@@ -205,10 +210,7 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
         )
         if run.ended and submitted.together:
             await run.refresh()  # what was there already comes without its output
-        if wait_seconds > 0 and submitted.together:
-            with suppress(WaitTimeout):
-                await run.wait_for_end(wait_seconds, steps=steps)
-        return run
+        return run, submitted.together
 
     @overload
     async def execute(
@@ -253,13 +255,12 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
         """
         request, output_class = _submission(workflow, input, **options)
         if timeout is None:
-            return await (await self._submit(request, output_class, _EXECUTE_WAIT_SECONDS, steps=False)).result()
+            run, _ = await self._submit(request, output_class, _EXECUTE_WAIT_SECONDS)
+            return await run.result()
         end_time = time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout + LATE_SECONDS) as scope:
-                run = await self._submit(
-                    request, output_class, min(timeout, _EXECUTE_WAIT_SECONDS), timeout, steps=False
-                )
+                run, _ = await self._submit(request, output_class, min(timeout, _EXECUTE_WAIT_SECONDS), timeout)
         except TimeoutError:
             if not scope.expired():
                 raise

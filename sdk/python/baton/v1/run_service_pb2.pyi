@@ -131,7 +131,9 @@ class SubmitRunRequest(_message.Message):
 
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
-        """Time to wait for the end of the run in this call; at most 10 minutes. Default: not at all."""
+        """Time to wait for the end of the run in this call; at most 10 minutes. Default: not at all. A replica that shuts down
+        answers sooner, with the run as it is.
+        """
 
     @_builtins.property
     def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -608,7 +610,7 @@ class WaitRunRequest(_message.Message):
     """How much of the run is returned."""
     @_builtins.property
     def wait_timeout(self) -> _duration_pb2.Duration:
-        """Time to wait; at most 10 minutes. Default: 60 s."""
+        """Time to wait; at most 10 minutes. Default: 60 s. A replica that shuts down answers sooner, with the run as it is."""
 
     def __init__(
         self,

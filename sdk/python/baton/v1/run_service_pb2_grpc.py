@@ -207,7 +207,8 @@ class RunServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WaitRun(self, request, context):
-        """WaitRun answers once the run has ended or the time is over; look at the state of the run.
+        """WaitRun answers once the run has ended or the time is over, or where the replica shuts down; look at the state of the
+        run.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
         """

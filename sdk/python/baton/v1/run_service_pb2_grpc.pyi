@@ -83,7 +83,8 @@ class RunServiceStub:
     cursor, and list what ended meanwhile).
     """
     WaitRun: _grpc.UnaryUnaryMultiCallable[_run_service_pb2.WaitRunRequest, _run_service_pb2.WaitRunResponse]
-    """WaitRun answers once the run has ended or the time is over; look at the state of the run.
+    """WaitRun answers once the run has ended or the time is over, or where the replica shuts down; look at the state of the
+    run.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
     """
@@ -231,7 +232,8 @@ class RunServiceAsyncStub(RunServiceStub):
     cursor, and list what ended meanwhile).
     """
     WaitRun: _aio.UnaryUnaryMultiCallable[_run_service_pb2.WaitRunRequest, _run_service_pb2.WaitRunResponse]  # type: ignore[assignment]
-    """WaitRun answers once the run has ended or the time is over; look at the state of the run.
+    """WaitRun answers once the run has ended or the time is over, or where the replica shuts down; look at the state of the
+    run.
 
     Errors: NOT_FOUND (RUN_NOT_FOUND).
     """
@@ -418,7 +420,8 @@ class RunServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _run_service_pb2.WaitRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_run_service_pb2.WaitRunResponse, _abc.Awaitable[_run_service_pb2.WaitRunResponse]]:
-        """WaitRun answers once the run has ended or the time is over; look at the state of the run.
+        """WaitRun answers once the run has ended or the time is over, or where the replica shuts down; look at the state of the
+        run.
 
         Errors: NOT_FOUND (RUN_NOT_FOUND).
         """
