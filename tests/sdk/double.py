@@ -60,6 +60,9 @@ STREAMS_LIMIT = 100
 MORE_EVENTS = 2
 """Most events that follow the first in one message of a watch."""
 
+NAMED_RUNS = 2
+"""Most runs that an answer of MendRuns names."""
+
 UNAVAILABLE = rich(grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN", "this replica is draining", delay=0.01)
 
 
@@ -158,6 +161,15 @@ class Double(
             run.output.Pack(output)
         await self.add(run_id, run_succeeded=event_pb2.RunSucceeded())
         await self._tell_end(run_id)
+
+    async def reopen(self, run_id: str) -> run_pb2.Run:
+        """Begins another round of a run that has ended; returns what calls that mend answer with."""
+        run = self.held[run_id].run
+        run.state = run_pb2.RUN_STATE_RUNNING
+        run.round += 1
+        run.ClearField("failure")
+        await self.add(run_id, run_reopened=event_pb2.RunReopened(round=run.round))
+        return run
 
     async def _tell_end(self, run_id: str) -> None:
         async with self.ends_changed:
@@ -293,7 +305,33 @@ class Double(
         held.run.failure.CopyFrom(failure_pb2.Failure(code=1, reason="CANCELLED", message=request.reason))
         await self.add(request.run_id, run_cancelled=event_pb2.RunCancelled(reason=request.reason))
         await self._tell_end(request.run_id)
-        return run_service_pb2.CancelRunResponse(run=held.run)
+        answer = run_service_pb2.CancelRunResponse(run=held.run)
+        for payload in ("input", "output", "steps"):
+            answer.run.ClearField(payload)  # type: ignore[arg-type]
+        return answer
+
+    async def RetryRun(
+        self, request: run_service_pb2.RetryRunRequest, context: Any
+    ) -> run_service_pb2.RetryRunResponse:
+        return run_service_pb2.RetryRunResponse(run=await self.reopen(request.run_id))
+
+    async def RetryStep(
+        self, request: run_service_pb2.RetryStepRequest, context: Any
+    ) -> run_service_pb2.RetryStepResponse:
+        return run_service_pb2.RetryStepResponse(run=await self.reopen(request.run_id))
+
+    async def SkipStep(
+        self, request: run_service_pb2.SkipStepRequest, context: Any
+    ) -> run_service_pb2.SkipStepResponse:
+        return run_service_pb2.SkipStepResponse(run=await self.reopen(request.run_id))
+
+    async def MendRuns(
+        self, request: run_service_pb2.MendRunsRequest, context: Any
+    ) -> run_service_pb2.MendRunsResponse:
+        failed = [held.run.run_id for held in self.held.values() if held.run.state == run_pb2.RUN_STATE_FAILED]
+        for run_id in failed:
+            await self.reopen(run_id)
+        return run_service_pb2.MendRunsResponse(mended=len(failed), mended_run_ids=failed[:NAMED_RUNS])
 
     async def ListRuns(
         self, request: run_service_pb2.ListRunsRequest, context: Any

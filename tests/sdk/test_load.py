@@ -9,12 +9,12 @@ import grpc
 import pytest
 from baton import BatonError, Client, Conflict, InvalidRequest, RunFailed, RunHandle, Unavailable, WaitTimeout
 from baton import ends as ends_module
-from baton.v1 import failure_pb2, run_pb2
+from baton.v1 import failure_pb2, run_pb2, run_service_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
 
-from .double import UNAVAILABLE, Double, rich
+from .double import NAMED_RUNS, UNAVAILABLE, Double, rich
 from .typing_ok import fulfil
 
 OUTPUT = OrderOutput(payment_id="p-1", reservation_id="r-1")
@@ -268,6 +268,48 @@ async def test_an_end_that_is_told_as_its_waiter_is_cancelled_is_not_lost(
         await waiting
     assert await handle.result(5) == OUTPUT
     assert not double.requests["WaitRun"]
+
+
+async def fail_all(double: Double, handles: list[RunHandle[OrderOutput]]) -> None:
+    """Has runs fail, and waits until the client was told: once the last has ended, the others were told before."""
+    *failing, last = handles
+    waiting = asyncio.ensure_future(last.wait())
+    await double.until("WatchRuns", 1)
+    for handle in failing:
+        await double.finish(handle.id, failure=failure_pb2.Failure(code=9, reason="CARD_DECLINED"))
+    await double.finish(last.id, OUTPUT)
+    await waiting
+
+
+async def test_a_run_that_ended_again_is_told_with_its_newest_end(double: Double, loaded: Client) -> None:
+    first, second, third = await submitted(loaded, 3)
+    await fail_all(double, [first, second])
+    await double.reopen(first.id)
+    await double.finish(first.id, OUTPUT)
+    await double.finish(third.id, OUTPUT)
+    await third.wait()
+    assert (await first.wait()).state == run_pb2.RUN_STATE_SUCCEEDED
+    assert not double.requests["WaitRun"]
+
+
+@pytest.mark.parametrize("mend", ["retry_run", "retry_step", "skip_step", "mend_runs"])
+async def test_a_run_that_this_client_mends_is_not_told_with_its_former_end(
+    double: Double, loaded: Client, mend: str
+) -> None:
+    handles = await submitted(loaded, NAMED_RUNS + 2)
+    await fail_all(double, handles)
+    *failed, _ = handles
+    if mend == "mend_runs":
+        request = run_service_pb2.MendRunsRequest(filter="state = FAILED")
+        assert [page.mended async for page in loaded.mend_runs(request)] == [len(failed)]
+    else:
+        for handle in failed:
+            await getattr(loaded, mend)(handle.id, *(() if mend == "retry_run" else ("charge",)))
+    waiting = [asyncio.ensure_future(handle.wait()) for handle in failed]
+    await double.until("WaitRun", len(failed))
+    for handle in failed:
+        await double.finish(handle.id, OUTPUT)
+    assert [(await each).state for each in waiting] == [run_pb2.RUN_STATE_SUCCEEDED] * len(failed)
 
 
 async def test_a_run_that_was_there_already_comes_whole(double: Double, loaded: Client) -> None:

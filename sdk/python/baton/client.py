@@ -67,7 +67,8 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
         self._connection = Connection(address, channel, timeout, retry_timeout, channel_name, principal, namespace)
         self._ends = Ends(self._connection, steps=False)
         self._whole_ends = Ends(self._connection, steps=True)
-        self._submissions = Submissions(self._connection, (self._ends, self._whole_ends))
+        self._all_ends = (self._ends, self._whole_ends)
+        self._submissions = Submissions(self._connection, self._all_ends)
 
     async def __aenter__(self) -> Self:
         return self
@@ -80,8 +81,8 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
     async def close(self) -> None:
         """Closes the connections; waits and watches that are under way end with an error."""
         await self._submissions.close()
-        await self._ends.close()
-        await self._whole_ends.close()
+        for ends in self._all_ends:
+            await ends.close()
         await self._connection.close()
 
     @property

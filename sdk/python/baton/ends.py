@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -120,7 +120,7 @@ class Ends:
         self.waiting = 0
         """Waits under way."""
         self._awaited: dict[str, _Awaited] = {}
-        self._kept: dict[str, run_pb2.Run] = {}
+        self._kept: dict[str, run_pb2.Run | None] = {}  # None for one that was mended: ask for it
         self._kept_bytes = 0
         self._first: Ticket | None = None
         self._opened = False
@@ -130,8 +130,10 @@ class Ends:
 
     async def wait(self, run_id: str, ticket: Ticket, timeout: float) -> run_pb2.Run | None:
         """Waits for the end of a run; returns None after `timeout` seconds. Raises CannotTell and BatonError."""
-        told = self._kept.pop(run_id, None)
-        if told is not None:
+        if run_id in self._kept:
+            told = self._kept.pop(run_id)
+            if told is None:
+                raise CannotTell
             self._kept_bytes -= told.ByteSize()
             return told
         self._take_part(ticket)
@@ -149,6 +151,14 @@ class Ends:
         finally:
             self._leave(run_id, awaited)
         return awaited.future.result() if awaited.future.done() else None
+
+    def forget(self, run_ids: Iterable[str] | None) -> None:
+        """Takes note that runs, of None any, were mended: what is kept of them may be the end of an earlier round."""
+        for run_id in tuple(self._kept) if run_ids is None else run_ids:
+            kept = self._kept.get(run_id)
+            if kept is not None:
+                self._kept_bytes -= kept.ByteSize()
+                self._kept[run_id] = None
 
     async def close(self) -> None:
         """Ends the stream; waits that are under way end with an error."""
@@ -226,8 +236,9 @@ class Ends:
 
     def _keep(self, run: run_pb2.Run) -> None:
         """Keeps a run for who will wait for it; forgets all that is kept where it is too much."""
-        if run.run_id in self._kept:
-            return
+        before = self._kept.pop(run.run_id, None)
+        if before is not None:  # told twice, or ended in another round
+            self._kept_bytes -= before.ByteSize()
         self._kept[run.run_id] = run
         self._kept_bytes += run.ByteSize()
         if len(self._kept) > _KEPT_RUNS or self._kept_bytes > _KEPT_BYTES:

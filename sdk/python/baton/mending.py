@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from datetime import timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 
 from baton.catalogue import pages
 from baton.connection import Connection, span
+from baton.ends import Ends
 from baton.payloads import pack
 from baton.policies import Seconds
 from baton.v1 import run_pb2, run_service_pb2
@@ -26,6 +27,7 @@ class Mending:
     """
 
     _connection: Connection
+    _all_ends: tuple[Ends, ...]
 
     async def retry_run(
         self,
@@ -56,7 +58,9 @@ class Mending:
             request.input.CopyFrom(pack(input))
         if run_timeout is not None:
             request.run_timeout.CopyFrom(_duration(run_timeout))
-        return await self._connection.call(lambda link: link.runs.RetryRun, request, timeout=_CALL_SECONDS)
+        answer = await self._connection.call(lambda link: link.runs.RetryRun, request, timeout=_CALL_SECONDS)
+        self._forget_ends([run_id])
+        return answer
 
     async def retry_step(
         self, run_id: str, step: str, *, reason: str = "", round: int = 0, validate_only: bool = False
@@ -74,7 +78,9 @@ class Mending:
             round=round or await self._round(run_id),
             validate_only=validate_only,
         )
-        return await self._connection.call(lambda link: link.runs.RetryStep, request, timeout=_CALL_SECONDS)
+        answer = await self._connection.call(lambda link: link.runs.RetryStep, request, timeout=_CALL_SECONDS)
+        self._forget_ends([run_id])
+        return answer
 
     async def skip_step(
         self,
@@ -96,7 +102,9 @@ class Mending:
         )
         if output is not None:
             request.output.CopyFrom(pack(output))
-        return await self._connection.call(lambda link: link.runs.SkipStep, request, timeout=_CALL_SECONDS)
+        answer = await self._connection.call(lambda link: link.runs.SkipStep, request, timeout=_CALL_SECONDS)
+        self._forget_ends([run_id])
+        return answer
 
     async def fork_run(
         self,
@@ -133,7 +141,9 @@ class Mending:
         request = run_service_pb2.ResumeRunRequest(run_id=run_id)
         return (await self._connection.call(lambda link: link.runs.ResumeRun, request)).run
 
-    def mend_runs(self, request: run_service_pb2.MendRunsRequest) -> AsyncIterator[run_service_pb2.MendRunsResponse]:
+    async def mend_runs(
+        self, request: run_service_pb2.MendRunsRequest
+    ) -> AsyncIterator[run_service_pb2.MendRunsResponse]:
         """Does what `request` says to every run that meets its filter, and yields what became of them, page by page.
 
         A call that is lost on the way is repeated: what it mended is then among the refused. Raises InvalidRequest
@@ -141,7 +151,14 @@ class Mending:
         """
         asked = run_service_pb2.MendRunsRequest()
         asked.CopyFrom(request)
-        return pages(self._connection, lambda link: link.runs.MendRuns, asked)
+        async for page in pages(self._connection, lambda link: link.runs.MendRuns, asked):
+            named_all = page.mended == len(page.mended_run_ids)
+            self._forget_ends(page.mended_run_ids if named_all else None)
+            yield page
+
+    def _forget_ends(self, run_ids: Iterable[str] | None) -> None:
+        for ends in self._all_ends:
+            ends.forget(run_ids)
 
     async def _round(self, run_id: str) -> int:
         request = run_service_pb2.GetRunRequest(run_id=run_id, view=run_service_pb2.RUN_VIEW_BASIC)
