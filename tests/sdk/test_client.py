@@ -110,6 +110,14 @@ async def test_a_cancelled_run_says_so(client: Client) -> None:
         await run.result()
 
 
+async def test_a_wait_after_a_cancellation_brings_all_of_the_run(client: Client) -> None:
+    run = await client.submit(fulfil, INPUT)
+    await run.cancel()
+    ended = await run.wait()
+    assert ended.input.Is(OrderInput.DESCRIPTOR)
+    assert [step.step for step in ended.steps] == ["charge"]
+
+
 async def test_waiting_has_an_end(double: Double, client: Client) -> None:
     run = await client.submit(fulfil, INPUT)
     with pytest.raises(WaitTimeout, match=r"has not ended within 0\.05 s; it goes on"):

@@ -312,6 +312,21 @@ async def test_a_run_that_this_client_mends_is_not_told_with_its_former_end(
     assert [(await each).state for each in waiting] == [run_pb2.RUN_STATE_SUCCEEDED] * len(failed)
 
 
+async def test_a_result_waits_on_where_a_run_that_failed_has_another_round_by_now(
+    double: Double, loaded: Client
+) -> None:
+    (handle,) = await submitted(loaded, 1)
+    result = asyncio.ensure_future(handle.result())
+    await double.until("WatchRuns", 1)
+    double.fail_next["GetRun"] = [UNAVAILABLE]
+    await double.finish(handle.id, failure=failure_pb2.Failure(code=9, reason="CARD_DECLINED"))
+    await double.until("GetRun", 1)
+    await double.reopen(handle.id)
+    await double.until("GetRun", 2)
+    await double.finish(handle.id, OUTPUT)
+    assert await result == OUTPUT
+
+
 async def test_a_run_that_was_there_already_comes_whole(double: Double, loaded: Client) -> None:
     first = await loaded.submit(fulfil, order(1), request_id="order-17")
     await double.finish(first.id, OUTPUT)

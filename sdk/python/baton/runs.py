@@ -81,18 +81,19 @@ class RunHandle(Generic[Out_co]):
         Raises WaitTimeout after `timeout` seconds (the run goes on), and BatonError.
         """
         await self.wait_for_end(timeout, steps=True)
-        if not self._has_steps:
-            await self.refresh()
         return self.run
 
     async def wait_for_end(self, timeout: float | None, *, steps: bool) -> None:
-        """Waits until the run has ended; without `steps`, the view that is then known may lack them. See wait."""
-        if self.ended:
+        """Waits until the run has ended; without `steps`, the view of one that succeeded may lack them. See wait."""
+        if self._is_known(steps):
             return
         end_time = math.inf if timeout is None else time.monotonic() + timeout
         try:
             async with asyncio.timeout(None if timeout is None else timeout + LATE_SECONDS):
-                while not self.ended:
+                while not self._is_known(steps):
+                    if self.ended:
+                        await self.refresh()  # it may have another round by now, and then goes on
+                        continue
                     left = end_time - time.monotonic()
                     if left <= 0:
                         raise TimeoutError
@@ -109,8 +110,6 @@ class RunHandle(Generic[Out_co]):
         """
         await self.wait_for_end(timeout, steps=False)
         run = self.run
-        if run.state != run_pb2.RUN_STATE_SUCCEEDED and not self._has_steps:
-            run = await self.refresh()
         if run.state == run_pb2.RUN_STATE_FAILED:
             raise RunFailed(run)
         if run.state == run_pb2.RUN_STATE_CANCELLED:
@@ -144,6 +143,7 @@ class RunHandle(Generic[Out_co]):
         """Cancels the run; raises Conflict (RUN_ENDED) where it has ended otherwise."""
         request = run_service_pb2.CancelRunRequest(run_id=self.id, reason=reason)
         self.run = (await self._connection.call(lambda link: link.runs.CancelRun, request)).run
+        self._has_steps = False  # not all of them, and neither input nor output
         return self.run
 
     async def signal(self, signal: str, message: Message | None = None, *, request_id: str | None = None) -> bool:
@@ -159,6 +159,11 @@ class RunHandle(Generic[Out_co]):
         if message is not None:
             request.payload.CopyFrom(pack(message))
         return (await self._connection.call(lambda link: link.runs.SignalRun, request)).existing
+
+    def _is_known(self, steps: bool) -> bool:
+        """Tells whether the last known view is of a run that has ended, with all that is asked for."""
+        whole = self._has_steps or (not steps and self.run.state == run_pb2.RUN_STATE_SUCCEEDED)
+        return whole and self.ended
 
     async def _hear(self, told: Told, seconds: float, steps: bool) -> bool:
         """Waits by the stream of ends; False where it cannot tell, and the run has to be asked for."""
@@ -183,6 +188,6 @@ class RunHandle(Generic[Out_co]):
             retry_timeout=patience,
             long=True,
         )
-        self.run = answer.run
+        self.run, self._has_steps = answer.run, True
         if not self.ended and time.monotonic() - start_time < min(seconds, 1.0):
             await asyncio.sleep(_EARLY_SECONDS)  # a draining replica answers early; do not hammer the next one
