@@ -9,6 +9,7 @@ from baton import BatonError, Client, NotFound, RunHandle, Unavailable, connecti
 from baton import ends as ends_module
 from baton import runs as runs_module
 from baton import watch as watch_module
+from baton.ends import PATIENCE_SECONDS
 from baton.v1 import event_pb2, failure_pb2, run_pb2, run_service_pb2
 from teashop.v1.teashop_pb2 import OrderInput, OrderOutput
 
@@ -202,6 +203,34 @@ async def test_a_watch_gives_up_in_the_end(double: Double, client: Client, monke
     with pytest.raises(Unavailable, match="SHUTTING_DOWN"):
         await sequences(run)
     assert 1 < len(double.requests["WatchRun"]) < 100
+
+
+class Clock:
+    """Stands for the module `time`."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("many", [False, True])
+async def test_a_watch_is_patient_however_long_its_reader_takes(
+    double: Double, client: Client, monkeypatch: pytest.MonkeyPatch, many: bool
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(ends_module if many else watch_module, "time", clock)
+    run, other = await submitted(client), await submitted(client)
+    double.cuts = ["unavailable"]
+    watch = client.watch_runs('client_id = ""') if many else client.run(run.id).watch()
+    await anext(watch)
+    await journal(double, run.id)
+    await anext(watch)
+    clock.now += 2 * PATIENCE_SECONDS  # and its connection is lost meanwhile
+    await double.finish(other.id, OrderOutput())
+    await anext(watch)
+    assert len(double.requests["WatchRuns" if many else "WatchRun"]) == 2
 
 
 @pytest.mark.parametrize("many", [False, True])

@@ -55,6 +55,7 @@ async def watch_ends(
                     loss.heard()
                     request.cursor = message.cursor
                     yield message
+                    heard_time = time.monotonic()  # not while the caller was at it
                     if message.progress.reconnect:
                         # A server that drains says only this, and may go on to for as long as it drains.
                         if not served:

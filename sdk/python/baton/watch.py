@@ -65,6 +65,7 @@ async def watch_run(
                         loss.heard()
                         if told:
                             yield update
+                            heard_time = time.monotonic()  # not while the caller was at it
                             if _ends(update):
                                 return
                         if update.progress.reconnect:
