@@ -233,6 +233,26 @@ async def test_a_watch_is_patient_however_long_its_reader_takes(
     assert len(double.requests["WatchRuns" if many else "WatchRun"]) == 2
 
 
+async def test_watches_of_one_handle_take_nothing_from_each_other(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    async with asyncio.TaskGroup() as tasks:
+        watching = [tasks.create_task(sequences(run)) for _ in range(2)]
+        await double.until("WatchRun", 2)
+        await journal(double, run.id)
+    assert [each.result() for each in watching] == [list(range(2, EVENTS + 3))] * 2
+    assert run.cursor == f"c{EVENTS + 2}"
+
+
+async def test_a_watch_that_is_behind_does_not_move_its_handle_back(double: Double, client: Client) -> None:
+    run = await submitted(client)
+    await journal(double, run.id)
+    behind = run.watch()
+    assert (await anext(behind)).event.sequence == 2
+    assert await sequences(run) == list(range(3, EVENTS + 3))
+    assert (await anext(behind)).event.sequence == 3
+    assert run.cursor == f"c{EVENTS + 2}"
+
+
 @pytest.mark.parametrize("many", [False, True])
 async def test_a_server_that_drains_is_not_asked_again_at_once(
     double: Double, client: Client, monkeypatch: pytest.MonkeyPatch, many: bool

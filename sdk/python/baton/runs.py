@@ -8,7 +8,8 @@ import math
 import time
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 from google.protobuf.message import Message
@@ -118,7 +119,7 @@ class RunHandle(Generic[Out_co]):
             return unpack(run.output, self._output_class)
         return unpack_known(run.output)  # type: ignore[return-value]  # without a class, the output is a Message
 
-    def watch(
+    async def watch(
         self, *, full: bool = False, rounds: bool = False, lost: Lost | None = None
     ) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
         """Yields what happens after `cursor` (without one, a snapshot first) until the run has ended. With `rounds` it
@@ -130,7 +131,11 @@ class RunHandle(Generic[Out_co]):
         """
         view = run_service_pb2.RUN_VIEW_FULL if full else run_service_pb2.RUN_VIEW_BASIC
         follow = watch_rounds if rounds else watch_run
-        return follow(self._connection, self.id, self._position, view, PATIENCE_SECONDS, lost)
+        position = replace(self._position)  # each watch has its own, so that none takes events from another
+        async with aclosing(follow(self._connection, self.id, position, view, PATIENCE_SECONDS, lost)) as updates:
+            async for update in updates:
+                self._position.follow(position)
+                yield update
 
     async def refresh(self) -> run_pb2.Run:
         """Reads the run as it is now."""

@@ -31,6 +31,11 @@ class Position:
     cursor: str = ""
     sequence: int = 0
 
+    def follow(self, other: Position) -> None:
+        """Moves to where another is, unless that is behind."""
+        if other.sequence >= self.sequence:
+            self.cursor, self.sequence = other.cursor, other.sequence
+
 
 class _Unfinished(Exception):
     """The stream left an event out, or ended before the run did."""
@@ -99,7 +104,7 @@ async def watch_rounds(
     view: run_service_pb2.RunView.ValueType,
     patience: float,
     lost: Lost | None = None,
-) -> AsyncIterator[run_service_pb2.WatchRunResponse]:
+) -> AsyncGenerator[run_service_pb2.WatchRunResponse, None]:
     """Yields as watch_run does, over the rounds of a run: after the end of one it waits for the next. It ends only with
     its caller, or an error."""
     told = 0  # Up to which sequence everything is known to be told.
