@@ -7,7 +7,17 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from baton import BatonError, Client, Conflict, InvalidRequest, RunFailed, RunHandle, Unavailable, WaitTimeout
+from baton import (
+    BatonError,
+    Client,
+    Conflict,
+    InvalidRequest,
+    RunFailed,
+    RunHandle,
+    Unavailable,
+    WaitTimeout,
+    connection,
+)
 from baton import ends as ends_module
 from baton.v1 import failure_pb2, run_pb2, run_service_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -152,6 +162,19 @@ async def test_retries_of_batches_are_bounded(double: Double) -> None:
         double.fail_next["SubmitRuns"] = [UNAVAILABLE] * 1000
         with pytest.raises(Unavailable, match="SHUTTING_DOWN"):
             await client.submit(fulfil, order(1))
+        for each in waiting:
+            each.cancel()
+
+
+async def test_a_batch_that_baton_held_before_it_went_away_is_repeated_for_longer(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_HELD_SECONDS", 0.0)
+    async with Client(double.address, retry_timeout=0.2) as client:
+        waiting = [asyncio.ensure_future(client.execute(fulfil, order(0))) for _ in range(LOAD)]
+        await double.until("SubmitRun", LOAD)
+        double.fail_next["SubmitRuns"] = [UNAVAILABLE] * 6
+        assert (await client.submit(fulfil, order(1))).id in double.held
         for each in waiting:
             each.cancel()
 

@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -122,6 +122,32 @@ class Backoff:
         self._count = 0
 
 
+class Tries:
+    """How long a call is tried again while Baton is away: for `patience` seconds, and as long again after a try that it
+    held for a while. Baton was there meanwhile: its absence begins only with the end of that."""
+
+    __slots__ = ("_backoff", "_begin_time", "_connection", "_give_up_time", "_losses", "_patience")
+
+    def __init__(self, connection: Connection, patience: float) -> None:
+        self._connection, self._patience = connection, patience
+        self._backoff = Backoff()
+        self._begin_time = time.monotonic()
+        self._give_up_time = self._begin_time + patience
+        self._losses = 0
+
+    async def pause(self, error: BatonError) -> None:
+        """Waits until the next try, after one that ended with `error`. Raises that where there is to be none."""
+        if time.monotonic() - self._begin_time > _HELD_SECONDS and self._losses < _LOSSES_LIMIT:
+            self._losses += 1
+            self._backoff.reset()
+            self._give_up_time = time.monotonic() + self._patience
+        wait = self._connection.wait_after(error, self._backoff)
+        if not retryable(error) or time.monotonic() + wait > self._give_up_time:
+            raise error
+        await self._connection.pause(wait)
+        self._begin_time = time.monotonic()
+
+
 Lost = Callable[[BatonError], None]
 """Told why a stream was lost."""
 
@@ -183,7 +209,7 @@ class Connection:
         self._left: set[Link] = set()
         self._left_time = float("-inf")
         self._closing: set[asyncio.Task[None]] = set()
-        self._closed = False
+        self._closed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def metadata(self, *, traced: bool = True) -> tuple[tuple[str, str], ...]:
@@ -192,7 +218,7 @@ class Connection:
 
     async def close(self) -> None:
         """Closes the channels; one that was given stays open."""
-        self._closed = True
+        self._closed.set()
         self._forget_links()
         while self._left:
             await self._left.pop().channel.close()
@@ -212,27 +238,23 @@ class Connection:
 
         `timeout` is for each try; what is not `traced` carries no trace context. Raises BatonError.
         """
-        backoff = Backoff()
-        patience = self.retry_timeout if retry_timeout is None else retry_timeout
-        give_up_time = time.monotonic() + patience
-        losses = 0
+        tries = Tries(self, self.retry_timeout if retry_timeout is None else retry_timeout)
         while True:
-            start_time = time.monotonic()
             try:
                 with self.link(long=long) as link:
                     metadata = self.metadata(traced=traced)
                     return await choose(link)(request, timeout=timeout or self.timeout, metadata=metadata)
             except grpc.aio.AioRpcError as failed:
                 error = error_of(failed)
-            if time.monotonic() - start_time > _HELD_SECONDS and losses < _LOSSES_LIMIT:
-                # Baton was there and went away while the call waited: its absence begins only now.
-                losses += 1
-                backoff.reset()
-                give_up_time = time.monotonic() + patience
-            wait = self.wait_after(error, backoff)
-            if not retryable(error) or time.monotonic() + wait > give_up_time:
-                raise error
-            await asyncio.sleep(wait)
+            await tries.pause(error)
+
+    async def pause(self, seconds: float) -> None:
+        """Waits before something is tried again. Raises BatonError as soon as the client is closed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closed.wait()
+        if self._closed.is_set():
+            raise closed_error()
 
     def wait_after(self, error: BatonError, backoff: Backoff) -> float:
         """Returns how many seconds to wait before a call is tried again that ended with `error`: as long as Baton says,
@@ -245,7 +267,7 @@ class Connection:
 
     def leave(self) -> None:
         """Lets calls that begin from now on choose a replica anew, over new channels; those under way go on."""
-        if time.monotonic() - self._left_time >= _LEAVE_SECONDS and not self._closed:
+        if time.monotonic() - self._left_time >= _LEAVE_SECONDS and not self._closed.is_set():
             self._left_time = time.monotonic()
             self._forget_links()
             for link in [each for each in self._left if not each.in_use]:
@@ -264,7 +286,7 @@ class Connection:
     @contextmanager
     def link(self, *, long: bool) -> Iterator[Link]:
         """Lends a channel for one call. Raises BatonError where the client is closed before its end."""
-        if self._closed:
+        if self._closed.is_set():
             raise RuntimeError("the client is closed")
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -280,7 +302,7 @@ class Connection:
         except asyncio.CancelledError:
             # A channel that is closed cancels its calls, which is no cancellation of who waits for them.
             task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
+            if not self._closed.is_set() or (task is not None and task.cancelling()):
                 raise
             raise closed_error() from None
         finally:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from baton.connection import Backoff, Connection, closed_error, retryable, span, trace_metadata
+from baton.connection import Connection, Tries, closed_error, span, trace_metadata
 from baton.ends import Ends, Ticket
 from baton.errors import BatonError
 from baton.status import error_of_status
@@ -72,18 +71,15 @@ class Submissions:
         end. Raises BatonError."""
         retry_seconds = min(retry_seconds, self._connection.retry_timeout)
         with self._counted():
-            backoff = Backoff()
-            give_up_time = time.monotonic() + retry_seconds
+            tries = Tries(self._connection, retry_seconds)
             while self._supported and self._is_loaded():
                 try:
                     return await self._together(request)
                 except _Alone:
                     break
-                except BatonError as error:
-                    wait = self._connection.wait_after(error, backoff)
-                    if not retryable(error) or time.monotonic() + wait > give_up_time:
-                        raise
-                await asyncio.sleep(wait)
+                except BatonError as failed:
+                    error = failed
+                await tries.pause(error)
             return await self._alone(request, wait_seconds, retry_seconds)
 
     async def close(self) -> None:
