@@ -389,38 +389,6 @@ async def test_waits_do_not_hold_up_a_submission(double: Double, loaded: Client,
     await asyncio.gather(*one_by_one)
 
 
-async def test_closing_the_client_ends_what_waits(double: Double) -> None:
-    client = Client(double.address)
-    run = await client.submit(fulfil, order(0))
-
-    async def watch() -> None:
-        async for _ in run.watch():
-            pass
-
-    async def watch_many() -> None:
-        async for _ in client.watch_runs("state = FAILED"):
-            pass
-
-    waiting = [asyncio.ensure_future(client.execute(fulfil, order(0))) for _ in range(LOAD + 5)]
-    waiting += [asyncio.ensure_future(each) for each in (client.run(run.id).wait(), watch(), watch_many())]
-    await double.until("WatchRuns", 2)
-    await double.until("WatchRun", 1)
-    await double.until("WaitRun", 1)
-    await client.close()
-    answers = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 10)
-    assert [answer.code for answer in answers if isinstance(answer, BatonError)] == ["CANCELLED"] * len(waiting)
-
-
-async def test_a_call_that_is_cancelled_while_its_client_is_closed_is_cancelled(double: Double) -> None:
-    client = Client(double.address)
-    waiting = asyncio.ensure_future(client.execute(fulfil, order(0)))
-    await double.until("SubmitRun", 1)
-    waiting.cancel()
-    await client.close()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-
-
 async def test_ends_of_others_are_watched_by_filter_over_lost_streams(double: Double, client: Client) -> None:
     watch = client.watch_runs('client_id = ""')
     assert not (await anext(watch)).runs

@@ -80,6 +80,7 @@ class Client(Catalogue, ScheduleCalls, Mending, Limits, ReplicaCalls):
 
     async def close(self) -> None:
         """Closes the connections; waits and watches that are under way end with an error."""
+        self._connection.shut()
         await self._submissions.close()
         for ends in self._all_ends:
             await ends.close()

@@ -9,10 +9,11 @@ import random
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
@@ -203,7 +204,8 @@ class Connection:
         """Batches of submissions that were sent."""
         named = (("baton-channel", channel_name), ("baton-principal", principal))
         self._own_metadata = (*((key, value) for key, value in named if value), *namespace_metadata(namespace))
-        self._given = _link(channel) if channel is not None else None
+        self._lent = _Lent(channel) if channel is not None else None
+        self._given = _link(cast("grpc.aio.Channel", self._lent)) if channel is not None else None
         self._short: Link | None = None
         self._long: list[Link] = []
         self._left: set[Link] = set()
@@ -216,9 +218,15 @@ class Connection:
         """Returns what goes with every call: the trace context, and who calls from where."""
         return (*self._own_metadata, *trace_metadata()) if traced else self._own_metadata
 
-    async def close(self) -> None:
-        """Closes the channels; one that was given stays open."""
+    def shut(self) -> None:
+        """Lets no call begin any more; those under way go on until `close`."""
         self._closed.set()
+
+    async def close(self) -> None:
+        """Ends the calls that are under way, and closes the channels; one that was given stays open."""
+        self.shut()
+        if self._lent is not None:
+            self._lent.cancel()
         self._forget_links()
         while self._left:
             await self._left.pop().channel.close()
@@ -330,6 +338,35 @@ class Connection:
 
     def _open(self) -> Link:
         return _link(grpc.aio.insecure_channel(self.address, options=_OPTIONS))
+
+
+class _Lent:
+    """A channel that its owner closes. It keeps the calls made here, so that they can be ended without that."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
+        self._calls: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def unary_unary(self, *args: Any, **options: Any) -> Callable[..., Any]:
+        """Stands for the method of the channel."""
+        return self._keeping(self._channel.unary_unary(*args, **options))
+
+    def unary_stream(self, *args: Any, **options: Any) -> Callable[..., Any]:
+        """Stands for the method of the channel."""
+        return self._keeping(self._channel.unary_stream(*args, **options))
+
+    def cancel(self) -> None:
+        """Ends the calls that are under way."""
+        for call in tuple(self._calls):
+            call.cancel()
+
+    def _keeping(self, begin: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            begun = begin(*args, **options)
+            self._calls.add(begun)
+            return begun
+
+        return call
 
 
 def _link(channel: grpc.aio.Channel) -> Link:

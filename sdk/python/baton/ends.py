@@ -72,7 +72,7 @@ async def watch_ends(
             if error.code not in _BROKEN or time.monotonic() + wait - heard_time > PATIENCE_SECONDS:
                 raise error from None
             loss.tell(error)
-        await asyncio.sleep(wait)
+        await connection.pause(wait)
 
 
 async def _messages(
@@ -203,6 +203,8 @@ class Ends:
                 self._supported, error = False, CannotTell()
             elif failed.code not in _BROKEN:
                 error = CannotTell()
+        except RuntimeError:
+            pass  # the client is closed, or of another event loop: who asks for the run is told so
         finally:
             self._task = None
             self._end(error)

@@ -195,4 +195,4 @@ class RunHandle(Generic[Out_co]):
         )
         self.run, self._has_steps = answer.run, True
         if not self.ended and time.monotonic() - start_time < min(seconds, 1.0):
-            await asyncio.sleep(_EARLY_SECONDS)  # a draining replica answers early; do not hammer the next one
+            await self._connection.pause(_EARLY_SECONDS)  # a draining replica answers early; do not hammer the next one

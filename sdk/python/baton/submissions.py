@@ -84,11 +84,11 @@ class Submissions:
 
     async def close(self) -> None:
         """Ends what is under way with an error."""
+        while self._pending:  # first, or they would be sent when what is under way has ended
+            self._pending.popleft().fail(closed_error())
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        while self._pending:
-            self._pending.popleft().fail(closed_error())
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -158,6 +158,9 @@ class Submissions:
                 self._supported = False
             for entry in batch:
                 entry.fail(copy.copy(error) if self._supported else _Alone())
+        except RuntimeError as error:  # the client is closed, or of another event loop
+            for entry in batch:
+                entry.fail(error)
         except BaseException:
             for entry in batch:
                 entry.fail(closed_error())

@@ -94,7 +94,7 @@ async def watch_run(
             if time.monotonic() + wait - heard_time > patience:
                 raise error from None
             loss.tell(error)
-        await asyncio.sleep(wait)
+        await connection.pause(wait)
 
 
 async def watch_rounds(
@@ -122,7 +122,7 @@ async def _reopened(connection: Connection, run_id: str, told: int, patience: fl
         run = (await connection.call(lambda link: link.runs.GetRun, request, retry_timeout=patience)).run
         if run.last_sequence > told:
             return run.last_sequence
-        await asyncio.sleep(_LOOK_SECONDS)
+        await connection.pause(_LOOK_SECONDS)
 
 
 async def _read(
