@@ -303,6 +303,14 @@ async def test_an_input_of_another_type_is_refused_here(double: Double, client: 
     assert not double.requests["SubmitRun"]
 
 
+async def test_an_input_that_is_no_message_is_refused_here(double: Double, client: Client) -> None:
+    with pytest.raises(TypeError, match=r"input: .*'fulfil-order' takes teashop.v1.OrderInput, not a dict"):
+        await client.submit(fulfil, {"sku": "tea"})  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"input: the workflow 'by-name' takes a message, not a dict"):
+        await client.submit("by-name", {"sku": "tea"})  # type: ignore[call-overload]
+    assert not double.requests["SubmitRun"]
+
+
 async def test_lists_go_over_all_pages(double: Double, client: Client) -> None:
     submitted = [(await client.submit(fulfil, INPUT)).id for _ in range(5)]
     assert [run.run_id async for run in client.list_runs("state = PENDING", page_size=2)] == submitted

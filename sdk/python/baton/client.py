@@ -400,6 +400,7 @@ def _submission(
     run_timeout: Seconds | None = None,
 ) -> tuple[run_service_pb2.SubmitRunRequest, type[Message] | None]:
     """Makes a submission, and tells the class of its output where that is known."""
+    _check_input(workflow, given)
     request = run_service_pb2.SubmitRunRequest(
         revision=revision,
         request_id=request_id or str(uuid.uuid4()),
@@ -412,7 +413,6 @@ def _submission(
         request.workflow = workflow
     else:
         output = workflow.output_class
-        _check_input(workflow, given)
         if inline:
             request.inline_workflow.CopyFrom(message_of(workflow))
         else:
@@ -432,11 +432,18 @@ def _unanswered(request: run_service_pb2.SubmitRunRequest, timeout_seconds: floa
     return CallTimeout("DEADLINE_EXCEEDED", "", text)
 
 
-def _check_input(workflow: WorkflowDefinition[Any, Any], given: Message | None) -> None:
-    wanted = workflow.definition.input_type
-    if given is None or descriptor_of(given).full_name != wanted:
-        got = "nothing" if given is None else descriptor_of(given).full_name
-        raise TypeError(f"the workflow {workflow.name!r} takes {wanted}, not {got}")
+def _check_input(workflow: WorkflowDefinition[Any, Any] | str, given: object) -> None:
+    if isinstance(workflow, str):
+        name, wanted = workflow, "a message"
+        fits = given is None or isinstance(given, Message)
+    else:
+        name, wanted = workflow.name, workflow.definition.input_type
+        fits = isinstance(given, Message) and descriptor_of(given).full_name == wanted
+    if not fits:
+        got = "nothing" if given is None else f"a {type(given).__name__}"
+        if isinstance(given, Message):
+            got = descriptor_of(given).full_name
+        raise TypeError(f"input: the workflow {name!r} takes {wanted}, not {got}")
 
 
 def _seconds(value: Seconds) -> float:
