@@ -311,6 +311,13 @@ async def test_an_input_that_is_no_message_is_refused_here(double: Double, clien
     assert not double.requests["SubmitRun"]
 
 
+async def test_an_input_that_no_server_receives_is_an_invalid_request(client: Client) -> None:
+    limit = 4 << 20  # of a server of gRPC that says nothing else
+    with pytest.raises(InvalidRequest, match=r"PAYLOAD_TOO_LARGE\): the request has \d+ bytes") as caught:
+        await client.submit(fulfil, OrderInput(order_id="x" * limit))
+    assert int(caught.value.metadata["size"]) > int(caught.value.metadata["limit"]) == limit
+
+
 async def test_lists_go_over_all_pages(double: Double, client: Client) -> None:
     submitted = [(await client.submit(fulfil, INPUT)).id for _ in range(5)]
     assert [run.run_id async for run in client.list_runs("state = PENDING", page_size=2)] == submitted

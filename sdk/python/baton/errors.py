@@ -72,7 +72,7 @@ class BatonError(Exception):
 
 
 class InvalidRequest(BatonError):
-    """INVALID_ARGUMENT or OUT_OF_RANGE: the request is not valid; `violations` name each fault."""
+    """INVALID_ARGUMENT, OUT_OF_RANGE or PAYLOAD_TOO_LARGE: the request is not valid; `violations` name each fault."""
 
 
 class NotFound(BatonError):
@@ -119,7 +119,7 @@ def report_lines(report: contract_report_pb2.ContractReport) -> list[str]:
 
 
 class Unavailable(BatonError):
-    """UNAVAILABLE or RESOURCE_EXHAUSTED: Baton cannot take the call now, and the retries allowed did not help."""
+    """UNAVAILABLE, or RESOURCE_EXHAUSTED otherwise: Baton cannot take the call now, and retries did not help."""
 
 
 class CallTimeout(BatonError):

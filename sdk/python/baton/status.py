@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -32,6 +33,10 @@ _CLASSES: dict[grpc.StatusCode, type[BatonError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: CallTimeout,
 }
+
+_TOO_LARGE = "PAYLOAD_TOO_LARGE"
+_LARGE_REQUEST = re.compile(r"(?:CLIENT: Sent|SERVER: Received) message larger than max \((\d+) vs\. (\d+)\)")
+"""What gRPC says of a request that is too large for it to come to Baton."""
 
 _CODES = {int(code.value[0]): code for code in grpc.StatusCode}
 
@@ -69,7 +74,13 @@ def _error(code: grpc.StatusCode, message: str, details: Iterable[any_pb2.Any], 
             retry_delay = retry.retry_delay.ToTimedelta().total_seconds()
         elif detail.Unpack(broken):
             report = broken
-    error = (_CLASSES.get(code, BatonError) if report is None else ContractBreaksWorkflows)(
+    large = _LARGE_REQUEST.fullmatch(message)
+    if large is not None:
+        size, limit = large.groups()
+        reason, message = _TOO_LARGE, f"the request has {size} bytes, and no more than {limit} are received"
+        metadata = {"size": size, "limit": limit}
+    kind = _CLASSES.get(code, BatonError) if report is None else ContractBreaksWorkflows
+    error = (InvalidRequest if reason == _TOO_LARGE else kind)(
         code.name,
         reason,
         message,
