@@ -157,6 +157,10 @@ def _other(wf: Recorder) -> Any:
             "step 'reserve': teashop.v1.InventoryService/Reserve takes teashop.v1.ReserveRequest, not teashop.v1.Reser",
         ),
         (
+            lambda wf: wf.repeat(Inventory.Reserve, _reserved, until=lambda output: output.lots > 1),
+            'as in until=lambda output: cond("{} > 1", output.score)',
+        ),
+        (
             lambda wf: wf.repeat(Inventory.Reserve, _reserved, until=lambda output: output.lots),
             "step 'reserve': repeat: until takes a bool; output.lots is not one",
         ),

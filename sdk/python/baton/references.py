@@ -56,7 +56,10 @@ def _refuse(action: str, cure: str) -> Callable[..., NoReturn]:
     return refuse
 
 
-_CONDITION = 'use when= or expect= with cond("…"), or let a step decide'
+_CONDITION = (
+    'give when=, expect= or until= what is to be decided during the run, cond("{} > 1", reference), as in '
+    'until=lambda output: cond("{} > 1", output.score); or let a step decide'
+)
 _EXPRESSION = 'use expression(T, "…{}…", reference), which is computed during the run'
 _BRACES = 'give it as an argument: cond("{} > 3", reference), expression(T, "{} + 1", reference)'
 
