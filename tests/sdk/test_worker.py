@@ -29,6 +29,8 @@ from teashop.v1.teashop_pb2_grpc import (
     PaymentsServiceStub,
 )
 
+from tests.ports import free_port
+
 from .double import UNAVAILABLE, Double, rich
 
 METADATA = (
@@ -344,8 +346,11 @@ async def test_the_advertised_address(
 async def test_listening_everywhere_needs_an_address_to_advertise(double: Double) -> None:
     worker = Worker("payments", baton=double.address)
     worker.add(Till(lambda request, context: None))
+    port = free_port()
     with pytest.raises(ValueError, match="say at which one Baton reaches it: advertise="):
-        await worker.start("0.0.0.0:0")
+        await worker.start(f"0.0.0.0:{port}")
+    with pytest.raises(ConnectionRefusedError):  # nothing serves
+        await asyncio.open_connection("127.0.0.1", port)
 
 
 async def test_a_followed_health_does_not_hold_up_the_stop_of_an_idle_worker(double: Double) -> None:

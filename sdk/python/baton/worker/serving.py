@@ -126,6 +126,8 @@ class Worker:
             raise RuntimeError(f"the worker {self.name!r} is serving already")
         if not self._servicers:
             raise RuntimeError(f"the worker {self.name!r} has no service; add one with @worker.service")
+        if not attach:
+            self._check_address(listen)
         servicers = [make() for make in self._servicers]
         tracing = tracing_for(self.name)
         threads = ThreadPoolExecutor(self._threads, thread_name_prefix=f"baton-{self.name}")
@@ -211,15 +213,16 @@ class Worker:
     def _address(self, listen: str, port: int) -> str:
         if listen.startswith("unix"):
             return self._advertise or listen
-        host = listen.rpartition(":")[0]
         if self._advertise:
             return self._advertise if _PORT.fullmatch(self._advertise) else f"{self._advertise}:{port}"
-        if host in _EVERYWHERE:
+        return f"{listen.rpartition(':')[0]}:{port}"
+
+    def _check_address(self, listen: str) -> None:
+        if not self._advertise and listen.rpartition(":")[0] in _EVERYWHERE:
             raise ValueError(
                 f"the worker {self.name!r} listens at every address ({listen}); say at which one Baton reaches it: "
                 f"advertise='payments' or {ADVERTISE_VARIABLE}=payments"
             )
-        return f"{host}:{port}"
 
     def _add(self, servicer: type, make: Callable[[], Any]) -> None:
         bases = generated_bases(servicer)
