@@ -98,7 +98,6 @@ class EmbeddedPostgres:
         if self.process_id is not None:
             return self.dsn
         self.stop()  # Clears what a server that died by itself left here.
-        self._directory.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         try:
             self._data = self._place_data()
@@ -140,8 +139,15 @@ class EmbeddedPostgres:
         self.stop()
 
     def _take_lock(self) -> None:
-        """Locks the directory for this process; the kernel unlocks it when the process dies, however it dies."""
-        lock = (self._directory / "lock").open("a")
+        """Makes the directory and locks it for this process; the kernel unlocks it when that dies, however it dies."""
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            lock = (self._directory / "lock").open("a")
+        except OSError as error:
+            why = "it is no directory" if isinstance(error, FileExistsError) else error.strerror
+            raise EmbeddedPostgresError(
+                f"data cannot be kept in {self._directory}: {why}; give another directory"
+            ) from error
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

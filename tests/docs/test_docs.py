@@ -177,7 +177,7 @@ def command_lines() -> list[tuple[str, str]]:
     for page in ALL_PAGES:
         for block in blocks(page):
             if block.language in ("sh", "", "console"):
-                lines = re.findall(r"(?:^|[|(=] ?)(baton [^|)\n]*)", block.text, re.MULTILINE)
+                lines = re.findall(r"(?:^|[|(=] ?)(?:\w+=\S+ )*(baton [^|)\n]*)", block.text, re.MULTILINE)
                 found += [(f"{block.page}:{block.line}", line.rstrip(" &")) for line in lines]
     return found
 
@@ -193,6 +193,7 @@ def test_command_lines_are_understood(place: str, line: str) -> None:
         context = inner.make_context(name, words, parent=context)
         if not hasattr(inner, "commands"):
             break
+    assert "=" not in (context.params.get("input_") or ""), "--input names a file; a field is set with -i"
 
 
 def test_every_reason_has_a_section() -> None:

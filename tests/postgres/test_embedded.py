@@ -122,6 +122,13 @@ async def test_it_recovers_from_a_kill_of_the_server_itself(directory: Path) -> 
         assert await query(server.dsn, "SELECT answer FROM kept") == 42
 
 
+@pytest.mark.parametrize(("name", "why"), [("file", "it is no directory"), ("file/below", "Not a directory")])
+def test_a_place_that_can_hold_no_data_is_told(directory: Path, name: str, why: str) -> None:
+    (directory.parent / "file").write_text("")
+    with pytest.raises(EmbeddedPostgresError, match=f"data cannot be kept in {directory.parent / name}: {why}"):
+        EmbeddedPostgres(directory.parent / name).start()
+
+
 async def test_a_second_process_is_refused_at_once(directory: Path) -> None:
     parent, _, _ = start_parent(directory)
     try:

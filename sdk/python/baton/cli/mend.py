@@ -84,7 +84,8 @@ def skip(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.inputs import build_message, read_json
+        from baton.cli.inputs import build_message
+        from baton.cli.reading import read_json
         from baton.cli.types import Types
 
         given = None
@@ -220,8 +221,9 @@ def _check_action(action: str, step: str, revision: str, request_id: str) -> Non
 
 async def _input(client: Client, run_id: str, name: str | None, fields: Sequence[str]) -> Message | None:
     """Makes the new input of a run: from a file, or the one that it has with some fields changed; None for neither."""
-    from baton.cli.inputs import build_message, read_json
+    from baton.cli.inputs import build_message
     from baton.cli.outcomes import CommandFailed
+    from baton.cli.reading import read_json
     from baton.cli.types import Types
 
     if name is None and not fields:

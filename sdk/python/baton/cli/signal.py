@@ -36,9 +36,10 @@ def signal(
     chosen = choices(context, server, output)
 
     async def work(client: Client) -> None:
-        from baton.cli.inputs import build_message, read_json
+        from baton.cli.inputs import build_message
         from baton.cli.lines import print_json
         from baton.cli.output import note
+        from baton.cli.reading import read_json
         from baton.cli.types import Types
 
         document = read_json(input_) if input_ is not None else None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -16,6 +14,7 @@ from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 from baton.cli.outcomes import CommandFailed
+from baton.cli.reading import read_text
 from baton.cli.yaml_fields import check_fields
 
 FILE_LIMIT_BYTES = 16 * 1024 * 1024
@@ -67,7 +66,9 @@ class Document:
 
 def read_documents(name: str) -> Iterator[Document]:
     """Reads the documents of a file that are not empty; `-` is standard input. Raises CommandFailed."""
-    loader = _Loader(_text_of(name))
+    text = read_text(name, FILE_LIMIT_BYTES)
+    with _faults_told(name):
+        loader = _Loader(text)
     try:
         while (node := _next_node(name, loader)) is not None:
             if isinstance(node, yaml.ScalarNode) and not node.value:
@@ -108,20 +109,6 @@ def line_of(node: yaml.Node | None, path: str) -> int | None:
             break
         line, node = found
     return int(line) + 1
-
-
-def _text_of(name: str) -> str:
-    try:
-        if name == "-":
-            return sys.stdin.read()
-        path = Path(name)
-        if path.stat().st_size > FILE_LIMIT_BYTES:
-            raise CommandFailed(f"{name}: larger than {FILE_LIMIT_BYTES >> 20} MiB")
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise CommandFailed(f"cannot read {name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise CommandFailed(f"cannot read {name}: it is not UTF-8") from None
 
 
 def _child(node: yaml.Node, token: str) -> tuple[int, yaml.Node] | None:
