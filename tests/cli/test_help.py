@@ -53,6 +53,12 @@ async def test_a_run_needs_a_workflow_by_name_or_file() -> None:
     assert (await baton("run", "submit", "a", "--inline", "b.yaml")).code == 2
 
 
+async def test_a_longest_wait_needs_a_wait() -> None:
+    answer = await baton("run", "submit", "a", "--timeout", "5s")
+    assert answer.code == 2
+    assert "--timeout goes with --wait" in answer.error
+
+
 @pytest.mark.parametrize(
     "words", [("ls",), ("watch", NO_RUN), ("watch", "--filter", ""), ("wait", NO_RUN)], ids=" ".join
 )

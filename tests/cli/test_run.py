@@ -256,6 +256,12 @@ async def test_a_run_that_has_ended_cannot_be_cancelled(shop: Command, charge: s
     assert "RUN_ENDED" in answer.error
 
 
+async def test_a_file_without_a_line_is_told(shop: Command) -> None:
+    answer = await shop("run", "submit", "fulfil-order", "--each", "-", stdin="\n")
+    assert (answer.code, answer.out) == (1, "")
+    assert "standard input: holds no input" in answer.error
+
+
 async def test_a_run_is_submitted_for_each_line_of_a_file(shop: Command) -> None:
     lines = "\n\n".join(_order(number) for number in range(3))
     name = "each-line"

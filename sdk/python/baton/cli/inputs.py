@@ -4,33 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from google.protobuf import any_pb2, json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from baton.cli.outcomes import CommandFailed
+from baton.cli.outcomes import CommandFailed, ExitCode
 from baton.cli.types import Types, closest
 
 _TEXT_KINDS = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_ENUM)
 _UNKNOWN_FIELD = re.compile(r'Message type "(?P<type>[^"]*)" has no field named "(?P<field>[^"]*)"')
-
-
-def read_json(name: str) -> Any:
-    """Reads one JSON document from a file, or from standard input where the name is `-`."""
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CommandFailed(f"cannot read {name}: {_why(error)}") from None
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        where = "standard input" if name == "-" else name
-        raise CommandFailed(f"{where}:{error.lineno}: not one JSON document: {error.msg}") from None
 
 
 async def build_input(type_name: str, document: Any, settings: Iterable[str], types: Types) -> any_pb2.Any | None:
@@ -63,8 +48,11 @@ async def build_message(
             "register the worker that has it, or give the workflow its `types`",
         )
     value = {} if document is None else document
-    if given and not isinstance(value, dict):
-        raise CommandFailed("-i sets fields of a JSON object, and the input is not one")
+    # The messages of protobuf itself have JSON forms of their own, such as a text for a time.
+    if not isinstance(value, dict) and (given or not descriptor.full_name.startswith("google.protobuf.")):
+        what = f"the input is not a {descriptor.full_name}: it is no JSON object"
+        raise CommandFailed(what, "give its fields in {braces}", ExitCode.USAGE)
+    _refuse_twice(given)
     for setting in given:
         _set(value, setting, descriptor)
     message = types.new_message(descriptor)
@@ -75,10 +63,21 @@ async def build_message(
     return message
 
 
+def _refuse_twice(settings: Iterable[str]) -> None:
+    given: set[str] = set()
+    for setting in settings:
+        path = setting.partition("=")[0]
+        if path in given:
+            raise CommandFailed(f"-i {path}: it is given twice", code=ExitCode.USAGE)
+        given.add(path)
+
+
 def _set(value: dict[str, Any], setting: str, descriptor: Descriptor) -> None:
     path, equals, text = setting.partition("=")
     if not equals or not path:
         raise CommandFailed(f"-i {setting}: give a field and its value, such as -i order_id=A-1")
+    if any("\ud800" <= letter <= "\udfff" for letter in setting):
+        raise CommandFailed(f"-i {path}: it is not UTF-8")
     names = path.split(".")
     kind: Descriptor | None = descriptor
     for position, name in enumerate(names):
@@ -106,7 +105,7 @@ def _value(text: str, field: FieldDescriptor | None) -> Any:
         return text
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -130,7 +129,3 @@ def _message_named(descriptor: Descriptor, name: str, seen: set[str]) -> Descrip
             if found is not None:
                 return found
     return None
-
-
-def _why(error: Exception) -> str:
-    return error.strerror or "it cannot be read" if isinstance(error, OSError) else "it is not UTF-8"

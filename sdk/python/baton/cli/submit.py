@@ -59,6 +59,8 @@ def submit(
     and so on by line, so that the same command can be repeated. Lines that are refused are told at the end.
     """
     _require_fitting(workflow, inline, each, wait and watch, bool(input_ is not None or wait or watch or check_only))
+    if timeout is not None and not wait:
+        raise typer.BadParameter("--timeout goes with --wait")
     chosen = choices(context, server, output)
     with errors_told(chosen):
         definition = _read_inline(inline, input_ if each is None else each)
@@ -137,7 +139,8 @@ async def _complete(
     fields: Iterable[str],
 ) -> None:
     """Adds the inline workflow, if any, and the input as the type that the workflow takes."""
-    from baton.cli.inputs import build_input, read_json
+    from baton.cli.inputs import build_input
+    from baton.cli.reading import read_json
     from baton.cli.types import Types
 
     definition = inline

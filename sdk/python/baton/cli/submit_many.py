@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
 
 from baton.cli.inputs import build_input
 from baton.cli.lines import print_json_line, write
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode
+from baton.cli.reading import parse_json, read_lines
 from baton.cli.types import Types
 from baton.client import Client
 from baton.connection import Backoff, retryable
@@ -49,11 +45,11 @@ async def submit_each(
     types, settings = Types(client.address, definition.types), list(fields)
     refused: list[str] = []
     batch: list[_Line] = []
-    size = 0
-    for number, text in _lines(name):
+    number = size = 0
+    for number, text in read_lines(name):
         line: run_service_pb2.SubmitRunRequest | CommandFailed
         try:
-            packed = await build_input(definition.input_type, _document(text), settings, types)
+            packed = await build_input(definition.input_type, parse_json(text), settings, types)
         except CommandFailed as error:
             line, added = error, 0
         else:
@@ -68,6 +64,8 @@ async def submit_each(
             batch, size = [], 0
         batch.append((number, line))
         size += added
+    if not number:
+        raise CommandFailed(f"{'standard input' if name == '-' else name}: holds no input")
     if batch:
         refused += await _submit(client, chosen, batch)
     if refused:
@@ -126,23 +124,3 @@ def _told(error: _Refusal) -> dict[str, str]:
     if isinstance(error, CommandFailed):
         return {"code": "INVALID_ARGUMENT", "reason": "", "message": error.message}
     return {"code": error.code, "reason": error.reason, "message": error.message}
-
-
-def _lines(name: str) -> Iterator[tuple[int, str]]:
-    """Reads line after line, with their numbers; empty lines are passed over. Raises CommandFailed."""
-    try:
-        with nullcontext(sys.stdin) if name == "-" else Path(name).open(encoding="utf-8-sig") as file:
-            # Not splitlines: JSON may hold other characters that Python takes for ends of lines.
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise CommandFailed(f"cannot read {name}: {why or 'it cannot be read'}") from None
-
-
-def _document(line: str) -> Any:
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CommandFailed(f"not one JSON document: {error.msg}") from None
