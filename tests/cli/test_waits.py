@@ -59,7 +59,7 @@ async def test_a_request_is_shown_and_approved(shop: Command, waiting: str) -> N
     told = await shop("approval", "get", waiting, "stock")
     assert told.code == 0
     assert digest in told.out
-    assert told.out.endswith('request, a shop.v1.GetStockRequest\n{"skus": ["TEA-ASSAM-250"]}\n')
+    assert told.out.endswith('request of type shop.v1.GetStockRequest\n{"skus": ["TEA-ASSAM-250"]}\n')
 
     nobody = await shop("approval", "approve", waiting, "stock", "--principal", "grace")
     assert nobody.code == 2
@@ -68,7 +68,11 @@ async def test_a_request_is_shown_and_approved(shop: Command, waiting: str) -> N
     assert digest not in nobody.error, "it is to be seen with the request"
     other = await shop("approval", "approve", waiting, "stock", "--hash", "0" * 64, "--principal", "grace")
     assert other.code == 1
-    assert f"another hash, {digest}" in other.error
+    assert "APPROVAL_CHANGED" in other.error
+    assert digest in other.error
+    begun = await shop("approval", "approve", waiting, "stock", "--hash", "0" * 12, "--principal", "grace")
+    assert begun.code == 1
+    assert f"another hash, {digest}" in begun.error
     own = await shop("approval", "approve", waiting, "stock", "--hash", digest)
     assert own.code == 1
     assert "APPROVER_NOT_ALLOWED" in own.error
@@ -93,6 +97,11 @@ async def test_a_request_is_denied(shop: Command, waiting: str) -> None:
         "approval", "deny", waiting, "stock", "--hash", digest, "--reason", "not them", "--principal", "grace"
     )
     assert denied.code == 0, denied.error
+    again = await shop("approval", "deny", waiting, "stock", "--hash", digest, "--principal", "grace")
+    assert (again.code, again.error) == (denied.code, denied.error)
+    second = await shop("approval", "approve", waiting, "stock", "--hash", digest, "--principal", "ada")
+    assert second.code == 6
+    assert "grace has denied it" in second.error
     ended = await shop("run", "wait", waiting)
     assert ended.code == 3
     assert "grace denied the request: not them" in ended.out

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LEAST_DIGITS = 8
 """Digits of a hash that suffice to name it, as nobody makes two requests of one step that agree in them by chance."""
 
+ALL_DIGITS = 64
+"""Digits of a whole hash."""
+
 app = typer.Typer(
     help="Look at requests that wait for a decision, and decide.", no_args_is_help=True, rich_markup_mode=None
 )
@@ -142,11 +145,7 @@ def _decide(chosen: Choices, run_id: str, step: str, digits: str, reason: str, *
         from baton.cli.output import note
         from baton.cli.types import Types
 
-        approval = await _find(client, run_id, step)
-        if digits:
-            _check(approval, digits)
-        else:
-            await _ask(client, approval, "approve" if approved else "deny")
+        approval = await _meant(client, run_id, step, digits, "approve" if approved else "deny")
         decided = await (client.approve if approved else client.deny)(approval, reason)
         if chosen.as_json:
             print_json(await Types(client.address).to_json(decided))
@@ -154,6 +153,21 @@ def _decide(chosen: Choices, run_id: str, step: str, digits: str, reason: str, *
             note(f"{'approved' if approved else 'denied'} {approval.request_hash[:12]} of {approval.step}")
 
     run_with_client(chosen, work)
+
+
+async def _meant(client: Client, run_id: str, step: str, digits: str, verb: str) -> approval_pb2.Approval:
+    """The request to decide on: the one of the hash, or the one that is asked about. Raises CommandFailed."""
+    from baton.v1 import approval_pb2
+
+    if len(digits) == ALL_DIGITS:
+        # It need not wait any more: who decides once more is answered as the first time, or told who was first.
+        return approval_pb2.Approval(run_id=run_id, step=step, request_hash=digits.lower())
+    approval = await _find(client, run_id, step)
+    if digits:
+        _check(approval, digits)
+    else:
+        await _ask(client, approval, verb)
+    return approval
 
 
 async def _find(client: Client, run_id: str, step: str) -> approval_pb2.Approval:
@@ -209,5 +223,5 @@ async def _show(client: Client, approval: approval_pb2.Approval) -> None:
     for name, value in told:
         if value:
             show(styled(f"  {name:<11}{clean(value)}", ""))
-    write(f"\nrequest, a {clean(approval.request.TypeName())}")
+    write(f"\nrequest of type {clean(approval.request.TypeName())}")
     print_json(await Types(client.address).payload_to_json(approval.request))
