@@ -29,8 +29,22 @@ def _write(folder: Path, text: str, name: str = "workflow.yaml") -> str:
             "f stands twice",
         ),
         ("name: a\nsteps:\n  - id: x\n    attempt_timeout: 5x\n", 4, "steps[0].attempt_timeout"),
-        ("name: a\nsteps:\n  - id: x\n    delivery: NEVER\n", 4, "Invalid enum value NEVER"),
-        ("name: [a\n", 2, "expected"),
+        ("name: a\nsteps:\n  - id: x\n    delivery: NEVER\n", 4, "steps[0].delivery: NEVER is none of DELIVERY_"),
+        ("name: a\nsteps:\n  - {id: x, delivery: 1}\n  - {id: y, delivery: '2'}\n  - z\n", 5, "Step is written"),
+        ("name: [a\n", 2, "it ends too early: a bracket, a brace or a quote is not closed"),
+        ('name: "a\n', 2, "it ends too early"),
+        ('{"name": "a", "steps":\n', 2, "it ends too early"),
+        (
+            "name: a\nsteps: [{id: x, attempt_timeout: 2}]\n",
+            2,
+            'steps[0].attempt_timeout: a length of time is text with its unit: write "2s"',
+        ),
+        ("name: a\nrun_timeout: 0.5\n", 2, 'run_timeout: a length of time is text with its unit: write "0.5s"'),
+        (
+            "name: a\nsteps:\n  - id: x\n    request:\n      name: input.name\n",
+            5,
+            'steps[0].request["name"]: a binding is written as {path: input.name}, {literal: Ada} or {expression: …}',
+        ),
         ("- name: a\n", 1, "mapping"),
     ],
 )
@@ -49,6 +63,7 @@ def test_a_slip_is_told_with_its_line(tmp_path: Path, text: str, line: int, said
         ("latin.yaml", None, "not UTF-8"),
         ("alias.yaml", "steps: [{request: {a: &a {message: {fields: {b: *a}}}}}]", "deep"),
         ("raises.py", "1 / 0\n", "ZeroDivisionError"),
+        ("daily.yaml", "name: a\ncron: '* * * * *'\nrun: {workflow: a}\n", "this is a schedule, not a workflow"),
         ("nothing.py", "value = 1\n", "no object made by @workflow"),
     ],
 )  # fmt: skip

@@ -62,6 +62,9 @@ def read_schedules(name: str) -> Iterator[ScheduleSource]:
     count = 0
     for document in read_documents(name):
         count += 1
+        if document.has("steps"):
+            cure = f"apply it with: baton workflow apply {name}"
+            raise CommandFailed(f"{name}: this is a workflow, not a schedule", cure)
         schedule = schedule_pb2.Schedule()
         content = document.content(schedule.DESCRIPTOR, "a schedule is a mapping with `name`, `cron`, `run`, …")
         run, given = content.get("run"), None

@@ -57,6 +57,10 @@ def read_workflow(name: str) -> WorkflowSource:
 
 
 def _from_document(name: str, document: Document) -> WorkflowSource:
+    if document.has("cron"):
+        raise CommandFailed(
+            f"{name}: this is a schedule, not a workflow", f"apply it with: baton schedule apply {name}"
+        )
     workflow = workflow_pb2.Workflow()
     content = document.content(workflow.DESCRIPTOR, "a workflow is a mapping with `name`, `steps`, …")
     document.parse(content, workflow)

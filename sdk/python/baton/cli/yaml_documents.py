@@ -40,6 +40,10 @@ class Document:
     node: yaml.Node
     loader: _Loader
 
+    def has(self, key: str) -> bool:
+        """Whether it is a mapping with this key."""
+        return isinstance(self.node, yaml.MappingNode) and any(each.value == key for each, _ in self.node.value)
+
     def content(self, descriptor: Descriptor, wanted: str) -> dict[str, Any]:
         """Returns the document as values, with the fields of a message; `wanted` says so. Raises CommandFailed."""
         with _faults_told(self.name):
@@ -90,11 +94,17 @@ def _faults_told(name: str) -> Iterator[None]:
         yield
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark is not None else 1
-        raise CommandFailed(f"{name}:{line}: {error.problem or 'not YAML'}") from None
+        raise CommandFailed(f"{name}:{line}: {_told(error.problem or 'not YAML')}") from None
     except yaml.YAMLError:
         raise CommandFailed(f"{name}: not YAML: it holds a character that YAML forbids") from None
     except RecursionError:
         raise CommandFailed(f"{name}: nested too deeply") from None
+
+
+def _told(problem: str) -> str:
+    if problem.endswith(("'<stream end>'", "end of stream")):
+        return "it ends too early: a bracket, a brace or a quote is not closed"
+    return problem
 
 
 def line_of(node: yaml.Node | None, path: str) -> int | None:
