@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from baton.cli.reports import how_to_reach
 
 from .programs import baton, environment
 
@@ -68,3 +69,16 @@ async def test_where_nobody_serves_the_cure_is_told_soon(words: tuple[str, ...])
     assert (answer.code, answer.out) == (1, "")
     assert "127.0.0.1:1" in answer.error
     assert "baton dev" in answer.error
+
+
+@pytest.mark.parametrize(
+    ("address", "cure"),
+    [
+        ("http://127.0.0.1:1", "give the address without http://, such as 127.0.0.1:1"),
+        ("https://baton.example/", "give the address without https://, such as baton.example"),
+        ("localhost", "give the address with a port, such as localhost:7330"),
+        ("dns:///localhost:1", "start one with `baton dev`"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_told(address: str, cure: str) -> None:
+    assert how_to_reach(address).startswith(cure)

@@ -6,7 +6,7 @@ import io
 
 import pytest
 from baton.cli.event_view import event_detail
-from baton.cli.run_view import steps_table
+from baton.cli.run_view import steps_table, wait_text
 from baton.cli.types import Types
 from baton.v1 import event_pb2, run_pb2
 from google.protobuf import json_format
@@ -145,3 +145,8 @@ def test_what_an_ended_step_waited_for_is_told() -> None:
     wait.start_time.FromSeconds(1_760_000_000)
     wait.end_time.FromSeconds(1_760_000_090)
     assert _lines(80, [step])[-1].endswith("decided on after 1 min 30 s")
+
+
+def test_what_to_do_about_a_wait_is_told_as_a_command() -> None:
+    waiting = run_pb2.WaitReason(message="waits for the signal go; send it with SignalRun")
+    assert wait_text(waiting) == "waits for the signal go; send it with `baton run signal`"

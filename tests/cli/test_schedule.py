@@ -146,7 +146,10 @@ async def test_faults_are_told_with_their_line(
     [
         ("name: a\ncorn: '* * * * *'\n", ":2: Schedule has no field corn; did you mean cron?"),
         ("name: a\nrun:\n  workflow: w\n  input: 5\n", ":4: input is a mapping of its fields"),
-        ("name: a\noverlap_policy: NEVER\n", ":2: overlap_policy: NEVER is none of OVERLAP_POLICY_SKIP, OVERLAP_POLICY_"),
+        (
+            "name: a\noverlap_policy: NEVER\n",
+            ":2: overlap_policy: NEVER is none of OVERLAP_POLICY_SKIP, OVERLAP_POLICY_",
+        ),
         ("- a\n", ":1: Schedule is written as a mapping of its fields"),
         ("", ": holds no schedule"),
         ("name: a\nsteps: []\n", ": this is a workflow, not a schedule"),

@@ -21,6 +21,7 @@ def health(context: typer.Context, server: ServerOption = None, output: OutputOp
         from grpc_health.v1 import health_pb2, health_pb2_grpc
 
         from baton.cli.lines import print_json
+        from baton.cli.reports import how_to_reach
         from baton.connection import server_address
 
         address = server_address(chosen.address)
@@ -29,7 +30,7 @@ def health(context: typer.Context, server: ServerOption = None, output: OutputOp
             try:
                 answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_SECONDS)
             except grpc.aio.AioRpcError as error:
-                raise CommandFailed(f"{address} does not answer: {error.code().name}", "start one: baton dev") from None
+                raise CommandFailed(f"{address} does not answer: {error.code().name}", how_to_reach(address)) from None
         state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             raise CommandFailed(f"{address} is {state}: it is draining or starting")

@@ -83,6 +83,7 @@ def show(context: typer.Context, name: Name, server: ServerOption = None, output
 
         from baton.cli.lines import print_json, write
         from baton.cli.output import note, print_table
+        from baton.cli.wording import in_commands
 
         shown = await client.get_limit(name)
         if chosen.as_json:
@@ -94,7 +95,7 @@ def show(context: typer.Context, name: Name, server: ServerOption = None, output
         keys = f", {use.key_count} keys" if use.key_count else ""
         write(f"{use.in_flight} in flight, {use.waiting} waiting{keys}\n")
         if use.paused:
-            note(f"no permit is given at the moment: {use.paused}")
+            note(f"no permit is given at the moment: {in_commands(use.paused)}")
         if use.keys:
             rows = [[key.key, str(key.in_flight), str(key.waiting)] for key in use.keys]
             print_table(("KEY", "IN FLIGHT", "WAITING"), rows, "")

@@ -176,6 +176,7 @@ def mend(
         from baton.cli.lines import print_json
         from baton.cli.output import show
         from baton.cli.types import Types
+        from baton.cli.wording import in_commands
         from baton.v1 import run_service_pb2
 
         request = run_service_pb2.MendRunsRequest(filter=filter_, reason=reason, validate_only=dry_run)
@@ -193,7 +194,7 @@ def mend(
             for run_id in page.mended_run_ids:
                 show(Text(f"{run_id}  {'would be mended' if dry_run else 'mended'}"))
             for refusal in page.refusals:
-                show(Text(f"{refusal.run_id}  refused: {refusal.status.message}"))
+                show(Text(f"{refusal.run_id}  refused: {in_commands(refusal.status.message)}"))
         if not chosen.as_json:
             show(
                 Text(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.output import clean, error_console, styled
+from baton.cli.wording import in_commands
 from baton.connection import ADDRESS_VARIABLE, DEFAULT_ADDRESS
 from baton.errors import BatonError, ContractBreaksWorkflows, NotFound, Violation, WaitTimeout, report_lines
 
@@ -50,6 +52,8 @@ _CURES = {
     "INTERNAL": "look for the error_id in the server's log",
 }
 
+_COMMAND = re.compile("`[^`]+`")
+"""A command in a cure: what the message says itself is not said twice."""
 
 _FAULTY = {"WORKFLOW_INVALID": "the workflow", "INVALID_SCHEDULE": "the schedule"}
 """Reasons whose faults are told one by one, and what has them."""
@@ -66,12 +70,13 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
     if not isinstance(error, BatonError):
         raise error
     if error.code == "UNAVAILABLE" and not error.reason:
-        _write(chosen, message=f"cannot reach Baton at {_address(chosen)}", cure=_REACH, code=error.code)
+        address = _address(chosen)
+        _write(chosen, message=f"cannot reach Baton at {address}", cure=how_to_reach(address), code=error.code)
         return ExitCode.FAILED
     if error.code == "UNIMPLEMENTED" and not error.reason:
         _write(chosen, message=f"what answers at {_address(chosen)} is not a Baton of this version", cure=_REACH)
         return ExitCode.FAILED
-    message = error.message
+    message = in_commands(error.message)
     if error.reason in _FAULTY:
         message = f"{source or _FAULTY[error.reason]} is not valid"  # its faults follow, each with its path
     _write(
@@ -87,6 +92,16 @@ def report_error(error: Exception, chosen: Choices, *, source: str = "", locate:
         locate=locate,
     )
     return ExitCode.NOT_FOUND if isinstance(error, NotFound) else ExitCode.FAILED
+
+
+def how_to_reach(address: str) -> str:
+    """What to do about an address at which nobody answers."""
+    scheme, separator, rest = address.partition("://")
+    if separator and scheme in ("http", "https"):
+        return f"give the address without {scheme}://, such as {rest.partition('/')[0]}"
+    if ":" not in address:
+        return f"give the address with a port, such as {address}:{DEFAULT_ADDRESS.rpartition(':')[2]}"
+    return _REACH
 
 
 _REACH = f"start one with `baton dev`, or name another with --server or {ADDRESS_VARIABLE}"
@@ -124,13 +139,13 @@ def _write(
     console.print(
         styled("error: ", "bold red"), clean(message), styled(f" [{reason}]" if reason else "", "dim"), sep=""
     )
-    if len(violations) > 1 or not any(each.message in message for each in violations):
+    if len(violations) > 1 or not any(in_commands(each.message) in message for each in violations):
         print_violations(violations, source, locate)
     for line in report_lines(report) if report is not None else ():
         console.print(f"  {clean(line)}")
     for key, value in sorted((metadata or {}).items()):
         console.print(f"  {clean(key)}: {clean(value)}")
-    if cure:
+    if cure and not any(command in message for command in _COMMAND.findall(cure)):
         console.print(styled("  " + cure, "cyan"))
 
 
@@ -141,7 +156,9 @@ def print_violations(violations: Sequence[Violation], source: str, locate: Locat
     for each in sorted(violations, key=lambda each: lines[each.path]):
         where = f"{source}:{lines[each.path]}: " if lines[each.path] else ""
         console.print(f"  {where}", styled(clean(_path(each)), "bold"), sep="")
-        console.print(f"    {clean(each.message)}", styled(f" [{each.reason}]" if each.reason else "", "dim"), sep="")
+        console.print(
+            f"    {clean(in_commands(each.message))}", styled(f" [{each.reason}]" if each.reason else "", "dim"), sep=""
+        )
 
 
 def cure_of(violations: Sequence[Violation]) -> str:
@@ -156,7 +173,7 @@ def violation_as_json(violation: Violation, locate: Locate | None) -> dict[str, 
     told: dict[str, object] = {
         "path": _path(violation) if locate is not None else violation.path,
         "reason": violation.reason,
-        "message": violation.message,
+        "message": in_commands(violation.message),
     }
     line = locate(violation.path) if locate is not None else None
     return told | {"line": line} if line else told

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from baton.cli.event_view import why
 from baton.cli.output import clean, clock, instant, length, micros, new_table, state_text
+from baton.cli.wording import in_commands
 from baton.step_tree import Folded, tree
 from baton.v1 import run_pb2
 
@@ -146,4 +147,4 @@ def wait_text(reason: run_pb2.WaitReason) -> str:
     """Why a step waits, and until when."""
     kind = run_pb2.WaitKind.Name(reason.kind).removeprefix("WAIT_KIND_")
     until = f", until {clock(reason.until_time)}" if reason.HasField("until_time") else ""
-    return clean(f"{reason.message or kind}{until}")
+    return clean(f"{in_commands(reason.message) or kind}{until}")

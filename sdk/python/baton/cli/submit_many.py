@@ -11,6 +11,7 @@ from baton.cli.lines import print_json_line, write
 from baton.cli.outcomes import Choices, CommandFailed, ExitCode
 from baton.cli.reading import parse_json, read_lines
 from baton.cli.types import Types
+from baton.cli.wording import in_commands
 from baton.client import Client
 from baton.connection import Backoff, retryable
 from baton.errors import BatonError
@@ -87,7 +88,7 @@ async def _submit(client: Client, chosen: Choices, batch: list[_Line]) -> list[s
                 write(answer.run.run_id)
             continue
         cure = f"\n  {answer.cure}" if isinstance(answer, CommandFailed) and answer.cure else ""
-        refused.append(f"line {number}: {answer}{cure}")
+        refused.append(f"line {number}: {in_commands(str(answer))}{cure}")
         if chosen.as_json:
             print_json_line({"line": number, **_told(answer)})
     return refused
