@@ -39,6 +39,8 @@ def commands(command: object, context: typer.Context, path: str) -> Iterator[tup
     context.terminal_width = context.max_content_width = WIDTH
     yield path, command.get_help(context).rstrip()  # type: ignore[attr-defined]
     for name, inner in getattr(command, "commands", {}).items():
+        if inner.hidden:
+            continue
         yield from commands(
             inner, inner.make_context(name, [], parent=context, resilient_parsing=True), f"{path} {name}"
         )

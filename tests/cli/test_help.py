@@ -49,6 +49,23 @@ async def test_what_is_no_command_is_a_usage_error() -> None:
     assert "sumbit" in answer.error
 
 
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [
+        (("run", "show"), "get"),
+        (("workflow", "delete"), "rm"),
+        (("worker", "delete"), "rm"),
+        (("limit", "remove"), "rm"),
+        (("run", "list"), "ls"),
+        (("run", "sumbit"), "submit"),
+    ],
+)
+async def test_the_word_of_another_tool_is_told_in_ours(words: tuple[str, ...], own: str) -> None:
+    answer = await baton(*words)
+    assert answer.code == 2
+    assert f"No such command '{words[-1]}'. Did you mean '{own}'?" in answer.error
+
+
 async def test_a_run_needs_a_workflow_by_name_or_file() -> None:
     assert (await baton("run", "submit")).code == 2
     assert (await baton("run", "submit", "a", "--inline", "b.yaml")).code == 2

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.outcomes import CommandFailed, ExitCode
 from baton.cli.session import OutputOption, PrincipalOption, ServerOption, choices, run_with_client
 
@@ -21,9 +22,7 @@ LEAST_DIGITS = 8
 ALL_DIGITS = 64
 """Digits of a whole hash."""
 
-app = typer.Typer(
-    help="Look at requests that wait for a decision, and decide.", no_args_is_help=True, rich_markup_mode=None
-)
+app = new_group("Look at requests that wait for a decision, and decide.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run.")]
 StepId = Annotated[str, typer.Argument(metavar="STEP", help="Id of the step.")]

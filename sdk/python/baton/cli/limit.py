@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.outcomes import CommandFailed, ExitCode
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from baton.client import Client
     from baton.v1 import limit_pb2
 
-app = typer.Typer(help="Bound the calls of steps.", no_args_is_help=True, rich_markup_mode=None)
+app = new_group("Bound the calls of steps.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the limit.")]
 
@@ -73,8 +74,9 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
     run_with_client(chosen, work)
 
 
+@app.command("show", hidden=True)
 @app.command()
-def show(context: typer.Context, name: Name, server: ServerOption = None, output: OutputOption = None) -> None:
+def get(context: typer.Context, name: Name, server: ServerOption = None, output: OutputOption = None) -> None:
     """Show a limit and how much of it is in use."""
     chosen = choices(context, server, output)
 
@@ -103,8 +105,9 @@ def show(context: typer.Context, name: Name, server: ServerOption = None, output
     run_with_client(chosen, work)
 
 
-@app.command()
-def delete(context: typer.Context, name: Name, server: ServerOption = None, output: OutputOption = None) -> None:
+@app.command("delete", hidden=True)
+@app.command("rm")
+def remove(context: typer.Context, name: Name, server: ServerOption = None, output: OutputOption = None) -> None:
     """Remove a limit. Steps that name it wait until there is one of the name again."""
     chosen = choices(context, server, output)
 
@@ -112,7 +115,7 @@ def delete(context: typer.Context, name: Name, server: ServerOption = None, outp
         from baton.cli.output import note
 
         await client.delete_limit(name)
-        note(f"deleted {name}")
+        note(f"removed {name}")
 
     run_with_client(chosen, work)
 

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
 if TYPE_CHECKING:
     from baton.client import Client
     from baton.v1 import replica_pb2
 
-app = typer.Typer(
-    help="Show the servers of one database, and what they found amiss.", no_args_is_help=True, rich_markup_mode=None
-)
+app = new_group("Show the servers of one database, and what they found amiss.")
 
 _CURES = {
     "overdue": "runs are due and nobody takes them: start more replicas, or raise BATON_MAX_ACTIVE_RUNS",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.mend import fork, mend, pause, resume, retry, skip
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 from baton.cli.signal import signal
@@ -15,7 +16,7 @@ from baton.cli.submit import submit
 if TYPE_CHECKING:
     from baton.client import Client
 
-app = typer.Typer(help="Submit runs, follow them and look at them.", no_args_is_help=True, rich_markup_mode=None)
+app = new_group("Submit runs, follow them and look at them.")
 app.command()(submit)
 app.command()(signal)
 for command in (retry, skip, fork, pause, resume, mend):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.outcomes import CommandFailed, ExitCode
 from baton.cli.session import OutputOption, ServerOption, choices, run_with_client
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from baton.client import Client
     from baton.v1 import contract_report_pb2, worker_pb2
 
-app = typer.Typer(help="Register workers and look at them.", no_args_is_help=True, rich_markup_mode=None)
+app = new_group("Register workers and look at them.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the worker.")]
 Address = Annotated[str | None, typer.Option("--address", metavar="ADDRESS", help="One address of it. Default: all.")]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from baton.cli.groups import new_group
 from baton.cli.outcomes import Choices, ExitCode, OutputForm
 from baton.cli.session import OutputOption, ServerOption, choices, errors_told, run_with_client
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from baton.client import Client
     from baton.v1 import workflow_pb2
 
-app = typer.Typer(help="Check, apply and look at workflows.", no_args_is_help=True, rich_markup_mode=None)
+app = new_group("Check, apply and look at workflows.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the workflow.")]
 Files = Annotated[
