@@ -31,6 +31,9 @@ HEALTH = {
 WORK_STREAM_SERVICE = "baton.worker.v1.WorkerService"
 """What a worker serves that takes its work on a stream."""
 
+_OF_BATON = "baton.v1.RunService"
+"""What tells a Baton: who means to call one as a worker names the services to take."""
+
 CIRCUIT = {
     "closed": worker_pb2.CIRCUIT_STATE_CLOSED,
     "open": worker_pb2.CIRCUIT_STATE_OPEN,
@@ -131,6 +134,8 @@ class WorkerRegistry:
                 )
                 return read_contract(request.contract.file, wanted), Reach(work_stream)
             described = await self._gateway.read_descriptors(request.address)
+            if not wanted and _OF_BATON in described.services:
+                raise ContractFault("a Baton answers there, not a worker; give the address of the worker")
             files = [descriptor_pb2.FileDescriptorProto.FromString(one) for one in described.files]
             return read_contract(files, wanted or described.services), Reach(described.work_stream)
         except (ContractFault, DecodeError) as error:

@@ -63,6 +63,16 @@ async def test_an_address_without_a_port_is_refused_with_its_form(command: Comma
     assert "INVALID_REQUEST" in refused.error
 
 
+async def test_baton_is_no_worker_unless_its_services_are_named(command: Command, server: Program) -> None:
+    refused = await command("worker", "add", "itself", server.address)
+    assert (refused.code, refused.out) == (1, "")
+    assert "a Baton answers there, not a worker; give the address of the worker" in refused.error
+    assert (await command("worker", "get", "itself")).code == 6
+    named = await command("worker", "add", "itself", server.address, "--service", "baton.v1.RunService")
+    assert named.code == 0, named.error
+    assert (await command("worker", "rm", "itself")).code == 0
+
+
 async def test_a_contract_can_be_uploaded(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "contract.binpb"
     contract = descriptor_pb2.FileDescriptorSet()
