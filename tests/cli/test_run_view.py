@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import pytest
-from baton.cli.event_view import event_detail
+from baton.cli.event_view import event_detail, event_line
 from baton.cli.run_view import steps_table, wait_text
 from baton.cli.types import Types
 from baton.v1 import event_pb2, run_pb2
@@ -150,3 +150,10 @@ def test_what_an_ended_step_waited_for_is_told() -> None:
 def test_what_to_do_about_a_wait_is_told_as_a_command() -> None:
     waiting = run_pb2.WaitReason(message="waits for the signal go; send it with SignalRun")
     assert wait_text(waiting) == "waits for the signal go; send it with `baton run signal`"
+
+
+def test_what_an_event_is_about_begins_in_one_column() -> None:
+    of_run = event_pb2.RunEvent(sequence=1, run_submitted=event_pb2.RunSubmitted(workflow="pay", revision="d8"))
+    of_step = event_pb2.RunEvent(sequence=2, step="charge", attempt=1, attempt_started=event_pb2.AttemptStarted())
+    lines = [event_line(event).plain for event in (of_run, of_step)]
+    assert lines[0].index("pay d8") == lines[1].index("charge#1")

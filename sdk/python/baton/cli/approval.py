@@ -37,11 +37,6 @@ HashOption = Annotated[
 ReasonOption = Annotated[str, typer.Option(metavar="TEXT", help="Kept in the journal.")]
 
 
-_DESCRIPTION_WIDTH = 100
-_METHOD_WIDTH = 140
-"""Columns of a screen that has room for descriptions and times, and for everything."""
-
-
 @app.command("ls")
 def list_(
     context: typer.Context,
@@ -55,7 +50,7 @@ def list_(
 
     async def work(client: Client) -> None:
         from baton.cli.lines import print_json
-        from baton.cli.output import console, instant, print_table
+        from baton.cli.output import print_table
         from baton.cli.types import Types
 
         found: list[approval_pb2.Approval] = []
@@ -74,16 +69,14 @@ def list_(
                 each.request_hash[:12],
                 each.principal,
                 each.description,
-                instant(each.expire_time),
-                instant(each.create_time),
+                each.expire_time,
+                each.create_time,
                 each.method.rpartition(".")[2],
             )
             for each in found
         ]
         headers = ("RUN", "STEP", "HASH", "BY", "DESCRIPTION", "EXPIRES", "ASKED", "METHOD")
-        # On a narrow screen `baton approval get` tells the rest.
-        shown = 4 if console().width < _DESCRIPTION_WIDTH else 6 if console().width < _METHOD_WIDTH else len(headers)
-        print_table(headers[:shown], [row[:shown] for row in rows], "nothing waits for a decision")
+        print_table(headers, rows, "nothing waits for a decision", spare=("METHOD", "ASKED", "DESCRIPTION", "EXPIRES"))
 
     run_with_client(chosen, work)
 

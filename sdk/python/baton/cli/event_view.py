@@ -26,7 +26,7 @@ def event_line(event: event_pb2.RunEvent) -> Text:
     )
     said = event_detail(event)
     if said:
-        text.append(f"  {said}", _EVENT_STYLES.get(kind, ""))
+        text.append(f"{'  ' if step else ''}{said}", _EVENT_STYLES.get(kind, ""))
     elif kind in _EVENT_STYLES:
         text.stylize(_EVENT_STYLES[kind])
     return text

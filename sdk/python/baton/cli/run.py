@@ -109,9 +109,8 @@ def list_(
         terms.append(f"workflow = {json.dumps(workflow)}")
 
     async def work(client: Client) -> None:
-        from baton.cli.event_view import why
         from baton.cli.lines import print_json
-        from baton.cli.output import instant, print_table, state_text
+        from baton.cli.output import print_table, state_text
         from baton.cli.run_view import run_state, run_time
         from baton.cli.types import Types
 
@@ -129,13 +128,13 @@ def list_(
                 run.run_id,
                 run.workflow or "(inline)",
                 state_text(run_state(run)),
-                instant(run.create_time),
+                run.create_time,
                 run_time(run),
-                why(run.failure) if run.HasField("failure") else "",
             )
             for run in runs
         ]
-        print_table(("RUN", "WORKFLOW", "STATE", "SUBMITTED", "TIME", "FAILURE"), rows, "no runs")
+        headers = ("RUN", "WORKFLOW", "STATE", "SUBMITTED", "TIME")
+        print_table(headers, rows, "no runs", spare=("TIME",))
 
     run_with_client(chosen, work)
 

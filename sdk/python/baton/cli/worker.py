@@ -97,7 +97,8 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
             for position, endpoint in enumerate(worker.endpoints)
         ]
         headers = ("WORKER", "ADDRESS", "BY", "STATE", "HEALTH", "CIRCUIT", "IN FLIGHT", "SERVICES")
-        print_table(headers, rows, "no worker is registered: baton worker add NAME ADDRESS")
+        empty = "no worker is registered: baton worker add NAME ADDRESS"
+        print_table(headers, rows, empty, spare=("SERVICES", "BY", "IN FLIGHT"))
 
     run_with_client(chosen, work)
 
@@ -251,4 +252,7 @@ def _print_worker(worker: worker_pb2.Worker, as_json: bool) -> None:
         for contract in worker.services
         for method in contract.methods
     ]
-    print_table(("METHOD", "REQUEST", "RESPONSE", "IDEMPOTENCY"), methods, "no methods that steps can call")
+    columns = ("METHOD", "REQUEST", "RESPONSE", "IDEMPOTENCY")
+    print_table(
+        columns, methods, "no methods that steps can call", columns, spare=("IDEMPOTENCY", "RESPONSE", "REQUEST")
+    )

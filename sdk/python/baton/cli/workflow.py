@@ -193,7 +193,7 @@ def _read(chosen: Choices, files: list[str]) -> list[WorkflowSource]:
 
 def _print_revisions(chosen: Choices, found: list[workflow_pb2.WorkflowRevision], empty: str) -> None:
     from baton.cli.lines import print_json
-    from baton.cli.output import instant, print_table
+    from baton.cli.output import print_table
 
     if chosen.as_json:
         from google.protobuf.json_format import MessageToDict
@@ -210,7 +210,7 @@ def _print_revisions(chosen: Choices, found: list[workflow_pb2.WorkflowRevision]
             each.workflow,
             each.revision,
             str(len(each.definition.steps)),
-            instant(each.create_time),
+            each.create_time,
             each.definition.description,
         )
         for each in found
