@@ -52,6 +52,8 @@ async def test_a_schedule_is_applied_listed_shown_and_removed(nightly: Command) 
     shown = await nightly("schedule", "get", "shown", "--next", "2")
     assert "2032-02-29" in shown.out
     assert "2036-02-29" not in shown.out
+    abroad = await nightly("schedule", "get", "shown", "--next", "1", changes={"TZ": "Asia/Tokyo"})
+    assert "2028-02-29 10:30:00+09:00" in abroad.out
     definition = await nightly("schedule", "get", "shown", "-o", "yaml")
     assert definition.code == 0, definition.error
     same = await nightly("schedule", "apply", "-", stdin=definition.out)
@@ -97,6 +99,10 @@ async def test_a_backfill_shows_times_and_runs(nightly: Command) -> None:
     assert len(set(runs)) == 2
     again = await nightly("schedule", "backfill", "filled", *span, "-o", "json")
     assert [(each["run_id"], each["existing"]) for each in again.json] == [(run, True) for run in runs]
+    turned = ("--from", "2026-03-01", "--to", "2026-02-01")
+    refused = await nightly("schedule", "backfill", "filled", *turned)
+    assert refused.code == 2
+    assert "--to 2026-02-01 is not after --from 2026-03-01" in refused.error
     placed = await nightly("run", "get", runs[1], "-o", "json")
     assert placed.json["input"]["place_time"] == "2026-02-01T12:00:00Z"
 

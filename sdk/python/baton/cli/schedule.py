@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from baton.cli.groups import new_group
-from baton.cli.outcomes import Choices, ExitCode, OutputForm
+from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm
 from baton.cli.session import OutputOption, ServerOption, choices, errors_told, run_with_client
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def apply(
 
     async def work(client: Client) -> int:
         from baton.cli.lines import print_json
-        from baton.cli.output import console, instant, styled
+        from baton.cli.output import console, styled, zoned
         from baton.cli.reports import report_error
         from baton.cli.types import Types
         from baton.errors import BatonError
@@ -59,7 +59,7 @@ def apply(
             if chosen.as_json:
                 told.append({"schedule": await Types(client.address).to_json(stored), "existing": applied.existing})
                 continue
-            name, next_time = stored.schedule.name, instant(stored.next_times[0]) if stored.next_times else "never"
+            name, next_time = stored.schedule.name, zoned(stored.next_times[0]) if stored.next_times else "never"
             state = "valid" if check_only else "unchanged" if applied.existing else "applied"
             note = f"{state}; fires next: {next_time}" if not stored.HasField("pause_time") else f"{state}; paused"
             console().print(styled("✓ ", "green"), f"{name} ({note})", sep="")
@@ -79,7 +79,7 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
         from google.protobuf.json_format import MessageToDict
 
         from baton.cli.lines import print_json
-        from baton.cli.output import instant, print_table, state_text
+        from baton.cli.output import print_table, state_text, zoned
 
         found = [each async for each in client.list_schedules()]
         if chosen.as_json:
@@ -92,13 +92,14 @@ def list_(context: typer.Context, server: ServerOption = None, output: OutputOpt
                 each.schedule.cron,
                 each.schedule.time_zone or "UTC",
                 each.schedule.run.workflow,
-                instant(each.next_times[0]) if each.next_times else "",
+                zoned(each.next_times[0]) if each.next_times else "",
                 str(each.fired_count),
             )
             for each in found
         ]
         headers = ("SCHEDULE", "STATE", "CRON", "ZONE", "WORKFLOW", "NEXT", "FIRED")
-        print_table(headers, rows, "there is no schedule: baton schedule apply FILE")
+        empty = "there is no schedule: baton schedule apply FILE"
+        print_table(headers, rows, empty, whole=("NEXT",), spare=("FIRED", "WORKFLOW"))
 
     run_with_client(chosen, work)
 
@@ -211,7 +212,10 @@ def backfill(
         from baton.cli.output import print_table
         from baton.cli.times import time_of
 
-        firings = await client.backfill_schedule(name, time_of(start), time_of(end), check_only=check_only)
+        begin, past = time_of(start), time_of(end)
+        if begin >= past:
+            raise CommandFailed(f"--to {end} is not after --from {start}", code=ExitCode.USAGE)
+        firings = await client.backfill_schedule(name, begin, past, check_only=check_only)
         refused = [each for each in firings if each.refused is not None]
         if chosen.as_json:
             told = [
@@ -225,10 +229,7 @@ def backfill(
             ]
             print_json([{key: value for key, value in each.items() if value} for each in told])
         else:
-            rows = [
-                (f"{each.fire_time.astimezone():%Y-%m-%d %H:%M:%S}", each.run_id, _what(each, check_only))
-                for each in firings
-            ]
+            rows = [(str(each.fire_time.astimezone()), each.run_id, _what(each, check_only)) for each in firings]
             print_table(("TIME", "RUN", ""), rows, "no time of the schedule lies in the range")
         return ExitCode.FAILED if refused else ExitCode.SUCCESS
 
@@ -268,13 +269,9 @@ def _what(firing: Any, check_only: bool) -> str:
     return "" if check_only else "there already" if firing.existing else "submitted"
 
 
-_TRACE_WIDTH = 120
-"""On narrower screens there is no room for the traces of runs; `baton run get` shows that of one."""
-
-
 async def _print(client: Client, chosen: Choices, stored: schedule_pb2.StoredSchedule) -> None:
     from baton.cli.lines import print_json, write
-    from baton.cli.output import clean, console, instant, print_table, state_text
+    from baton.cli.output import clean, instant, print_table, state_text, zoned
     from baton.cli.types import Types
     from baton.v1 import run_pb2, schedule_pb2
 
@@ -294,22 +291,22 @@ async def _print(client: Client, chosen: Choices, stored: schedule_pb2.StoredSch
     write(", ".join(f"{name} {getattr(stored, f'{name}_count')}" for name in counts))
     if stored.HasField("last_refusal"):
         refusal = stored.last_refusal
-        write(f"last refusal, {instant(refusal.fire_time)}: {clean(refusal.message)} [{refusal.reason}]")
+        write(f"last refusal, {zoned(refusal.fire_time)}: {clean(refusal.message)} [{refusal.reason}]")
     if stored.HasField("waiting_time"):
-        write(f"waits for its runs to end: the firing of {instant(stored.waiting_time)}")
+        write(f"waits for its runs to end: the firing of {zoned(stored.waiting_time)}")
     write()
-    print_table(("NEXT",), [(instant(each),) for each in stored.next_times], "it does not fire")
-    with_trace = console().width >= _TRACE_WIDTH
+    print_table(("NEXT",), [(zoned(each),) for each in stored.next_times], "it does not fire")
     rows = [
         (
             each.run_id,
             state_text(run_pb2.RunState.Name(each.state).removeprefix("RUN_STATE_")),
-            instant(each.fire_time),
+            each.fire_time,
             "trigger" if each.triggered else "",
-            *([each.trace_id] if with_trace else []),
+            each.trace_id,
         )
         for each in stored.runs
     ]
     if rows:
         write()
-        print_table(("RUN", "STATE", "FIRED", "BY", *(["TRACE"] if with_trace else [])), rows, "")
+        headers = ("RUN", "STATE", "FIRED", "BY", "TRACE")
+        print_table(headers, rows, "", whole=("FIRED", "BY", "TRACE"), spare=("TRACE",))
