@@ -64,6 +64,7 @@ async def test_an_address_that_is_shared_within_is_not_shared_with_others(databa
             second = await baton("serve", "--listen", first.address, *more, changes=changes)
             assert second.code == 1
             assert second.error.startswith(f"error: cannot listen on {first.address}")
+            assert "--listen HOST:PORT" in second.error
         assert (await baton("health", "--server", first.address)).code == 0
     finally:
         assert await first.stop(signal.SIGTERM) == 0

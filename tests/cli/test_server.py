@@ -91,6 +91,7 @@ async def test_serve_on_an_address_in_use(database: str, server: Program) -> Non
     answer = await baton("serve", "--listen", server.address, changes={"BATON_DATABASE_URL": database})
     assert answer.code == 1
     assert answer.error.startswith(f"error: cannot listen on {server.address}")
+    assert "--listen HOST:PORT" in answer.error
 
 
 async def test_a_setting_that_does_not_exist_is_refused(database: str) -> None:

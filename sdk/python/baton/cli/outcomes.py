@@ -9,6 +9,8 @@ import sys
 from dataclasses import dataclass
 
 NO_OUTPUT_CURE = "what was asked may have been done; give a place to write to that has room"
+LISTEN_CURE = "give it with --listen HOST:PORT, or BATON_LISTEN_ADDRESS"
+"""Where an address to listen on is taken and another is to be chosen."""
 
 
 class OutputForm(enum.StrEnum):

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm
+from baton.cli.outcomes import LISTEN_CURE, Choices, CommandFailed, ExitCode, OutputForm
 
 PROCESSES_LIMIT = 64
 """Most processes of one supervisor."""
@@ -104,7 +104,7 @@ def take_address(address: str) -> tuple[socket.socket, str]:
         if held is not None:
             held.close()
         raise CommandFailed(
-            f"cannot listen on {address}: it is in use or not an address of this machine; choose another"
+            f"cannot listen on {address}: it is in use or not an address of this machine; choose another", LISTEN_CURE
         ) from error
     return held, f"{host}:{held.getsockname()[1]}"
 

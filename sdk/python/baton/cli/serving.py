@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from baton.cli.lines import print_json_line, write
-from baton.cli.outcomes import Choices, CommandFailed, ExitCode, OutputForm, output_fault
+from baton.cli.outcomes import LISTEN_CURE, Choices, CommandFailed, ExitCode, OutputForm, output_fault
 
 if TYPE_CHECKING:
     import asyncio
@@ -193,7 +193,7 @@ def _foreseen(error: Exception) -> CommandFailed | None:
     # AddressUnavailable is looked up only where the server has been imported. It is an OSError: first of all.
     rpc_server = sys.modules.get("orchestrator.rpc.server")
     if rpc_server is not None and isinstance(error, rpc_server.AddressUnavailable):
-        return CommandFailed(str(error))
+        return CommandFailed(str(error), LISTEN_CURE)
     if isinstance(error, OSError):
         return output_fault(error)
     from orchestrator.config import SettingInvalid
