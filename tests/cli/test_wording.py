@@ -30,6 +30,7 @@ SERVICES = (
     [
         ("none is named a; apply it with ApplyWorkflow", "none is named a; apply it with `baton workflow apply`"),
         ("it is decided on; see ListApprovals", "it is decided on; see `baton approval ls`"),
+        ("give the hash that ListApprovals shows", "give the hash that `baton approval ls` shows"),
         ("it has succeeded; RetryStep runs it again", "it has succeeded; `baton run retry --step` runs it again"),
         (
             "a UUID; SubmitRun answers with it, and ListRuns and `baton run ls` list it",

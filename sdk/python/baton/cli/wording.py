@@ -30,7 +30,7 @@ COMMANDS = {
 }
 """For each RPC the command that calls it."""
 
-_ADVICE = re.compile(rf"(\bwith|\bsee|[;:]) ({'|'.join(COMMANDS)})\b")
+_ADVICE = re.compile(rf"(\bwith|\bsee|\bthat|[;:]) ({'|'.join(COMMANDS)})\b")
 """An RPC where a text says what to do, and not where it tells of a workflow or a method of this name."""
 
 _BOTH = ("ListRuns and `baton run ls` list it", "`baton run ls` lists it")
