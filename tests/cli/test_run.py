@@ -209,6 +209,8 @@ async def test_a_failed_run_ends_the_command_with_3(shop: Command, charge: str) 
     shown = await shop("run", "get", run_id)
     assert shown.code == 0
     assert "CARD_DECLINED: step charge failed: the card ending in 1111 was declined" in shown.out
+    listed = await shop("run", "ls", "--state", "failed")
+    assert next(line for line in listed.out.splitlines() if run_id in line).endswith("CARD_DECLINED at charge")
 
 
 async def test_a_wait_that_is_over_and_a_cancelled_run(shop: Command, slow: str) -> None:

@@ -17,6 +17,12 @@ def why(failure: failure_pb2.Failure) -> str:
     return clean(text + (" (it may have taken effect)" if failure.outcome_unknown else "")).replace("\n", " ")
 
 
+def why_briefly(failure: failure_pb2.Failure) -> str:
+    """What kind of failure it is, and at which step."""
+    reason = failure.reason or code_pb2.Code.Name(failure.code)
+    return clean(f"{reason} at {failure.step}" if failure.step else reason)
+
+
 def event_line(event: event_pb2.RunEvent) -> Text:
     """One event in one line."""
     kind = event.WhichOneof("kind") or "unknown"

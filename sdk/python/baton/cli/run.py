@@ -109,6 +109,7 @@ def list_(
         terms.append(f"workflow = {json.dumps(workflow)}")
 
     async def work(client: Client) -> None:
+        from baton.cli.event_view import why_briefly
         from baton.cli.lines import print_json
         from baton.cli.output import print_table, state_text
         from baton.cli.run_view import run_state, run_time
@@ -130,11 +131,12 @@ def list_(
                 state_text(run_state(run)),
                 run.create_time,
                 run_time(run),
+                why_briefly(run.failure) if run.HasField("failure") else "",
             )
             for run in runs
         ]
-        headers = ("RUN", "WORKFLOW", "STATE", "SUBMITTED", "TIME")
-        print_table(headers, rows, "no runs", spare=("TIME",))
+        headers = ("RUN", "WORKFLOW", "STATE", "SUBMITTED", "TIME", "FAILURE")
+        print_table(headers, rows, "no runs", spare=("TIME", "FAILURE"))
 
     run_with_client(chosen, work)
 
