@@ -133,7 +133,7 @@ class PermitBook:
         if self.paused:
             return None
         for number, kind in enumerate(kinds):
-            if all(self._has_room(pool) for pool in kind):
+            if self._lack(kind, kinds) is None:
                 for pool in kind:
                     self._count(pool)
                 return number
@@ -159,7 +159,7 @@ class PermitBook:
             use.used = 0
         for kind, count in held:
             for pool in kind:
-                self._use(pool).used += count
+                self._use(pool, (kind,)).used += count
 
     def look_again(self) -> None:
         """Tries to meet every ask: a limit was changed, or giving goes on after a pause."""
@@ -227,7 +227,7 @@ class PermitBook:
         """Gives one permit, or puts the ask into the lines of what it lacks."""
         lacking: list[Line[Ask]] = []
         for number, kind in enumerate(ask.kinds):
-            lack = next((pool for pool in kind if not self._has_room(pool, ask.resumes)), None)
+            lack = self._lack(kind, ask.kinds, ask.resumes)
             if lack is None:
                 for pool in kind:
                     self._count(pool, ask.resumes)
@@ -261,17 +261,15 @@ class PermitBook:
             if kind is None:
                 continue  # It lacks another pool, and stands in its line now.
             self._given.append((ask, kind))
-            while ask.wanted and not self._stand_behind(ask, pool, use):
-                kind = self._take(ask)
-                assert kind is not None
+            while ask.wanted and not self._stand_behind(ask, pool, use) and (kind := self._take(ask)) is not None:
                 self._given.append((ask, kind))
             if not ask.wanted:
                 self._asks.pop(ask, None)
 
     def _next(self, pool: Pool, use: PoolUse) -> Ask | None:
         """Tells who in the lines of a pool is next; None where nobody can be."""
-        new = use.line.first() if use.line and self._has_room(pool) else None
-        resuming = use.resuming.first() if use.resuming and self._has_room(pool, resumes=True) else None
+        new = use.line.first() if use.line and self._has_room(pool, use) else None
+        resuming = use.resuming.first() if use.resuming and self._has_room(pool, use, resumes=True) else None
         if new is not None and resuming is not None:
             return new if new.priority > resuming.priority else resuming
         return new or resuming
@@ -281,7 +279,7 @@ class PermitBook:
         False where it lacks nothing in a kind without that pool."""
         lines = []
         for kind in ask.kinds:
-            lack = next((pool for pool in kind if not self._has_room(pool, ask.resumes)), None)
+            lack = self._lack(kind, ask.kinds, ask.resumes)
             if lack is not None:
                 found = self._pools.get(lack)
                 lines.append(self._crowd if found is None else found.line_of(ask))
@@ -314,11 +312,16 @@ class PermitBook:
             for kind in untold:
                 self.give_back(ask.kinds[kind], 1, int(not ask.resumes))
 
-    def _has_room(self, pool: Pool, resumes: bool = False) -> bool:
+    def _lack(self, kind: Kind, kinds: Sequence[Kind], resumes: bool = False) -> Pool | None:
+        """The first pool of a kind that has no room, None where all have. It is looked at for one of `kinds`."""
+        for pool in kind:
+            use = self._find(pool, kinds)
+            if use is None or not self._has_room(pool, use, resumes):
+                return pool
+        return None
+
+    def _has_room(self, pool: Pool, use: PoolUse, resumes: bool = False) -> bool:
         row = self._limit_of(pool.limit)
-        use = self._find(pool)
-        if use is None:
-            return False
         if row is None or (row.max_in_flight and use.used >= row.max_in_flight):
             return False
         if row.rate is None or resumes:
@@ -362,15 +365,16 @@ class PermitBook:
 
     # --- pools
 
-    def _find(self, pool: Pool) -> PoolUse | None:
+    def _find(self, pool: Pool, kinds: Sequence[Kind]) -> PoolUse | None:
+        """Finds a pool of one of `kinds`, or makes it; None where there is no room for it."""
         use = self._pools.get(pool)
         if use is not None:
             return use
-        if len(self._pools) >= MAX_POOLS and not self._clear_pools():
+        if len(self._pools) >= MAX_POOLS and not self._clear_pools(kinds):
             return None
-        return self._use(pool)
+        return self._use(pool, kinds)
 
-    def _use(self, pool: Pool) -> PoolUse:
+    def _use(self, pool: Pool, kinds: Sequence[Kind]) -> PoolUse:
         use = self._pools.get(pool)
         if use is None:
             use = self._pools[pool] = PoolUse()
@@ -379,21 +383,23 @@ class PermitBook:
             if row is not None and row.rate is not None and empty_since is not None and row.change_time < empty_since:
                 use.full_time = empty_since + row.rate.burst * row.rate.interval_us
             if len(self._pools) % 1_000 == 0:
-                self._clear_pools(but=pool)
+                self._clear_pools(kinds)
         return use
 
-    def _clear_pools(self, but: Pool | None = None) -> bool:
-        """Drops the pools that nobody uses, and tells whether there is room for another."""
+    def _clear_pools(self, kinds: Sequence[Kind] = ()) -> bool:
+        """Drops the pools that nobody uses, and tells whether there is room for another. Those of `kinds` stay: they
+        are being looked at, and what was found of one must hold until all are."""
         now = self._now()
         idle = [
             pool
             for pool, use in self._pools.items()
-            if not use.used and not use.line and not use.resuming and use.full_time <= now and pool != but
+            if not use.used and not use.line and not use.resuming and use.full_time <= now
         ]
         for pool in idle:
-            use = self._pools.pop(pool)
-            if use.timer is not None:
-                use.timer.cancel()
+            if not any(pool in kind for kind in kinds):
+                use = self._pools.pop(pool)
+                if use.timer is not None:
+                    use.timer.cancel()
         return len(self._pools) < MAX_POOLS
 
     def _look_at_crowd(self) -> None:

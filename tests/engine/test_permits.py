@@ -280,3 +280,66 @@ def test_what_is_given_is_taken_back_from_who_thinks_better_of_it_as_it_hears_of
     assert heard == [0], "the second was given too, and was not told yet"
     # Whoever heard of one gives that back by itself.
     assert place.book.use_of("few") == {"": (3, 0)}
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_no_permit_leaks_where_the_thousandth_key_is_met(asks: bool) -> None:
+    place = Place(everything=10, of_method=10, customers=2)
+    assert place.book.take_now([kind("everything")]) == 0
+    for number in range(2_100):
+        # Nobody uses the limit of the method meanwhile: it may be dropped, but not while a permit of it is looked at.
+        customer = kind("everything", "of_method", f"customers/{number}")
+        if asks:
+            place.asks(str(number), customer)
+            assert place.given[number:] == [(str(number), 0)]
+        else:
+            assert place.book.take_now([customer]) == 0
+        place.book.give_back(customer, 1)
+    place.book.give_back(kind("everything"), 1)
+    assert all(place.book.use_of(name) == {} for name in place.rows)
+    assert len(place.book._pools) < 1_000
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_nobody_is_forgotten_where_as_many_keys_are_in_use_as_may_be(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(permits, "MAX_POOLS", draw.choice([6, 8, 10]))
+    place = Place(everything=draw.randint(2, 5), a=3, customers=draw.randint(1, 2), tenants=2)
+    held: list[Kind] = []
+    open_asks: dict[int, Ask] = {}
+
+    def drawn_kind() -> Kind:
+        names = [name for name in ("everything", "a") if draw.random() < 0.5]
+        if draw.random() < 0.7:
+            names.append(f"customers/{draw.randint(0, 9)}")
+        if draw.random() < 0.3 or not names:
+            names.append(f"tenants/{draw.randint(0, 9)}")
+        return kind(*names)
+
+    def asked(kinds: list[Kind]) -> Ask:
+        return Ask(kinds, draw.randint(-1, 1), lambda given: held.append(kinds[given]))
+
+    for number in range(200):
+        action = draw.randint(0, 6)
+        kinds = [drawn_kind() for _ in range(draw.randint(1, 2))]
+        if action == 0:
+            taken = place.book.take_now(kinds)
+            held += [kinds[taken]] if taken is not None else []
+        elif action == 1:
+            ask = open_asks[number] = asked(kinds)
+            held += [kinds[given] for given in place.book.ask(ask, draw.randint(1, 3))]
+        elif action <= 5 and held:
+            place.book.give_back(held.pop(draw.randrange(len(held))), 1)
+        elif open_asks and draw.random() < 0.4:
+            place.book.ask(open_asks.pop(draw.choice(list(open_asks))), 0)
+        if draw.random() < 0.1:
+            place.pass_time(600_000)
+        used = Counter(pool for one in held for pool in one)
+        assert all(count <= place.rows[pool.limit].max_in_flight for pool, count in used.items())
+    while held:
+        place.book.give_back(held.pop(), 1)
+        place.pass_time(600_000)
+    assert not any(ask.wanted for ask in open_asks.values())
+    assert all(place.book.use_of(name) == {} for name in place.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from baton.internal.v1 import permits_pb2
 
 from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.homes import Homes
-from orchestrator.engine.permits import PermitBook, Pool
+from orchestrator.engine.permits import Kind, PermitBook, Pool
 from tests.simulation.mutant import UNDOUBTED, Mutant
 
 _received, _use, _refresh = Homes.received, PermitBook._use, Catalogue.refresh
@@ -20,9 +21,9 @@ def _received_of_any_set(self: Homes, replica_id: UUID, frame: permits_pb2.Excha
     _received(self, replica_id, frame)
 
 
-def _use_unheeding(self: PermitBook, pool: Pool) -> Any:
+def _use_unheeding(self: PermitBook, pool: Pool, kinds: Sequence[Kind]) -> Any:
     self.empty_since = None
-    return _use(self, pool)
+    return _use(self, pool, kinds)
 
 
 async def _served_by_what_is_under_way(self: Catalogue, namespace: str) -> None:
