@@ -68,8 +68,8 @@ class Refusal(NamedTuple):
 @dataclass(slots=True, eq=False)
 class PoolUse:
     """How much of a pool is in use. `full_time` is when its rate is used up by nothing any more: each call that starts
-    moves it on by the time that the rate has for one call. Calls that resume stand in a line of their own, as rates do
-    not hold them up."""
+    moves it on by the time that the rate has for one call. While there is a `timer`, the rate has nothing for others
+    than those in line. Calls that resume stand in a line of their own, as rates do not hold them up."""
 
     used: int = 0
     full_time: float = 0.0
@@ -149,6 +149,7 @@ class PermitBook:
             row = self._limit_of(pool.limit)
             if unused and row is not None and row.rate is not None:
                 use.full_time -= unused * row.rate.interval_us
+                self._disarm(use)
         for pool in kind:
             self._serve(pool)
         self._tell()
@@ -180,8 +181,7 @@ class PermitBook:
     def close(self) -> None:
         """Stops every timer."""
         for use in self._pools.values():
-            if use.timer is not None:
-                use.timer.cancel()
+            self._disarm(use)
         if self._crowd_timer is not None:
             self._crowd_timer.cancel()
 
@@ -326,13 +326,13 @@ class PermitBook:
             return False
         if row.rate is None or resumes:
             return True
-        now = self._now()
+        if use.timer is not None:
+            return False  # Those in line have what comes next, though it may be due by now: timers are late.
         due_time = self._due_time(use, row)
-        if due_time <= now:
+        if due_time <= self._now():
             return True
-        if use.timer is None:
-            # A step after it is due, so that rounding never finds it a moment too early.
-            use.timer = self._timers.at(due_time + 1, lambda: self._due(pool))
+        # A step after it is due, so that rounding never finds it a moment too early.
+        use.timer = self._timers.at(due_time + 1, lambda: self._due(pool))
         return False
 
     def _count(self, pool: Pool, resumes: bool = False) -> None:
@@ -349,12 +349,16 @@ class PermitBook:
 
     def _refit(self, pool: Pool, use: PoolUse) -> None:
         """Goes by the rate as it is now: what an earlier one has used up is at most all of it."""
-        if use.timer is not None:
-            use.timer.cancel()
-            use.timer = None
+        self._disarm(use)
         row = self._limit_of(pool.limit)
         if row is not None and row.rate is not None:
             use.full_time = min(use.full_time, self._now() + row.rate.burst * row.rate.interval_us)
+
+    @staticmethod
+    def _disarm(use: PoolUse) -> None:
+        if use.timer is not None:
+            use.timer.cancel()
+            use.timer = None
 
     def _due(self, pool: Pool) -> None:
         use = self._pools.get(pool)
@@ -393,13 +397,11 @@ class PermitBook:
         idle = [
             pool
             for pool, use in self._pools.items()
-            if not use.used and not use.line and not use.resuming and use.full_time <= now
+            if not use.used and not use.line and not use.resuming and use.timer is None and use.full_time <= now
         ]
         for pool in idle:
             if not any(pool in kind for kind in kinds):
-                use = self._pools.pop(pool)
-                if use.timer is not None:
-                    use.timer.cancel()
+                del self._pools[pool]
         return len(self._pools) < MAX_POOLS
 
     def _look_at_crowd(self) -> None:

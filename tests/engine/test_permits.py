@@ -126,6 +126,23 @@ def test_a_permit_that_was_not_used_does_not_count_in_the_rate() -> None:
     assert place.given[1:] == [("b", 0)]
 
 
+def test_who_waits_for_a_rate_is_not_passed_over_where_its_timer_is_late() -> None:
+    place = Place(slow=Rate(1, 1_000_000, 1), customers=5)
+    place.asks("held", kind("slow"))
+    place.asks("high", kind("slow"), priority=5)
+    place.now += 1_500_000  # The permit is due, and the timer has yet to fire.
+    assert place.book.take_now([kind("slow")]) is None
+    place.asks("low", kind("slow"))
+    place.asks("of a customer", kind("customers/anna", "slow"))
+    assert [name for name, _ in place.given] == ["held"]
+    place.pass_time(2)
+    assert [name for name, _ in place.given] == ["held", "high"]
+    place.book.give_back(kind("slow"), 1, unused=1)
+    assert [name for name, _ in place.given] == ["held", "high", "low"]
+    place.pass_time(1_000_001)
+    assert [name for name, _ in place.given[3:]] == ["of a customer"]
+
+
 def test_a_new_home_begins_with_empty_buckets_but_for_new_limits() -> None:
     place = Place(slow=Rate(1, 1_000_000, 2))
     place.book.empty_since = place.now
