@@ -23,10 +23,10 @@ from orchestrator.domain.states import StepState
 from orchestrator.domain.waits import QueueReason
 from orchestrator.engine import waits
 from orchestrator.engine.catalogue import Catalogue
-from orchestrator.engine.choice import choose, fitting, refusal
+from orchestrator.engine.choice import choose, fitting
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.groups import EndpointGroup, able_groups
-from orchestrator.engine.homes import Homes, Wish
+from orchestrator.engine.homes import Homes
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.live import LiveRun
 from orchestrator.engine.permits import Permit, Pool
@@ -36,11 +36,9 @@ from orchestrator.engine.quotas import NO_LIMITS, NamespaceLimits
 from orchestrator.engine.retry_budget import RetryBudgets
 from orchestrator.engine.timers import Timers
 from orchestrator.engine.waits import Wait
+from orchestrator.engine.wishes import keep_in_hand, take_permit, wish_nothing
 from orchestrator.engine.worker_ports import Ticket
 from orchestrator.engine.worklist import Kind, Worklist
-
-MAX_WANTED = 100
-"""Permits of limits that one queue asks for at a time."""
 
 
 class Admission:
@@ -326,7 +324,7 @@ class Admission:
         permit, worker = None, None
         limits = self.limits(queue.key.namespace, queue.key.pools)
         if limits is not None:
-            taken = self._take_permit(queue, limits)
+            taken = waits.DRAINING if self.paused else self._take_permit(queue, limits)
             if isinstance(taken, Wait):
                 self._hold(queue, taken)
                 return False
@@ -390,27 +388,7 @@ class Admission:
         return NO_LIMITS if limits is None and pools else limits
 
     def _take_permit(self, queue: MethodQueue, limits: NamespaceLimits) -> tuple[Permit | None, str | None] | Wait:
-        """Takes a permit of the limits that bound the next call of a queue, with the worker that it is for, None for
-        any; or says why there is none, or why no call can be made whatever the limits."""
-        key = queue.key
-        fault = limits.fault(key.pools)
-        if fault:
-            self._wish_nothing(queue)
-            return Wait(run_pb2.WAIT_KIND_LIMIT, fault)
-        groups = fitting(self.catalogue, key)
-        able = able_groups(groups)
-        if self.paused or not able:
-            return waits.DRAINING if self.paused else refusal(self.catalogue, key, groups)
-        workers, kinds = limits.kinds(key.method, key.pools, (group.worker for group in able))
-        if not any(kinds):
-            self._wish_nothing(queue)
-            return None, None
-        if queue.wish is None or queue.wish.kinds != kinds:
-            self._wish_nothing(queue)
-            queue.wish = Wish(key.namespace, kinds, key.priority, lambda: self._granted(queue))
-        room = sum(group.room for group in groups)
-        kind = self.homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
-        return waits.FOR_PERMIT if kind is None else (Permit(key.namespace, kinds[kind]), workers[kind])
+        return take_permit(self.catalogue, self.homes, queue, limits, self._granted)
 
     def _granted(self, queue: MethodQueue) -> None:
         """There is a permit for a queue: it waited for one, or waits for an endpoint now."""
@@ -422,19 +400,12 @@ class Admission:
             self._keep_in_hand(queue)
 
     def _keep_in_hand(self, queue: MethodQueue) -> None:
-        """Gives back what a queue cannot use. While every endpoint is busy it may keep one permit until its turn comes:
-        else the permit could be gone whenever an endpoint is free, and the other way round."""
-        if queue.wish is None or queue.wait is waits.FOR_PERMIT:
-            return
-        if queue.wait is None or queue.wait.kind != run_pb2.WAIT_KIND_LIMIT:
-            self._wish_nothing(queue)
-        else:
-            self.homes.keep(queue.wish, int(self._queues.reserve(queue, bool(queue.wish.in_hand))))
+        if queue.wish is not None:
+            keep_in_hand(self.homes, self._queues, queue)
 
     def _wish_nothing(self, queue: MethodQueue) -> None:
         if queue.wish is not None:
-            wish, queue.wish = queue.wish, None
-            self.homes.withdraw(wish)
+            wish_nothing(self.homes, queue)
 
     # --- endpoints
 

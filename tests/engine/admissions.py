@@ -96,6 +96,7 @@ class Place:
         self.started: list[int] = []
         self.admission = Admission(clock, timers, limits, self._worklist, self._admit, self._circuit_open)
         self.admission.catalogue = cast(Any, self)
+        self.admission.homes = cast(Any, None)
 
     # What admission asks of the catalogue.
 
