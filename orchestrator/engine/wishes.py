@@ -47,12 +47,16 @@ def take_permit(
     if not any(kinds):
         wish_nothing(homes, queue)
         return None, None
-    if queue.wish is None or queue.wish.kinds != kinds:
+    # In which order they come changes with every call; who asks anew for that would stand behind all others.
+    if queue.wish is None or set(queue.wish.kinds) != set(kinds):
         wish_nothing(homes, queue)
         queue.wish = Wish(key.namespace, kinds, key.priority, lambda: granted(queue))
     room = sum(group.room for group in groups)
-    kind = homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
-    return waits.FOR_PERMIT if kind is None else (Permit(key.namespace, kinds[kind]), workers[kind])
+    number = homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
+    if number is None:
+        return waits.FOR_PERMIT
+    kind = queue.wish.kinds[number]
+    return Permit(key.namespace, kind), workers[kinds.index(kind)]
 
 
 def keep_in_hand(homes: Homes, queues: Queues, queue: MethodQueue) -> None:

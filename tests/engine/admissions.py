@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
+from uuid import UUID
 
 from orchestrator.domain.ids import EndpointKey
 from orchestrator.domain.states import StepState
@@ -15,9 +16,13 @@ from orchestrator.engine.catalogue_ports import EndpointRow, Reach
 from orchestrator.engine.endpoints import Endpoint
 from orchestrator.engine.fitting import Pins
 from orchestrator.engine.groups import EndpointGroup
+from orchestrator.engine.homes import Homes
+from orchestrator.engine.limit_ports import LimitRow, Rate
 from orchestrator.engine.limits import EngineLimits
 from orchestrator.engine.observer import NullObserver
+from orchestrator.engine.ports import ReplicaSet
 from orchestrator.engine.queues import Grant
+from orchestrator.engine.quotas import NamespaceLimits
 from orchestrator.engine.worklist import Worklist
 
 
@@ -87,7 +92,7 @@ class Place:
         self.waited_for: list[QueueReason] = []
         self.groups_of = defaultdict[str, EndpointGroup](lambda: EndpointGroup("contract", lambda: self.now))
         self.endpoints: list[Endpoint] = []
-        timers: Any = SimpleNamespace(at=self._at)
+        timers: Any = SimpleNamespace(at=lambda due_time, fire: self._at(due_time, fire))
         clock: Any = SimpleNamespace(now=lambda: self.now)
         limits = EngineLimits(max_calls_in_flight=max_calls, namespace_weights=weights or {})
         self._worklist = Still(self._give_up)
@@ -104,24 +109,24 @@ class Place:
         self.catalogue_looks += 1
         return [self.groups_of[namespace]]
 
-    def limits(self, namespace: str) -> None:
+    def limits(self, namespace: str) -> NamespaceLimits | None:
         return None
 
     def group_of(self, endpoint: Endpoint) -> EndpointGroup | None:
-        group = self.groups_of[endpoint.key.namespace]
+        group = self._group_for(endpoint.key)
         return group if endpoint in group.endpoints else None
 
     # What the test does.
 
     def add(self, max_in_flight: int, namespace: str = "default") -> Endpoint:
+        return self._added(max_in_flight, EndpointKey(namespace, "worker", f"host:{len(self.endpoints)}"), Circuit)
+
+    def _added(self, max_in_flight: int, key: EndpointKey, circuit: Callable[[Any], Any]) -> Endpoint:
         gateway: Any = SimpleNamespace(
-            circuit=lambda key, on_change, now: Circuit(on_change), follow=lambda row, on_change: lambda: None
-        )
-        row = EndpointRow(
-            EndpointKey(namespace, "worker", f"host:{len(self.endpoints)}"), "contract", False, 0, Reach()
+            circuit=lambda key, on_change, now: circuit(on_change), follow=lambda row, on_change: lambda: None
         )
         endpoint = Endpoint(
-            row,
+            EndpointRow(key, "contract", False, 0, Reach()),
             max_in_flight,
             gateway,
             self.admission.released,
@@ -130,10 +135,13 @@ class Place:
             NullObserver(),
         )
         self.endpoints.append(endpoint)
-        self.groups_of[namespace].add(endpoint)
-        self.admission.namespace_changed(namespace)
+        self._group_for(key).add(endpoint)
+        self.admission.namespace_changed(key.namespace)
         self.settle()
         return endpoint
+
+    def _group_for(self, key: EndpointKey) -> EndpointGroup:
+        return self.groups_of[key.namespace]
 
     def settle(self) -> None:
         self._worklist.work_off()
@@ -150,7 +158,7 @@ class Place:
     def end(self, run: Any, step: int) -> None:
         flight = run.flights.pop(step)
         run.run.steps[step].state = StepState.SUCCEEDED
-        self.admission.call_ended(flight.endpoint, None)
+        self.admission.call_ended(flight.endpoint, flight.permit)
         if flight.retried:
             self.admission.return_token((run.key.namespace, flight.retried))
         self.settle()
@@ -181,7 +189,7 @@ class Place:
             raise RuntimeError("a fault of ours")
         self.waited_for.append(grant.waited_for)
         self.started.append(grant.time)
-        live.flights[step] = SimpleNamespace(endpoint=grant.endpoint, retried="")
+        live.flights[step] = SimpleNamespace(endpoint=grant.endpoint, permit=grant.permit, retried="")
         live.run.steps[step].state = StepState.RUNNING
         self.admitted.append((live, step, grant.endpoint))
         return True
@@ -192,3 +200,58 @@ class Place:
         live.run.steps[step].target = 1
         self.admission.enqueue(live, step)
         return True
+
+
+class LimitedPlace(Place):
+    """The same with limits, which are at home here, and with a group of endpoints for each worker."""
+
+    def __init__(self, max_calls: int = 1_000_000) -> None:
+        super().__init__(max_calls)
+        self.rows: dict[str, LimitRow] = {}
+        self.serves: dict[str, Sequence[str]] = {}
+        self._group_of_worker: dict[str, EndpointGroup] = {}
+        clock: Any = SimpleNamespace(now=lambda: self.now)
+        timers: Any = SimpleNamespace(at=lambda due_time, fire: self._at(due_time, fire))
+        network: Any = None
+        self.homes = self.admission.homes = Homes(
+            clock, timers, network, lambda namespace, name: self.rows.get(name), lambda namespace: None, 5.0
+        )
+        me = UUID(int=1)
+        self.homes.begin(me)
+        self.homes.set_replicas(ReplicaSet(1, {me: "here"}))
+
+    # What admission asks of the catalogue.
+
+    def limits(self, namespace: str) -> NamespaceLimits | None:
+        return NamespaceLimits(self.rows.values()) if self.rows else None
+
+    def fitting_groups(self, namespace: str, pins: Pins, method: str) -> list[EndpointGroup]:
+        return [group for worker, group in self._group_of_worker.items() if method in self.serves[worker]]
+
+    def _group_for(self, key: EndpointKey) -> EndpointGroup:
+        worker = key.worker
+        group = self._group_of_worker.get(worker)
+        if group is None:
+            name = worker if NamespaceLimits(self.rows.values()).bounds(worker) else ""
+            group = self._group_of_worker[worker] = EndpointGroup("contract", lambda: self.now, name)
+        return group
+
+    # What the test does.
+
+    def limit(self, name: str, scope: int, target: str = "", most: int = 0, rate: Rate | None = None) -> None:
+        """Applies a limit. One of a worker is to be there before the worker."""
+        self.rows[name] = LimitRow("default", name, scope, target, most, rate, 0, 0)
+        self.homes.own.limits_changed("default")
+        self.admission.namespace_changed("default")
+        self.settle()
+
+    def add_worker(
+        self, worker: str, max_in_flight: int, methods: Iterable[str], circuit: Callable[[Any], Any] = Circuit
+    ) -> Endpoint:
+        """Adds an endpoint of a worker, all of whose endpoints serve `methods`."""
+        self.serves[worker] = tuple(methods)
+        return self._added(max_in_flight, EndpointKey("default", worker, f"host:{len(self.endpoints)}"), circuit)
+
+    def in_use(self, name: str) -> int:
+        """Tells how many permits of a limit are lent."""
+        return self.homes.own.book("default").use_of(name).get("", (0, 0))[0]

@@ -1,0 +1,32 @@
+"""Admission under limits: each queue has its turn, a rate holds, and no step waits while a call could be made."""
+
+from __future__ import annotations
+
+import pytest
+from baton.v1 import limit_pb2
+
+from tests.engine.admissions import LimitedPlace, Run
+
+METHOD, WORKER, EVERYWHERE = (
+    limit_pb2.LIMIT_SCOPE_METHOD,
+    limit_pb2.LIMIT_SCOPE_WORKER,
+    limit_pb2.LIMIT_SCOPE_NAMESPACE,
+)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_queue_that_two_workers_serve_has_its_turn_at_either(first: int) -> None:
+    place = LimitedPlace()
+    for worker in "ab":
+        place.limit(f"of-{worker}", WORKER, worker, 1)
+        place.add_worker(worker, 10, (f"On{worker}", "Both"))
+    one, other, both = Run([("Ona",)] * 20), Run([("Onb",)] * 20), Run([("Both",)], priority=50)
+    for step in range(20):
+        place.enqueue(one, step)
+        place.enqueue(other, step)
+    place.enqueue(both, 0)
+    assert not both.flights
+    # Which of the two workers is the less busy one changes each time.
+    place.end((one, other)[first], 0)
+    place.end((other, one)[first], 0)
+    assert both.flights
