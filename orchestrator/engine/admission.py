@@ -401,7 +401,7 @@ class Admission:
 
     def _keep_in_hand(self, queue: MethodQueue) -> None:
         if queue.wish is not None:
-            keep_in_hand(self.homes, self._queues, queue)
+            keep_in_hand(self.homes, self._queues, queue, self.catalogue.limits(queue.namespace))
 
     def _wish_nothing(self, queue: MethodQueue) -> None:
         if queue.wish is not None:

@@ -46,6 +46,11 @@ class NamespaceLimits:
         each = list(dict.fromkeys(workers))
         return each, tuple(self.kind(method, named, worker) for worker in each)
 
+    def has_rate(self, kinds: Iterable[Kind]) -> bool:
+        """Tells whether a limit of any of `kinds` bounds how many calls start in a time."""
+        rows = (self.by_name.get(pool.limit) for kind in kinds for pool in kind)
+        return any(row is not None and row.rate is not None for row in rows)
+
     def fault(self, named: Sequence[Pool]) -> str:
         """Tells what is wrong with the limits that a step names, with the cure; "" where nothing is."""
         for pool in named:

@@ -59,15 +59,17 @@ def take_permit(
     return Permit(key.namespace, kind), workers[kinds.index(kind)]
 
 
-def keep_in_hand(homes: Homes, queues: Queues, queue: MethodQueue) -> None:
+def keep_in_hand(homes: Homes, queues: Queues, queue: MethodQueue, limits: NamespaceLimits | None) -> None:
     """Gives back what a queue cannot use. While every endpoint is busy it may keep one permit until its turn comes:
-    else the permit could be gone whenever an endpoint is free, and the other way round."""
+    else the permit could be gone whenever an endpoint is free, and the other way round. One that counts in a rate is
+    not kept: it would count when it was given, however much later its call starts."""
     if queue.wish is None or queue.wait is waits.FOR_PERMIT:
         return
     if queue.wait is None or queue.wait.kind != run_pb2.WAIT_KIND_LIMIT:
         wish_nothing(homes, queue)
     else:
-        homes.keep(queue.wish, int(queues.reserve(queue, bool(queue.wish.in_hand))))
+        rated = limits is not None and limits.has_rate(queue.wish.kinds)
+        homes.keep(queue.wish, int(queues.reserve(queue, bool(queue.wish.in_hand) and not rated)))
 
 
 def wish_nothing(homes: Homes, queue: MethodQueue) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from baton.v1 import limit_pb2
 
+from orchestrator.engine.limit_ports import Rate
 from tests.engine.admissions import LimitedPlace, Run
 
 METHOD, WORKER, EVERYWHERE = (
@@ -30,3 +31,22 @@ def test_a_queue_that_two_workers_serve_has_its_turn_at_either(first: int) -> No
     place.end((one, other)[first], 0)
     place.end((other, one)[first], 0)
     assert both.flights
+
+
+def test_a_rate_holds_for_queues_that_wait_for_an_endpoint_meanwhile() -> None:
+    place = LimitedPlace()
+    place.limit("slow", METHOD, "Rated", rate=Rate(1, 1_000_000, 1))
+    place.add_worker("w", 100, ("Long", "Rated"))
+    rated, long = [Run([("Rated",)] * 3, priority=number) for number in range(11)], Run([("Long",)] * 99)
+    for run in rated:
+        place.enqueue(run, 0)
+    for step in range(99):
+        place.enqueue(long, step)
+    for _ in range(60):
+        place.pass_time(place.now + 1_000_001)
+    assert len(place.admitted) == 100  # The endpoint is full, and was for a minute.
+    for step in range(99):
+        place.end(long, step)
+    assert len(place.admitted) == 101
+    place.pass_time(place.now + 1_000_001)
+    assert len(place.admitted) == 102
