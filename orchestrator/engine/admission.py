@@ -424,8 +424,9 @@ class Admission:
         if queue.timer is not None:
             queue.timer.cancel()
             queue.timer = None
-        if wait.until_time is not None:
-            queue.timer = self._timers.at(wait.until_time, lambda: self._pump_soon(queue))
+        look_time = waits.look_time(wait, groups)
+        if look_time is not None:
+            queue.timer = self._timers.at(look_time, lambda: self._pump_soon(queue))
         self._keep_in_hand(queue)
         if wait.kind == run_pb2.WAIT_KIND_CIRCUIT_OPEN:
             for live, step in list(queue.queued):

@@ -62,6 +62,13 @@ def none_free(method: str, groups: Sequence[EndpointGroup]) -> Wait:
     return endpoints_are_full(method, limit)
 
 
+def look_time(wait: Wait, groups: Iterable[EndpointGroup]) -> int | None:
+    """When to look again, where nothing else ends a wait for any of `groups` before: a circuit may be tried then, or it
+    is over."""
+    trials = (one.circuit.until_time for group in groups for one in group.tripped)
+    return min((time for time in (wait.until_time, *trials) if time is not None), default=None)
+
+
 def for_retries(worker: str, ratio: float, per_second: float) -> Wait:
     """A worker failed calls, and as many of them are tried again as its retry budget allows."""
     text = (

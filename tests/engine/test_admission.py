@@ -161,6 +161,20 @@ def test_steps_that_wait_take_their_fallback_when_the_last_circuit_opens() -> No
     assert len(place.admitted) == 2
 
 
+def test_an_open_circuit_is_tried_in_its_time_while_other_endpoints_are_full() -> None:
+    place = Place()
+    place.add(1)
+    broken = place.add(1)
+    run = Run([("Do",)] * 3)
+    place.become(broken, "open", 100)
+    place.enqueue(run, 0)
+    place.enqueue(run, 1)
+    assert place.wait(run, 1) == run_pb2.WAIT_KIND_LIMIT
+    cast(Any, broken.circuit)._state = "half_open"  # As time alone makes it.
+    place.pass_time(100)
+    assert [endpoint for _, _, endpoint in place.admitted[1:]] == [broken]
+
+
 @pytest.mark.parametrize("seed", range(150))
 def test_no_step_waits_while_a_call_could_be_made(seed: int) -> None:
     draw = random.Random(seed)
