@@ -265,6 +265,10 @@ class Admission:
         line.next_turn(queue)
         if self._pump(queue, 1) or group not in queue.waits_for:
             self._to_serve.append(group)
+        if queue.wait is waits.FOR_PERMIT and (queue.wish is None or not queue.wish.wanted):
+            # It has what it waited for, and so asks nobody for the next permit; other groups may have room for that.
+            self._queues.leave_lines(queue)
+            self._to_pump.append(queue)
 
     def return_token(self, worker: Worker) -> None:
         """Gives the token of a retry that succeeded, or was not made, back to its budget, and to who waits for one."""

@@ -50,3 +50,19 @@ def test_a_rate_holds_for_queues_that_wait_for_an_endpoint_meanwhile() -> None:
     assert len(place.admitted) == 101
     place.pass_time(place.now + 1_000_001)
     assert len(place.admitted) == 102
+
+
+def test_who_waited_for_a_permit_of_one_worker_and_got_one_of_another_asks_again() -> None:
+    place = LimitedPlace()
+    place.limit("of-a", WORKER, "a", 5)
+    place.limit("of-b", WORKER, "b", 1)
+    place.add_worker("a", 1, ("OnA", "Do"))
+    place.add_worker("b", 5, ("OnB", "Do"))
+    on_a, on_b, run = Run([("OnA",)]), Run([("OnB",)]), Run([("Do",)] * 2)
+    for each, step in ((on_a, 0), (on_b, 0), (run, 0), (run, 1)):
+        place.enqueue(each, step)
+    assert not run.flights  # One worker is full, and the limit of the other is used up.
+    place.end(on_a, 0)
+    assert list(run.flights) == [0]
+    place.end(on_b, 0)
+    assert list(run.flights) == [0, 1]
