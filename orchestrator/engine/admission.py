@@ -339,6 +339,9 @@ class Admission:
         if isinstance(found, Wait):
             if permit is not None and queue.wish is not None:
                 self.homes.put_back(queue.wish, permit.kind)
+            if worker is not None and able_groups(fitting(self.catalogue, queue.key)):
+                # Circuits gave no leave: what they are of is set aside now, and the others are looked at.
+                return self._admit_first(queue, live, step)
             self._hold(queue, found)
             return False
         self._queues.pop(queue, (live, step))

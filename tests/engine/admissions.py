@@ -228,6 +228,9 @@ class LimitedPlace(Place):
     def fitting_groups(self, namespace: str, pins: Pins, method: str) -> list[EndpointGroup]:
         return [group for worker, group in self._group_of_worker.items() if method in self.serves[worker]]
 
+    def groups(self, namespace: str, method: str) -> list[EndpointGroup]:
+        return self.fitting_groups(namespace, Pins(()), method)
+
     def _group_for(self, key: EndpointKey) -> EndpointGroup:
         worker = key.worker
         group = self._group_of_worker.get(worker)
