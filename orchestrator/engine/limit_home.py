@@ -80,7 +80,9 @@ class LimitHome:
         self._me: UUID | None = None
         self._set = ReplicaSet(0, {})
         self._ready_timer: Timer | None = None
-        self._first_generation = self._set_time = 0
+        self._first_generation = 0
+        self._begin_time = 0
+        """When permits could be given by this set of replicas first; 0 while that is yet to come."""
 
     @property
     def generation(self) -> int:
@@ -104,7 +106,7 @@ class LimitHome:
                 self._drop(self._peers.pop(replica_id))
         for namespace in [one for one in self._books if not is_home(one)]:
             self._books.pop(namespace).close()
-        self._set_time = self._clock.now()
+        self._begin_time = 0
         for peer in self._peers.values():
             if peer.generation != replicas.generation:
                 self._drop_asks(peer)
@@ -141,10 +143,12 @@ class LimitHome:
     def _settle(self) -> None:
         """Counts anew what is held, and goes on giving where that is possible."""
         pause = self.pause()
+        if not pause:
+            self._begin_time = self._begin_time or self._clock.now()
         for namespace, book in list(self._books.items()):
             book.paused = pause
             if not pause:
-                book.restore(self._held_in(namespace))
+                self._begin(namespace, book)
                 book.look_again()
         if self._ready_timer is not None:
             self._ready_timer.cancel()
@@ -152,6 +156,15 @@ class LimitHome:
         loss_time = self._set.loss_time
         if pause and loss_time is not None and loss_time + self._grace_us > self._clock.now():
             self._ready_timer = self._timers.at(loss_time + self._grace_us + 1, self._settle)
+
+    def _begin(self, namespace: str, book: PermitBook) -> None:
+        """Begins to give, or goes on, with what is held now."""
+        if book.empty_since is None:
+            # Until it could give, the home of the set before may have given on: it learns of this set in its own time.
+            self._begin_time = self._begin_time or self._clock.now()
+            alone = len(self._set.members) == 1 and self._set.generation == self._first_generation
+            book.empty_since = self._set.leave_time or 0 if alone else self._begin_time
+        book.restore(self._held_in(namespace))
 
     def _held_in(self, namespace: str) -> Iterator[tuple[Kind, int]]:
         for held in (self._own_held(), *(peer.held for peer in self._peers.values())):
@@ -165,11 +178,9 @@ class LimitHome:
         if book is None:
             book = PermitBook(lambda name: self._limit_of(namespace, name), self._clock.now, self._timers)
             self._books[namespace] = book
-            alone = len(self._set.members) == 1 and self._set.generation == self._first_generation
-            book.empty_since = self._set.leave_time if alone else self._set_time
             book.paused = self.pause()
             if not book.paused:
-                book.restore(self._held_in(namespace))
+                self._begin(namespace, book)
             self._on_namespace(namespace)
         return book
 

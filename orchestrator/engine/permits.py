@@ -69,13 +69,15 @@ class Refusal(NamedTuple):
 class PoolUse:
     """How much of a pool is in use. `full_time` is when its rate is used up by nothing any more: each call that starts
     moves it on by the time that the rate has for one call. While there is a `timer`, the rate has nothing for others
-    than those in line. Calls that resume stand in a line of their own, as rates do not hold them up."""
+    than those in line. Calls that resume stand in a line of their own, as rates do not hold them up. It is `unread`
+    while its limit is not known."""
 
     used: int = 0
     full_time: float = 0.0
     line: Line[Ask] = field(default_factory=Line)
     resuming: Line[Ask] = field(default_factory=Line)
     timer: Timer | None = None
+    unread: bool = False
 
     def line_of(self, ask: Ask) -> Line[Ask]:
         """The line in which an ask stands for the pool."""
@@ -350,6 +352,8 @@ class PermitBook:
     def _refit(self, pool: Pool, use: PoolUse) -> None:
         """Goes by the rate as it is now: what an earlier one has used up is at most all of it."""
         self._disarm(use)
+        if use.unread:
+            self._begin_rate(pool, use)
         row = self._limit_of(pool.limit)
         if row is not None and row.rate is not None:
             use.full_time = min(use.full_time, self._now() + row.rate.burst * row.rate.interval_us)
@@ -382,13 +386,16 @@ class PermitBook:
         use = self._pools.get(pool)
         if use is None:
             use = self._pools[pool] = PoolUse()
-            row = self._limit_of(pool.limit)
-            empty_since = self.empty_since
-            if row is not None and row.rate is not None and empty_since is not None and row.change_time < empty_since:
-                use.full_time = empty_since + row.rate.burst * row.rate.interval_us
+            self._begin_rate(pool, use)
             if len(self._pools) % 1_000 == 0:
                 self._clear_pools(kinds)
         return use
+
+    def _begin_rate(self, pool: Pool, use: PoolUse) -> None:
+        row, empty_since = self._limit_of(pool.limit), self.empty_since
+        use.unread = row is None
+        if row is not None and row.rate is not None and empty_since is not None and row.change_time < empty_since:
+            use.full_time = empty_since + row.rate.burst * row.rate.interval_us
 
     def _clear_pools(self, kinds: Sequence[Kind] = ()) -> bool:
         """Drops the pools that nobody uses, and tells whether there is room for another. Those of `kinds` stay: they
