@@ -81,6 +81,8 @@ class LimitHome:
         self._set = ReplicaSet(0, {})
         self._ready_timer: Timer | None = None
         self._first_generation = 0
+        self._loss_time: int | None = None
+        """When a replica was lost last; once that is known, it is not in the future, wherever the clock was."""
         self._begin_time = 0
         """When permits could be given by this set of replicas first; 0 while that is yet to come."""
 
@@ -106,6 +108,8 @@ class LimitHome:
                 self._drop(self._peers.pop(replica_id))
         for namespace in [one for one in self._books if not is_home(one)]:
             self._books.pop(namespace).close()
+        loss_time = replicas.loss_time
+        self._loss_time = loss_time if loss_time is None else min(loss_time, self._clock.now())
         self._begin_time = 0
         for peer in self._peers.values():
             if peer.generation != replicas.generation:
@@ -135,7 +139,7 @@ class LimitHome:
             peer = self._peers.get(replica_id)
             if replica_id != self._me and (peer is None or peer.generation != self._set.generation):
                 return f"the replica at {address} has yet to tell which permits it holds"
-        loss_time = self._set.loss_time
+        loss_time = self._loss_time
         if loss_time is not None and self._clock.now() < loss_time + self._grace_us:
             return "a replica was lost, and workers may still be at what it called them for"
         return ""
@@ -153,7 +157,7 @@ class LimitHome:
         if self._ready_timer is not None:
             self._ready_timer.cancel()
             self._ready_timer = None
-        loss_time = self._set.loss_time
+        loss_time = self._loss_time
         if pause and loss_time is not None and loss_time + self._grace_us > self._clock.now():
             self._ready_timer = self._timers.at(loss_time + self._grace_us + 1, self._settle)
 

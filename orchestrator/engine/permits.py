@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from orchestrator.engine.limit_ports import LimitRow
+from orchestrator.engine.limit_ports import LimitRow, Rate
 from orchestrator.engine.lines import Line
 from orchestrator.engine.timers import Timer, Timers
 
@@ -330,6 +330,7 @@ class PermitBook:
             return True
         if use.timer is not None:
             return False  # Those in line have what comes next, though it may be due by now: timers are late.
+        self._bound(use, row.rate)
         due_time = self._due_time(use, row)
         if due_time <= self._now():
             return True
@@ -350,13 +351,17 @@ class PermitBook:
         return int(use.full_time - (row.rate.burst - 1) * row.rate.interval_us)
 
     def _refit(self, pool: Pool, use: PoolUse) -> None:
-        """Goes by the rate as it is now: what an earlier one has used up is at most all of it."""
+        """Goes by the limit as it is now."""
         self._disarm(use)
         if use.unread:
             self._begin_rate(pool, use)
         row = self._limit_of(pool.limit)
         if row is not None and row.rate is not None:
-            use.full_time = min(use.full_time, self._now() + row.rate.burst * row.rate.interval_us)
+            self._bound(use, row.rate)
+
+    def _bound(self, use: PoolUse, rate: Rate) -> None:
+        """At most all of a rate is used up, whatever it was before, and wherever the clock was."""
+        use.full_time = min(use.full_time, self._now() + rate.burst * rate.interval_us)
 
     @staticmethod
     def _disarm(use: PoolUse) -> None:

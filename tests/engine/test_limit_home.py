@@ -109,3 +109,12 @@ def test_a_rate_begins_used_up_where_its_limit_is_read_after_it_was_asked_for() 
     place.rows["slow"] = row
     other_home.limits_changed("default")
     assert sum(other_peer.grants.values()) == RATE.burst
+
+
+def test_a_home_gives_in_time_after_a_loss_that_a_clock_dated_which_was_set_back_since() -> None:
+    place = Place()
+    home = place.home(ONE, grace_us=1_500_000)
+    home.set_replicas(ReplicaSet(2, {ONE: "one"}, None, place.now + 600_000_000), lambda _: True)
+    assert home.pause()
+    place.pass_time(1_500_001)
+    assert not home.pause()

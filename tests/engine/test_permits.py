@@ -126,6 +126,16 @@ def test_a_permit_that_was_not_used_does_not_count_in_the_rate() -> None:
     assert place.given[1:] == [("b", 0)]
 
 
+def test_a_rate_that_was_used_up_is_there_again_in_its_time_where_the_clock_is_set_back() -> None:
+    place = Place(slow=Rate(10, 1_000_000, 3))
+    place.asks("held", kind("slow"), wanted=3)
+    place.now -= 600_000_000
+    place.asks("a", kind("slow"))
+    assert len(place.given) == 3
+    place.pass_time(100_001)
+    assert place.given[3:] == [("a", 0)]
+
+
 def test_who_waits_for_a_rate_is_not_passed_over_where_its_timer_is_late() -> None:
     place = Place(slow=Rate(1, 1_000_000, 1), customers=5)
     place.asks("held", kind("slow"))
