@@ -215,8 +215,9 @@ class LimitHome:
 
     # --- other replicas
 
-    def receive(self, replica_id: UUID, peer: Peer, frame: permits_pb2.ExchangeRequest) -> None:
-        """Takes in what another replica tells by its newest stream."""
+    def receive(self, replica_id: UUID, peer: Peer, frame: permits_pb2.ExchangeRequest) -> bool:
+        """Takes in what another replica tells by its newest stream; False where the stream has to end, so that the
+        replica tells all that it holds in another."""
         if frame.HasField("opening"):
             known = self._peers.get(replica_id)
             if known is not None:
@@ -227,12 +228,16 @@ class LimitHome:
             self._peers[replica_id] = peer
             self._settle()
         if self._peers.get(replica_id) is not peer:
-            return  # Another stream of it has come since.
+            return False  # Another stream of it has come since.
         if peer.generation == self._set.generation:
             self._take_in(peer, frame)
             peer.wake()
-        elif peer.generation > self._set.generation and len(peer.early) < EARLY_FRAMES:
+        elif peer.generation > self._set.generation:
+            if len(peer.early) >= EARLY_FRAMES:
+                peer.early.clear()
+                return False
             peer.early.append(frame)
+        return True
 
     def _take_in(self, peer: Peer, frame: permits_pb2.ExchangeRequest) -> None:
         for returned in frame.returns:

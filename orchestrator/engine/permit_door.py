@@ -48,8 +48,7 @@ class PermitDoor:
         telling = asyncio.create_task(tell())
         try:
             frame: permits_pb2.ExchangeRequest | None = first
-            while frame is not None and self._me() == me:
-                home.receive(replica_id, peer, frame)
+            while frame is not None and self._me() == me and home.receive(replica_id, peer, frame):
                 frame = await read()
         finally:
             home.gone(replica_id, peer)

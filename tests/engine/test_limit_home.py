@@ -12,6 +12,7 @@ from baton.internal.v1 import permits_pb2
 
 from orchestrator.engine.limit_home import LimitHome, Peer
 from orchestrator.engine.limit_ports import LimitRow, Rate
+from orchestrator.engine.permit_door import PermitDoor
 from orchestrator.engine.permits import Kind, Pool
 from orchestrator.engine.ports import ReplicaSet
 
@@ -54,8 +55,14 @@ class Place:
             self.given.append(self.now)
 
 
-def opening(replica_id: UUID, generation: int) -> permits_pb2.ExchangeRequest:
-    return permits_pb2.ExchangeRequest(opening=permits_pb2.Opening(replica_id=str(replica_id), generation=generation))
+def opening(replica_id: UUID, generation: int, held: int = 0) -> permits_pb2.ExchangeRequest:
+    holdings = [holding(held)] if held else []
+    told = permits_pb2.Opening(replica_id=str(replica_id), generation=generation, holdings=holdings)
+    return permits_pb2.ExchangeRequest(opening=told)
+
+
+def holding(count: int) -> permits_pb2.Holding:
+    return permits_pb2.Holding(namespace="default", pools=[permits_pb2.Pool(limit="many")], count=count)
 
 
 def asks(limit: str, wanted: int) -> permits_pb2.Ask:
@@ -118,3 +125,35 @@ def test_a_home_gives_in_time_after_a_loss_that_a_clock_dated_which_was_set_back
     assert home.pause()
     place.pass_time(1_500_001)
     assert not home.pause()
+
+
+async def test_who_tells_much_before_a_home_goes_by_the_same_set_tells_all_anew() -> None:
+    place = Place()
+    place.rows["many"] = LimitRow("default", "many", 3, "", 2_000, None, 0, 0)
+    home = place.home(ONE)
+    network: Any = SimpleNamespace(admits=lambda replica_id, token: True)
+    homes: Any = SimpleNamespace(own=home)
+    door = PermitDoor(homes, network, lambda: ONE)
+    home.set_replicas(ReplicaSet(1, BOTH), lambda _: True)
+    held = 1_500
+    read: list[permits_pb2.ExchangeRequest] = []
+
+    async def tell() -> permits_pb2.ExchangeRequest | None:
+        nonlocal held
+        if not held:
+            return None
+        frame = opening(OTHER, 2, held)
+        if read:
+            held -= 1  # A call of it has ended.
+            frame = permits_pb2.ExchangeRequest(returns=[permits_pb2.Return(holding=holding(1))])
+        read.append(frame)
+        return frame
+
+    async def write(frame: permits_pb2.ExchangeResponse) -> None:
+        raise AssertionError("nothing is given")
+
+    while held:
+        read.clear()
+        await door.exchange("token", tell, write)
+    home.set_replicas(ReplicaSet(2, BOTH), lambda _: True)
+    assert home.use("default", "many").in_flight == 0
