@@ -10,6 +10,7 @@ import shlex
 from dataclasses import fields
 from functools import cache
 from pathlib import Path
+from string import Formatter
 from types import ModuleType
 
 import protovalidate
@@ -26,6 +27,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from shop.v1 import inventory_pb2, notifications_pb2, payments_pb2, shipping_pb2
 
+from examples.orders.notifications import TEXTS
 from orchestrator import config
 from orchestrator.contracts.children import Applied
 from orchestrator.contracts.compile import check_workflow
@@ -136,6 +138,22 @@ def test_workflows_are_valid(block: object) -> None:
     contracts = [("shop", shop()), *((file, contract_in(page, file)) for page, file in shown)]
     checked = check_workflow(workflow, contracts, applied=applied())
     assert checked.violations == ()
+
+
+def test_messages_to_customers_have_what_their_texts_need() -> None:
+    faults, steps = [], 0
+    for block in (block for page in OWN for block in blocks(page) if block.language == "yaml"):
+        for step in yaml.safe_load(block.text).get("steps", ()):
+            if step.get("method") != "shop.v1.NotificationService/SendNotification":
+                continue
+            steps += 1
+            request = step["request"]
+            template = notifications_pb2.NotificationTemplate.Value(request["template"]["literal"])
+            needed = {name for _, name, _, _ in Formatter().parse(TEXTS[template]) if name}
+            if missing := needed - request.get("parameters", {"map": {"entries": {}}})["map"]["entries"].keys():
+                faults.append(f"{block.page}:{block.line}: {step['id']} lacks {', '.join(sorted(missing))}")
+    assert steps
+    assert faults == []
 
 
 @cache
