@@ -71,10 +71,14 @@ def headings(page: Path, marks: str) -> list[str]:
     return re.findall(rf"^{marks} (.+)$", prose(page), re.MULTILINE)
 
 
-def rows(page: Path) -> list[list[str]]:
-    """Returns the cells of every row of every table."""
+def rows(page: Path, heading: str = "") -> list[list[str]]:
+    """Returns the cells of every row of every table, or of those between a heading, such as `## Use`, and the next."""
+    text = prose(page)
+    if heading:
+        _, _, below = text.partition(f"\n{heading}\n")
+        text, *_ = re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)
     return [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
-        for line in prose(page).split("\n")
+        for line in text.split("\n")
         if line.startswith("|")
     ]

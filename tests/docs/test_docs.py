@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 from dataclasses import fields
@@ -17,6 +18,7 @@ import protovalidate
 import pytest
 import typer
 import yaml
+from baton import Client, RunHandle, Worker
 from baton.cli.application import app
 from baton.cli.schedule_files import read_schedules
 from baton.v1 import error_reason_pb2, run_pb2, workflow_pb2
@@ -188,6 +190,28 @@ def test_python_can_be_read() -> None:
             if block.language == "python":
                 # What stands alone is the inside of a handler.
                 compile(block.text, f"{block.page}:{block.line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def members(cls: type) -> set[str]:
+    """What a class offers: its public methods and properties, and what its objects are given when they are made."""
+    functions = [node for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.FunctionDef)]
+    made = next(function for function in functions if function.name == "__init__")
+    parts = [node for node in ast.walk(made) if isinstance(node, ast.Attribute)]
+    given = {part.attr for part in parts if isinstance(part.ctx, ast.Store)}
+    return {name for name in {*dir(cls), *given} if not name.startswith("_")}
+
+
+@pytest.mark.parametrize(
+    ("cls", "heading"), [(Client, "### All calls"), (RunHandle, "### A run"), (Worker, "## Workers")]
+)
+def test_all_that_the_sdk_offers_is_told_with_its_arguments(cls: type, heading: str) -> None:
+    told = dict(
+        named for row in rows(DOCS / "python.md", heading) for named in re.findall(r"`(\w+)(?:\(([^`]*)\))?`", row[0])
+    )
+    assert set(told) == members(cls)
+    for name, arguments in told.items():
+        taken = inspect.signature(getattr(cls, name)).parameters if arguments else {}
+        assert set(re.findall(r"\w+", arguments)) <= set(taken), name
 
 
 def command_lines() -> list[tuple[str, str]]:
