@@ -192,6 +192,16 @@ def test_python_can_be_read() -> None:
                 compile(block.text, f"{block.page}:{block.line}", "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+def test_the_readme_shows_what_runs() -> None:
+    shown = blocks(ROOT / "README.md")
+    for block in shown:
+        if block.language == "python":
+            exec(compile(block.text, f"{block.page}:{block.line}", "exec"), {"__name__": "shown"})
+    (table,) = [block.text.partition("STEP ")[2] for block in shown if "STEP " in block.text]
+    steps = yaml.safe_load((ROOT / "examples" / "orders" / "orders.yaml").read_text())["steps"]
+    assert [line.split()[0] for line in table.splitlines()[1:]] == [step["id"] for step in steps]
+
+
 def members(cls: type) -> set[str]:
     """What a class offers: its public methods and properties, and what its objects are given when they are made."""
     functions = [node for node in ast.walk(ast.parse(inspect.getsource(cls))) if isinstance(node, ast.FunctionDef)]
