@@ -112,10 +112,12 @@ def test_the_module_map_is_whole() -> None:
         path
         for package in ("domain", "contracts", "engine", "postgres", "rpc", "outbound", "security", "telemetry")
         for path in (ROOT / "orchestrator" / package).glob("*.py")
-        if path.stem != "__init__"
     ]
     sdk = ROOT / "sdk/python/baton"
-    modules += [path for path in (*sdk.glob("*.py"), *sdk.glob("worker/*.py")) if path.stem != "__init__"]
+    modules += [
+        path for place in (sdk, sdk / "worker", sdk / "cli", ROOT / "tests/chaos") for path in place.glob("*.py")
+    ]
+    modules = [path for path in modules if not path.stem.startswith(("__", "test_"))]
     assert [path for path in modules if f"`{path.stem}`" not in text] == []
 
 
