@@ -8,8 +8,6 @@ from itertools import groupby
 
 from benchmarks.record import Record
 
-COST = "cpu_seconds_per_1000_steps"
-
 
 @dataclass(frozen=True, slots=True)
 class Point:

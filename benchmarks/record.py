@@ -55,10 +55,6 @@ class Medians:
         """Works of that prefix, in the order of their first figures."""
         return list(dict.fromkeys(work for _, work, _ in self._values if work.startswith(prefix)))
 
-    def metrics(self, system: str, work: str) -> list[str]:
-        """Metrics of one work of one system, in the order of their first figures."""
-        return list(dict.fromkeys(metric for s, w, metric in self._values if (s, w) == (system, work)))
-
 
 def figures(answer: dict[str, Any], steps: int) -> dict[str, float]:
     """Computes the figures of one work from what its client answers; each run of it does that many steps."""

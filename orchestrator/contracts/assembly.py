@@ -84,7 +84,7 @@ def assemble(
                 ),
             )
         )
-    return Graph(tuple(assembled), has_output=bool(workflow.output_type))
+    return Graph(tuple(assembled))
 
 
 def _targets(step: workflow_pb2.Step, compiled: Assembled) -> tuple[Target, ...]:

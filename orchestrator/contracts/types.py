@@ -57,7 +57,6 @@ TIMESTAMP = "google.protobuf.Timestamp"
 DURATION = "google.protobuf.Duration"
 FIELD_MASK = "google.protobuf.FieldMask"
 STRUCT = "google.protobuf.Struct"
-BYTES_VALUE = "google.protobuf.BytesValue"
 VALUE = "google.protobuf.Value"
 LIST_VALUE = "google.protobuf.ListValue"
 

@@ -181,7 +181,6 @@ class Graph:
     """A checked workflow graph: acyclic, with consistent indexes. Shared by every run of the revision."""
 
     steps: tuple[Step, ...]
-    has_output: bool = False
 
     @property
     def roots(self) -> Sequence[Step]:

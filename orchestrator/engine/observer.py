@@ -264,27 +264,6 @@ class RecordingObserver:
                 if entry in self._waiting:
                     self._waiting.remove(entry)
 
-    async def wait_for_event(
-        self,
-        predicate: Callable[[Event], bool],
-        timeout_seconds: float = 10.0,
-        *,
-        run_id: UUID | None = None,
-    ) -> Event:
-        """Gives the first committed event, of `run_id` or of any run, for which `predicate` is true.
-
-        Errors: TimeoutError.
-        """
-
-        def holds_it(fact: Fact) -> bool:
-            if not isinstance(fact, Committed) or run_id not in (None, fact.run_id):
-                return False
-            return any(predicate(event) for event in fact.events)
-
-        fact = await self.wait_for(holds_it, timeout_seconds)
-        assert isinstance(fact, Committed)
-        return next(event for event in fact.events if predicate(event))
-
     def _keep(self, fact: Fact) -> None:
         with self._lock:
             if len(self.facts) >= FACTS_LIMIT:

@@ -10,11 +10,9 @@ What may not enter: OpenTelemetry (export.py), payloads, the text of failures, c
 from __future__ import annotations
 
 from datetime import datetime
-from uuid import UUID
 
-from orchestrator.domain.run import Run
 from orchestrator.domain.tracing import firing_span_id, parse_traceparent, run_span_id
-from orchestrator.telemetry.ended import Ended, EndedRun, ended
+from orchestrator.telemetry.ended import Ended, EndedRun
 from orchestrator.telemetry.span import Attribute, RunTrace, Span, SpanKind, code_of, failure_attributes
 from orchestrator.telemetry.step_spans import step_spans
 
@@ -41,11 +39,6 @@ def spans_of(what: Ended) -> list[Span]:
         if what.round == 1 and context.span_id == firing_span_id(context.trace_id, what.run.request_id):
             spans.append(_firing_span(trace, what.run))
     return spans
-
-
-def whole_run_spans(namespace: str, run_id: UUID, run: Run) -> list[Span]:
-    """Gives every span of an ended run, such as one read back from the journal, sampled or not."""
-    return spans_of(ended(namespace, run_id, run, range(len(run.steps))))
 
 
 def _run_span(trace: RunTrace, workflow: str, run: EndedRun) -> Span:

@@ -44,7 +44,6 @@ def link(steps: Sequence[Step], after: Sequence[Iterable[int]]) -> Graph:
             )
             for step in steps
         ),
-        has_output=True,
     )
 
 

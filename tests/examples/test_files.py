@@ -1,4 +1,5 @@
 """The example workflows and the orders, as files."""
+# ruff: noqa: F401 - importing contracts is what puts them in the default pool
 
 from __future__ import annotations
 
@@ -16,8 +17,6 @@ import examples
 from examples.orders import make_orders, payments
 
 FOLDER = Path(examples.__file__).parent
-CONTRACTS = (documents_pb2, inventory_pb2, notifications_pb2, order_pb2, payments_pb2, shipping_pb2)
-"""Contracts that the workflows name; importing them is what puts them in the default pool."""
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*/*.yaml")), ids=lambda path: path.name)

@@ -27,7 +27,6 @@ POOL = 64
 LEAVES = 4
 EDITIONS = 4
 """Revisions of a workflow that are applied one after the other, where somebody applies new ones."""
-DIGEST_TAG = "sim"
 METHODS = ("Work", "Safe", "Other", "TakeBack", "Lead")
 WORK, SAFE, OTHER, TAKE_BACK, LEAD = (f"sim.v1.Lab/{name}" for name in METHODS)
 APPROVERS = ("bob", "eve")

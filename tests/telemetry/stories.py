@@ -21,6 +21,9 @@ from orchestrator.domain.run import Run
 from orchestrator.domain.states import StepState
 from orchestrator.domain.workflow import FailureMatch, Graph, RetryPolicy, Step, Target
 from orchestrator.engine.observer import NullObserver, Observer
+from orchestrator.telemetry.ended import ended
+from orchestrator.telemetry.span import Span
+from orchestrator.telemetry.spans import spans_of
 
 RUN_ID = UUID("01912d68-783e-7a03-8467-5661c1243ad4")
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -29,6 +32,11 @@ SECRET = "4111-1111-1111-1111"
 START = 1_760_000_000_000_000
 
 RETRIED = RetryPolicy(FailureMatch(codes=frozenset({Code.UNAVAILABLE})), max_attempts=3, jitter=0.0)
+
+
+def whole_run_spans(run: Run) -> list[Span]:
+    """Every span of an ended run, such as one read back from the journal, sampled or not."""
+    return spans_of(ended("default", RUN_ID, run, range(len(run.steps))))
 
 
 def graph(waits: Mapping[str, tuple[str, ...]], fallback_of: str = "") -> Graph:

@@ -13,8 +13,7 @@ from orchestrator.domain.failures import Code
 from orchestrator.telemetry.encoding import encode_span
 from orchestrator.telemetry.export import readable_span
 from orchestrator.telemetry.span import Span, SpanKind
-from orchestrator.telemetry.spans import whole_run_spans
-from tests.telemetry.stories import RUN_ID, Story, graph, told_chain
+from tests.telemetry.stories import Story, graph, told_chain, whole_run_spans
 
 
 def encoded_by_opentelemetry(span: Span) -> trace_pb2.Span:
@@ -34,7 +33,7 @@ def same(span: Span) -> None:
     ids=["succeeded", "failed"],
 )
 def test_every_span_of_a_run_is_encoded_as_by_opentelemetry(story: Story) -> None:
-    spans = whole_run_spans("default", RUN_ID, story.run)
+    spans = whole_run_spans(story.run)
     assert spans
     for span in spans:
         same(span)

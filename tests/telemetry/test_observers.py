@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from orchestrator.domain.events import RunSucceeded, StepSucceeded
+from orchestrator.domain.events import RunSucceeded
 from orchestrator.domain.ids import EndpointKey, RunKey
 from orchestrator.engine.observer import (
     CircuitChanged,
@@ -51,12 +51,10 @@ async def test_a_fact_of_the_past_is_found_at_once() -> None:
 async def test_a_coming_fact_is_waited_for() -> None:
     observer = RecordingObserver()
     waiting = asyncio.ensure_future(
-        observer.wait_for_event(lambda event: isinstance(event, RunSucceeded), run_id=RUN_ID)
+        observer.wait_for(lambda fact: isinstance(fact, Committed) and isinstance(fact.events[-1], RunSucceeded))
     )
     asyncio.get_running_loop().call_soon(told_chain, observer)
-    assert isinstance(await waiting, RunSucceeded)
-    first = await observer.wait_for_event(lambda event: isinstance(event, StepSucceeded) and event.step == 1)
-    assert isinstance(first, StepSucceeded)
+    assert await waiting == observer.facts[-1]
     assert isinstance(observer.facts[0], Committed)
 
 

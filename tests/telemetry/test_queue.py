@@ -10,8 +10,7 @@ from orchestrator.telemetry.observer import SpanObserver
 from orchestrator.telemetry.queue import SpanQueue
 from orchestrator.telemetry.settings import BatchSettings, TelemetrySettingInvalid, tracing_settings
 from orchestrator.telemetry.span import Span, SpanKind
-from orchestrator.telemetry.spans import whole_run_spans
-from tests.telemetry.stories import RUN_ID, told_chain
+from tests.telemetry.stories import told_chain, whole_run_spans
 
 SECONDS = 20.0
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://a:4317"}
@@ -57,7 +56,7 @@ def test_a_run_becomes_the_same_spans_as_when_read_back() -> None:
     assert queue.close(SECONDS)
     assert gate.closed.is_set()
     spans = {each.span_id: each for batch in gate.batches for each in batch}
-    assert spans == {each.span_id: each for each in whole_run_spans("default", RUN_ID, story.run)}
+    assert spans == {each.span_id: each for each in whole_run_spans(story.run)}
     assert queue.dropped == 0
 
 

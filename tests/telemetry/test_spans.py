@@ -22,7 +22,6 @@ from orchestrator.domain.tracing import (
 from orchestrator.telemetry import spans
 from orchestrator.telemetry.observer import SpanObserver
 from orchestrator.telemetry.span import Span, SpanKind
-from orchestrator.telemetry.spans import whole_run_spans
 from orchestrator.telemetry.step_spans import LINKS_LIMIT
 from tests.telemetry.critical_path import critical_path
 from tests.telemetry.stories import (
@@ -36,6 +35,7 @@ from tests.telemetry.stories import (
     Story,
     graph,
     told_chain,
+    whole_run_spans,
 )
 
 
@@ -45,7 +45,7 @@ def telling(emitted: list[Span]) -> SpanObserver:
 
 
 def spans_of(story: Story) -> list[Span]:
-    return whole_run_spans("default", RUN_ID, story.run)
+    return whole_run_spans(story.run)
 
 
 def named(spans: list[Span], name: str) -> Span:
@@ -189,7 +189,7 @@ def test_two_replicas_make_the_same_spans() -> None:
     for event in story.events:
         rebuilt.apply(event)
     by_id = {span.span_id: span for span in emitted}
-    assert by_id == {span.span_id: span for span in whole_run_spans("default", RUN_ID, rebuilt)}
+    assert by_id == {span.span_id: span for span in whole_run_spans(rebuilt)}
     assert len(by_id) == len(emitted)
 
 
@@ -305,12 +305,10 @@ def test_traceparents_are_read_as_w3c_says(text: str, sampled: bool | None) -> N
 
 def test_each_round_has_spans_of_its_own() -> None:
     story = Story(CHAIN).start("reserve").succeed("reserve").start("charge").fail("charge", Code.INVALID_ARGUMENT)
-    first = {span.span_id for span in whole_run_spans("default", RUN_ID, story.run)}
+    first = {span.span_id for span in whole_run_spans(story.run)}
     expire_time = story.run.expire_time
     story.given(Reopening((), (), None, story.run.revision, expire_time, "ann", "", None))
-    spans = whole_run_spans(
-        "default", RUN_ID, story.start("charge").succeed("charge").start("ship").succeed("ship").run
-    )
+    spans = whole_run_spans(story.start("charge").succeed("charge").start("ship").succeed("ship").run)
     run, charge = named(spans, "run orders"), named(spans, "step charge")
     assert run.span_id == run_span_id(RUN_ID, 2)
     assert charge.span_id == step_span_id(RUN_ID, "charge", 2)
