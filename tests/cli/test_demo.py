@@ -1,3 +1,5 @@
+"""The demo, interrupted: nothing that it started is left."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""Help, exit codes, and what is told of a command line that is wrong, or where nobody answers."""
+
 from __future__ import annotations
 
 import asyncio

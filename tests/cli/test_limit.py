@@ -1,3 +1,5 @@
+"""`baton limit`: limits are applied, shown and deleted, and refused with their cure."""
+
 from __future__ import annotations
 
 import pytest

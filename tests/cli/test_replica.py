@@ -1,3 +1,5 @@
+"""`baton replica`: the servers of one database, and what they found amiss."""
+
 from __future__ import annotations
 
 from datetime import UTC, datetime

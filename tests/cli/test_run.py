@@ -1,3 +1,5 @@
+"""`baton run`: runs are submitted, followed, looked at and cancelled, with inputs of every form."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,3 +1,5 @@
+"""`baton schedule`: schedules are applied, shown, paused, triggered and backfilled, and faults told with their line."""
+
 from __future__ import annotations
 
 import json

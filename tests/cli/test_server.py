@@ -1,3 +1,5 @@
+"""`baton dev`, `serve` and `migrate` as processes: what they print, keep and refuse."""
+
 from __future__ import annotations
 
 import json

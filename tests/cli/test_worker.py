@@ -1,3 +1,5 @@
+"""`baton worker`: workers are added, shown, drained and removed, and refused with their cure."""
+
 from __future__ import annotations
 
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""`baton workflow`: workflows are checked, applied, shown and removed, and faults told with their line."""
+
 from __future__ import annotations
 
 import json

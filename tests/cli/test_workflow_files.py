@@ -1,3 +1,5 @@
+"""Workflows from files: what is read, on which line a fault is told, and what is no workflow."""
+
 from __future__ import annotations
 
 from pathlib import Path
