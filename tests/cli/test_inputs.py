@@ -1,3 +1,5 @@
+"""What a run is given on the command line: fields, files and standard input, and what is wrong with them."""
+
 from __future__ import annotations
 
 from typing import Any

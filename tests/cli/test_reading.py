@@ -1,3 +1,5 @@
+"""Files and standard input that cannot be read as text, or as what they are to be."""
+
 from __future__ import annotations
 
 import io

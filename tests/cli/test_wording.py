@@ -1,3 +1,5 @@
+"""Texts of Baton in the words of the command line: each RPC that a text names has its command."""
+
 from __future__ import annotations
 
 import pytest
