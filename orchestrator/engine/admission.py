@@ -260,6 +260,7 @@ class Admission:
         if self._line_of_replica.lines:
             # Others wait for the replica's own limit: whoever takes a call now is the first of all of them.
             self._wait_for_replica(queue)
+            self._to_serve.append(group)  # Those in that line may have no use for it.
             return
         # To the end of the line first: what the pump finds out stands.
         line.next_turn(queue)
@@ -325,28 +326,35 @@ class Admission:
 
     def _admit_first(self, queue: MethodQueue, live: LiveRun, step: int) -> bool:
         """Admits the first step of a queue, or lets the queue wait."""
+        while (found := self._take_for(queue)) is None:
+            pass
+        if isinstance(found, Wait):
+            self._hold(queue, found)
+            return False
+        self._queues.pop(queue, (live, step))
+        endpoint, ticket, permit = found
+        self._give(live, step, Grant(queue.key, endpoint, ticket, permit, queue.waited_for, self._clock.now()))
+        return True
+
+    def _take_for(self, queue: MethodQueue) -> tuple[Endpoint, Ticket, Permit | None] | Wait | None:
+        """Takes what the next call of a queue needs, or says why it waits; None where the circuits of one worker gave
+        no leave: it is passed over from now on, and others may be able to take the call."""
         permit, worker = None, None
         limits = self.limits(queue.key.namespace, queue.key.pools)
         if limits is not None:
             taken = waits.DRAINING if self.paused else self._take_permit(queue, limits)
             if isinstance(taken, Wait):
-                self._hold(queue, taken)
-                return False
+                return taken
             permit, worker = taken
         elif queue.wish is not None:
             self._wish_nothing(queue)
         found = self._find(queue.key, worker)
-        if isinstance(found, Wait):
-            if permit is not None and queue.wish is not None:
-                self.homes.put_back(queue.wish, permit.kind)
-            if worker is not None and able_groups(fitting(self.catalogue, queue.key)):
-                # Circuits gave no leave: what they are of is set aside now, and the others are looked at.
-                return self._admit_first(queue, live, step)
-            self._hold(queue, found)
-            return False
-        self._queues.pop(queue, (live, step))
-        self._give(live, step, Grant(queue.key, *found, permit, queue.waited_for, self._clock.now()))
-        return True
+        if not isinstance(found, Wait):
+            return *found, permit
+        if permit is not None and queue.wish is not None:
+            self.homes.put_back(queue.wish, permit.kind)
+        others = worker is not None and able_groups(fitting(self.catalogue, queue.key))
+        return None if others else found
 
     def _give(self, live: LiveRun, step: int, grant: Grant) -> None:
         """Counts a call that may be made, and has it started."""

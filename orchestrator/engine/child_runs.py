@@ -44,7 +44,7 @@ LOOKED_AT = 500
 """Children that are looked at in one turn; more have theirs in the next."""
 
 BEGUN_AT_ONCE = 16
-"""Children that are submitted side by side: their commits are shared."""
+"""Children that are submitted side by side, as their commits are shared; and so many are cancelled side by side."""
 
 TRIED_AGAIN = frozenset({Code.DEADLINE_EXCEEDED, Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE})
 """Answers to a cancellation after which it is sent again."""
@@ -86,7 +86,8 @@ class ChildRuns:
         self._beginning: set[RunKey] = set()  # Those in `_to_begin`, and those that were taken out last.
         self._to_begin: asyncio.Queue[RunKey] = asyncio.Queue()
         self._to_cancel: dict[RunKey, Caller] = {}
-        self._cancel_now = asyncio.Event()
+        self._cancelling: set[RunKey] = set()  # Those in `_cancels`, and those that were taken out last.
+        self._cancels: asyncio.Queue[RunKey] = asyncio.Queue()
         self._looked_to = 0  # How many children were looked at for their parents, of those that are here.
         self._to_poke: list[RunKey] = []  # Parents that are parked, or driven elsewhere.
 
@@ -125,15 +126,16 @@ class ChildRuns:
         self._begun.clear()
         self._beginning.clear()
         self._to_cancel.clear()
-        self._to_begin = asyncio.Queue()
+        self._cancelling.clear()
+        self._to_begin, self._cancels = asyncio.Queue(), asyncio.Queue()
 
     async def run(self) -> None:
         """Submits, looks and cancels for ever."""
         async with asyncio.TaskGroup() as group:
             for _ in range(BEGUN_AT_ONCE):
                 group.create_task(self._begin_all())
+                group.create_task(self._cancel_all())
             group.create_task(self._look_for_ever())
-            group.create_task(self._cancel_for_ever())
 
     def _forget(self, key: RunKey) -> None:
         self._followed.pop(key, None)
@@ -225,7 +227,8 @@ class ChildRuns:
             await asyncio.sleep(LOOK_SECONDS)
             looks += 1
             try:
-                self._cancel_now.set()  # What could not be cancelled before.
+                for child in self._to_cancel:
+                    self._put_to_cancel(child)  # It could not be cancelled before.
                 await self._look()
                 await self._poke()
                 if looks % LOOKS_AT_PARENTS == 0:
@@ -283,38 +286,42 @@ class ChildRuns:
         """Cancels a child that is not in memory: at once, as nobody knows of this where the replica goes before. The
         child is then cancelled when it is taken over (recovery.py)."""
         self._to_cancel[child] = caller
-        self._cancel_now.set()
+        self._put_to_cancel(child)
 
-    async def _cancel_for_ever(self) -> None:
+    def _put_to_cancel(self, child: RunKey) -> None:
+        if child not in self._cancelling:
+            self._cancelling.add(child)
+            self._cancels.put_nowait(child)
+
+    async def _cancel_all(self) -> None:
         while True:
-            await self._cancel_now.wait()
-            self._cancel_now.clear()
-            try:
-                await self._cancel()
-            except errors.DatabaseUnavailable:
-                continue
-            except Exception:  # as above
-                _LOGGER.exception("child runs could not be cancelled")
+            child = await self._cancels.get()
+            caller = self._to_cancel.get(child)
+            if caller is not None and await self._is_cancelled(child, caller):
+                self._to_cancel.pop(child, None)
+            self._cancelling.discard(child)
 
-    async def _cancel(self) -> None:
-        for key, caller in list(self._to_cancel.items()):
+    async def _is_cancelled(self, child: RunKey, caller: Caller) -> bool:
+        """Cancels a child, or has the replica that drives it do that; False where it is to be tried again."""
+        try:
             try:
-                try:
-                    live = await self._ownership.find(key)
-                    if live is not None:
-                        self._driver.advance(live, CancelRequest(REASON, caller.principal))
-                except RunElsewhere as elsewhere:
-                    asked = run_service_pb2.CancelRunRequest(run_id=str(key.run_id), reason=REASON)
-                    raw = asked.SerializeToString()
-                    await self._ask_elsewhere(elsewhere.address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
-            except (errors.OwnerUnavailable, errors.ShuttingDown):
-                continue  # Tried again at the next look; where this replica drains, by who takes the parent over.
-            except AnsweredElsewhere as answer:
-                if answer.code in TRIED_AGAIN:
-                    continue  # It moved on meanwhile.
-            except errors.RunNotFound:
-                pass  # It was never submitted.
-            self._to_cancel.pop(key, None)
+                live = await self._ownership.find(child)
+                if live is not None:
+                    self._driver.advance(live, CancelRequest(REASON, caller.principal))
+            except RunElsewhere as elsewhere:
+                asked = run_service_pb2.CancelRunRequest(run_id=str(child.run_id), reason=REASON)
+                raw = asked.SerializeToString()
+                await self._ask_elsewhere(elsewhere.address, caller, CANCEL_METHOD, raw, CANCEL_SECONDS)
+        except (errors.DatabaseUnavailable, errors.OwnerUnavailable, errors.ShuttingDown):
+            return False  # Where this replica drains, the child is cancelled when it is taken over.
+        except AnsweredElsewhere as answer:
+            return answer.code not in TRIED_AGAIN  # Else it moved on meanwhile.
+        except errors.RunNotFound:
+            return True  # It was never submitted.
+        except Exception:  # as above
+            _LOGGER.exception("run %s could not be cancelled with its step", child.run_id)
+            return False
+        return True
 
     async def _poke(self) -> None:
         keys, self._to_poke = self._to_poke[:LOOKED_AT], self._to_poke[LOOKED_AT:]

@@ -271,6 +271,8 @@ class Ends:
                     yield self._progress(watcher)
                     return
                 await self._turns.take()  # What ends meanwhile goes along.
+                if watcher.reconnect:
+                    continue
                 before = watcher.cursor
                 async for message in self._messages(watcher, watcher.take(), before, watcher.cursor):
                     yield message
@@ -308,9 +310,13 @@ class Ends:
         try:
             for first in range(0, len(ends), READS_AT_ONCE):
                 some = ends[first : first + READS_AT_ONCE]
-                held += await self._room.take(
-                    sum(UNREAD_BYTES if _is_read(watcher, end) else _size(end) for end in some)
-                )
+                wanted = sum(UNREAD_BYTES if _is_read(watcher, end) else _size(end) for end in some)
+                if message and not self._room.has(wanted):
+                    # It does not wait while it holds what others wait for, as they would for each other.
+                    yield _encode(message, before)
+                    message, size = [], 0
+                    held = self._room.change(held, 0)
+                held += await self._room.take(wanted)
                 runs = await self._read_some(watcher, some)
                 held = self._room.change(held, size + sum(map(len, runs)))
                 for run in runs:

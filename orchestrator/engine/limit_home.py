@@ -219,6 +219,8 @@ class LimitHome:
         """Takes in what another replica tells by its newest stream; False where the stream has to end, so that the
         replica tells all that it holds in another."""
         if frame.HasField("opening"):
+            if replica_id not in self._set.members and frame.opening.generation <= self._set.generation:
+                return False  # It was lost, and has yet to hear so: what it holds would count until the set changes.
             known = self._peers.get(replica_id)
             if known is not None:
                 self._drop_asks(known)

@@ -41,11 +41,15 @@ class ReadRoom:
         """Takes room for `size` bytes; returns what is to be given back. Errors: TooManyReads, after a while."""
         if size <= SMALL_READ_BYTES:
             return 0
-        if self._waiting or not self._fits(size):
+        if not self.has(size):
             await self._wait(size)
         else:
             self.taken_bytes += size
         return size
+
+    def has(self, size: int) -> bool:
+        """Tells whether `take` would find room at once."""
+        return size <= SMALL_READ_BYTES or (not self._waiting and self._fits(size))
 
     def hold(self, size: int) -> None:
         """Counts `size` bytes that are here already, until they are given."""

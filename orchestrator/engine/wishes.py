@@ -6,7 +6,7 @@ What may not enter: which queue is next, and which endpoint its call goes to (ad
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from baton.v1 import run_pb2
 
@@ -15,7 +15,7 @@ from orchestrator.engine.catalogue import Catalogue
 from orchestrator.engine.choice import fitting, refusal
 from orchestrator.engine.groups import able_groups
 from orchestrator.engine.homes import Homes, Wish
-from orchestrator.engine.permits import Permit
+from orchestrator.engine.permits import Kind, Permit
 from orchestrator.engine.queues import MethodQueue, Queues
 from orchestrator.engine.quotas import NamespaceLimits
 from orchestrator.engine.waits import Wait
@@ -47,29 +47,39 @@ def take_permit(
     if not any(kinds):
         wish_nothing(homes, queue)
         return None, None
-    # In which order they come changes with every call; who asks anew for that would stand behind all others.
-    if queue.wish is None or set(queue.wish.kinds) != set(kinds):
+    wish = queue.wish
+    if wish is None or not _is_for(wish, kinds):
         wish_nothing(homes, queue)
-        queue.wish = Wish(key.namespace, kinds, key.priority, lambda: granted(queue))
+        wish = queue.wish = Wish(key.namespace, kinds, key.priority, lambda: granted(queue))
     room = sum(group.room for group in groups)
-    number = homes.take(queue.wish, min(len(queue.steps), room, MAX_WANTED))
+    number = homes.take(wish, min(len(queue.steps), room, MAX_WANTED))
     if number is None:
         return waits.FOR_PERMIT
-    kind = queue.wish.kinds[number]
+    kind = wish.kinds[number]
     return Permit(key.namespace, kind), workers[kinds.index(kind)]
+
+
+def _is_for(wish: Wish, kinds: Sequence[Kind]) -> bool:
+    """Tells whether a wish is for these. In which order they come changes with every call: the least busy worker's is
+    first. One that stands in a line, or has what it stood there for, keeps its own order: who asks anew for that would
+    stand behind all others."""
+    stands = wish.wanted or wish.in_hand
+    return set(wish.kinds) == set(kinds) if stands else wish.kinds == kinds
 
 
 def keep_in_hand(homes: Homes, queues: Queues, queue: MethodQueue, limits: NamespaceLimits | None) -> None:
     """Gives back what a queue cannot use. While every endpoint is busy it may keep one permit until its turn comes:
     else the permit could be gone whenever an endpoint is free, and the other way round. One that counts in a rate is
-    not kept: it would count when it was given, however much later its call starts."""
+    not kept, as it would count when it was given, however much later its call starts; but where its home is another
+    replica, which takes a while to give one in which the endpoint is busy again."""
     if queue.wish is None or queue.wait is waits.FOR_PERMIT:
         return
     if queue.wait is None or queue.wait.kind != run_pb2.WAIT_KIND_LIMIT:
         wish_nothing(homes, queue)
     else:
-        rated = limits is not None and limits.has_rate(queue.wish.kinds)
-        homes.keep(queue.wish, int(queues.reserve(queue, bool(queue.wish.in_hand) and not rated)))
+        at_home = homes.address_of_home(queue.wish.namespace) is None
+        counts = at_home and limits is not None and limits.has_rate(queue.wish.kinds)
+        homes.keep(queue.wish, int(queues.reserve(queue, bool(queue.wish.in_hand) and not counts)))
 
 
 def wish_nothing(homes: Homes, queue: MethodQueue) -> None:

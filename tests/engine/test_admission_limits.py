@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from typing import Any, cast
 
 import pytest
@@ -182,8 +183,8 @@ def _is_able(endpoint: Endpoint) -> bool:
     return endpoint.health != "not_serving" and has_room and circuit._state != "open" and not is_tried
 
 
-@pytest.mark.parametrize("seed", range(100))
-@pytest.mark.parametrize(("max_calls", "circuits"), [(1_000_000, False), (4, True)])
+@pytest.mark.parametrize("seed", [*range(100), 551, 1085])
+@pytest.mark.parametrize(("max_calls", "circuits"), [(1_000_000, False), (4, True), (6, True)])
 def test_no_step_waits_while_limits_and_workers_have_room(max_calls: int, circuits: bool, seed: int) -> None:
     scenario = Scenario(seed, max_calls, circuits)
     for _ in range(120):
@@ -193,3 +194,40 @@ def test_no_step_waits_while_limits_and_workers_have_room(max_calls: int, circui
     assert not scenario.waiting()
     assert scenario.place.admission.in_flight == 0
     assert not any(scenario.place.in_use(name) for name in scenario.place.rows)
+
+
+def test_calls_are_shared_by_workers_with_limits_while_a_queue_waits_for_another_limit() -> None:
+    place = LimitedPlace()
+    for worker in "ab":
+        place.limit(f"of-{worker}", WORKER, worker, 50)
+        place.add_worker(worker, 50, ("Do",))
+    place.limit("rate", EVERYWHERE, rate=Rate(10, 1_000_000, 1))
+    run = Run([("Do",)] * 60)
+    for step in range(60):
+        place.enqueue(run, step)
+    for _ in range(40):
+        place.pass_time(place.now + 100_001)
+    started = Counter(endpoint.key.worker for _, _, endpoint in place.admitted)
+    assert started.total() > 30
+    assert abs(started["a"] - started["b"]) <= 2
+
+
+def test_any_number_of_workers_can_be_passed_over_whose_trials_are_under_way() -> None:
+    count = 1_200  # more than Python calls functions within each other
+    place = LimitedPlace(max_calls=1)
+    for number in range(count):
+        place.limit(f"of-{number}", WORKER, f"w{number}", 5)
+    limits = place.limits("default")
+    place.limits = lambda _: limits  # type: ignore[method-assign]
+    endpoints = [place.add_worker(f"w{number}", 5, ("Do",)) for number in range(count)]
+    before, run = Run([("Do",)]), Run([("Do",)])
+    place.enqueue(before, 0)
+    for endpoint in endpoints:
+        circuit: Any = endpoint.circuit
+        circuit._state, circuit._trial_taken = "half_open", True
+        place._group_for(endpoint.key).look(endpoint)
+    place.enqueue(run, 0)
+    place.end(before, 0)
+    assert not run.flights
+    place.become(endpoints[-1], "half_open")
+    assert run.flights

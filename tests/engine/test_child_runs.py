@@ -16,6 +16,7 @@ from orchestrator.domain.states import RunState
 from orchestrator.domain.waits import RunAwaited
 from orchestrator.engine import child_runs
 from orchestrator.engine.child_runs import ChildRuns
+from orchestrator.engine.ownership import RunElsewhere
 
 
 class Reader:
@@ -93,29 +94,39 @@ async def test_every_child_is_looked_at_in_turn_for_whether_its_parent_has_ended
     assert cancelled == [lives[-1].key]
 
 
-async def test_a_child_that_is_not_in_memory_is_cancelled_at_once_and_again_where_that_failed() -> None:
-    """Nobody else knows that it is to be: its parent has ended."""
-    child, cancelled = child_of(RunKey("default", uuid4())), list[RunKey]()
-    answers: list[Any] = [DatabaseUnavailable("away"), child]
-    asked = asyncio.Event()
+async def test_children_that_are_not_in_memory_are_cancelled_at_once_each_by_itself() -> None:
+    """Nobody else knows that they are to be: their parent has ended."""
+    cancelled = list[RunKey]()
+    away, faulty, silent, well = [child_of(RunKey("default", uuid4())) for _ in range(4)]
+    faults: dict[RunKey, Exception] = {
+        away.key: DatabaseUnavailable("away"),
+        faulty.key: RuntimeError("a fault of ours"),
+        silent.key: RunElsewhere("127.0.0.1:1"),
+    }
+    lives = {child.key: child for child in (away, faulty, silent, well)}
 
-    async def find(_: RunKey) -> Any:
-        asked.set()
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+    async def find(key: RunKey) -> Any:
+        if key in faults:
+            raise faults.pop(key)
+        return lives[key]
 
-    children = children_of({}, cancelled, ownership=SimpleNamespace(find=find))
+    async def ask(*_: Any) -> None:
+        await asyncio.Event().wait()
+
+    children = children_of({}, cancelled, ownership=SimpleNamespace(find=find), ask_elsewhere=ask)
     parent: Any = SimpleNamespace(key=RunKey("default", uuid4()), run=SimpleNamespace(principal="p", channel="c"))
-    cancelling = asyncio.ensure_future(children._cancel_for_ever())
-    async with asyncio.timeout(20):
+    cancelling = [asyncio.ensure_future(children._cancel_all()) for _ in range(2)]
+    for child in lives.values():
         children.leave(parent, RunAwaited(str(child.key.run_id), "w", ""))
-        await asked.wait()
-        asked.clear()
-        assert cancelled == []
-        children._cancel_now.set()  # As each look does.
-        await asked.wait()
-    await asyncio.sleep(0)
-    assert cancelled == [child.key]
-    cancelling.cancel()
+    async with asyncio.timeout(20):
+        while well.key not in cancelled:  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0)
+        assert cancelled == [well.key]
+        assert list(children._to_cancel) == [away.key, faulty.key, silent.key]
+        for child in children._to_cancel:
+            children._put_to_cancel(child)  # As each look does.
+        while len(cancelled) < 3:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+    assert cancelled == [well.key, away.key, faulty.key]
+    for each in cancelling:
+        each.cancel()

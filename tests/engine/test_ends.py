@@ -208,3 +208,42 @@ async def test_watchers_go_on_in_turns_and_what_ends_meanwhile_goes_along() -> N
     assert told[-1] == ["first", "second"]
     for watch in watches:
         await watch.aclose()
+
+
+async def test_a_watcher_that_is_to_leave_as_it_waits_for_its_turn_is_told_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reader, turn, asked = Reader(), asyncio.Event(), asyncio.Event()
+
+    async def take() -> None:
+        asked.set()
+        await turn.wait()
+
+    monkeypatch.setattr(reader.turns, "take", take)
+    ends = ends_of(reader, Store(), SimpleNamespace(batches_begun=0, batches_ended=0))
+    async with asyncio.timeout(20), aclosing(ends.watch(CALLER, (), "", BASIC, False)) as watch:
+        assert told_by(await anext(watch)).HasField("progress")
+        (space,) = ends._spaces.values()
+        (watcher,) = space.watchers()
+        watcher.tell(b"an end")
+        told = asyncio.ensure_future(anext(watch))
+        await asked.wait()
+        ends.lose()
+        turn.set()
+        assert told_by(await told).progress.reconnect
+        assert [message async for message in watch] == []
+
+
+async def test_watchers_who_all_read_are_never_refused_for_each_other() -> None:
+    reader = Reader(size=300 << 10, limit_bytes=8 << 20)
+    read_ended = reader.read_ended
+
+    async def read_later(*arguments: Any) -> run_pb2.Run:
+        await asyncio.sleep(0)  # so that all are at it together
+        return await read_ended(*arguments)
+
+    reader.read_ended = read_later  # type: ignore[method-assign]
+    ends = ends_of(reader, Store([failed_row() for _ in range(12)]), SimpleNamespace(batches_begun=0, batches_ended=0))
+    told = await asyncio.gather(*(caught_up(ends) for _ in range(40)))
+    assert {len(runs) for runs in told} == {12}
+    assert reader.watch_room.taken_bytes == 0

@@ -157,3 +157,17 @@ async def test_who_tells_much_before_a_home_goes_by_the_same_set_tells_all_anew(
         await door.exchange("token", tell, write)
     home.set_replicas(ReplicaSet(2, BOTH), lambda _: True)
     assert home.use("default", "many").in_flight == 0
+
+
+def test_what_a_lost_replica_tells_that_has_yet_to_hear_so_does_not_count() -> None:
+    """It may go for good then, and nobody would take back what it had."""
+    place = Place()
+    place.rows["slow"] = LimitRow("default", "slow", 3, "", 1, None, 0, 0)
+    home, peer = place.home(ONE), Peer(lambda: None)
+    home.set_replicas(ReplicaSet(1, BOTH), lambda _: True)
+    assert home.receive(OTHER, peer, opening(OTHER, 1, held=1))
+    home.set_replicas(ReplicaSet(2, {ONE: "one"}), lambda _: True)
+    assert not home.receive(OTHER, peer, permits_pb2.ExchangeRequest())
+    assert not home.receive(OTHER, Peer(lambda: None), opening(OTHER, 1, held=1))
+    assert home.use("default", "slow").in_flight == 0
+    assert home.receive(OTHER, Peer(lambda: None), opening(OTHER, 3))  # Of a set that this one has yet to hear of.
