@@ -103,3 +103,25 @@ async def test_a_call_that_is_cancelled_while_its_client_is_closed_is_cancelled(
     await client.close()
     with pytest.raises(asyncio.CancelledError):
         await waiting
+
+
+async def test_a_wait_that_is_answered_early_ends_as_the_client_is_closed(
+    double: Double, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = asyncio.Event()
+    pause = Connection.pause
+
+    async def noted(self: Connection, seconds: float) -> None:
+        paused.set()
+        await pause(self, seconds)
+
+    monkeypatch.setattr(Connection, "pause", noted)
+    client = Client(double.address)
+    run = await client.submit(fulfil, order(0))
+    double.early = 1
+    waiting = asyncio.ensure_future(run.wait())
+    await asyncio.wait_for(paused.wait(), 10)
+    await client.close()
+    with pytest.raises(BatonError) as caught:
+        await asyncio.wait_for(waiting, 10)
+    assert caught.value.code == "CANCELLED"
